@@ -1,0 +1,73 @@
+"""The backend protocol: patches and token ids in, logits out.
+
+A backend knows nothing of prompts, tokenizers, answer syntax or boxes. It turns a frame's patches into image embeddings,
+keeps the frame's prefix in a KV cache, and extends that cache token by token; `decoding` does the rest.
+
+Tensor notation: V vocabulary size, n number of fed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.pixels import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do; callers fall back to the nearest it offers.
+
+    Attributes:
+        tokens: logits of every step are exposed (forced syntax, confidence, deadlines at token granularity).
+        frame_reuse: a second expression on a frame skips vision and image prefix.
+        rewind: `Session.truncate` works (speculation, several samples from one prefill).
+    """
+
+    tokens: bool = True
+    frame_reuse: bool = True
+    rewind: bool = True
+
+
+class Frame(Protocol):
+    """One image inside the engine: its prompt prefix, image included, already in the KV cache."""
+
+    prefix_token_count: int
+    image_token_count: int
+    vision_ms: float
+    prefill_ms: float
+
+
+class Session(Protocol):
+    """One request on a frame: the frame's prefix followed by this request's own tokens.
+
+    Only one session of a frame is open at a time; opening the next one rewinds the frame to its prefix.
+    """
+
+    length: int
+
+    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        """Feed tokens and return logits [V] after the last one, or [n, V] after each with `every_position`."""
+
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first `length` tokens of the sequence (prefix included)."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Runs the graphs of one bundle."""
+
+    capabilities: Capabilities
+
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> Frame:
+        """Run the vision tower and the prefix. `prefix_ids` holds the image pad tokens already expanded."""
+
+    def open_session(self, frame: Frame) -> Session:
+        """Start a request on `frame`, rewound to its prefix."""
+
+    def close(self) -> None:
+        """Free the engine."""

@@ -1,0 +1,152 @@
+"""The domain's nouns: Task, Outcome, Timings, Grounding.
+
+Plain values, no behaviour beyond validation and JSON. Knows nothing of models, engines or ROS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from egm_edge.boxes import Box
+from egm_edge.errors import InputError
+
+
+class Task(str, Enum):
+    """What the box must enclose: the visible extent, or the whole object, hidden part included."""
+
+    MODAL = "modal"
+    AMODAL = "amodal"
+
+    @classmethod
+    def parse(cls, value: Task | str) -> Task:
+        try:
+            return cls(value)
+        except ValueError:
+            raise InputError("task 'modal' or 'amodal'", repr(value), "pass one of the two") from None
+
+
+class Outcome(str, Enum):
+    """How a request ended. Only FOUND carries a box."""
+
+    FOUND = "FOUND"
+    NOT_FOUND = "NOT_FOUND"
+    AMBIGUOUS = "AMBIGUOUS"
+    TIMED_OUT = "TIMED_OUT"
+    CANCELLED = "CANCELLED"
+    UNPARSABLE = "UNPARSABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock milliseconds of one request, stage by stage.
+
+    Attributes:
+        decode_image_ms: file bytes to an HWC uint8 array (0 when the caller passed an array).
+        preprocess_ms: array to patches.
+        vision_ms: patches to image embeddings and deep-stack features (0 when the frame was reused).
+        prefill_ms: the prompt through the decoder (only its own text when the frame was reused).
+        think_ms: generated tokens up to and including the end of the thought.
+        answer_ms: generated tokens after it.
+        parse_ms: text to box.
+        ttft_ms: request start to first generated token, image decoding included.
+        total_ms: request start to the Grounding.
+        frame_reused: vision and image prefix came from an earlier request on the same frame.
+    """
+
+    decode_image_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    vision_ms: float = 0.0
+    prefill_ms: float = 0.0
+    think_ms: float = 0.0
+    answer_ms: float = 0.0
+    parse_ms: float = 0.0
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+    frame_reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one request as the model counts them; `image` is part of `prompt`, `think` part of `completion`."""
+
+    prompt: int = 0
+    image: int = 0
+    think: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """The answer to one expression on one frame.
+
+    Attributes:
+        outcome: how the request ended; `box` is set if and only if it is FOUND.
+        expression: the referring text as the user typed it.
+        task: modal or amodal.
+        box: pixels of the original image.
+        image_wh: width and height of the original image, pixels.
+        label: the label the model wrote beside its box, "" when none.
+        confidence: P(IoU >= 0.5) from the bundle's calibration map; None means uncalibrated, never guessed.
+        reasoning: the thought, without its tags.
+        text: everything the model generated.
+        parse_rule: which parsing rule gave the box ("" when none did).
+        tokens: token counts.
+        timings: per-stage wall clock.
+        stamp_ns: the caller's stamp of the frame, carried through untouched.
+        deadline_met: None when no deadline was asked for.
+        cut: what was cut to meet a deadline or token cap ("" when nothing was).
+        bundle_hash, pixel_spec_hash, prompt_spec_hash: what produced this answer.
+    """
+
+    outcome: Outcome
+    expression: str
+    task: Task
+    image_wh: tuple[int, int]
+    box: Box | None = None
+    label: str = ""
+    confidence: float | None = None
+    reasoning: str = ""
+    text: str = ""
+    parse_rule: str = ""
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    timings: Timings = field(default_factory=Timings)
+    stamp_ns: int | None = None
+    deadline_met: bool | None = None
+    cut: str = ""
+    bundle_hash: str = ""
+    pixel_spec_hash: str = ""
+    prompt_spec_hash: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.box is not None) != (self.outcome is Outcome.FOUND):
+            raise InputError("a box if and only if the outcome is FOUND", f"{self.outcome.value} with {self.box}", "report this")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; `box` becomes [x1, y1, x2, y2] in pixels of the original image."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {
+            "outcome": self.outcome.value,
+            "task": self.task.value,
+            "image_wh": list(self.image_wh),
+            "box": list(self.box.xyxy) if self.box else None,
+            "tokens": asdict(self.tokens),
+            "timings": asdict(self.timings),
+        }
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Grounding:
+        """Inverse of `to_dict`."""
+        known = dict(values)
+        box = known.get("box")
+        known |= {
+            "outcome": Outcome(known["outcome"]),
+            "task": Task(known["task"]),
+            "image_wh": tuple(known["image_wh"]),
+            "box": Box(*box) if box else None,
+            "tokens": TokenCounts(**known.get("tokens", {})),
+            "timings": Timings(**known.get("timings", {})),
+        }
+        return cls(**known)
