@@ -1,0 +1,172 @@
+"""Boxes on pictures: draws groundings on a copy of an image and saves it atomically.
+
+Images are [H, W, 3] uint8 RGB. Knows nothing of models; a grounding's box, task and expression are all it looks at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.boxes import Box
+from egm_edge.errors import InputError
+from egm_edge.grounding import Grounding, Outcome, Task
+
+Image = NDArray[np.uint8]
+RGB = tuple[int, int, int]
+
+# Okabe and Ito's palette: told apart by people who do not see all colours.
+PALETTE: tuple[RGB, ...] = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
+WHITE: RGB = (255, 255, 255)
+LABEL_MAX_CHARS = 48
+DASH_PX, GAP_PX = 10, 7
+SAVE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def draw_groundings(image_rgb: Image, groundings: Iterable[Grounding]) -> Image:
+    """Draw every answer: a box with its expression (amodal: dashed), or the outcome's name where there is no box.
+
+    Args:
+        image_rgb: [H, W, 3] uint8 RGB, the image that was grounded; left unchanged.
+
+    Returns:
+        A copy of it with the boxes.
+    """
+    canvas = np.ascontiguousarray(image_rgb).copy()
+    without_box = 0
+    for index, grounding in enumerate(groundings):
+        colour = PALETTE[index % len(PALETTE)]
+        if grounding.box is not None:
+            draw_box(canvas, grounding.box, grounding.expression, colour, dashed=grounding.task is Task.AMODAL)
+        else:
+            height_px = _text_height_px(canvas)
+            y = canvas.shape[0] - 4 - without_box * (height_px + 8)
+            _draw_label(canvas, f"{_outcome_words(grounding.outcome)}: {grounding.expression}", (4, y), colour)
+            without_box += 1
+    return canvas
+
+
+def draw_box(image_rgb: Image, box: Box, label: str, colour: RGB, *, dashed: bool = False) -> None:
+    """Draw one box and its label in place.
+
+    Args:
+        image_rgb: [H, W, 3] uint8 RGB, contiguous.
+        box: pixels of this image; may leave it.
+        dashed: the style of an amodal box.
+    """
+    height, width = image_rgb.shape[:2]
+    thickness = max(2, round(min(height, width) / 200))
+    # A side far outside the image would overflow OpenCV's fixed-point lines; the visible part does not change.
+    far = 2 * max(height, width)
+    x1, y1, x2, y2 = (round(min(max(v, -far), far)) for v in box.xyxy)
+    for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
+        if dashed:
+            _draw_dashed(image_rgb, start, end, colour, thickness)
+        else:
+            cv2.line(image_rgb, start, end, colour, thickness, cv2.LINE_AA)
+    if label:
+        # above the box, or just inside its top edge where the image ends
+        above = y1 - thickness if y1 - _text_height_px(image_rgb) - 10 > 0 else max(y1, 0) + _text_height_px(image_rgb) + 10
+        _draw_label(image_rgb, label, (max(x1, 0), above), colour)
+
+
+def _draw_dashed(image: Image, start: tuple[int, int], end: tuple[int, int], colour: RGB, thickness: int) -> None:
+    a, b = np.array(start, float), np.array(end, float)
+    length = float(np.hypot(*(b - a)))
+    for offset in np.arange(0.0, length, DASH_PX + GAP_PX):
+        p, q = (a + (b - a) * min(t, length) / length for t in (offset, offset + DASH_PX))
+        cv2.line(image, _point(p), _point(q), colour, thickness, cv2.LINE_AA)
+
+
+def _point(xy: NDArray[np.floating]) -> tuple[int, int]:
+    return round(float(xy[0])), round(float(xy[1]))
+
+
+def _outcome_words(outcome: Outcome) -> str:
+    return outcome.value.lower().replace("_", " ")
+
+
+def _text_height_px(image: Image) -> int:
+    return max(13, round(image.shape[0] / 32))
+
+
+def _draw_label(image: Image, text: str, bottom_left: tuple[int, int], colour: RGB) -> None:
+    """White text on a filled strip whose bottom-left corner is `bottom_left`, moved so that it stays inside."""
+    text = " ".join(text.split())
+    if len(text) > LABEL_MAX_CHARS:
+        text = text[: LABEL_MAX_CHARS - 1] + "…"
+    height_px = _text_height_px(image)
+    width_px = _text_width_px(text, height_px)
+    x = max(0, min(bottom_left[0], image.shape[1] - width_px - 10))
+    y = max(height_px + 8, min(bottom_left[1], image.shape[0]))
+    cv2.rectangle(image, (x, y - height_px - 8), (x + width_px + 10, y), colour, cv2.FILLED)
+    _put_text(image, text, (x + 5, y - 6), height_px)
+
+
+if hasattr(cv2, "FontFace"):  # OpenCV 5 draws every script; OpenCV 4 knows ASCII only
+    _FONT = cv2.FontFace("uni")
+
+    def _text_width_px(text: str, height_px: int) -> int:
+        return int(cv2.getTextSize((0, 0), text, (0, 0), _FONT, height_px, 500)[2])
+
+    def _put_text(image: Image, text: str, origin: tuple[int, int], height_px: int) -> None:
+        cv2.putText(image, text, origin, WHITE, _FONT, height_px, 500)
+else:
+
+    def _text_width_px(text: str, height_px: int) -> int:
+        return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, height_px / 28, 1)[0][0])
+
+    def _put_text(image: Image, text: str, origin: tuple[int, int], height_px: int) -> None:
+        scale = height_px / 28
+        cv2.putText(image, _ascii(text), origin, cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, 1, cv2.LINE_AA)
+
+    def _ascii(text: str) -> str:
+        return text.replace("…", "...").encode("ascii", "replace").decode()
+
+
+def check_save_path(path: str | Path) -> Path:
+    """Return `path` if a picture can be saved there; say so before any work is done.
+
+    Raises:
+        InputError: unknown suffix, or no such directory.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SAVE_SUFFIXES:
+        raise InputError(f"a picture name ending in {', '.join(SAVE_SUFFIXES)}", repr(path.name), "rename it")
+    if not path.parent.is_dir():
+        raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
+    return path
+
+
+def save_image(path: str | Path, image_rgb: Image) -> None:
+    """Write a PNG or JPEG under a temporary name and rename it, so that readers never see half a picture.
+
+    Args:
+        image_rgb: [H, W, 3] uint8 RGB.
+
+    Raises:
+        InputError: the path cannot be written (unknown suffix, no directory, no space, no permission).
+    """
+    path = check_save_path(path)
+    parameters: Sequence[int] = () if path.suffix.lower() == ".png" else (cv2.IMWRITE_JPEG_QUALITY, 92)
+    encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), parameters)[1]
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(encoded.tobytes())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(f"to write {path}", error.strerror or str(error), "choose another place") from None
