@@ -1,0 +1,135 @@
+"""`egm ground IMAGE TEXT...`: boxes for sentences, as lines, JSON or a picture.
+
+Everything cheap is checked before the model is loaded. Several texts share one frame: the second pays only its own words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.grounding import Grounding, Task
+from egm_edge.request import check_expression
+from egm_edge.shipped import resolve_bundle
+
+if TYPE_CHECKING:
+    from egm_edge.grounder import Frame, Grounder
+
+MEMORY_MODES = ("auto", "fast", "low")
+WARM_UP_TOKENS = 4
+
+EPILOG = """\
+examples:
+  egm ground photo.png "the red mug left of the kettle" --save out.png
+  egm ground photo.png "the red mug" "the kettle" --json | jq .box
+  cat photo.jpg | egm ground - "the hidden cup" --task amodal
+
+One line per text: outcome, box (x1 y1 x2 y2, pixels of the image), task, confidence, milliseconds, text.
+The exit code is 0 when every text was answered, whatever the outcome.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    arguments = _parse(argv)
+    for text in arguments.texts:
+        check_expression(text)
+    if arguments.save:
+        from egm_edge.draw import check_save_path
+
+        check_save_path(arguments.save)
+    bundle_dir = resolve_bundle(arguments.bundle)
+
+    from egm_edge.images import load_image
+
+    source: Path | bytes = sys.stdin.buffer.read() if arguments.image == "-" else Path(arguments.image)
+    image_rgb = load_image(source)
+
+    from egm_edge.grounder import Grounder
+
+    started = time.perf_counter()
+    grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
+    load_ms = (time.perf_counter() - started) * 1000.0
+    try:
+        if arguments.timings:  # the same image size as what is measured, so that no buffer grows inside a measured stage
+            grounder.ground(source, arguments.texts[0], task=arguments.task, max_new_tokens=WARM_UP_TOKENS)
+        groundings = _ground(grounder, source, arguments)
+        if arguments.timings:
+            _print_timings(grounder, groundings, load_ms, as_json=arguments.json)
+    finally:
+        grounder.close()
+    if arguments.save:
+        from egm_edge.draw import draw_groundings, save_image
+
+        save_image(arguments.save, draw_groundings(image_rgb, groundings))
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser("ground", "Find what sentences describe in an image.", EPILOG)
+    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or another picture file; - reads it from stdin")
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to find, in plain words")
+    parser.add_argument("--task", choices=[t.value for t in Task], default="modal", help="visible part, or whole object")
+    parser.add_argument("--bundle", metavar="DIR", help="bundle to run (default: $EGM_BUNDLE, else the cached default one)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per text")
+    parser.add_argument("--save", metavar="OUT.png", help="write the picture with its boxes")
+    parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
+    parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
+    return parser.parse_args(argv)
+
+
+def _ground(grounder: Grounder, source: Path | bytes, arguments: argparse.Namespace) -> list[Grounding]:
+    frame = grounder.frame(source)
+    groundings: list[Grounding] = []
+    for text in arguments.texts:
+        grounding = grounder.ground(frame, text, task=arguments.task, max_new_tokens=arguments.max_new_tokens)
+        if not groundings:
+            grounding = _with_frame_cost(grounding, frame)
+        groundings.append(grounding)
+        if not arguments.json:
+            print(describe(grounding), flush=True)
+        elif not arguments.timings:
+            print(json.dumps(grounding.to_dict(), ensure_ascii=False), flush=True)
+    return groundings
+
+
+def _with_frame_cost(grounding: Grounding, frame: Frame) -> Grounding:
+    """The first request on a frame is also what waited for its decoding and preprocessing."""
+    extra_ms = frame.decode_image_ms + frame.preprocess_ms
+    timings = replace(
+        grounding.timings,
+        decode_image_ms=frame.decode_image_ms,
+        preprocess_ms=frame.preprocess_ms,
+        ttft_ms=grounding.timings.ttft_ms + extra_ms,
+        total_ms=grounding.timings.total_ms + extra_ms,
+    )
+    return replace(grounding, timings=timings)
+
+
+def describe(grounding: Grounding) -> str:
+    """One line for people: outcome, box, task, confidence, milliseconds, expression."""
+    box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
+    confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
+    return (
+        f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
+        f"{grounding.timings.total_ms:7.0f} ms  {grounding.expression}"
+    )
+
+
+def _print_timings(grounder: Grounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:
+    from egm_edge.cli.timings import RunFacts, timings_table
+
+    facts = RunFacts.collect(grounder, load_ms)
+    if as_json:
+        for grounding in groundings:
+            print(json.dumps(grounding.to_dict() | {"run": facts.to_dict(grounding)}, ensure_ascii=False))
+    else:
+        print(timings_table(facts, groundings))

@@ -1,0 +1,45 @@
+"""`egm inspect BUNDLE`: what a bundle is, after checking every file of it."""
+
+from __future__ import annotations
+
+from egm_edge.bundle import Bundle, Manifest
+from egm_edge.cli.parser import Parser
+from egm_edge.shipped import resolve_bundle
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    parser = Parser("inspect", "Check every file of a bundle against its manifest and show what it is.")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle directory (default: as in egm ground)")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    arguments = parser.parse_args(argv)
+    bundle = Bundle.open(resolve_bundle(arguments.bundle))
+    print(bundle.manifest.to_json() if arguments.json else describe(bundle.manifest), end="")
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """The manifest for people, files largest first."""
+    total_bytes = sum(record.bytes for record in manifest.files.values())
+    rows = {
+        "hash": manifest.hash,
+        "target": f"{manifest.target}, {manifest.precision}",
+        "family": manifest.family,
+        "built by": f"egm-edge {manifest.egm_edge_version} (schema {manifest.schema_version})",
+        "pixel spec": manifest.pixel_spec_hash,
+        "prompt spec": manifest.prompt_spec_hash,
+        "parity": _pairs(manifest.parity),
+        "confidence": "calibrated" if manifest.calibration else "uncalibrated",
+        "limits": _pairs(manifest.limits),
+        "versions": _pairs(manifest.versions),
+        "licences": _pairs(manifest.licences),
+        "files": f"{len(manifest.files)}, {total_bytes:,} bytes, all checksums right",
+    }
+    lines = [f"{name:<12} {text}" for name, text in rows.items()]
+    by_size = sorted(manifest.files.items(), key=lambda item: (-item[1].bytes, item[0]))
+    lines += [f"{record.bytes:>16,}  {record.sha256[:12]}  {name}" for name, record in by_size]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(values: dict[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if not isinstance(value, (dict, list)))
