@@ -1,0 +1,49 @@
+# make demo   build the CPU bundle of the shipped checkpoint, ground sample frames, run the ROS 2 node on a stream
+# make test   lint, types and every test, the ROS 2 ones included
+# Everything is installed into .venv and .venv-ros on demand, at the versions of .ci/constraints.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv ros lint test test-quick test-core test-ros demo demo-frames demo-ros clean
+
+PYTHON := .venv/bin/python
+CHECKPOINT ?= egm_edge/assets/egm-nano
+BUNDLE ?= out/egm-nano-cpu
+PYTEST_ARGS ?=
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
+
+venv: ## make .venv
+	@.ci/venv.sh
+
+ros: ## make .venv-ros (ROS 2 Jazzy) and build ros2_ws
+	@.ci/ros_env.sh
+
+lint: venv ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: lint test-core test-ros ## lint, types, and every test, slow and ROS 2 ones included
+
+test-core: venv ## every test that needs no ROS 2
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2
+	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-ros: venv ros ## the ROS 2 tests, over real DDS on the loopback interface
+	.ci/ros_run.sh python -m pytest tests/ros $(PYTEST_ARGS)
+
+demo: demo-frames demo-ros ## checkpoint -> bundle -> boxes in pictures -> boxes on a ROS 2 topic
+
+demo-frames: venv
+	.venv/bin/egm build $(CHECKPOINT) --target cpu -o $(BUNDLE)
+	$(PYTHON) examples/ground_frames.py $(BUNDLE) examples/frames out/demo
+
+demo-ros: venv ros
+	.ci/demo_ros.sh $(BUNDLE)
+
+clean: ## remove what the targets above made, environments excepted
+	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
