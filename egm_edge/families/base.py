@@ -5,16 +5,16 @@ The only owner of prompt texts and position ids. Knows nothing of engines or ima
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.errors import BundleError
 from egm_edge.grounding import Task
+from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import Pixels
 
 
@@ -48,13 +48,20 @@ class PromptSpec:
 
     @property
     def hash(self) -> str:
-        return canonical_hash(asdict(self))
+        return canonical_hash(self.to_dict())
 
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict, the basis of the hash."""
+        return asdict(self)
 
-def canonical_hash(values: dict[str, Any]) -> str:
-    """sha256 of the canonical JSON of a spec: sorted keys, no blanks, UTF-8."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PromptSpec:
+        """Inverse of `to_dict`; unknown and missing keys are an error."""
+        names = {f.name for f in fields(cls)}
+        if values.keys() != names:
+            odd = ", ".join(sorted(values.keys() ^ names))
+            raise BundleError("a prompt spec of this version", f"missing or unknown keys {odd}", "rebuild the bundle")
+        return cls(**values)
 
 
 class Family(Protocol):
@@ -70,3 +77,6 @@ class Family(Protocol):
 
         The tokens that follow a prefix are text: all three axes go on from `positions.max() + 1`.
         """
+
+
+__all__ = ["Family", "PromptSpec", "canonical_hash"]
