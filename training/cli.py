@@ -1,0 +1,53 @@
+"""`egm train ...`: parse the arguments after `train` and hand over. Loads torch only once a run really starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from egm_edge.errors import EgmError
+
+_CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
+
+
+def main(argv: list[str]) -> int:
+    """Run one training verb; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="egm train", description="Train EGM checkpoints.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="MODEL")
+    nano = verbs.add_parser("nano", help="train EGM-Nano on procedural tabletop scenes (resumes where it stopped)")
+    nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
+    nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="run directory (default: runs/nano)")
+    nano.add_argument("--smoke", action="store_true", help="a run of about a minute that proves the path, not the model")
+    nano.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="measure a checkpoint instead of training")
+    nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        return _nano(arguments)
+    except EgmError as error:
+        print(f"egm train: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _nano(arguments: argparse.Namespace) -> int:
+    if arguments.evaluate:
+        from training.nano.evaluate import full_report, load_fast, report_json
+
+        print(report_json(full_report(load_fast(arguments.evaluate), arguments.count)))
+        return 0
+    from training.nano.config import load_config
+    from training.nano.train import train
+
+    config = load_config(arguments.config)
+    if arguments.smoke:
+        stages = tuple(replace(stage, cpu_minutes=0.25) for stage in config.stages)
+        config = replace(config, stages=stages, checkpoint_seconds=10.0, warmup_steps=20)
+    print(train(config, arguments.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""Held-out accuracy of a Nano checkpoint: greedy answers on 640x480 frames through the true resize.
+
+Evaluation seeds start at EVALUATION_SEED; training never reaches them. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Qwen3VLForConditionalGeneration
+
+from egm_edge.boxes import Box
+from egm_edge.grounding import Task
+from training.nano.data import patchify
+from training.nano.fastpath import FastNano
+from training.nano.generate import greedy
+from training.nano.prompts import PREFIX, SUFFIX, task_text, tokenizer
+from training.nano.tokenizer import THINK_CLOSE
+from training.scenes import Query, layout, render, sample_query, sample_scene
+
+EVALUATION_SEED = 900_000_000
+FRAME_WH, MODEL_WH = (640, 480), (256, 192)
+_BOX = re.compile(r'"bbox_2d": \[(\d+), (\d+), (\d+), (\d+)\]')
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One held-out question: its scene's seed and object range, and the query."""
+
+    seed: int
+    objects: tuple[int, int]
+    query: Query
+    occluded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy of a group of cases.
+
+    Attributes:
+        accuracy: share with IoU >= 0.5 (of negatives: share answered with the empty list).
+        mean_iou: mean IoU (of negatives: equal to accuracy).
+        count: number of cases, each on a scene of its own.
+        interval95: Wilson interval of `accuracy`.
+    """
+
+    accuracy: float
+    mean_iou: float
+    count: int
+    interval95: tuple[float, float]
+
+
+def make_cases(count: int, objects: tuple[int, int], kinds: tuple[str, ...], *, task: Task = Task.MODAL, first_seed: int = EVALUATION_SEED) -> list[Case]:
+    """`count` cases on as many scenes, kinds in turn; an amodal case asks for a really occluded object."""
+    cases: list[Case] = []
+    seed = first_seed
+    while len(cases) < count:
+        seed += 1
+        scene = sample_scene(seed, objects, occlusion=1.0 if task is Task.AMODAL else 0.35)
+        where = layout(scene, *FRAME_WH)
+        query = sample_query(scene, where, random.Random(seed), kind=kinds[len(cases) % len(kinds)], task=task)
+        if query is None:
+            continue
+        occluded = query.target is not None and where.visible[query.target] < 0.9
+        if task is Task.AMODAL and not occluded:
+            continue
+        cases.append(Case(seed, objects, query, occluded))
+    return cases
+
+
+def frame_of(case: Case, size_wh: tuple[int, int] = MODEL_WH) -> np.ndarray:
+    """The case's camera frame [H, W, 3] uint8, resized as the image processor does (PIL bicubic)."""
+    scene = sample_scene(case.seed, case.objects, occlusion=1.0 if case.query.task is Task.AMODAL else 0.35)
+    frame = Image.fromarray(render(scene, *FRAME_WH).image)
+    return np.asarray(frame.resize(size_wh, Image.Resampling.BICUBIC))
+
+
+def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = 48) -> list[str]:
+    """What the model writes for every case."""
+    encode, decode = tokenizer().encode, tokenizer().decode
+    grid_hw = (MODEL_WH[1] // 16, MODEL_WH[0] // 16)
+    texts: list[str] = []
+    for start in range(0, len(cases), batch):
+        part = cases[start : start + batch]
+        patches = torch.from_numpy(np.stack([patchify(frame_of(case)) for case in part]))
+        closed = "" if reasoning else f"\n{THINK_CLOSE}\n\n"
+        prompts = [encode(task_text(c.query.expression, c.query.task) + SUFFIX + closed).ids for c in part]
+        with torch.no_grad():
+            prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
+        ids = greedy(fast, prefix, list(range(len(part))), prompts, tokenizer().token_to_id("<|im_end|>"))
+        texts += [closed + decode(row, skip_special_tokens=True) for row in ids]
+    return texts
+
+
+def iou_of(text: str, query: Query) -> float:
+    """IoU of the last box after the thought; a negative scores 1 when the answer holds no box."""
+    found = _BOX.findall(text.rpartition(THINK_CLOSE)[2])
+    if query.box_norm1000 is None:
+        return float(not found and "[]" in text)
+    if not found:
+        return 0.0
+    return Box.from_norm1000([float(v) for v in found[-1]], *FRAME_WH).iou(Box.from_norm1000(query.box_norm1000, *FRAME_WH))
+
+
+def score(ious: list[float]) -> Score:
+    """Acc@0.5 with its 95 % Wilson interval."""
+    count = len(ious)
+    share = sum(v >= 0.5 for v in ious) / count
+    z2 = 1.96**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = 1.96 * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count)) / (1 + z2 / count)
+    return Score(share, sum(ious) / count, count, (middle - half, middle + half))
+
+
+def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:
+    """Scores per query kind and over all."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for case, text in zip(cases, texts):
+        value = iou_of(text, case.query)
+        groups[case.query.kind].append(value)
+        groups["all"].append(value)
+    return {name: score(values) for name, values in groups.items()}
+
+
+def load_fast(folder: Path) -> FastNano:
+    """Open a checkpoint directory (fp32 arithmetic on its stored weights)."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    return wrap(model)
+
+
+def wrap(model: Qwen3VLForConditionalGeneration) -> FastNano:
+    return FastNano(model, tokenizer().encode(PREFIX).ids, tokenizer().token_to_id("<|vision_end|>"))
+
+
+POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
+
+
+def full_report(fast: FastNano, count: int) -> dict[str, dict[str, Score]]:
+    """Every number of the model card: suite -> kind -> Score, `count` scenes a suite."""
+    suites = {
+        "1-3 objects, attribute": ((1, 3), ("attribute",), Task.MODAL, True),
+        "3-6 objects, modal": ((3, 6), POSITIVE_KINDS, Task.MODAL, True),
+        "3-6 objects, modal, no reasoning": ((3, 6), POSITIVE_KINDS, Task.MODAL, False),
+        "3-6 objects, amodal, occluded target": ((3, 6), POSITIVE_KINDS, Task.AMODAL, True),
+        "3-6 objects, negative": ((3, 6), ("negative",), Task.MODAL, True),
+    }
+    report = {}
+    for number, (name, (objects, kinds, task, reasoning)) in enumerate(suites.items()):
+        cases = make_cases(count, objects, kinds, task=task, first_seed=EVALUATION_SEED + number * 1_000_000)
+        report[name] = by_kind(cases, answers(fast, cases, reasoning=reasoning))
+    return report
+
+
+def report_json(report: dict[str, dict[str, Score]]) -> str:
+    plain = {
+        suite: {
+            kind: {"acc@0.5": round(s.accuracy, 4), "mean_iou": round(s.mean_iou, 4), "n": s.count, "ci95": [round(v, 4) for v in s.interval95]}
+            for kind, s in kinds.items()
+        }
+        for suite, kinds in report.items()
+    }
+    return json.dumps(plain, indent=1)

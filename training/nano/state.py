@@ -1,0 +1,65 @@
+"""RunState: everything a killed training run needs to go on, saved by atomic rename. Knows nothing of losses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from egm_edge.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        stage: index of the current stage.
+        step: steps done in all; decides the next batch.
+        stage_step: steps done in this stage.
+        stage_cpu_s: CPU seconds spent in this stage.
+        total_cpu_s: CPU seconds spent in all.
+        scenes, queries: seen so far.
+        most_objects: the curriculum's present limit.
+        error: running mean coordinate error, of 1000.
+        gate_step: `stage_step` at which the limit last changed.
+    """
+
+    stage: int = 0
+    step: int = 0
+    stage_step: int = 0
+    stage_cpu_s: float = 0.0
+    total_cpu_s: float = 0.0
+    scenes: int = 0
+    queries: int = 0
+    most_objects: int = 0
+    error: float = 400.0
+    gate_step: int = 0
+
+
+def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:
+    """Write beside, sync, rename: a kill leaves the old state or the new one."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("wb") as stream:
+        torch.save({"progress": asdict(progress), **tensors}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
+
+
+def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """The saved state, or None when there is none.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        values = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"a training state in {path}", str(error).splitlines()[0], "delete it to start over") from error
+    return Progress(**values.pop("progress")), values
