@@ -87,8 +87,16 @@ def _normalisation(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_supported(settings: dict[str, Any], source: str) -> None:
-    required = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True, "resample": BICUBIC}
-    odd = [f"{key}={settings[key]!r}" for key, value in required.items() if settings.get(key, value) not in (value, None)]
+    required = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": BICUBIC,
+    }
+    odd = [
+        f"{key}={settings[key]!r}" for key, value in required.items() if settings.get(key, value) not in (value, None)
+    ]
     if not math.isclose(settings.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-6):
         odd.append(f"rescale_factor={settings['rescale_factor']!r}")
     odd += [f"{key}=True" for key in ("do_center_crop", "do_pad") if settings.get(key)]
@@ -106,7 +114,9 @@ def _image_processor_settings(directory: Path) -> tuple[str, dict[str, Any]]:
             if isinstance(values, dict) and values:
                 return name, values
     raise CheckpointError(
-        f"preprocessor_config.json in {directory}", "no image-processor settings", "copy it from the released checkpoint"
+        f"preprocessor_config.json in {directory}",
+        "no image-processor settings",
+        "copy it from the released checkpoint",
     )
 
 
@@ -118,10 +128,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"at most {MAX_CONFIG_BYTES} bytes in {path}", f"{path.stat().st_size}", "check the file")
+            raise CheckpointError(
+                f"at most {MAX_CONFIG_BYTES} bytes in {path}", f"{path.stat().st_size}", "check the file"
+            )
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"a JSON object in {path}", f"{error}", "copy it from the released checkpoint") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"a JSON object in {path}", f"a {type(values).__name__}", "copy it from the released checkpoint")
+        raise CheckpointError(
+            f"a JSON object in {path}", f"a {type(values).__name__}", "copy it from the released checkpoint"
+        )
     return values

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def _resized(image: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray
 
 def _in_bands(work: Callable[[int, int], None], length: int) -> None:
     edges = [length * i // BANDS for i in range(BANDS + 1)]
-    pending = [_pool().submit(work, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    pending = [_pool().submit(work, a, b) for a, b in pairwise(edges[1:])]
     work(edges[0], edges[1])
     for future in pending:
         future.result()

@@ -157,7 +157,9 @@ def preprocess(image_rgb: NDArray[np.uint8], spec: PixelSpec) -> Pixels:
         raise InputError("an HWC uint8 image", _describe(image_rgb), "load it with egm_edge.images.load_image")
     height, width, channels = image_rgb.shape
     if channels != 3 or not height or not width:
-        raise InputError("a non-empty image with 3 channels", _describe(image_rgb), "load it with egm_edge.images.load_image")
+        raise InputError(
+            "a non-empty image with 3 channels", _describe(image_rgb), "load it with egm_edge.images.load_image"
+        )
     image = np.ascontiguousarray(image_rgb)
     resized_height, resized_width = spec.resized_hw(height, width)
     canvas = resize_bicubic(image, resized_width, resized_height)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.errors import BundleError
+from egm_edge.errors import BundleError, InputError
 from egm_edge.grounding import Task
 from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import Pixels
@@ -65,9 +65,23 @@ class PromptSpec:
 
 
 class Family(Protocol):
-    """Rules of one model family."""
+    """Rules of one model family.
+
+    Attributes:
+        name: this project's name of it, as it stands in PromptSpec and bundles.
+        model_type: what config.json of its checkpoints says.
+        modal, amodal, answer_syntax, image_token: as in PromptSpec.
+    """
 
     name: str
+    model_type: str
+    modal: str
+    amodal: str
+    answer_syntax: str
+    image_token: str
+
+    def image_span(self, rendered_token: str) -> str:
+        """What the processor puts where the chat template wrote the image token, that token still once in it."""
 
     def prefix_token_ids(self, prefix_ids: Sequence[int], image_token_id: int, pixels: Pixels) -> list[int]:
         """`prefix_ids` (the tokenised prefix, one image token in it) with that token repeated for this image."""
@@ -75,8 +89,35 @@ class Family(Protocol):
     def positions(self, prefix_ids: Sequence[int], image_token_id: int, pixels: Pixels) -> NDArray[np.int64]:
         """Rotary position ids [3, n] (time, height, width) of the expanded prefix.
 
-        The tokens that follow a prefix are text: all three axes go on from `positions.max() + 1`.
+        `prefix_ids` may be expanded already or not. The tokens that follow a prefix are text: all three axes go on from
+        `positions.max() + 1`.
         """
 
 
-__all__ = ["Family", "PromptSpec", "canonical_hash"]
+def locate_image_token(prefix_ids: Sequence[int], image_token_id: int, image_token_count: int) -> tuple[int, int]:
+    """How many tokens stand before and after the image in a tokenised prefix, expanded or not.
+
+    Raises:
+        InputError: the image token does not stand there once, or as one run of `image_token_count`.
+    """
+    ids = list(prefix_ids)
+    found = ids.count(image_token_id)
+    before = ids.index(image_token_id) if found else 0
+    run = ids[before : before + found]
+    if found not in (1, image_token_count) or run != [image_token_id] * found or not found:
+        raise InputError(
+            f"image token {image_token_id} once, or in one run of {image_token_count}, in the prefix",
+            f"{found} of them",
+            "tokenise the prefix of this checkpoint's own PromptSpec",
+        )
+    return before, len(ids) - before - found
+
+
+def expand_image_token(prefix_ids: Sequence[int], image_token_id: int, image_token_count: int) -> list[int]:
+    """The tokenised prefix with its image token repeated `image_token_count` times; unchanged when it already is."""
+    before, after = locate_image_token(prefix_ids, image_token_id, image_token_count)
+    ids = list(prefix_ids)
+    return [*ids[:before], *[image_token_id] * image_token_count, *ids[len(ids) - after :]]
+
+
+__all__ = ["Family", "PromptSpec", "canonical_hash", "expand_image_token", "locate_image_token"]

@@ -81,7 +81,9 @@ def write_qwen3_vl_dims(
     vision_ids = [tokenizer.token_to_id(f"<|vision_{t}|>") for t in ("start", "end")]
     write_json(directory / "config.json", _config(dims, text_layers, depth, deepstack, ids, vision_ids))
     ends = [ids["im_end"], ids["endoftext"]]
-    write_json(directory / "generation_config.json", {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False})
+    write_json(
+        directory / "generation_config.json", {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False}
+    )
     (directory / "chat_template.jinja").write_text(chat_templates.QWEN3_VL_THINKING, encoding="utf-8")
     write_json(directory / "preprocessor_config.json", qwen_image_processor(min_pixels, max_pixels))
     return directory

@@ -18,7 +18,9 @@ from tests.support.tiny_checkpoints import write_tiny_internvl3, write_tiny_qwen
 
 @pytest.mark.parametrize("write", [write_tiny_qwen3_vl, write_tiny_internvl3])
 def test_same_seed_same_bytes_other_seed_other_bytes(write, tmp_path: Path) -> None:
-    weights = [(write(tmp_path / n, seed=s) / "model.safetensors").read_bytes() for n, s in (("a", 0), ("b", 0), ("c", 1))]
+    weights = [
+        (write(tmp_path / n, seed=s) / "model.safetensors").read_bytes() for n, s in (("a", 0), ("b", 0), ("c", 1))
+    ]
     assert weights[0] == weights[1] != weights[2]
 
 
