@@ -72,7 +72,7 @@ class FastNano:
         for depth, block in enumerate(tower.blocks):
             qkv = block.attn.qkv(block.norm1(hidden)).view(batch, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
             q, k, v = qkv.unbind(0)
-            mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+            mixed = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, None)
             hidden = hidden + block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, width))
             hidden = hidden + block.mlp(block.norm2(hidden))
             if depth in tower.deepstack_visual_indexes:
@@ -136,6 +136,8 @@ class FastNano:
         mask: Tensor | None,
         deepstack: tuple[int, tuple[Tensor, ...]] | None,
     ) -> tuple[Tensor, Cache]:
+        if mask is None:
+            mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()
         config = self.text.config
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         batch, length, _ = hidden.shape
@@ -150,10 +152,7 @@ class FastNano:
             if past is not None:
                 k, v = torch.cat([past[depth][0].to(k.dtype), k], 2), torch.cat([past[depth][1].to(v.dtype), v], 2)
             cache.append((k, v))
-            repeat = heads // kv_heads
-            wide_k, wide_v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-            q = q.to(wide_v.dtype)
-            out = F.scaled_dot_product_attention(q, wide_k.to(wide_v.dtype), wide_v, attn_mask=mask, is_causal=mask is None)
+            out = _attend(q, k, v, mask)
             hidden = hidden + attention.o_proj(out.transpose(1, 2).reshape(batch, length, heads * size))
             both = F.linear(_rms(hidden, layer.post_attention_layernorm), torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]))
             gate, up = both.chunk(2, -1)
@@ -196,6 +195,28 @@ class FastNano:
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [B, H, T, h] to k, v [B, H or fewer, L, h]; `mask` [T, L] or [B, 1, T, L], True where attended.
+
+    Under autocast it is two plain bf16 products: the fused CPU kernel is 2-4 times slower backwards at these sizes. Query
+    heads that share a key head are stacked along T, so grouped keys are never repeated.
+    """
+    batch, heads, length, size = q.shape
+    groups = k.shape[1]
+    if not torch.is_autocast_enabled("cpu"):
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        k, v = k.repeat_interleave(heads // groups, 1), v.repeat_interleave(heads // groups, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        q = (q * size**-0.5).to(torch.bfloat16).reshape(batch, groups, heads // groups * length, size)
+        k, v = k.to(torch.bfloat16).contiguous(), v.to(torch.bfloat16).contiguous()
+        scores = q @ k.transpose(-1, -2)
+        if mask is not None:
+            bias = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -30_000.0)
+            scores = (scores.view(batch, groups, -1, length, k.shape[2]) + bias.view(-1, 1, 1, length, k.shape[2])).view_as(scores)
+        return (scores.softmax(-1) @ v).view(batch, heads, length, size)
 
 
 def _rms(x: Tensor, norm: torch.nn.Module) -> Tensor:

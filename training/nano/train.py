@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -52,10 +53,15 @@ class Run:
         self.clock = time.process_time()
         self.saved_at = self.logged_at = self.scored_at = time.monotonic()
         self.recent: list[dict[str, float]] = []
+        self.stopping = False
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
 
     def run(self) -> None:
-        """Train until every stage's budget is spent, then write the final checkpoint."""
-        while self.progress.stage < len(self.config.stages):
+        """Train until every stage's budget is spent, then write the final checkpoint. SIGTERM saves and stops."""
+        signal.signal(signal.SIGTERM, self._stop)
+        while not self.stopping and self.progress.stage < len(self.config.stages):
             stage = self.config.stages[self.progress.stage]
             if self.progress.stage_cpu_s >= stage.cpu_minutes * 60:
                 self._next_stage()

@@ -155,28 +155,28 @@ def _paint(rgb: NDArray[np.float64], part: Part) -> tuple[float, float, float]:
 def _table(scene: Scene, width_px: int, height_px: int) -> NDArray[np.uint8]:
     """Table, wall, planks, mottling, light and soft shadows."""
     look = scene.surroundings
-    image = np.empty((height_px, width_px, 3), np.uint8)
-    image[:] = look.table_rgb
+    mottling = _bank()[look.seed % 400 :][:12, (look.seed // 400) % 400 :][:, :16, :1]
+    ramp = np.linspace(-0.5, 0.5, 16)[None, :] * look.light[0] + np.linspace(-0.5, 0.5, 12)[:, None] * look.light[1]
+    coarse = mottling * look.texture + ramp[..., None] + np.array(look.table_rgb)
+    image = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     edge = round(look.horizon * height_px)
-    image[:edge] = look.wall_rgb
+    if edge:
+        cv2.rectangle(image, (0, 0), (width_px, edge - 1), look.wall_rgb, -1)
     if look.grain:
         tone = [max(0, v - 14) for v in look.table_rgb]
         for row in range(1, look.grain):
             y = edge + (height_px - edge) * (row / look.grain) ** 1.6
             cv2.line(image, (0, round(y)), (width_px, round(y)), tone, max(1, round(height_px / 190)), cv2.LINE_AA)
     side = math.sqrt(width_px * height_px)
-    tone = [v * (1 - look.shadow) for v in look.table_rgb]
     for thing in scene.objects:
         x1, _, x2, y2 = thing.outline(width_px / height_px)
         centre = (round((thing.x + 0.012) * width_px), round(y2 * height_px - 0.05 * thing.scale * side))
         axes = (round(0.56 * (x2 - x1) * width_px), round(0.14 * thing.scale * side))
+        ground = image[min(max(centre[1], 0), height_px - 1), min(max(centre[0], 0), width_px - 1)]
+        tone = [float(v) * (1 - look.shadow) for v in ground]
         cv2.ellipse(image, centre, axes, 0, 0, 360, tone, -1, cv2.LINE_AA)
     reach = max(3, round(side / 26)) | 1
-    image = cv2.blur(image, (reach, reach))
-    small = _bank()[look.seed % 400 :][:12, (look.seed // 400) % 400 :][:, :16, 0]
-    ramp = np.linspace(-0.5, 0.5, 16)[None, :] * look.light[0] + np.linspace(-0.5, 0.5, 12)[:, None] * look.light[1]
-    field = cv2.resize((small * look.texture + ramp).astype(np.float32), (width_px, height_px), interpolation=cv2.INTER_LINEAR)
-    return cv2.add(image, cv2.merge([field] * 3), dtype=cv2.CV_8U)
+    return cv2.blur(image, (reach, reach))
 
 
 def _camera(image: NDArray[np.uint8], look: Surroundings) -> NDArray[np.uint8]:
