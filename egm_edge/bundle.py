@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from egm_edge.errors import BundleError
-from egm_edge.families.base import canonical_hash
+from egm_edge.hashing import canonical_hash
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
