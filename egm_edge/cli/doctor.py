@@ -12,7 +12,7 @@ MARKS = {Status.OK: "ok", Status.NOTE: "-", Status.MISSING: "MISSING"}
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    parser = Parser("doctor", "Show what this machine has, what is missing, and the command that mends it.")
+    parser = Parser(prog="egm doctor", description="Show what this machine has, what is missing, and the command that mends it.")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     arguments = parser.parse_args(argv)
     findings = examine()

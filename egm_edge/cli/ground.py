@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("ground", "Find what sentences describe in an image.", EPILOG)
+    parser = Parser(prog="egm ground", description="Find what sentences describe in an image.", epilog=EPILOG)
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or another picture file; - reads it from stdin")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to find, in plain words")
     parser.add_argument("--task", choices=[t.value for t in Task], default="modal", help="visible part, or whole object")

@@ -9,7 +9,7 @@ from egm_edge.shipped import resolve_bundle
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    parser = Parser("inspect", "Check every file of a bundle against its manifest and show what it is.")
+    parser = Parser(prog="egm inspect", description="Check every file of a bundle against its manifest and show what it is.")
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle directory (default: as in egm ground)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     arguments = parser.parse_args(argv)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line on stderr and exit code 2."""
+    """An ArgumentParser whose errors are one line on stderr and exit code 2; options are never abbreviated."""
 
-    def __init__(self, verb: str, description: str, epilog: str = "") -> None:
-        super().__init__(
-            prog=f"egm {verb}",
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def __init__(self, **options: Any) -> None:
+        defaults = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**(defaults | options))
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"egm: {message}; see {self.prog} --help\n")
