@@ -215,7 +215,9 @@ def _check_replaceable(out_dir: Path, *, force: bool) -> None:
     try:
         listed = set(Manifest.from_json((out_dir / MANIFEST_NAME).read_text(encoding="utf-8")).files) | {MANIFEST_NAME}
     except (BundleError, UnicodeDecodeError):
-        raise BuildError(f"a bundle of this version or nothing at {out_dir}", "a damaged or older bundle", mend) from None
+        raise BuildError(
+            f"a bundle of this version or nothing at {out_dir}", "a damaged or older bundle", mend
+        ) from None
     foreign = sorted({p.relative_to(out_dir).as_posix() for p in out_dir.rglob("*") if not p.is_dir()} - listed)
     if foreign:
         raise BuildError(f"only the bundle's own files in {out_dir}", f"{foreign[0]} (of {len(foreign)})", mend)

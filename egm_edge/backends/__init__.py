@@ -1,0 +1,42 @@
+"""Backends: what runs a bundle. `open_backend` picks by the manifest's target and loads only that one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from egm_edge.backends.base import Backend, Capabilities, Frame, Session
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BackendError
+
+__all__ = ["Backend", "Capabilities", "Frame", "Session", "open_backend"]
+
+
+def open_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Backend:
+    """Load the backend that runs `bundle`.
+
+    Args:
+        memory: "auto", "fast" or "low"; see `onnx_runtime.sessions.MemoryMode`.
+        threads: compute threads; None for one per physical core.
+
+    Raises:
+        BackendError: no backend for this target, or its runtime is missing.
+    """
+    target = bundle.manifest.target
+    if target not in _BACKENDS:
+        raise BackendError(
+            f"a bundle for {', '.join(sorted(_BACKENDS))}",
+            f"target {target!r}",
+            "build it with `egm build … --target cpu`",
+        )
+    return _BACKENDS[target](bundle, memory, threads)
+
+
+def _onnx_runtime(bundle: Bundle, memory: str, threads: int | None) -> Backend:
+    try:
+        from egm_edge.backends.onnx_runtime.backend import OnnxBackend
+    except ImportError as error:
+        raise BackendError("onnxruntime", str(error), "pip install onnxruntime") from None
+    return OnnxBackend(bundle, memory=memory, threads=threads)
+
+
+_BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {"cpu": _onnx_runtime}

@@ -36,10 +36,17 @@ class Capabilities:
 class Frame(Protocol):
     """One image inside the engine: its prompt prefix, image included, already in the KV cache."""
 
-    prefix_token_count: int
-    image_token_count: int
-    vision_ms: float
-    prefill_ms: float
+    @property
+    def prefix_token_count(self) -> int: ...
+
+    @property
+    def image_token_count(self) -> int: ...
+
+    @property
+    def vision_ms(self) -> float: ...
+
+    @property
+    def prefill_ms(self) -> float: ...
 
 
 class Session(Protocol):
@@ -48,7 +55,9 @@ class Session(Protocol):
     Only one session of a frame is open at a time; opening the next one rewinds the frame to its prefix.
     """
 
-    length: int
+    @property
+    def length(self) -> int:
+        """Tokens in the sequence, prefix included."""
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
         """Feed tokens and return logits [V] after the last one, or [n, V] after each with `every_position`."""

@@ -1,0 +1,190 @@
+"""A Hugging Face checkpoint directory, read without torch: config, tokenizer files and memory-mapped safetensors.
+
+Safetensors only: a directory that holds pickles alone is refused, never opened. Tensor names are canonical
+(`text.layers.0...`, `vision...`, `head.weight`), whichever of the two key layouts upstream has used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from egm_edge.errors import CheckpointError
+
+MAX_JSON_BYTES = 64 << 20
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+# transformers writes `model.language_model.*`; InternVL `-hf` files published before the 2025 rename write
+# `language_model.model.*`, `vision_tower.*`, `multi_modal_projector.*` and `language_model.lm_head.*`.
+_CANONICAL_PREFIXES = (
+    (r"^(model\.)?language_model\.lm_head\.", "head."),
+    (r"^lm_head\.", "head."),
+    (r"^(model\.language_model|language_model\.model)\.", "text."),
+    (r"^(model\.)?(visual|vision_tower)\.", "vision."),
+    (r"^(model\.)?multi_modal_projector\.", "projector."),
+)
+
+
+def canonical_name(key: str) -> str:
+    """The canonical name of a checkpoint key; unknown keys come back unchanged."""
+    for pattern, replacement in _CANONICAL_PREFIXES:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+class Checkpoint:
+    """An opened checkpoint directory.
+
+    Attributes:
+        directory: where it lies.
+        config: config.json.
+        family: "qwen3_vl" or "internvl3".
+        on_read: told the number of values of every read; progress hangs on it.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.on_read: Callable[[int], None] = lambda count: None
+        if not self.directory.is_dir():
+            raise CheckpointError("a checkpoint directory", f"nothing at {self.directory}", "check the path")
+        self.config = self.read_json("config.json")
+        self.family = self._family()
+        self._files = ExitStack()
+        self._tensors = self._open_tensors()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._files.close()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the directory; CheckpointError when it is missing, oversized or not an object."""
+        path = self.directory / name
+        if not path.is_file():
+            raise CheckpointError(f"{name} in {self.directory}", "no such file", "copy the whole checkpoint directory")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{name} under {MAX_JSON_BYTES >> 20} MB", f"{path.stat().st_size >> 20} MB", "check the file"
+            )
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"JSON in {path}", str(error), "download the file again") from None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"a JSON object in {path}", type(values).__name__, "download the file again")
+        return values
+
+    def read_json_or_empty(self, name: str) -> dict[str, Any]:
+        return self.read_json(name) if (self.directory / name).is_file() else {}
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        return self._section("text_config")
+
+    @property
+    def vision_config(self) -> dict[str, Any]:
+        return self._section("vision_config")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def names(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The stored dtype in safetensors' spelling ("BF16", "F16", "F32")."""
+        return str(self._slice(name).get_dtype())
+
+    def float32(self, name: str) -> NDArray[np.float32]:
+        """The whole tensor as float32 (a copy)."""
+        return self.rows_float32(name, 0, None)
+
+    def rows_float32(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
+        """Rows [start, stop) of a tensor as float32, so that large ones stream."""
+        rows = np.ascontiguousarray(self._slice(name)[start:stop]).astype(np.float32)
+        self.on_read(rows.size)
+        return rows
+
+    def bfloat16_bits(self, name: str) -> NDArray[np.uint16]:
+        """A BF16 tensor as its raw bits, uint16."""
+        return np.ascontiguousarray(self._slice(name)[:]).astype(ml_dtypes.bfloat16, copy=False).view(np.uint16)
+
+    def parameter_count(self) -> int:
+        return sum(int(np.prod(self.shape(name), dtype=np.int64)) for name in self._tensors)
+
+    def _section(self, name: str) -> dict[str, Any]:
+        section = self.config.get(name)
+        if not isinstance(section, dict):
+            raise CheckpointError(
+                f"{name} in {self.directory / 'config.json'}", "none", "use a Qwen3-VL or InternVL3 (-hf) checkpoint"
+            )
+        return section
+
+    def _family(self) -> str:
+        known = {"qwen3_vl": "qwen3_vl", "internvl": "internvl3"}
+        model_type = str(self.config.get("model_type"))
+        if model_type not in known:
+            raise CheckpointError(
+                f"model_type {' or '.join(known)} in config.json",
+                f"{model_type!r}",
+                "use an EGM, Qwen3-VL or InternVL3 checkpoint in the Hugging Face (-hf) layout",
+            )
+        return known[model_type]
+
+    def _slice(self, name: str) -> Any:
+        try:
+            file, key = self._tensors[name]
+        except KeyError:
+            raise CheckpointError(
+                f"tensor {name} in {self.directory}", "no such tensor", "download the checkpoint again"
+            ) from None
+        return file.get_slice(key)
+
+    def _open_tensors(self) -> Mapping[str, tuple[Any, str]]:
+        paths = sorted(self.directory.glob("*.safetensors"))
+        if not paths:
+            pickles = [p.name for p in self.directory.iterdir() if p.suffix in PICKLE_SUFFIXES]
+            found = (
+                f"only pickle files ({', '.join(sorted(pickles)[:3])}), which are never opened" if pickles else "none"
+            )
+            raise CheckpointError(
+                f"*.safetensors in {self.directory}",
+                found,
+                "save the model with model.save_pretrained(DIR, safe_serialization=True)",
+            )
+        tensors: dict[str, tuple[Any, str]] = {}
+        for path in paths:
+            try:
+                file = self._files.enter_context(safe_open(path, "np"))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"a complete safetensors file {path}", str(error), "download the file again"
+                ) from None
+            tensors |= {canonical_name(key): (file, key) for key in file.keys()}
+        self._require_indexed_shards(paths)
+        return tensors
+
+    def _require_indexed_shards(self, paths: list[Path]) -> None:
+        index = self.read_json_or_empty("model.safetensors.index.json")
+        missing = sorted(set(index.get("weight_map", {}).values()) - {p.name for p in paths})
+        if missing:
+            raise CheckpointError(
+                f"every shard named in {self.directory}/model.safetensors.index.json",
+                f"missing {', '.join(missing)}",
+                "download the missing shards",
+            )

@@ -1,0 +1,204 @@
+"""GraphWriter: an ONNX graph under construction, its weights streamed straight into one external-data file.
+
+Knows node and tensor mechanics and the three ways to write a linear layer; knows nothing of any model. Weights reach
+disk as soon as they are added, so peak memory is one layer's, whatever the size of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from build_engine.quantize import quantize_blocks, quantize_channels
+
+MICROSOFT = "com.microsoft"
+OPSET_ONNX = 21
+IR_VERSION = 10
+ALIGNMENT_BYTES = 4096  # ONNX Runtime memory-maps external data by page
+INLINE_BYTES = 1024
+ROWS_PER_CHUNK = 256
+
+Rows = Callable[[int, int], NDArray[np.float32]]
+
+
+class WeightFormat(str, Enum):
+    """How linear weights are stored and multiplied on the CPU (ONNX Runtime operator in brackets).
+
+    FP32 [MatMul]. INT8 and INT4: weights in blocks, activations rounded per row and block [MatMulNBits,
+    accuracy_level 4: int8 dot products]. W8A8: one scale per output feature, activations rounded per row
+    [DynamicQuantizeMatMul]: twice the speed of the block formats on many rows, slower on one.
+    """
+
+    FP32 = "fp32"
+    INT8 = "int8"
+    INT4 = "int4"
+    W8A8 = "w8a8"
+
+
+class GraphWriter:
+    """Collects nodes; `save` writes NAME.onnx beside the NAME.onnx.data that the weights went to.
+
+    Args:
+        path: where the .onnx file goes.
+        block_size: inputs per scale of the INT8 and INT4 formats.
+    """
+
+    def __init__(self, path: Path, *, block_size: int = 128) -> None:
+        self.path = path
+        self.block_size = block_size
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._shared: dict[tuple[Any, ...], str] = {}
+        self._count = 0
+        self._data: BinaryIO = path.with_name(path.name + ".data").open("wb")
+
+    def __enter__(self) -> GraphWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._data.close()
+        if kind is None:
+            self._save()
+
+    def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
+        self._inputs.append(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        )
+        return name
+
+    def output(self, value: str, dtype: Any, shape: Sequence[int | str], *, name: str = "") -> None:
+        if name and name != value:
+            self._nodes.append(helper.make_node("Identity", [value], [name]))
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self._outputs.append(helper.make_tensor_value_info(name or value, kind, shape))
+
+    def op(
+        self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", names: Sequence[str] = (), **attributes: Any
+    ) -> Any:
+        """Add a node; returns its output name, or a tuple of them when `outputs` > 1. "" skips an optional output."""
+        self._count += 1
+        made = list(names) or [f"{kind}_{self._count}_{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), made, domain=domain, **attributes))
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def contrib(self, kind: str, *inputs: str, **attributes: Any) -> Any:
+        """Add a node of ONNX Runtime's own operator set."""
+        return self.op(kind, *inputs, domain=MICROSOFT, **attributes)
+
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
+        """A small constant, written once however often it is asked for."""
+        array = np.asarray(values, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._shared:
+            self._shared[key] = self.weight(f"constant_{len(self._shared)}", array)
+        return self._shared[key]
+
+    def weight(self, name: str, array: NDArray[Any]) -> str:
+        """Store an array; large ones go to the external-data file."""
+        array = np.ascontiguousarray(array)
+        dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+        if array.nbytes <= INLINE_BYTES:
+            self._initializers.append(helper.make_tensor(name, dtype, array.shape, array.tobytes(), raw=True))
+        else:
+            self._stream(name, dtype, array.shape, [array])
+        return name
+
+    def layer_norm(
+        self, x: str, name: str, scale: NDArray[np.float32], bias: NDArray[np.float32], epsilon: float
+    ) -> str:
+        gamma, beta = self.weight(name + ".scale", scale), self.weight(name + ".bias", bias)
+        return str(self.op("LayerNormalization", x, gamma, beta, axis=-1, epsilon=epsilon))
+
+    def rms_norm(self, x: str, name: str, scale: NDArray[np.float32], epsilon: float) -> str:
+        return str(
+            self.op("SimplifiedLayerNormalization", x, self.weight(name, scale), axis=-1, epsilon=epsilon, stash_type=1)
+        )
+
+    def linear(
+        self,
+        x: str,
+        name: str,
+        shape: tuple[int, int],
+        rows: Rows,
+        fmt: WeightFormat,
+        bias: NDArray[np.float32] | None = None,
+    ) -> str:
+        """x @ W.T + bias.
+
+        Args:
+            x: value name, float32 [..., K].
+            name: prefix of the weight names.
+            shape: (N, K) of the Hugging Face weight W.
+            rows: `rows(start, stop)` gives W[start:stop] as float32.
+            fmt: storage and arithmetic.
+            bias: float32 [N] or None.
+        """
+        if fmt is WeightFormat.W8A8:
+            y = self._linear_w8a8(x, name, shape, rows)
+        elif fmt is WeightFormat.FP32:
+            transposed = np.ascontiguousarray(rows(0, shape[0]).T)
+            y = str(self.op("MatMul", x, self.weight(name, transposed)))
+        else:
+            y = self._linear_blocks(x, name, shape, rows, 4 if fmt is WeightFormat.INT4 else 8)
+        return y if bias is None else str(self.op("Add", y, self.weight(name + ".bias", bias)))
+
+    def _linear_blocks(self, x: str, name: str, shape: tuple[int, int], rows: Rows, bits: int) -> str:
+        n, k = shape
+        blocks = -(-k // self.block_size)
+        scales = np.empty((n, blocks), np.float32)
+
+        def packed_chunks() -> Any:
+            for start in range(0, n, ROWS_PER_CHUNK):
+                stop = min(start + ROWS_PER_CHUNK, n)
+                chunk = quantize_blocks(rows(start, stop), bits, self.block_size)
+                scales[start:stop] = chunk.scales
+                yield chunk.packed
+
+        packed_shape = (n, blocks, self.block_size * bits // 8)
+        packed = self._stream(f"{name}.int{bits}", TensorProto.UINT8, packed_shape, packed_chunks())
+        attributes = {"K": k, "N": n, "bits": bits, "block_size": self.block_size, "accuracy_level": 4}
+        return str(
+            self.contrib("MatMulNBits", x, packed, self.weight(f"{name}.scales", scales.reshape(-1)), **attributes)
+        )
+
+    def _linear_w8a8(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
+        """Rows are brought to a largest magnitude of 1 first, so the operator's one activation scale per tensor becomes
+        one per row and a single outlier token cannot coarsen the others."""
+        values, scales = quantize_channels(rows(0, shape[0]))
+        weight = self.weight(f"{name}.w8", values.T)
+        largest = self.op("ReduceMax", self.op("Abs", x), self.constant([-1], np.int64), keepdims=1)
+        largest = self.op("Max", largest, self.constant([1e-12]))
+        product = self.contrib(
+            "DynamicQuantizeMatMul", self.op("Div", x, largest), weight, self.weight(f"{name}.w8_scales", scales)
+        )
+        return str(self.op("Mul", product, largest))
+
+    def _stream(self, name: str, dtype: int, shape: Sequence[int], chunks: Any) -> str:
+        self._data.seek(-(-self._data.tell() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
+        start = self._data.tell()
+        for chunk in chunks:
+            self._data.write(np.ascontiguousarray(chunk).data)
+        tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
+        where = {"location": self.path.name + ".data", "offset": start, "length": self._data.tell() - start}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._initializers.append(tensor)
+        return name
+
+    def _save(self) -> None:
+        graph = helper.make_graph(self._nodes, self.path.stem, self._inputs, self._outputs, self._initializers)
+        opsets = [helper.make_opsetid("", OPSET_ONNX), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, producer_name="egm-edge", opset_imports=opsets, ir_version=IR_VERSION)
+        self.path.write_bytes(model.SerializeToString(deterministic=True))

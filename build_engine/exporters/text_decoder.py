@@ -1,0 +1,199 @@
+"""The decoder graphs of both families (Qwen3 with q/k norms, Qwen2.5 with q/k/v biases) and the head graph.
+
+The decoder takes embeddings and gives every position's normed hidden state; embedding lookup and head stay outside, so
+that prefill and decode graphs share one table and one head, and only asked-for positions pay for the head. Position
+enters as a cos/sin table indexed by place in the sequence: M-RoPE and plain RoPE are the same graph.
+
+Shapes: n fed tokens, C cache capacity, H hidden size, kv key/value heads, d head size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.exporters.graph import GraphWriter, WeightFormat
+from egm_edge.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Dimensions of a decoder, read from a checkpoint's text_config."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    rms_epsilon: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int] | None
+    max_positions: int
+    tied_head: bool
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint) -> DecoderShape:
+        text = checkpoint.text_config
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        # "dynamic" (InternVL3) equals plain RoPE up to max_position_embeddings, which the cache never exceeds.
+        if kind not in ("default", "mrope", "dynamic"):
+            raise CheckpointError(
+                "rope_type default, mrope or dynamic",
+                repr(kind),
+                "this checkpoint's long-context RoPE is not supported",
+            )
+        if text.get("hidden_act", "silu") != "silu":
+            raise CheckpointError("hidden_act silu", repr(text["hidden_act"]), "use a Qwen2.5 or Qwen3 decoder")
+        heads = int(text["num_attention_heads"])
+        section = rope.get("mrope_section")
+        return cls(
+            hidden=int(text["hidden_size"]),
+            layers=int(text["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(text.get("num_key_value_heads") or heads),
+            head_dim=int(text.get("head_dim") or text["hidden_size"] // heads),
+            ffn=int(text["intermediate_size"]),
+            vocab=checkpoint.shape("text.embed_tokens.weight")[0],
+            rms_epsilon=float(text.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+            mrope_section=(int(section[0]), int(section[1]), int(section[2])) if section else None,
+            max_positions=int(text["max_position_embeddings"]),
+            tied_head="head.weight" not in checkpoint,
+        )
+
+
+def write_decoder(
+    checkpoint: Checkpoint, shape: DecoderShape, path: Path, fmt: WeightFormat, *, block_size: int, deepstack: int
+) -> None:
+    """Write the decoder graph.
+
+    Inputs: embeds f32 [1, n, H]; deepstack_i f32 [1, n, H], zero on text tokens (only with `deepstack`); seqlens_k i32 [1]
+    (tokens in the cache after this call, minus one); total_length i32 [1]; cos, sin f32 [C, d/2], row i for place i;
+    past_key_i, past_value_i f32 [1, kv, C, d].
+    Outputs: hidden f32 [1, n, H] after the final norm; present_key_i, present_value_i, to be bound to the past's buffers.
+
+    Args:
+        deepstack: how many deep-stack features are added, after layers 0, 1, …
+    """
+    with GraphWriter(path, block_size=block_size) as graph:
+        layer = _LayerWriter(checkpoint, shape, graph, fmt)
+        x = graph.input("embeds", np.float32, [1, "n", shape.hidden])
+        extras = [graph.input(f"deepstack_{i}", np.float32, [1, "n", shape.hidden]) for i in range(deepstack)]
+        shared = (
+            graph.input("seqlens_k", np.int32, [1]),
+            graph.input("total_length", np.int32, [1]),
+            graph.input("cos", np.float32, ["capacity", shape.head_dim // 2]),
+            graph.input("sin", np.float32, ["capacity", shape.head_dim // 2]),
+        )
+        update: str | None = None
+        for i in range(shape.layers):
+            x, normed = layer.add_and_norm(x, update, f"text.layers.{i}.input_layernorm.weight")
+            x, normed = layer.add_and_norm(
+                x, layer.attention(normed, i, shared), f"text.layers.{i}.post_attention_layernorm.weight"
+            )
+            update = layer.feed_forward(normed, i)
+            if i < deepstack:
+                update = graph.op("Add", update, extras[i])
+        _, hidden = layer.add_and_norm(x, update, "text.norm.weight")
+        graph.output(hidden, np.float32, [1, "n", shape.hidden], name="hidden")
+
+
+def write_head(checkpoint: Checkpoint, shape: DecoderShape, path: Path, fmt: WeightFormat, *, block_size: int) -> None:
+    """Write the head graph: hidden f32 [1, n, H] to logits f32 [1, n, V]."""
+    name = "text.embed_tokens.weight" if shape.tied_head else "head.weight"
+    with GraphWriter(path, block_size=block_size) as graph:
+        hidden = graph.input("hidden", np.float32, [1, "n", shape.hidden])
+        logits = graph.linear(
+            hidden, "head", (shape.vocab, shape.hidden), lambda a, b: checkpoint.rows_float32(name, a, b), fmt
+        )
+        graph.output(logits, np.float32, [1, "n", shape.vocab], name="logits")
+
+
+class _LayerWriter:
+    """The parts of one decoder layer."""
+
+    def __init__(self, checkpoint: Checkpoint, shape: DecoderShape, graph: GraphWriter, fmt: WeightFormat) -> None:
+        self.checkpoint, self.shape, self.graph, self.fmt = checkpoint, shape, graph, fmt
+
+    def add_and_norm(self, x: str, update: str | None, name: str) -> tuple[str, str]:
+        """(x + update, its RMS norm)."""
+        weight = self.checkpoint.float32(name)
+        if update is None:
+            return x, self.graph.rms_norm(x, name, weight, self.shape.rms_epsilon)
+        gamma = self.graph.weight(name, weight)
+        normed, total = f"{name}.normed", f"{name}.sum"
+        self.graph.contrib(
+            "SkipSimplifiedLayerNormalization",
+            x,
+            update,
+            gamma,
+            names=[normed, "", "", total],
+            epsilon=self.shape.rms_epsilon,
+        )
+        return total, normed
+
+    def linear(self, x: str, name: str) -> str:
+        bias = f"{name}.bias"
+        rows, columns = self.checkpoint.shape(f"{name}.weight")
+        return self.graph.linear(
+            x,
+            name,
+            (rows, columns),
+            lambda a, b: self.checkpoint.rows_float32(f"{name}.weight", a, b),
+            self.fmt,
+            self.checkpoint.float32(bias) if bias in self.checkpoint else None,
+        )
+
+    def attention(self, x: str, i: int, shared: tuple[str, ...]) -> str:
+        base, shape, graph = f"text.layers.{i}.self_attn", self.shape, self.graph
+        query, key, value = (self.linear(x, f"{base}.{part}_proj") for part in "qkv")
+        if f"{base}.q_norm.weight" in self.checkpoint:
+            query = self._head_norm(query, f"{base}.q_norm.weight", shape.heads)
+            key = self._head_norm(key, f"{base}.k_norm.weight", shape.kv_heads)
+        cache_shape: list[int | str] = [1, shape.kv_heads, "capacity", shape.head_dim]
+        past = [graph.input(f"past_{part}_{i}", np.float32, cache_shape) for part in ("key", "value")]
+        present = [f"present_{part}_{i}" for part in ("key", "value")]
+        attended, *_ = graph.contrib(
+            "GroupQueryAttention",
+            *(query, key, value, *past, *shared),
+            names=[f"{base}.attended", *present],
+            num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            do_rotary=1,
+            scale=shape.head_dim**-0.5,
+        )
+        for name in present:
+            graph.output(name, np.float32, cache_shape)
+        return self.linear(attended, f"{base}.o_proj")
+
+    def feed_forward(self, x: str, i: int) -> str:
+        base, graph = f"text.layers.{i}.mlp", self.graph
+        gate = graph.contrib("QuickGelu", self.linear(x, f"{base}.gate_proj"), alpha=1.0)  # SiLU
+        return self.linear(graph.op("Mul", gate, self.linear(x, f"{base}.up_proj")), f"{base}.down_proj")
+
+    def _head_norm(self, x: str, name: str, heads: int) -> str:
+        graph, d = self.graph, self.shape.head_dim
+        split = graph.op("Reshape", x, graph.constant([1, -1, heads, d], np.int64))
+        normed = graph.rms_norm(split, name, self.checkpoint.float32(name), self.shape.rms_epsilon)
+        return str(graph.op("Reshape", normed, graph.constant([1, -1, heads * d], np.int64)))
+
+
+def engine_section(shape: DecoderShape) -> dict[str, Any]:
+    """The decoder's part of a manifest's `model` section."""
+    return {
+        "hidden_size": shape.hidden,
+        "layers": shape.layers,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+        "rope_theta": shape.rope_theta,
+        "mrope_section": list(shape.mrope_section) if shape.mrope_section else None,
+        "max_positions": shape.max_positions,
+    }

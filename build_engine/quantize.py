@@ -1,0 +1,104 @@
+"""Weight quantisers for the ONNX Runtime CPU kernels: pure NumPy, row chunks in, packed rows out.
+
+Notation: N output features (rows of a Hugging Face linear weight), K input features, B = ceil(K / block_size).
+Knows nothing of graphs or checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Candidate shrink factors of a block's scale: clipping the extreme a little lowers the squared error of the rest.
+INT4_SCALE_SHRINKS = (1.0, 0.92, 0.85)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockQuantized:
+    """Weights for `MatMulNBits`, symmetric (zero point in the middle of the unsigned range).
+
+    Attributes:
+        packed: uint8 [N, B, block_size * bits / 8]; two int4 values a byte, low nibble first.
+        scales: float32 [N, B].
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+
+
+def quantize_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> BlockQuantized:
+    """Round weights to `bits` (4 or 8) with one scale per `block_size` inputs.
+
+    Args:
+        weight: [N, K] float32.
+        bits: 4 or 8.
+        block_size: power of two, 16 or more.
+    """
+    if bits not in (4, 8):
+        raise ValueError(f"bits must be 4 or 8, got {bits}")
+    rows, inputs = weight.shape
+    blocks = -(-inputs // block_size)
+    if inputs % block_size:
+        weight = np.pad(weight, ((0, 0), (0, blocks * block_size - inputs)))
+    grouped = weight.reshape(rows, blocks, block_size)
+    zero = 1 << (bits - 1)
+    scales = _searched_scales(grouped, zero) if bits == 4 else _extreme(grouped) / np.float32(-zero)
+    quantised = _round_to(grouped, scales, zero)
+    quantised += zero
+    packed: NDArray[np.uint8] = quantised.astype(np.uint8)
+    if bits == 4:
+        packed = np.bitwise_or(packed[..., 0::2], packed[..., 1::2] << 4, dtype=np.uint8)
+    return BlockQuantized(packed, scales)
+
+
+def dequantize_blocks(quantized: BlockQuantized, bits: int, inputs: int) -> NDArray[np.float32]:
+    """The weights [N, K] that the kernel effectively uses."""
+    packed = quantized.packed
+    values = np.stack((packed & 0xF, packed >> 4), -1).reshape(*packed.shape[:2], -1) if bits == 4 else packed
+    zero = 1 << (bits - 1)
+    weight = (values.astype(np.float32) - zero) * quantized.scales[..., None]
+    return weight.reshape(len(weight), -1)[:, :inputs]
+
+
+def quantize_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Signed 8-bit weights with one scale per output feature, for W8A8 matrix products.
+
+    Returns:
+        int8 [N, K] in [-127, 127] and float32 scales [N].
+    """
+    scales = np.maximum(np.abs(weight).max(1), 1e-12).astype(np.float32) / np.float32(127.0)
+    return np.rint(weight / scales[:, None]).astype(np.int8), scales
+
+
+def _extreme(grouped: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Per block the value of largest magnitude with its sign, so that it lands exactly on the end -zero of the range."""
+    high, low = grouped.max(-1), grouped.min(-1)
+    extreme = np.where(high > -low, high, low)
+    return np.where(extreme == 0.0, np.float32(-1e-12), extreme)
+
+
+def _round_to(grouped: NDArray[np.float32], scales: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
+    quantised = grouped / scales[..., None]
+    np.rint(quantised, out=quantised)
+    return np.clip(quantised, -zero, zero - 1, out=quantised)
+
+
+def _searched_scales(grouped: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
+    """Per block the candidate scale of least squared error."""
+    full = _extreme(grouped) / np.float32(-zero)
+    best_scales, best_errors = full, None
+    for shrink in INT4_SCALE_SHRINKS:
+        scales = full * np.float32(shrink)
+        errors = _round_to(grouped, scales, zero)
+        errors *= scales[..., None]
+        errors -= grouped
+        squared = np.einsum("nbk,nbk->nb", errors, errors)
+        if best_errors is None:
+            best_errors = squared
+        else:
+            better = squared < best_errors
+            best_scales = np.where(better, scales, best_scales)
+            best_errors = np.where(better, squared, best_errors)
+    return best_scales

@@ -1,0 +1,212 @@
+"""OnnxBackend: a bundle's graphs on ONNX Runtime, one KV cache, the frame's prefix kept for the next expression.
+
+Tensor notation: n fed tokens, H hidden size, V vocabulary size. Knows nothing of texts: token ids in, logits out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from egm_edge.backends.base import Capabilities, Frame
+from egm_edge.backends.onnx_runtime.config import EngineConfig
+from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.backends.onnx_runtime.kv_cache import KvCache
+from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
+from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BackendError, InputError
+from egm_edge.families import family_for
+from egm_edge.pixels import Pixels, PixelSpec
+
+PREFILL_MIN_TOKENS = 8  # below this the decode graph's formats win
+FIRST_CAPACITY_TOKENS = 1024
+EMBEDDING, POSITION_GRID = "embedding.npy", "position_grid.npy"
+GRIDS_REMEMBERED = 8
+
+
+@dataclass(slots=True)
+class OnnxFrame:
+    """A frame's image features and prefix; its keys and values live in the backend's cache while it is resident."""
+
+    prefix_ids: tuple[int, ...]
+    positions: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    deepstack: list[NDArray[np.float32]]
+    image_token_count: int
+    vision_ms: float
+    prefill_ms: float = 0.0
+
+    @property
+    def prefix_token_count(self) -> int:
+        return len(self.prefix_ids)
+
+
+@dataclass(slots=True)
+class OnnxSession:
+    """One request after its frame's prefix."""
+
+    backend: OnnxBackend
+    frame: OnnxFrame
+
+    @property
+    def length(self) -> int:
+        return self.backend.cache.length
+
+    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        self.backend.require_resident(self.frame)
+        if len(token_ids) == 0:
+            raise InputError("at least one token", "none", "feed the request before asking for logits")
+        hidden = self.backend.decode(self.backend.embedding.rows(token_ids), [])
+        logits = self.backend.logits(hidden if every_position else hidden[-1:])
+        return logits if every_position else logits[0]
+
+    def truncate(self, length: int) -> None:
+        self.backend.require_resident(self.frame)
+        if not 0 <= length <= self.length:
+            raise InputError(f"a length of 0 to {self.length}", str(length), "pass a length the session has reached")
+        self.backend.cache.length = length
+
+
+class OnnxBackend:
+    """The backend of CPU bundles. One thread at a time.
+
+    Args:
+        bundle: opened and checked.
+        memory: whether to keep the second, faster copy of the decoder for prefill.
+        threads: compute threads; None for one per physical core.
+    """
+
+    capabilities = Capabilities()
+
+    def __init__(
+        self, bundle: Bundle, *, memory: MemoryMode | str = MemoryMode.AUTO, threads: int | None = None
+    ) -> None:
+        self.config = EngineConfig.from_dict(bundle.manifest.model)
+        self.spec = PixelSpec.from_dict(bundle.manifest.pixel_spec)
+        self.family = family_for(bundle.manifest.family)
+        self.embedding = EmbeddingTable(bundle.path(EMBEDDING), self.config.embedding_dtype)
+        self.sessions = open_sessions(bundle, MemoryMode.parse(memory), threads)
+        self.cache = KvCache(self.config, min(FIRST_CAPACITY_TOKENS, self.config.max_positions))
+        self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
+        self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
+        self._resident: OnnxFrame | None = None
+
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> OnnxFrame:
+        """Run the vision tower and the prefix; the frame is resident afterwards."""
+        started = time.perf_counter()
+        embeddings, deepstack = self._see(pixels)
+        vision_ms = (time.perf_counter() - started) * 1e3
+        image_tokens = sum(1 for token in prefix_ids if token == self.config.image_token_id)
+        if not image_tokens == pixels.image_token_count == len(embeddings):
+            raise BackendError(
+                f"{pixels.image_token_count} image tokens in the prefix",
+                f"{image_tokens} pad tokens and {len(embeddings)} image embeddings",
+                "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
+            )
+        positions = self.family.positions(prefix_ids, self.config.image_token_id, pixels)
+        frame = OnnxFrame(tuple(prefix_ids), positions, embeddings, deepstack, image_tokens, vision_ms)
+        self._make_resident(frame)
+        return frame
+
+    def open_session(self, frame: Frame) -> OnnxSession:
+        """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
+        if not isinstance(frame, OnnxFrame):
+            raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+        if self._resident is not frame:
+            self._make_resident(frame)
+        self.cache.length = frame.prefix_token_count
+        return OnnxSession(self, frame)
+
+    def close(self) -> None:
+        del self.sessions, self.cache
+        self._resident = None
+
+    def require_resident(self, frame: OnnxFrame) -> None:
+        if self._resident is not frame:
+            raise BackendError(
+                "the session's own frame in the engine", "another frame, opened since", "open the session again"
+            )
+
+    def decode(self, embeds: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Feed embeddings [n, H], extend the cache, and return hidden states [n, H].
+
+        Args:
+            deepstack: per feature [n, H] to add after the first decoder layers, or none for text.
+        """
+        count = len(embeds)
+        self._reserve(count)
+        session = self.sessions.prefill if count >= PREFILL_MIN_TOKENS else self.sessions.decoder
+        hidden = np.empty((1, count, self.config.hidden_size), np.float32)
+        binding = session.io_binding()
+        binding.bind_cpu_input("embeds", embeds[None])
+        for i in range(self.config.vision.deepstack):
+            extra = deepstack[i] if deepstack else np.zeros_like(embeds)
+            binding.bind_cpu_input(f"deepstack_{i}", extra[None])
+        self.cache.bind(binding, count)
+        binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
+        session.run_with_iobinding(binding)
+        self.cache.length += count
+        return hidden[0]
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [n, V] of hidden states [n, H]."""
+        logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]})[0][0]
+        if self.config.rescored_logits:
+            for row, state in zip(logits, hidden, strict=True):
+                self.embedding.rescore(row, state, self.config.rescored_logits)
+        return logits
+
+    def _make_resident(self, frame: OnnxFrame) -> None:
+        """Write the frame's prefix into the cache, image embeddings at the pad tokens."""
+        started = time.perf_counter()
+        self._resident = None
+        self.cache.length = 0
+        self._reserve(frame.prefix_token_count)
+        self.cache.set_positions(frame.positions)
+        ids = np.array(frame.prefix_ids, np.int64)
+        embeds, at_image = self.embedding.rows(ids), ids == self.config.image_token_id
+        embeds[at_image] = frame.embeddings
+        extras = [np.zeros_like(embeds) for _ in frame.deepstack]
+        for extra, feature in zip(extras, frame.deepstack, strict=True):
+            extra[at_image] = feature
+        self._resident = frame
+        self.decode(embeds, extras)
+        frame.prefill_ms = (time.perf_counter() - started) * 1e3
+
+    def _see(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Image embeddings [tokens, H] and deep-stack features of the same shape."""
+        inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
+        names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
+        embeddings, *deepstack = self.sessions.vision.run(names, inputs)
+        return embeddings, deepstack
+
+    def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
+        if self._position_grid is None:
+            return {}
+        if grid_hw not in self._grid_inputs:
+            vision, merge = self.config.vision, self.spec.merge_size
+            cos, sin = vision_table(grid_hw, merge, vision.head_dim, vision.rope_theta)
+            position = resampled_positions(self._position_grid, grid_hw, merge)
+            self._grid_inputs[grid_hw] = {"position": position, "cos": cos, "sin": sin}
+            if len(self._grid_inputs) > GRIDS_REMEMBERED:
+                self._grid_inputs.popitem(last=False)
+        return self._grid_inputs[grid_hw]
+
+    def _reserve(self, new_tokens: int) -> None:
+        """Make room in the cache, doubling it as needed up to the checkpoint's own limit."""
+        needed = self.cache.length + new_tokens
+        if needed > self.config.max_positions:
+            raise InputError(
+                f"at most {self.config.max_positions} tokens",
+                f"{needed}",
+                "shorten the expression, lower max_new_tokens, or use fewer pixels",
+            )
+        if needed > self.cache.capacity:
+            self.cache = self.cache.grown(min(max(needed, 2 * self.cache.capacity), self.config.max_positions))

@@ -1,0 +1,67 @@
+"""KvCache: one sequence's keys and values in fixed buffers that the decoder graph reads and extends in place.
+
+Past and present are bound to the same memory, so a step copies nothing and rewinding is forgetting a number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from egm_edge.backends.onnx_runtime.config import EngineConfig
+from egm_edge.backends.onnx_runtime.positions import text_table
+
+CAPACITY_STEP = 256
+
+
+class KvCache:
+    """Buffers for up to `capacity` tokens; the system commits their memory page by page as tokens arrive.
+
+    Attributes:
+        length: tokens held now.
+        capacity: tokens that fit.
+    """
+
+    def __init__(self, config: EngineConfig, capacity: int) -> None:
+        self.config = config
+        self.length = 0
+        self.capacity = -(-capacity // CAPACITY_STEP) * CAPACITY_STEP
+        shape = (1, config.kv_heads, self.capacity, config.head_dim)
+        self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
+        self._buffers = {name: np.zeros(shape, np.float32) for name in self._names}
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in self._buffers.items()}
+        self.set_positions(np.zeros((3, 0), np.int64))
+
+    def set_positions(self, prefix_positions: NDArray[np.int64]) -> None:
+        """Fix the rotary position of every place: the prefix as given, the text after it counting on.
+
+        Args:
+            prefix_positions: [3, P] time, height, width.
+        """
+        self._prefix_positions = prefix_positions
+        start = int(prefix_positions.max()) + 1 if prefix_positions.size else 0
+        following = np.arange(start, start + self.capacity - prefix_positions.shape[1])
+        self._cos, self._sin = text_table(
+            self.config, np.concatenate([prefix_positions, np.tile(following, (3, 1))], 1)
+        )
+
+    def grown(self, capacity: int) -> KvCache:
+        """A larger cache with the same content."""
+        larger = KvCache(self.config, capacity)
+        larger.set_positions(self._prefix_positions)
+        larger.length = self.length
+        for name, buffer in self._buffers.items():
+            larger._buffers[name][:, :, : self.length] = buffer[:, :, : self.length]
+        return larger
+
+    def bind(self, binding: ort.IOBinding, new_tokens: int) -> None:
+        """Bind cache, lengths and rotary table for a step that adds `new_tokens`."""
+        total = self.length + new_tokens
+        binding.bind_cpu_input("seqlens_k", np.array([total - 1], np.int32))
+        binding.bind_cpu_input("total_length", np.array([total], np.int32))
+        binding.bind_cpu_input("cos", self._cos)
+        binding.bind_cpu_input("sin", self._sin)
+        for name in self._names:
+            binding.bind_ortvalue_input(f"past_{name}", self._values[name])
+            binding.bind_ortvalue_output(f"present_{name}", self._values[name])

@@ -1,0 +1,99 @@
+"""Opening ONNX Runtime sessions: options, memory mode, and foreign errors translated."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import onnxruntime as ort
+
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BackendError, InputError
+
+VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))
+FAST_MODE_MARGIN_BYTES = 1 << 30  # activations, KV cache and the rest of the process
+
+
+class MemoryMode(str, Enum):
+    """FAST keeps a second copy of the decoder, in the format that multiplies many rows fastest, for prefill; LOW does
+    everything with one copy. AUTO takes FAST when the weights and a margin fit into the memory that is free now."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    LOW = "low"
+
+    @classmethod
+    def parse(cls, value: MemoryMode | str) -> MemoryMode:
+        try:
+            return cls(value)
+        except ValueError:
+            raise InputError("memory mode auto, fast or low", repr(value), "pass one of the three") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The graphs of one bundle, loaded. `prefill` is the decoder itself where no second copy is kept."""
+
+    vision: ort.InferenceSession
+    decoder: ort.InferenceSession
+    prefill: ort.InferenceSession
+    head: ort.InferenceSession
+    memory: MemoryMode
+    threads: int
+
+
+def open_sessions(bundle: Bundle, memory: MemoryMode, threads: int | None) -> Sessions:
+    """Load a bundle's graphs, one at a time so that load-time copies do not add up."""
+    count = threads or physical_cores()
+    has_prefill = PREFILL in bundle.manifest.files
+    if memory is MemoryMode.AUTO:
+        memory = MemoryMode.FAST if _fits(bundle) else MemoryMode.LOW
+    decoder = _open(bundle.path(DECODER), count)
+    prefill = _open(bundle.path(PREFILL), count) if has_prefill and memory is MemoryMode.FAST else decoder
+    return Sessions(_open(bundle.path(VISION), count), decoder, prefill, _open(bundle.path(HEAD), count), memory, count)
+
+
+def physical_cores() -> int:
+    """Cores this process may use, two hardware threads of one core counted once where the system tells."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings.add(path.read_text().strip() if path.is_file() else str(cpu))
+    return max(1, len(siblings))
+
+
+def available_bytes() -> int | None:
+    """Memory that can be taken without swapping, None where the system does not tell."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
+def _fits(bundle: Bundle) -> bool:
+    free = available_bytes()
+    weights = sum(record.bytes for name, record in bundle.manifest.files.items() if name.startswith("graphs/"))
+    return free is None or weights + FAST_MODE_MARGIN_BYTES < free
+
+
+def _open(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change with every image and prompt
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a robot's cores are shared
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise BackendError(
+            f"{path.name} to load into ONNX Runtime {ort.__version__}", _first_line(error), "rebuild the bundle"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,60 @@
+"""What a decoder reports while it generates, and what it leaves behind. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Stage(str, Enum):
+    """Which part of the reply a token belongs to: the thought, up to and including its closing tag, or the answer."""
+
+    THINK = "think"
+    ANSWER = "answer"
+
+
+class StopReason(str, Enum):
+    """Why generation ended."""
+
+    END_TOKEN = "end_token"
+    TOKEN_LIMIT = "token_limit"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token.
+
+    Attributes:
+        count: tokens generated so far, this one included.
+        text: the text it completes ("" while a character is unfinished).
+        stage: thought or answer.
+    """
+
+    count: int
+    text: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished reply.
+
+    Attributes:
+        token_ids: generated ids without the end token.
+        text: their text, special tokens left out.
+        marked_text: their text with special tokens, for parsing (InternVL's <box> is one).
+        think_tokens: how many belong to the thought.
+        stop_reason: why it ended.
+        prefill_ms: the request's own prompt tokens, up to the first logits.
+        think_ms, answer_ms: time of the generated tokens of each stage.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    marked_text: str
+    think_tokens: int
+    stop_reason: StopReason
+    prefill_ms: float
+    think_ms: float
+    answer_ms: float
