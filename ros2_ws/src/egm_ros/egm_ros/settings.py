@@ -22,7 +22,7 @@ class Settings:
 
     bundle_path: str = _setting("", "Directory of the bundle to run, made by `egm build`. Read on configure.")
     memory: str = _setting(
-        "auto", "Memory mode of the engine; auto chooses by free RAM. Read on configure.", choices=("auto", "low", "high")
+        "auto", "Memory mode of the engine; auto chooses by free RAM. Read on configure.", choices=("auto", "fast", "low")
     )
     threads: int = _setting(0, "Threads of the engine; 0 lets it choose. Read on configure.", low=0, high=256)
     autostart: bool = _setting(False, "Configure and activate by itself at start-up. Read at start-up.")
@@ -46,7 +46,7 @@ class Settings:
         high=3600.0,
     )
     max_expression_chars: int = _setting(
-        500, "Longer expressions are refused; so are empty ones.", low=1, high=100_000
+        500, "Longer expressions are refused; so are empty ones.", low=1, high=2_000
     )
     task: str = _setting(
         "modal",

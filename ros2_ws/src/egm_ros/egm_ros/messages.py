@@ -1,0 +1,104 @@
+"""Answers as ROS messages: GroundedObject for those who want everything, Detection2DArray for everybody downstream.
+
+Every message carries the grounded frame's own header, never the time of publishing. Numbers are cast before they enter a
+message: in a field of another numeric type (a NumPy integer, say) they would abort the process, not raise.
+"""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Duration
+from egm_edge.boxes import Box
+from egm_edge.grounding import Grounding, Outcome, Task
+from egm_interfaces.msg import GroundedObject, GroundedObjectArray, StageTimings, TokenCounts
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+from egm_ros.worker import Answer
+
+OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
+TASKS = {Task.MODAL: GroundedObject.TASK_MODAL, Task.AMODAL: GroundedObject.TASK_AMODAL}
+TASK_OF_CONSTANT = {constant: task for task, constant in TASKS.items()}
+# Outcomes that say something about the whole frame; after the others an empty detection array would be a false claim.
+LOOKED_EVERYWHERE = (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
+
+
+def to_bounding_box(box: Box) -> BoundingBox2D:
+    """xyxy to centre and size, both in pixels of the original image."""
+    message = BoundingBox2D()
+    message.center.position.x = float(box.x1 + box.x2) / 2
+    message.center.position.y = float(box.y1 + box.y2) / 2
+    message.size_x = float(box.x2 - box.x1)
+    message.size_y = float(box.y2 - box.y1)
+    return message
+
+
+def to_duration(nanoseconds: int) -> Duration:
+    """Also of a negative time, as it comes about when a clock jumps back: seconds are floored, nanoseconds positive."""
+    return Duration(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+def to_grounded_object(answer: Answer, now_ns: int) -> GroundedObject:
+    """Args: answer: with or without a grounding; now_ns: the node's clock, for `age`."""
+    message = GroundedObject(request_id=answer.request.request_id, expression=answer.request.expression)
+    message.task = TASKS[answer.request.task]
+    message.confidence = float("nan")
+    if answer.frame is not None:
+        message.header = answer.frame.message.header
+        message.source_stamp = message.header.stamp
+        message.age = to_duration(now_ns - answer.frame.stamp_ns)
+    if answer.grounding is not None:
+        _fill(message, answer.grounding)
+    message.timings.queue_ms = answer.queue_ms
+    return message
+
+
+def _fill(message: GroundedObject, grounding: Grounding) -> None:
+    message.outcome = OUTCOMES[grounding.outcome]
+    message.image_width, message.image_height = (int(v) for v in grounding.image_wh)
+    if grounding.box is not None:
+        message.track_state, message.track_quality = GroundedObject.TRACK_GROUNDED, 1.0
+        kind = "modal" if grounding.task is Task.MODAL else "amodal"
+        setattr(message, f"has_{kind}_box", True)
+        setattr(message, f"{kind}_box", to_bounding_box(grounding.box))
+    if grounding.confidence is not None:
+        message.confidence, message.calibrated = float(grounding.confidence), True
+    for name in ("label", "reasoning", "text", "parse_rule", "cut", "bundle_hash", "pixel_spec_hash", "prompt_spec_hash"):
+        setattr(message, name, getattr(grounding, name))
+    message.has_deadline = grounding.deadline_met is not None
+    message.deadline_met = bool(grounding.deadline_met)
+    message.tokens = _same_fields(TokenCounts(), grounding.tokens)
+    message.timings = _same_fields(StageTimings(), grounding.timings)
+
+
+def _same_fields(message: TokenCounts | StageTimings, values: object) -> TokenCounts | StageTimings:
+    """Copy the fields that both sides have; the message may know more (queue_ms), as may the noun."""
+    for name in message.get_fields_and_field_types():
+        if hasattr(values, name):
+            cast = type(getattr(message, name))
+            setattr(message, name, cast(getattr(values, name)))
+    return message
+
+
+def to_object_array(message: GroundedObject) -> GroundedObjectArray:
+    return GroundedObjectArray(header=message.header, objects=[message])
+
+
+def to_detections(answer: Answer) -> Detection2DArray | None:
+    """The standard message: id = request id, class_id = expression, score NaN where the bundle is not calibrated.
+
+    Returns:
+        One detection when FOUND, an empty array when the model looked and found nothing, None otherwise.
+    """
+    grounding, frame = answer.grounding, answer.frame
+    if grounding is None or frame is None or grounding.outcome not in LOOKED_EVERYWHERE:
+        return None
+    header: Header = frame.message.header
+    message = Detection2DArray(header=header)
+    if grounding.box is not None:
+        detection = Detection2D(header=header, id=answer.request.request_id, bbox=to_bounding_box(grounding.box))
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = answer.request.expression
+        hypothesis.hypothesis.score = float("nan") if grounding.confidence is None else float(grounding.confidence)
+        detection.results = [hypothesis]
+        message.detections = [detection]
+    return message

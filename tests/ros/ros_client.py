@@ -1,0 +1,186 @@
+"""A test's side of the conversation: publishes images and commands, calls the node, keeps what comes back.
+
+Every wait is bounded. Best-effort frames may be lost, so `feed` publishes until an answer is there.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from egm_interfaces.action import Ground as GroundAction
+from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_interfaces.srv import Ground as GroundService
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from numpy.typing import NDArray
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from egm_ros.grounding_node import COMMAND_QOS
+
+NODE = "/grounding_node"
+WAIT_S = 15.0
+T = TypeVar("T")
+
+
+def until(ready: Callable[[], T], timeout_s: float = WAIT_S, what: str = "the condition") -> T:
+    """Poll until `ready()` is true and return its value.
+
+    Raises:
+        TimeoutError: it never became true.
+    """
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if value := ready():
+            return value
+        time.sleep(0.01)
+    raise TimeoutError(f"{what} did not come about within {timeout_s:g} s")
+
+
+def picture(colour: tuple[int, int, int] = (220, 20, 20), box: tuple[int, int, int, int] = (40, 30, 90, 70)) -> NDArray[np.uint8]:
+    """[120, 160, 3] uint8 RGB, grey with one filled box, xyxy."""
+    image = np.full((120, 160, 3), 60, np.uint8)
+    x1, y1, x2, y2 = box
+    image[y1:y2, x1:x2] = colour
+    return image
+
+
+def image_message(pixels: NDArray[np.uint8], encoding: str = "rgb8", frame_id: str = "camera") -> Image:
+    """An Image as a camera driver sends it; the stamp is set by `Client.publish`."""
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels[0].nbytes)
+    message.header.frame_id = frame_id
+    message.data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    return message
+
+
+class Client:
+    """A node of its own with a spinning thread.
+
+    Attributes:
+        detections, objects: everything received, oldest first.
+        stamps: (sec, nanosec) of every image published.
+    """
+
+    def __init__(self, image_topic: str = "image") -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("test_client", context=self.context)
+        self.detections: list[Detection2DArray] = []
+        self.objects: list[GroundedObject] = []
+        self.stamps: list[tuple[int, int]] = []
+        self.counters: dict[str, int] = {}
+        self.diagnosed = 0
+        self._numbers = itertools.count(1)
+        reliable = QoSProfile(depth=50)
+        self.images = self.node.create_publisher(Image, image_topic, qos_profile_sensor_data)
+        self.compressed = self.node.create_publisher(CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data)
+        self.commands = self.node.create_publisher(String, "command", COMMAND_QOS)
+        self.node.create_subscription(Detection2DArray, "detections", self.detections.append, reliable)
+        self.node.create_subscription(
+            GroundedObjectArray, "grounded_objects", lambda m: self.objects.extend(m.objects), reliable
+        )
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.change = self.node.create_client(ChangeState, f"{NODE}/change_state")
+        self.state_of = self.node.create_client(GetState, f"{NODE}/get_state")
+        self.setter = self.node.create_client(SetParameters, f"{NODE}/set_parameters")
+        self.describer = self.node.create_client(DescribeParameters, f"{NODE}/describe_parameters")
+        self.service = self.node.create_client(GroundService, f"{NODE}/ground")
+        self.action = ActionClient(self.node, GroundAction, f"{NODE}/ground")
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self.executor.spin)
+
+    def __enter__(self) -> Client:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        # Joined before the interpreter ends: a thread still inside spin() would abort the process.
+        self.executor.shutdown()
+        self.thread.join()
+        self.action.destroy()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.diagnosed += 1
+        self.counters = {pair.key: int(pair.value) for pair in message.status[0].values}
+
+    def result(self, future: Any, timeout_s: float = WAIT_S) -> Any:
+        until(future.done, timeout_s, "the reply")
+        return future.result()
+
+    def call(self, service: Any, request: Any, timeout_s: float = WAIT_S) -> Any:
+        until(service.service_is_ready, WAIT_S, f"{service.srv_name}")
+        return self.result(service.call_async(request), timeout_s)
+
+    def transition(self, name: str, timeout_s: float = WAIT_S) -> bool:
+        """configure, activate, deactivate, cleanup or shutdown; returns whether it succeeded."""
+        identifier = getattr(Transition, f"TRANSITION_{name.upper()}")
+        request = ChangeState.Request(transition=Transition(id=identifier))
+        return self.call(self.change, request, timeout_s).success
+
+    def state(self) -> str:
+        return self.call(self.state_of, GetState.Request()).current_state.label
+
+    def wait_for_state(self, label: str, timeout_s: float = WAIT_S) -> None:
+        until(lambda: self.state() == label, timeout_s, f"state {label}")
+        if label == "active":
+            until(lambda: self.commands.get_subscription_count() > 0, timeout_s, "the node's subscriptions")
+
+    def set_parameter(self, name: str, value: object) -> Any:
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(self.setter, request).results[0]
+
+    def publish(self, message: Image | CompressedImage) -> None:
+        """Publish an image under the next stamp: whole seconds since the start of the test, nanoseconds as a watermark."""
+        message.header.stamp.sec, message.header.stamp.nanosec = next(self._numbers), 123_456_789
+        self.stamps.append((message.header.stamp.sec, message.header.stamp.nanosec))
+        (self.images if isinstance(message, Image) else self.compressed).publish(message)
+
+    def command(self, text: str) -> None:
+        self.commands.publish(String(data=text))
+
+    def feed(self, message: Any, ready: Callable[[], T], what: str = "an answer", timeout_s: float = WAIT_S) -> T:
+        """Publish an image at 20 Hz until `ready()`."""
+        last_s = 0.0
+
+        def publish_and_look() -> T:
+            nonlocal last_s
+            if time.monotonic() - last_s > 0.05:
+                last_s = time.monotonic()
+                self.publish(message)
+            return ready()
+
+        return until(publish_and_look, timeout_s, what)
+
+    def first_detection(self) -> Detection2D | None:
+        """The first box received since `clear`."""
+        return next((array.detections[0] for array in self.detections if array.detections), None)
+
+    def clear(self) -> None:
+        """Forget what was received, and the standing command; waits until the node has become quiet."""
+        self.command("")
+        time.sleep(0.3)
+        self.detections.clear()
+        self.objects.clear()
+
+    def wait_for_counters(self, timeout_s: float = WAIT_S) -> dict[str, int]:
+        """The counters of a diagnostics message that is sent after this call."""
+        seen = self.diagnosed
+        until(lambda: self.diagnosed > seen + 1, timeout_s, "diagnostics")
+        return self.counters

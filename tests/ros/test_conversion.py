@@ -1,0 +1,174 @@
+"""ROS image messages to arrays, without ROS."""
+
+from __future__ import annotations
+
+import array
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from egm_ros.conversion import ENCODINGS, ImageRejected, check, to_picture
+from PIL import Image as PilImage
+
+MAX_PIXELS = 1_000_000
+WIDTH, HEIGHT = 20, 12
+
+
+@dataclass
+class FakeImage:
+    """The fields of sensor_msgs/Image."""
+
+    width: int
+    height: int
+    encoding: str
+    step: int
+    data: array.array
+    is_bigendian: int = 0
+
+
+@dataclass
+class FakeCompressed:
+    """The fields of sensor_msgs/CompressedImage."""
+
+    format: str
+    data: array.array
+
+
+def scene() -> np.ndarray:
+    """[12, 20, 3] uint8 RGB in flat 4x4 blocks, so that shared chroma loses nothing."""
+    blocks = np.random.default_rng(3).integers(40, 210, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
+    return blocks.repeat(4, 0).repeat(4, 1)
+
+
+def message(rows: np.ndarray, encoding: str, padding: int = 0, **changes: Any) -> FakeImage:
+    """`rows` [memory rows, row bytes], each followed by `padding` bytes of rubbish."""
+    padded = np.pad(rows.reshape(rows.shape[0], -1), ((0, 0), (0, padding)), constant_values=255)
+    made = FakeImage(WIDTH, HEIGHT, encoding, padded.shape[1], array.array("B", padded.tobytes()))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def memory_of(encoding: str) -> np.ndarray:
+    """`scene()` as a camera driver lays it out in memory, [memory rows, row bytes]."""
+    rgb = scene()
+    yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
+    y = yuv[:HEIGHT]
+    u = yuv[HEIGHT : HEIGHT + HEIGHT // 4].reshape(HEIGHT // 2, WIDTH // 2)
+    v = yuv[HEIGHT + HEIGHT // 4 :].reshape(HEIGHT // 2, WIDTH // 2)
+    pairs = {"u": u.repeat(2, 0), "v": v.repeat(2, 0), "y0": y[:, 0::2], "y1": y[:, 1::2]}
+
+    def interleaved(*order: str) -> np.ndarray:
+        return np.stack([pairs[name] for name in order], -1).reshape(HEIGHT, WIDTH * 2)
+
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return {
+        "rgb8": lambda: rgb,
+        "bgr8": lambda: rgb[..., ::-1],
+        "8UC3": lambda: rgb[..., ::-1],
+        "rgba8": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
+        "bgra8": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+        "mono8": lambda: grey,
+        "8UC1": lambda: grey,
+        "yuyv": lambda: interleaved("y0", "u", "y1", "v"),
+        "yuv422_yuy2": lambda: interleaved("y0", "u", "y1", "v"),
+        "uyvy": lambda: interleaved("u", "y0", "v", "y1"),
+        "yuv422": lambda: interleaved("u", "y0", "v", "y1"),
+        "nv12": lambda: np.concatenate([y, np.stack([u, v], -1).reshape(HEIGHT // 2, WIDTH)]),
+        "nv21": lambda: np.concatenate([y, np.stack([v, u], -1).reshape(HEIGHT // 2, WIDTH)]),
+    }[encoding]()
+
+
+@pytest.mark.parametrize("padding", [0, 7], ids=["tight rows", "padded rows"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_gives_the_scene(encoding: str, padding: int) -> None:
+    picture = to_picture(message(memory_of(encoding), encoding, padding), MAX_PIXELS)
+    rgb = picture.array[..., ::-1] if picture.color == "bgr" else picture.array
+    expected = scene()
+    if encoding in ("mono8", "8UC1"):
+        expected = cv2.cvtColor(cv2.cvtColor(expected, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    exact = encoding in ("rgb8", "bgr8", "8UC3", "rgba8", "bgra8", "mono8", "8UC1")
+    assert picture.array.shape == (HEIGHT, WIDTH, 3)
+    assert picture.array.dtype == np.uint8
+    assert np.abs(rgb.astype(int) - expected).max() <= (0 if exact else 4), "limited-range YUV rounds by a few grey levels"
+
+
+def test_rgb_is_a_view_of_the_message() -> None:
+    source = message(memory_of("rgb8"), "rgb8")
+    picture = to_picture(source, MAX_PIXELS)
+    source.data[0] = 99
+    assert picture.array[0, 0, 0] == 99
+
+
+def test_endianness_of_bytes_is_ignored() -> None:
+    swapped = message(memory_of("rgb8"), "rgb8", is_bigendian=1)
+    assert np.array_equal(to_picture(swapped, MAX_PIXELS).array, scene())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "expected"),
+    [
+        pytest.param({"width": 0}, "size", "found 0x12", id="no width"),
+        pytest.param({"height": 0}, "size", "found 20x0", id="no height"),
+        pytest.param({"width": 0, "height": 0}, "size", "found 0x0", id="0x0"),
+        pytest.param({"width": 20_000, "height": 20_000}, "size", "found 20000x20000", id="larger than the cap"),
+        pytest.param({"step": 59}, "step", "step >= 60 bytes", id="step one byte short"),
+        pytest.param({"step": 0}, "step", "found step 0", id="no step"),
+        pytest.param({"height": 13}, "length", "expected 13 rows of 60 bytes (780); found 720 bytes", id="one row short"),
+        pytest.param({"step": 64}, "length", "expected 12 rows of 64 bytes (768)", id="step says padding, data has none"),
+        pytest.param({"data": array.array("B")}, "length", "found 0 bytes", id="no data"),
+        pytest.param({"encoding": "16UC1"}, "encoding", "'16UC1' (depth or 16-bit samples)", id="depth in millimetres"),
+        pytest.param({"encoding": "32FC1"}, "encoding", "(depth or 16-bit samples)", id="depth in metres"),
+        pytest.param({"encoding": "mono16"}, "encoding", "(depth or 16-bit samples)", id="16-bit grey"),
+        pytest.param({"encoding": "bayer_rggb8"}, "encoding", "'bayer_rggb8'", id="raw bayer"),
+        pytest.param({"encoding": ""}, "encoding", "''", id="no encoding"),
+        pytest.param({"encoding": "yuyv", "width": 19}, "size", "an even size for yuyv", id="odd width with shared chroma"),
+        pytest.param({"encoding": "nv12", "height": 11}, "size", "an even size for nv12", id="odd height with shared chroma"),
+    ],
+)
+def test_unusable_messages_are_refused_with_a_reason(changes: dict[str, Any], reason: str, expected: str) -> None:
+    broken = message(memory_of("rgb8"), "rgb8", **changes)
+    for function in (check, to_picture):
+        with pytest.raises(ImageRejected) as refusal:
+            function(broken, MAX_PIXELS)
+        assert refusal.value.reason == reason
+        assert expected in str(refusal.value)
+
+
+def compressed(kind: str, pixels: np.ndarray | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PilImage.fromarray(scene() if pixels is None else pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bits(data: bytes, form: str = "jpeg") -> FakeCompressed:
+    return FakeCompressed(form, array.array("B", data))
+
+
+def test_png_is_exact_and_jpeg_is_close() -> None:
+    assert np.array_equal(to_picture(bits(compressed("PNG"), "png"), MAX_PIXELS).array, scene())
+    jpeg = to_picture(bits(compressed("JPEG", quality=95), "bgr8; jpeg compressed bgr8"), MAX_PIXELS)
+    assert jpeg.color == "rgb"
+    assert np.abs(jpeg.array.astype(int) - scene()).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("data", "form", "expected"),
+    [
+        pytest.param(compressed("JPEG")[:-40], "jpeg", "do not decode", id="truncated JPEG"),
+        pytest.param(compressed("PNG")[:60], "png", "do not decode", id="truncated PNG"),
+        pytest.param(b"\xff\xd8" + b"\0" * 50, "jpeg", "do not decode", id="only the magic bytes"),
+        pytest.param(b"", "jpeg", "0 bytes starting with nothing", id="empty"),
+        pytest.param(b"RIFF1234WEBP", "webp", "starting with 52494646", id="another format"),
+        pytest.param(compressed("PNG"), "16UC1; compressedDepth png", "found format", id="compressed depth"),
+        pytest.param(compressed("PNG", np.full((9, 9), 40_000, np.uint16)), "png", "8-bit samples", id="16-bit PNG"),
+        pytest.param(compressed("PNG", np.zeros((1100, 1000), np.uint8)), "png", "found 1000x1100", id="larger than the cap"),
+    ],
+)
+def test_unusable_compressed_images_are_refused(data: bytes, form: str, expected: str) -> None:
+    with pytest.raises(ImageRejected) as refusal:
+        to_picture(bits(data, form), MAX_PIXELS)
+    assert expected in str(refusal.value)

@@ -1,0 +1,171 @@
+"""Images and commands in, stamped detections out, over DDS."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from egm_interfaces.msg import GroundedObject
+from PIL import Image as PilImage
+from ros_client import Client, image_message, picture, until
+from ros_fixtures import NodeProcess
+from sensor_msgs.msg import CompressedImage
+
+pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("fake_node")]
+
+
+def test_detections_carry_exactly_the_grounded_frames_header(client: Client) -> None:
+    client.clear()
+    client.command("the red thing tokens=10")
+    client.feed(image_message(picture(), frame_id="left_eye"), lambda: len(client.detections) >= 3, "three detections")
+    for array in client.detections:
+        stamp = array.header.stamp
+        assert (stamp.sec, stamp.nanosec) in client.stamps
+        assert array.header.frame_id == "left_eye"
+        detection = array.detections[0]
+        assert detection.header == array.header
+        assert detection.results[0].hypothesis.class_id == "the red thing tokens=10"
+        assert math.isnan(detection.results[0].hypothesis.score)
+        centre = detection.bbox.center.position
+        assert (centre.x, centre.y, detection.bbox.size_x, detection.bbox.size_y) == (65.0, 50.0, 50.0, 40.0)
+    seconds = [array.header.stamp.sec for array in client.detections]
+    assert seconds == sorted(set(seconds)), "each frame is grounded once, in order"
+
+
+def test_grounded_objects_carry_everything(client: Client) -> None:
+    client.clear()
+    client.command("the red thing")
+    found = client.feed(image_message(picture()), lambda: client.objects and client.objects[0])
+    assert found.outcome == GroundedObject.OUTCOME_FOUND
+    assert found.track_state == GroundedObject.TRACK_GROUNDED
+    assert found.request_id.startswith("cmd-")
+    assert found.has_modal_box and not found.has_amodal_box and not found.calibrated
+    assert found.source_stamp == found.header.stamp
+    assert (found.image_width, found.image_height) == (160, 120)
+    assert (found.bundle_hash[0], found.pixel_spec_hash[0], found.prompt_spec_hash[0]) == ("b", "c", "d")
+    assert found.age.sec > 0
+    assert found.timings.total_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "convert"),
+    [
+        ("bgr8", cv2.COLOR_RGB2BGR),
+        ("rgba8", cv2.COLOR_RGB2RGBA),
+        ("bgra8", cv2.COLOR_RGB2BGRA),
+        ("yuv422_yuy2", None),
+    ],
+)
+def test_other_encodings_find_the_same_box(client: Client, encoding: str, convert: int | None) -> None:
+    pixels = cv2.cvtColor(picture((20, 20, 220)), convert) if convert else _yuyv(picture((20, 20, 220)))
+    client.clear()
+    client.command("the blue thing")
+    box = client.feed(image_message(pixels, encoding), client.first_detection).bbox
+    assert (box.center.position.x, box.center.position.y) == pytest.approx((65.0, 50.0), abs=1.0)
+
+
+def test_nothing_found_is_an_empty_array_under_the_frames_header(client: Client) -> None:
+    client.clear()
+    client.command("nothing at all")
+    array = client.feed(image_message(picture()), lambda: client.detections and client.detections[0])
+    assert len(array.detections) == 0
+    assert (array.header.stamp.sec, array.header.stamp.nanosec) in client.stamps
+
+
+def test_the_latest_command_wins_in_mid_decode(client: Client) -> None:
+    client.clear()
+    client.command("the red thing tokens=1000")
+    client.feed(image_message(picture()), lambda: client.wait_for_counters().get("commands", 0) > 0)
+    time.sleep(0.2)
+    start = time.monotonic()
+    client.command("the red thing again")
+    detection = client.feed(image_message(picture()), client.first_detection)
+    assert detection.results[0].hypothesis.class_id == "the red thing again"
+    assert time.monotonic() - start < 5.0, "the 10 s answer was not waited for"
+
+
+def test_an_engine_failure_is_reported_and_survived(client: Client) -> None:
+    client.clear()
+    client.command("explode")
+    failed = client.feed(image_message(picture()), lambda: client.objects and client.objects[0])
+    assert failed.outcome == GroundedObject.OUTCOME_UNSET
+    client.clear()
+    client.command("the red thing")
+    assert client.feed(image_message(picture()), client.first_detection)
+
+
+def test_bad_commands_are_counted_and_leave_the_standing_one(client: Client, fake_node: NodeProcess) -> None:
+    client.clear()
+    client.command("the red thing")
+    before = client.wait_for_counters().get("commands_refused", 0)
+    client.command("x" * 10_000)
+    until(lambda: client.wait_for_counters().get("commands_refused", 0) == before + 1, what="the refusal")
+    assert client.feed(image_message(picture()), client.first_detection)
+    assert "command refused: expected an expression of at most 500 characters; found 10000" in fake_node.log
+
+
+BROKEN: dict[str, list[dict[str, Any]]] = {
+    "size": [{"width": 0}, {"width": 20_000, "height": 20_000}],
+    "step": [{"step": 3}],
+    "length": [{"data": b"short"}],
+    "encoding": [{"encoding": "16UC1"}, {"encoding": "rot13"}],
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_garbage_images_are_counted_and_survived(client: Client, reason: str) -> None:
+    client.clear()
+    client.command("the red thing")
+    key, first = f"frames_rejected_{reason}", len(client.stamps)
+    for changes in BROKEN[reason]:
+        message = image_message(picture())
+        for name, value in changes.items():
+            setattr(message, name, value)
+        before = client.wait_for_counters().get(key, 0)
+        client.feed(message, lambda: client.counters.get(key, 0) > before, f"{key} to be counted")  # noqa: B023
+    garbage = set(client.stamps[first:])
+    assert not garbage & {(array.header.stamp.sec, array.header.stamp.nanosec) for array in client.detections}
+    assert client.feed(image_message(picture()), client.first_detection)
+
+
+def test_compressed_images_are_taken_after_a_parameter_change(client: Client) -> None:
+    client.clear()
+    assert client.transition("deactivate")
+    assert client.set_parameter("image_transport", "compressed").successful
+    try:
+        assert client.transition("activate")
+        client.wait_for_state("active")
+        client.command("the red thing")
+        whole = CompressedImage(format="rgb8; jpeg compressed bgr8", data=_jpeg(picture()))
+        box = client.feed(whole, client.first_detection).bbox
+        assert (box.center.position.x, box.center.position.y) == pytest.approx((65.0, 50.0), abs=3.0)
+        client.clear()
+        client.command("the red thing")
+        truncated = CompressedImage(format="jpeg", data=_jpeg(picture())[:-200])
+        unset = GroundedObject.OUTCOME_UNSET
+        assert client.feed(truncated, lambda: any(o.outcome == unset for o in client.objects), "a refusal")
+    finally:
+        client.transition("deactivate")
+        client.set_parameter("image_transport", "raw")
+        client.transition("activate")
+        client.wait_for_state("active")
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PilImage.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _yuyv(rgb: np.ndarray) -> np.ndarray:
+    """[H, W, 3] RGB -> [H, W, 2] YUY2; chroma of each pair is its left pixel's."""
+    yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV)
+    packed = np.empty((*rgb.shape[:2], 2), np.uint8)
+    packed[..., 0] = yuv[..., 0]
+    packed[:, 0::2, 1], packed[:, 1::2, 1] = yuv[:, 0::2, 1], yuv[:, 0::2, 2]
+    return packed
