@@ -11,7 +11,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line on stderr and exit code 2; options are never abbreviated."""
 
     def __init__(self, **options: Any) -> None:
-        defaults = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        defaults: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(**(defaults | options))
 
     def error(self, message: str) -> NoReturn:
