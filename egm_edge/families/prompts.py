@@ -10,49 +10,23 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
-from egm_edge.errors import CheckpointError, InputError
+from egm_edge.errors import CheckpointError
 from egm_edge.families.base import PromptSpec
 from egm_edge.grounding import Task
 
-MAX_EXPRESSION_CHARS = 2000
 _TAG = re.compile(r"<[^<>\s]+>")
-
-
-def check_expression(expression: str) -> str:
-    """The expression itself, untouched, if it can be used.
-
-    Raises:
-        InputError: not text, blank, longer than MAX_EXPRESSION_CHARS, or not encodable as UTF-8.
-    """
-    if not isinstance(expression, str):
-        raise InputError("an expression as text", f"a {type(expression).__name__}", "pass a str")
-    if not expression.strip():
-        raise InputError("an expression such as 'the red mug left of the kettle'", "empty text", "say what to look for")
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        found = f"{len(expression)} characters"
-        raise InputError(f"an expression of at most {MAX_EXPRESSION_CHARS} characters", found, "shorten it")
-    try:
-        expression.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            "an expression in valid Unicode", f"{error.reason} at {error.start}", "decode it as UTF-8"
-        ) from None
-    return expression
 
 
 def encode_prompt(tokenizer: Tokenizer, spec: PromptSpec, expression: str, task: Task) -> tuple[list[int], list[int]]:
     """Token ids of the prefix (one image token, not yet expanded) and of the request (task text and suffix).
 
     The same ids as transformers' processor gives for the same message, except that text inside the expression which looks
-    like a control token ("<|im_end|>", "<think>") stays text.
-
-    Raises:
-        InputError: an unusable expression (see `check_expression`).
+    like a control token ("<|im_end|>", "<think>") stays text. `egm_edge.request.check_expression` refuses such text before
+    it comes here; this is the second fence.
     """
     template = spec.task_text("{expression}", task)
     before, _, after = template.partition("{expression}")
     after += spec.suffix
-    expression = check_expression(expression)
     text = before + expression + after
     typed = range(len(before), len(before) + len(expression))
     request_ids: list[int] = []
