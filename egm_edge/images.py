@@ -1,0 +1,188 @@
+"""The one way in for pictures: path, encoded bytes or array -> HWC uint8 RGB array.
+
+A picture is judged by its header before anything is decoded. Knows nothing of models; every failure, Pillow's included,
+becomes one InputError. Decisions: EXIF orientation is applied; alpha is dropped, as the Hugging Face processors drop it;
+16-bit samples keep their high byte; of an animation the first frame is taken.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from egm_edge.errors import InputError
+
+MAX_FILE_BYTES = 256 << 20
+MAX_PIXELS = 64_000_000
+COLOR_ORDERS = ("rgb", "bgr")
+EXIF_ORIENTATION = 0x0112
+_FORMATS = "a JPEG, PNG, WebP or BMP image"
+
+# EXIF orientation -> how the stored array must be turned to stand upright.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def load_image(
+    source: str | Path | bytes | bytearray | memoryview | NDArray[np.uint8], color: str | None = None
+) -> NDArray[np.uint8]:
+    """An upright RGB picture.
+
+    Args:
+        source: path of a JPEG, PNG, WebP or BMP file, the bytes of one, or a uint8 array [H, W, 3] or [H, W] (grey).
+        color: "rgb" or "bgr"; required for arrays with three channels, never guessed; files carry their own order.
+
+    Returns:
+        [H, W, 3] uint8 RGB, C-contiguous; shares memory with an array that was already so.
+
+    Raises:
+        InputError: anything that cannot be read as a picture of at most MAX_PIXELS pixels.
+    """
+    if color is not None and color not in COLOR_ORDERS:
+        raise InputError("color 'rgb' or 'bgr'", repr(color), "pass one of the two")
+    if isinstance(source, np.ndarray):
+        return _from_array(source, color)
+    if isinstance(source, (str, Path)):
+        return _from_bytes(_read(Path(source)), str(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(source), f"{len(source)} bytes")
+    raise InputError(
+        "a path, encoded bytes or an HWC uint8 array", f"a {type(source).__name__}", "pass one of the three"
+    )
+
+
+def _from_array(array: NDArray[Any], color: str | None) -> NDArray[np.uint8]:
+    import cv2
+
+    found = f"a {array.dtype} array of shape {array.shape}"
+    if array.dtype != np.uint8:
+        raise InputError("a uint8 array", found, "scale it to 0-255 and convert it with astype(np.uint8)")
+    grey = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if grey.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        raise InputError(
+            "an array of shape [H, W, 3] or [H, W]", found, "pass height, width and 3 channels, in that order"
+        )
+    _check_size(array.shape[1], array.shape[0], found)
+    if grey.ndim == 2:
+        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+    if color is None:
+        raise InputError("color='rgb' or color='bgr' with an array", "no color", "say which order the channels have")
+    image = np.ascontiguousarray(array)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if color == "bgr" else image
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.exists():
+            raise InputError("an image file", f"nothing at {path}", "check the path")
+        if not path.is_file():
+            raise InputError("an image file", f"{path}, which is no regular file", "check the path")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"an image file of at most {MAX_FILE_BYTES >> 20} MiB", f"{size >> 20} MiB", "make it smaller"
+            )
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError("a readable image file", f"{path}: {error}", "check the path and its permissions") from None
+
+
+def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    if not data:
+        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{len(data) >> 20} MiB", "make it smaller")
+    opener = _opener(data, name)
+    if opener is None:
+        raise InputError(_FORMATS, f"{name}, beginning with {data[:8]!r}", "convert it to one of these")
+    try:
+        # Pillow's own limits are process-wide settings, so the header's size is checked here before load() decodes.
+        with opener(io.BytesIO(data)) as image:
+            _check_size(image.width, image.height, name)
+            image.load()
+            return _upright_rgb(image)
+    except InputError:
+        raise
+    except Exception as error:  # on hostile bytes Pillow's decoders raise almost anything
+        reason = f"{name}: {str(error)[:160] or type(error).__name__}"
+        raise InputError(f"{_FORMATS}, complete and undamaged", reason, "take or copy the picture again") from None
+
+
+def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | None:
+    """Pillow's reader for the format that the first bytes announce; imported one by one, `Image.open` loads them all."""
+    if data.startswith(b"\xff\xd8\xff"):
+        from PIL.JpegImagePlugin import JpegImageFile
+
+        return JpegImageFile
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        from PIL.PngImagePlugin import PngImageFile
+
+        _check_size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), name)
+        return PngImageFile
+    if data.startswith(b"BM"):
+        from PIL.BmpImagePlugin import BmpImageFile
+
+        return BmpImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        from PIL.WebPImagePlugin import WebPImageFile
+
+        # Pillow's WebP reader allocates the whole canvas on opening, so its header is read here.
+        _check_size(*_webp_wh(data), name)
+        return WebPImageFile
+    return None
+
+
+def _webp_wh(data: bytes) -> tuple[int, int]:
+    """Width and height from a WebP header (RFC 9649, sections 2.5 to 2.7); (0, 0) when it is cut short."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and len(data) >= 30:
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise InputError(
+            "an image with at least one pixel", f"{name} of {width}x{height} pixels", "check where it comes from"
+        )
+    if width * height > MAX_PIXELS:
+        found = f"{width}x{height} pixels ({width * height / 1e6:.0f} megapixels)"
+        raise InputError(f"an image of at most {MAX_PIXELS // 1_000_000} megapixels", found, "scale it down first")
+
+
+def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        # 16-bit grey. Pillow's own conversion to 8 bit clips instead of scaling; 16-bit RGB it scales while decoding.
+        grey = (np.clip(np.asarray(image, np.int64), 0, 0xFFFF) >> 8).astype(np.uint8)
+        array = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        array = np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+    turn = _UPRIGHT.get(_orientation(image))
+    return np.ascontiguousarray(turn(array) if turn else array)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) else 1
