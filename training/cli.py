@@ -20,7 +20,9 @@ def main(argv: list[str]) -> int:
     nano = verbs.add_parser("nano", help="train EGM-Nano on procedural tabletop scenes (resumes where it stopped)")
     nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
     nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="run directory (default: runs/nano)")
-    nano.add_argument("--smoke", action="store_true", help="a run of about a minute that proves the path, not the model")
+    nano.add_argument(
+        "--smoke", action="store_true", help="a run of about a minute that proves the path, not the model"
+    )
     nano.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="measure a checkpoint instead of training")
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
     arguments = parser.parse_args(argv)

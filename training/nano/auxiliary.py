@@ -83,7 +83,11 @@ def auxiliary_loss(
     features = tokens[at]
     words = heads.token_words(features)
     colour, size = _of(dense.colour, owner)[at], _of(dense.size, owner)[at]
-    total = total + F.cross_entropy(words[:, : len(COLOURS)], colour) + 0.5 * F.cross_entropy(words[:, len(COLOURS) :], size)
+    total = (
+        total
+        + F.cross_entropy(words[:, : len(COLOURS)], colour)
+        + 0.5 * F.cross_entropy(words[:, len(COLOURS) :], size)
+    )
     modal, amodal = _boxes(dense.modal, owner)[at], _boxes(dense.amodal, owner)[at]
     boxes = heads.token_box(features) + 0.5
     iou = _iou(boxes[:, :4], modal)

@@ -67,7 +67,9 @@ def nano_config(shape: NanoShape) -> Qwen3VLConfig:
             "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
             "head_dim": 32, "max_position_embeddings": 4096, "tie_word_embeddings": True, "bos_token_id": None,
             "eos_token_id": end, "pad_token_id": pad,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True,
+            },
         },
     )  # fmt: skip
 
@@ -131,6 +133,8 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
         )  # fmt: skip
         if readme is not None:
             (staging / "README.md").write_text(readme)
+        for path in staging.iterdir():
+            path.chmod(0o644)
         retired = folder.with_name(f".{folder.name}-retired-{os.getpid()}")
         if folder.exists():
             folder.rename(retired)

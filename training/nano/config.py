@@ -67,14 +67,14 @@ class NanoConfig:
 
     seed: int
     stages: tuple[Stage, ...]
-    shape: NanoShape = NanoShape()
+    shape: NanoShape = field(default_factory=NanoShape)
     gate_error: float = 45.0
     direct_share: float = 0.1
     amodal_share: float = 0.25
     checkpoint_seconds: float = 180.0
     score_seconds: float = 480.0
     warmup_steps: int = 100
-    frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.7, "288x160": 0.15, "224x224": 0.15})
+    frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
 
 
 def load_config(path: Path) -> NanoConfig:
@@ -83,15 +83,22 @@ def load_config(path: Path) -> NanoConfig:
     Raises:
         InputError: naming every unknown key and every value of the wrong kind at once.
     """
-    values = yaml.safe_load(path.read_text())
+    wanted = f"a Nano configuration in {path}"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(wanted, str(error), "start from training/configs/nano.yaml") from error
+    listed = values.pop("stages", []) if isinstance(values, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise InputError(wanted, "no mapping with a list of stages", "start from training/configs/nano.yaml")
     problems: list[str] = []
-    stages = tuple(_build(Stage, item, f"stages[{i}].", problems) for i, item in enumerate(values.pop("stages", [])))
+    stages = tuple(_build(Stage, item, f"stages[{i}].", problems) for i, item in enumerate(listed))
     shape = _build(NanoShape, values.pop("shape", {}), "shape.", problems)
     config = _build(NanoConfig, values | {"stages": stages, "shape": shape}, "", problems)
     if not stages:
         problems.append("stages: none given")
     if problems or config is None:
-        raise InputError(f"a Nano configuration in {path}", "; ".join(problems), "mend the keys named")
+        raise InputError(wanted, "; ".join(problems), "mend the keys named")
     return config
 
 

@@ -115,18 +115,25 @@ def make_batch(config: NanoConfig, stage: Stage, step_seed: int, most_objects: i
 
 
 def _frame(config: NanoConfig, rng: random.Random) -> tuple[int, int]:
+    """A frame size, as often as the configuration says."""
     roll = rng.random() * sum(config.frames.values())
+    chosen = ""
     for name, weight in config.frames.items():
+        chosen = name
         if roll < weight:
             break
         roll -= weight
-    width, height = name.split("x")
+    width, height = chosen.split("x")
     return int(width), int(height)
 
 
-def _rows_of(config: NanoConfig, stage: Stage, scene: Scene, where: Layout, rng: random.Random, share: float) -> list[Row]:
+def _rows_of(
+    config: NanoConfig, stage: Stage, scene: Scene, where: Layout, rng: random.Random, share: float
+) -> list[Row]:
     rows = [list_row(scene, where)] if rng.random() < share else []
-    asked = queries(scene, rng, where=where, count=stage.queries - len(rows), weights=stage.kinds, amodal=config.amodal_share)
+    asked = queries(
+        scene, rng, where=where, count=stage.queries - len(rows), weights=stage.kinds, amodal=config.amodal_share
+    )
     return rows + [query_row(query, reasoning=rng.random() >= config.direct_share) for query in asked]
 
 
@@ -149,7 +156,7 @@ def _dense(scenes: list[Scene], layouts: list[Layout]) -> Dense:
     words = np.zeros((3, count, 8), np.int64)
     modal, amodal = np.zeros((count, 8, 4), np.float32), np.zeros((count, 8, 4), np.float32)
     patch_owner, token_owner = [], []
-    for i, (scene, where) in enumerate(zip(scenes, layouts)):
+    for i, (scene, where) in enumerate(zip(scenes, layouts, strict=True)):
         size_wh = np.array([*where.wh, *where.wh], np.float32)
         for k, thing in enumerate(scene.objects):
             words[:, i, k] = SHAPES.index(thing.shape), COLOUR_INDEX[thing.colour], SIZE_RANK[thing.size]

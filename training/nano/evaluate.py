@@ -59,7 +59,14 @@ class Score:
     interval95: tuple[float, float]
 
 
-def make_cases(count: int, objects: tuple[int, int], kinds: tuple[str, ...], *, task: Task = Task.MODAL, first_seed: int = EVALUATION_SEED) -> list[Case]:
+def make_cases(
+    count: int,
+    objects: tuple[int, int],
+    kinds: tuple[str, ...],
+    *,
+    task: Task = Task.MODAL,
+    first_seed: int = EVALUATION_SEED,
+) -> list[Case]:
     """`count` cases on as many scenes, kinds in turn; an amodal case asks for a really occluded object."""
     cases: list[Case] = []
     seed = first_seed
@@ -108,7 +115,9 @@ def iou_of(text: str, query: Query) -> float:
         return float(not found and "[]" in text)
     if not found:
         return 0.0
-    return Box.from_norm1000([float(v) for v in found[-1]], *FRAME_WH).iou(Box.from_norm1000(query.box_norm1000, *FRAME_WH))
+    return Box.from_norm1000([float(v) for v in found[-1]], *FRAME_WH).iou(
+        Box.from_norm1000(query.box_norm1000, *FRAME_WH)
+    )
 
 
 def score(ious: list[float]) -> Score:
@@ -124,7 +133,7 @@ def score(ious: list[float]) -> Score:
 def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:
     """Scores per query kind and over all."""
     groups: dict[str, list[float]] = defaultdict(list)
-    for case, text in zip(cases, texts):
+    for case, text in zip(cases, texts, strict=True):
         value = iou_of(text, case.query)
         groups[case.query.kind].append(value)
         groups["all"].append(value)
@@ -163,7 +172,12 @@ def full_report(fast: FastNano, count: int) -> dict[str, dict[str, Score]]:
 def report_json(report: dict[str, dict[str, Score]]) -> str:
     plain = {
         suite: {
-            kind: {"acc@0.5": round(s.accuracy, 4), "mean_iou": round(s.mean_iou, 4), "n": s.count, "ci95": [round(v, 4) for v in s.interval95]}
+            kind: {
+                "acc@0.5": round(s.accuracy, 4),
+                "mean_iou": round(s.mean_iou, 4),
+                "n": s.count,
+                "ci95": [round(v, 4) for v in s.interval95],
+            }
             for kind, s in kinds.items()
         }
         for suite, kinds in report.items()

@@ -70,7 +70,9 @@ class FastNano:
         heads = tower.config.num_heads
         deepstack = []
         for depth, block in enumerate(tower.blocks):
-            qkv = block.attn.qkv(block.norm1(hidden)).view(batch, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            qkv = (
+                block.attn.qkv(block.norm1(hidden)).view(batch, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            )
             q, k, v = qkv.unbind(0)
             mixed = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, None)
             hidden = hidden + block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, width))
@@ -145,7 +147,9 @@ class FastNano:
         for depth, layer in enumerate(self.text.layers):
             attention = layer.self_attn
             weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            mixed = F.linear(_rms(hidden, layer.input_layernorm), weight).view(batch, length, heads + 2 * kv_heads, size)
+            mixed = F.linear(_rms(hidden, layer.input_layernorm), weight).view(
+                batch, length, heads + 2 * kv_heads, size
+            )
             q, k, v = mixed.transpose(1, 2).split([heads, kv_heads, kv_heads], 1)
             q = _rotate(_rms(q, attention.q_norm), cos, sin)
             k = _rotate(_rms(k, attention.k_norm), cos, sin)
@@ -154,7 +158,10 @@ class FastNano:
             cache.append((k, v))
             out = _attend(q, k, v, mask)
             hidden = hidden + attention.o_proj(out.transpose(1, 2).reshape(batch, length, heads * size))
-            both = F.linear(_rms(hidden, layer.post_attention_layernorm), torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]))
+            both = F.linear(
+                _rms(hidden, layer.post_attention_layernorm),
+                torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]),
+            )
             gate, up = both.chunk(2, -1)
             hidden = hidden + layer.mlp.down_proj(F.silu(gate) * up)
             if deepstack is not None and depth < len(deepstack[1]):
@@ -215,7 +222,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         scores = q @ k.transpose(-1, -2)
         if mask is not None:
             bias = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -30_000.0)
-            scores = (scores.view(batch, groups, -1, length, k.shape[2]) + bias.view(-1, 1, 1, length, k.shape[2])).view_as(scores)
+            scores = (
+                scores.view(batch, groups, -1, length, k.shape[2]) + bias.view(-1, 1, 1, length, k.shape[2])
+            ).view_as(scores)
         return (scores.softmax(-1) @ v).view(batch, heads, length, size)
 
 

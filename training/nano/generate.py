@@ -10,7 +10,12 @@ from training.nano.fastpath import FastNano, Prefix
 
 @torch.no_grad()
 def greedy(
-    fast: FastNano, prefix: Prefix, image_index: list[int], prompts: list[list[int]], stop_id: int, max_new_tokens: int = 160
+    fast: FastNano,
+    prefix: Prefix,
+    image_index: list[int],
+    prompts: list[list[int]],
+    stop_id: int,
+    max_new_tokens: int = 160,
 ) -> list[list[int]]:
     """Continue every prompt on its image's prefix until `stop_id` (left out of the answer).
 
@@ -31,7 +36,9 @@ def greedy(
     ids = torch.tensor([[stop_id] * (longest - len(p)) + p for p in prompts])
     pad = torch.tensor([longest - len(p) for p in prompts])
     positions = (prefix.next_position + torch.arange(longest)[None] - pad[:, None]).clamp_min(0)
-    valid = torch.cat([torch.ones(len(prompts), past, dtype=torch.bool), torch.arange(longest)[None] >= pad[:, None]], 1)
+    valid = torch.cat(
+        [torch.ones(len(prompts), past, dtype=torch.bool), torch.arange(longest)[None] >= pad[:, None]], 1
+    )
     causal = torch.ones(longest, past + longest, dtype=torch.bool).tril(past)
     mask = causal[None, None] & valid[:, None, None, :]
     mask[:, :, :, 0] = True
@@ -53,6 +60,6 @@ def greedy(
 
 
 def _append(answers: list[list[int]], ids: Tensor, alive: Tensor) -> None:
-    for answer, token, going in zip(answers, ids[:, 0].tolist(), alive.tolist()):
+    for answer, token, going in zip(answers, ids[:, 0].tolist(), alive.tolist(), strict=True):
         if going:
             answer.append(token)

@@ -1,14 +1,15 @@
 """Turn a Query into the token rows that Nano is trained on. The texts are EGM's; knows nothing of tensors.
 
-A row starts where the image prefix ends (after `<|vision_end|>`). The generation prompt ends with `<think>` and a newline, so what the
-model writes is `THOUGHT`, a newline, `</think>`, a blank line and the fenced JSON. An empty thought is the direct mode: a
-runtime that closes the thought at once meets a model that has seen it.
+A row starts where the image prefix ends (after `<|vision_end|>`). The generation prompt ends with `<think>` and a
+newline, so what the model writes is `THOUGHT`, a newline, `</think>`, a blank line and the fenced JSON. An empty thought
+is the direct mode: a runtime that closes the thought at once meets a model that has seen it.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 
 from egm_edge.grounding import Task
 from training.nano import tokenizer as tok
@@ -37,7 +38,7 @@ class Row:
 
 
 @functools.cache
-def tokenizer():  # noqa: ANN201 - tokenizers.Tokenizer has no stubs
+def tokenizer():
     return tok.build_tokenizer()
 
 
@@ -89,7 +90,7 @@ def _row(prompt: str, completion: str) -> Row:
     prompt_ids = tokenizer().encode(prompt, add_special_tokens=False).ids
     ids = prompt_ids + tokenizer().encode(completion, add_special_tokens=False).ids
     numbers, openers = _number_set(), _coordinate_openers()
-    coordinate = [False] + [now in numbers and before in openers for before, now in zip(ids, ids[1:])]
+    coordinate = [False] + [now in numbers and before in openers for before, now in pairwise(ids)]
     return Row(tuple(ids), len(prompt_ids), tuple(coordinate))
 
 

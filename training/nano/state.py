@@ -61,5 +61,7 @@ def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
     try:
         values = torch.load(path, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"a training state in {path}", str(error).splitlines()[0], "delete it to start over") from error
+        raise CheckpointError(
+            f"a training state in {path}", str(error).splitlines()[0], "delete it to start over"
+        ) from error
     return Progress(**values.pop("progress")), values

@@ -62,7 +62,10 @@ def build_tokenizer() -> Tokenizer:
         entries.setdefault(_as_bytes(text), len(entries))
     tokenizer = Tokenizer(models.BPE(vocab=entries, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
@@ -73,17 +76,12 @@ def build_tokenizer() -> Tokenizer:
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message.role + '\\n' }}"
-    "{%- if message.role == 'assistant' %}{%- generation %}"
-    "{{- message.content if message.content is string else message.content | map(attribute='text') | join('') }}"
-    "{{- '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}"
-    "{%- else %}"
     "{%- if message.content is string %}{{- message.content }}"
     "{%- else %}{%- for part in message.content %}"
     "{%- if part.type == 'image' or 'image' in part or 'image_url' in part %}{{- '<|vision_start|><|image_pad|><|vision_end|>' }}"
     "{%- elif 'text' in part %}{{- part.text }}{%- endif %}"
     "{%- endfor %}{%- endif %}"
     "{{- '<|im_end|>\\n' }}"
-    "{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}\n"
 )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from transformers.utils.logging import disable_progress_bar
 
 from training.nano.auxiliary import AuxiliaryHeads, AuxiliaryLoss, auxiliary_loss, soft_targets
@@ -78,7 +77,11 @@ class Run:
 
     def save(self) -> None:
         """State first, then the usable checkpoint; both by rename."""
-        tensors = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
+        tensors = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         save_state(self.out / "state.pt", self.progress, tensors)
         save_checkpoint(self.model, self.out / "checkpoint")
         if time.monotonic() - self.scored_at > self.config.score_seconds:
@@ -140,7 +143,7 @@ class Run:
         warm = min(1.0, (self.progress.stage_step + 1) / max(1, self.config.warmup_steps))
         fall = max(0.0, share - stage.decay_from) / max(1e-9, 1 - stage.decay_from)
         rate = stage.lr * warm * (1 - fall * (1 - stage.lr_end))
-        for group, factor in zip(self.optimizer.param_groups, (stage.vision_lr, 1.0, 1.0)):
+        for group, factor in zip(self.optimizer.param_groups, (stage.vision_lr, 1.0, 1.0), strict=True):
             group["lr"] = rate * factor
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -149,7 +152,11 @@ class Run:
         visual = list(self.model.model.visual.parameters())
         for weight in visual:
             weight.requires_grad_(stage.vision_lr > 0)
-        groups = [{"params": visual}, {"params": list(self.model.model.language_model.parameters())}, {"params": list(self.heads.parameters())}]
+        groups = [
+            {"params": visual},
+            {"params": list(self.model.model.language_model.parameters())},
+            {"params": list(self.heads.parameters())},
+        ]
         return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
 
     def _next_stage(self) -> None:
@@ -161,10 +168,14 @@ class Run:
         self.recent = []
 
     def _log(self, stage: Stage) -> None:
-        means = {key: sum(r[key] for r in self.recent if key in r) / max(1, sum(key in r for r in self.recent)) for key in set().union(*self.recent)}
+        means = {
+            key: sum(r[key] for r in self.recent if key in r) / max(1, sum(key in r for r in self.recent))
+            for key in set().union(*self.recent)
+        }
         self.recent = []
         progress = self.progress
-        line = f"{stage.name} {progress.stage_cpu_s / 60:.1f}/{stage.cpu_minutes:g} CPU-min, step {progress.step}, {progress.scenes} scenes, {progress.queries} queries"
+        line = f"{stage.name} {progress.stage_cpu_s / 60:.1f}/{stage.cpu_minutes:g} CPU-min, step {progress.step}"
+        line += f", {progress.scenes} scenes, {progress.queries} queries"
         if stage.queries:
             line += f", <= {self._most_objects(stage)} objects"
         log.info("%s: %s", line, ", ".join(f"{key} {value:.3g}" for key, value in sorted(means.items())))
@@ -175,7 +186,10 @@ class Run:
         if not self.progress.queries:
             return
         scores: dict[str, float] = {}
-        for name, objects, kinds in (("1-3 attribute", (1, 3), ("attribute",)), ("3-6 all", (3, 6), ("attribute", "superlative", "ordinal", "relation"))):
+        for name, objects, kinds in (
+            ("1-3 attribute", (1, 3), ("attribute",)),
+            ("3-6 all", (3, 6), ("attribute", "superlative", "ordinal", "relation")),
+        ):
             cases = make_cases(64, objects, kinds, first_seed=800_000_000)
             result = by_kind(cases, answers(self.fast, cases))
             scores |= {f"{name}: {kind}": value.accuracy for kind, value in result.items()}
@@ -192,7 +206,12 @@ def _measures(rows: RowLoss | None, dense: AuxiliaryLoss | None, norm: float) ->
     if rows:
         values |= {"loss": rows.total.item(), "coordinate error": rows.coordinate_error, "words": rows.word_accuracy}
     if dense:
-        values |= {"dense": dense.total.item(), "shape": dense.shape_accuracy, "IoU": dense.iou, "align": dense.align_error}
+        values |= {
+            "dense": dense.total.item(),
+            "shape": dense.shape_accuracy,
+            "IoU": dense.iou,
+            "align": dense.align_error,
+        }
     return values
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from egm_edge.grounding import Task
 from training.scenes.render import Layout, layout
@@ -60,7 +61,9 @@ class Head:
 
     def matches(self, thing: SceneObject) -> bool:
         return (
-            self.shape in (None, thing.shape) and self.colour in (None, thing.colour) and self.size in (None, thing.size)
+            self.shape in (None, thing.shape)
+            and self.colour in (None, thing.colour)
+            and self.size in (None, thing.size)
         )
 
     @property
@@ -103,7 +106,9 @@ class _View:
             f"{rank} {describe(self.scene.objects[i])} {box_text(self.box(i))}" for rank, i in enumerate(members, 1)
         )
 
-    def answer(self, expression: str, kind: str, head: Head, members: list[int], target: int, landmark: str = "") -> Query:
+    def answer(
+        self, expression: str, kind: str, head: Head, members: list[int], target: int, landmark: str = ""
+    ) -> Query:
         thing = self.scene.objects[target]
         thought = f"{landmark}{head.text}: {self.listed(members)}. target {members.index(target) + 1}"
         return Query(expression, self.task, kind, target, self.box(target), f"{thing.colour} {thing.shape}", thought)
@@ -146,7 +151,7 @@ def _group(view: _View, target: int, rng: random.Random, smallest: int) -> tuple
 
 
 def _apart(values: list[float]) -> bool:
-    return all(b - a >= _AXIS_MARGIN for a, b in zip(values, values[1:]))
+    return all(b - a >= _AXIS_MARGIN for a, b in pairwise(values))
 
 
 def _superlative(view: _View, target: int, rng: random.Random) -> Query | None:
@@ -179,7 +184,9 @@ def _ordinal(view: _View, target: int, rng: random.Random) -> Query | None:
         return None
     side = pick(rng, ("left", "right"))
     ordered = members if side == "left" else members[::-1]
-    return view.answer(f"{ORDINALS[ordered.index(target)]} {head.text} from the {side}", "ordinal", head, ordered, target)
+    return view.answer(
+        f"{ORDINALS[ordered.index(target)]} {head.text} from the {side}", "ordinal", head, ordered, target
+    )
 
 
 _RELATIONS: dict[str, Callable[[SceneObject, SceneObject], float]] = {
@@ -264,7 +271,15 @@ def _dressed(query: Query | None, rng: random.Random) -> Query | None:
         return None
     roll = rng.random()
     article = "the " if roll < 0.68 else "The " if roll < 0.74 else ""
-    return Query(article + query.expression, query.task, query.kind, query.target, query.box_norm1000, query.label, query.reasoning)
+    return Query(
+        article + query.expression,
+        query.task,
+        query.kind,
+        query.target,
+        query.box_norm1000,
+        query.label,
+        query.reasoning,
+    )
 
 
 def queries(

@@ -96,9 +96,9 @@ def render(scene: Scene, width_px: int, height_px: int) -> Rendered:
         thing = scene.objects[index]
         paint = np.array(COLOURS[thing.colour], np.float64) + thing.tint
         polygons = _polygons(thing, width_px, height_px)
-        hole = [polygon for polygon, part in zip(polygons, PARTS[thing.shape]) if part.shade == 0.0]
+        hole = [polygon for polygon, part in zip(polygons, PARTS[thing.shape], strict=True) if part.shade == 0.0]
         behind = image.copy() if hole else image
-        for polygon, part in zip(polygons, PARTS[thing.shape]):
+        for polygon, part in zip(polygons, PARTS[thing.shape], strict=True):
             if part.shade:
                 cv2.fillPoly(image, [polygon], _paint(paint, part), cv2.LINE_AA, _SHIFT)
         if hole:
@@ -123,7 +123,7 @@ def _polygons(thing: SceneObject, width_px: int, height_px: int) -> list[NDArray
 
 def _fill(mask: NDArray[np.uint8], polygons: list[NDArray[np.int32]], parts: tuple[Part, ...]) -> None:
     """Silhouette: 1 wherever a part paints; a hole (drawn last) is not part of the object."""
-    for polygon, part in zip(polygons, parts):
+    for polygon, part in zip(polygons, parts, strict=True):
         cv2.fillPoly(mask, [polygon], 1 if part.shade else 0, cv2.LINE_8, _SHIFT)
 
 

@@ -51,7 +51,9 @@ def sample_scene(
     low, high = n_objects
     count = low + int(rng.random() * (high - low + 1))
     shapes = [pick(rng, SHAPES) for _ in range(1 + int(3 * rng.random()))] if rng.random() < 0.6 else list(SHAPES)
-    colours = [pick(rng, tuple(COLOURS)) for _ in range(2 + int(2 * rng.random()))] if rng.random() < 0.4 else list(COLOURS)
+    colours = (
+        [pick(rng, tuple(COLOURS)) for _ in range(2 + int(2 * rng.random()))] if rng.random() < 0.4 else list(COLOURS)
+    )
     wants_hidden = count >= 2 and rng.random() < occlusion
     objects: list[SceneObject] = []
     for index in range(count):
@@ -87,7 +89,11 @@ def _place(
             x = hide.x + between(rng, -0.6, 0.6) * (x2 - x1)
             y = y2 + between(rng, 0.02, 0.5) * (y2 - y1) - half_h
         spread = 5 if colour in ("black", "white") else 16
-        tint = (int(between(rng, -spread, spread)), int(between(rng, -spread, spread)), int(between(rng, -spread, spread)))
+        tint = (
+            int(between(rng, -spread, spread)),
+            int(between(rng, -spread, spread)),
+            int(between(rng, -spread, spread)),
+        )
         candidate = SceneObject(shape, colour, size, x, y, scale, rng.random() < 0.5, tint)
         if _fits(candidate, others, aspect, hide if attempt < 25 else None):
             return candidate
@@ -102,7 +108,10 @@ def _fits(candidate: SceneObject, others: list[SceneObject], aspect: float, hide
         u1, v1, u2, v2 = other.outline(aspect)
         if other is hide:
             overlap = max(0.0, min(x2, u2) - max(x1, u1)) * max(0.0, min(y2, v2) - max(y1, v1))
-            if not 0.20 <= overlap / ((u2 - u1) * (v2 - v1)) <= 0.60 or (other.colour, other.shape) == (candidate.colour, candidate.shape):
+            if not 0.20 <= overlap / ((u2 - u1) * (v2 - v1)) <= 0.60 or (other.colour, other.shape) == (
+                candidate.colour,
+                candidate.shape,
+            ):
                 return False
         elif x1 < u2 + _GAP and u1 < x2 + _GAP and y1 < v2 + _GAP and v1 < y2 + _GAP:
             return False

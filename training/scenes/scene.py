@@ -35,9 +35,15 @@ class SceneObject:
     tint: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        for value, known, noun in ((self.shape, SHAPES, "shape"), (self.colour, COLOURS, "colour"), (self.size, SIZES, "size")):
+        for value, known, noun in (
+            (self.shape, SHAPES, "shape"),
+            (self.colour, COLOURS, "colour"),
+            (self.size, SIZES, "size"),
+        ):
             if value not in known:
-                raise InputError(f"{noun} out of {', '.join(known)}", repr(value), "use a word of training.scenes.vocabulary")
+                raise InputError(
+                    f"{noun} out of {', '.join(known)}", repr(value), "use a word of training.scenes.vocabulary"
+                )
 
     def outline(self, aspect: float) -> tuple[float, float, float, float]:
         """Amodal outline, xyxy, 0-1 of width and height, of an image `aspect` = width / height."""

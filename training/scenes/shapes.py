@@ -28,7 +28,9 @@ class Part:
     offset: float = 0.0
 
 
-def _ellipse(cx: float, cy: float, rx: float, ry: float, start_deg: float = 0.0, end_deg: float = 360.0) -> NDArray[np.float64]:
+def _ellipse(
+    cx: float, cy: float, rx: float, ry: float, start_deg: float = 0.0, end_deg: float = 360.0
+) -> NDArray[np.float64]:
     angles = np.deg2rad(np.linspace(start_deg, end_deg, 29))
     return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], 1)
 
@@ -37,7 +39,9 @@ def _polygon(*points: tuple[float, float]) -> NDArray[np.float64]:
     return np.array(points, np.float64)
 
 
-def _band(cx: float, cy: float, outer: tuple[float, float], inner: tuple[float, float], start: float, end: float) -> NDArray[np.float64]:
+def _band(
+    cx: float, cy: float, outer: tuple[float, float], inner: tuple[float, float], start: float, end: float
+) -> NDArray[np.float64]:
     """A thick elliptic arc (a handle) as one polygon."""
     out = _ellipse(cx, cy, *outer, start, end)
     return np.concatenate([out, _ellipse(cx, cy, *inner, start, end)[::-1]])
@@ -70,7 +74,21 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part(_polygon((0.28, -0.22), (0.5, -0.45), (0.5, 0.20), (0.28, 0.45)), 0.65),
     ),
     "bottle": (
-        Part(_polygon((-0.10, -0.52), (0.10, -0.52), (0.11, -0.28), (0.26, -0.10), (0.26, 0.54), (0.2, 0.6), (-0.2, 0.6), (-0.26, 0.54), (-0.26, -0.10), (-0.11, -0.28)), 0.92),
+        Part(
+            _polygon(
+                (-0.10, -0.52),
+                (0.10, -0.52),
+                (0.11, -0.28),
+                (0.26, -0.10),
+                (0.26, 0.54),
+                (0.2, 0.6),
+                (-0.2, 0.6),
+                (-0.26, 0.54),
+                (-0.26, -0.10),
+                (-0.11, -0.28),
+            ),
+            0.92,
+        ),
         Part(_polygon((-0.26, -0.10), (-0.16, -0.20), (-0.14, 0.60), (-0.2, 0.6), (-0.26, 0.54)), 0.7),
         Part(_polygon((-0.12, -0.60), (0.12, -0.60), (0.12, -0.49), (-0.12, -0.49)), 0.55, 20),
         Part(_polygon((-0.26, 0.10), (0.26, 0.10), (0.26, 0.36), (-0.26, 0.36)), 1.12, 26),
