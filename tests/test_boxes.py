@@ -1,0 +1,80 @@
+"""Box and IoU."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egm_edge.boxes import Box, iou_matrix
+from egm_edge.errors import InputError
+
+sides = st.floats(-2000, 4000, allow_nan=False)
+boxes = st.builds(lambda a, b, c, d: Box(min(a, c), min(b, d), max(a, c), max(b, d)), sides, sides, sides, sides)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou"),
+    [
+        pytest.param((0, 0, 10, 10), (0, 0, 10, 10), 1.0, id="same box"),
+        pytest.param((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3, id="half overlap"),
+        pytest.param((0, 0, 10, 10), (10, 0, 20, 10), 0.0, id="touching edges"),
+        pytest.param((0, 0, 10, 10), (2, 2, 4, 4), 0.04, id="one inside the other"),
+        pytest.param((3, 3, 3, 3), (3, 3, 3, 3), 0.0, id="both empty"),
+    ],
+)
+def test_iou_of_known_pairs(a: tuple[float, ...], b: tuple[float, ...], iou: float) -> None:
+    assert Box(*a).iou(Box(*b)) == pytest.approx(iou)
+
+
+@given(boxes, boxes)
+def test_iou_is_symmetric_and_between_0_and_1(a: Box, b: Box) -> None:
+    assert 0.0 <= a.iou(b) <= 1.0 + 1e-12
+    assert a.iou(b) == pytest.approx(b.iou(a))
+
+
+def test_iou_matrix_equals_the_pairwise_value() -> None:
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.uniform(0, 100, (7, 2, 2)), axis=1)
+    xyxy = corners.reshape(7, 4)
+    matrix = iou_matrix(xyxy[:3], xyxy[3:])
+    one_by_one = [[Box(*a).iou(Box(*b)) for b in xyxy[3:]] for a in xyxy[:3]]
+    np.testing.assert_allclose(matrix, one_by_one)
+
+
+def test_an_inverted_box_has_iou_0_with_itself() -> None:
+    assert iou_matrix(np.array([[5, 5, 1, 1]]), np.array([[5, 5, 1, 1]])) == 0.0
+
+
+@given(boxes, st.integers(1, 5000), st.integers(1, 5000))
+def test_norm1000_and_back(box: Box, width: int, height: int) -> None:
+    again = Box.from_norm1000(box.to_norm1000(width, height), width, height)
+    np.testing.assert_allclose(again.xyxy, box.xyxy, atol=1e-6)
+
+
+def test_norm1000_is_relative_to_width_and_height_and_orders_corners() -> None:
+    assert Box.from_norm1000((750, 1000, 250, 500), width_px=640, height_px=480).xyxy == (160, 240, 480, 480)
+
+
+@given(boxes, st.integers(1, 3000), st.integers(1, 3000))
+def test_clipped_lies_inside_the_image(box: Box, width: int, height: int) -> None:
+    clipped = box.clipped(width, height)
+    assert 0 <= clipped.x1 <= clipped.x2 <= width
+    assert 0 <= clipped.y1 <= clipped.y2 <= height
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param((1, 0, 0, 1), id="x1 beyond x2"),
+        pytest.param((0, 1, 1, 0), id="y1 beyond y2"),
+        pytest.param((0, 0, math.nan, 1), id="not a number"),
+        pytest.param((0, 0, math.inf, 1), id="infinite"),
+    ],
+)
+def test_impossible_boxes_are_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="x1 <= x2"):
+        Box(*values)

@@ -1,0 +1,60 @@
+"""The domain's nouns: validation and JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from egm_edge.boxes import Box
+from egm_edge.errors import InputError
+from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+
+FOUND = Grounding(
+    outcome=Outcome.FOUND,
+    expression='the "red" mug \N{CUP WITH STRAW}',
+    task=Task.AMODAL,
+    image_wh=(640, 480),
+    box=Box(-10.5, 0.0, 320.0, 470.25),
+    label="mug",
+    confidence=0.75,
+    reasoning="behind the box",
+    parse_rule="json",
+    tokens=TokenCounts(prompt=343, image=300, think=41, completion=76),
+    timings=Timings(vision_ms=12.5, frame_reused=True),
+    stamp_ns=1_700_000_000_123_456_789,
+    deadline_met=True,
+    bundle_hash="ab12",
+)
+LOST = Grounding(outcome=Outcome.NOT_FOUND, expression="a unicorn", task=Task.MODAL, image_wh=(1, 1))
+
+
+@pytest.mark.parametrize("grounding", [pytest.param(FOUND, id="every field set"), pytest.param(LOST, id="defaults")])
+def test_json_round_trip_loses_nothing(grounding: Grounding) -> None:
+    assert Grounding.from_dict(json.loads(json.dumps(grounding.to_dict()))) == grounding
+
+
+def test_json_shows_the_box_as_pixels() -> None:
+    assert FOUND.to_dict()["box"] == [-10.5, 0.0, 320.0, 470.25]
+    assert LOST.to_dict()["box"] is None
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.FOUND])
+def test_only_found_may_carry_a_box(outcome: Outcome) -> None:
+    with pytest.raises(InputError, match="FOUND"):
+        Grounding(outcome=outcome, expression="x", task=Task.MODAL, image_wh=(1, 1), box=Box(0, 0, 1, 1))
+
+
+def test_found_needs_a_box() -> None:
+    with pytest.raises(InputError, match="FOUND"):
+        Grounding(outcome=Outcome.FOUND, expression="x", task=Task.MODAL, image_wh=(1, 1))
+
+
+@pytest.mark.parametrize(("text", "task"), [("modal", Task.MODAL), ("amodal", Task.AMODAL), (Task.AMODAL, Task.AMODAL)])
+def test_task_is_parsed_from_its_name(text: str, task: Task) -> None:
+    assert Task.parse(text) is task
+
+
+def test_an_unknown_task_names_the_allowed_ones() -> None:
+    with pytest.raises(InputError, match="'modal' or 'amodal'; found 'Modal'"):
+        Task.parse("Modal")
