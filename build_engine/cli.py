@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from egm_edge.cli.parser import Parser
 from egm_edge.errors import BuildError
 from egm_edge.shipped import SHIPPED_NAME, shipped_checkpoint
 
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egm build", description="Turn a checkpoint into a bundle for one target.")
+    parser = Parser(prog="egm build", description="Turn a checkpoint into a bundle for one target.")
     parser.add_argument(
         "checkpoint",
         help="Hugging Face directory of an EGM, Qwen3-VL or InternVL3 (-hf) model, or egm-nano for the shipped one",

@@ -49,13 +49,14 @@ class RunFacts:
     def collect(cls, grounder: Grounder, load_ms: float) -> RunFacts:
         """Read the facts of a grounder that has answered."""
         manifest = grounder.bundle.manifest
+        sessions = getattr(grounder.backend, "sessions", None)  # a remote or fake backend has none
         return cls(
             bundle=str(grounder.bundle.root),
             bundle_hash=grounder.bundle.hash,
             engine=f"onnxruntime {version('onnxruntime')}",
             precision=manifest.precision,
-            memory=str(getattr(grounder.backend, "memory", "-")),
-            threads=int(getattr(grounder.backend, "threads", 0)),
+            memory=sessions.memory.value if sessions else "-",
+            threads=sessions.threads if sessions else 0,
             cpu=cpu_name(),
             cpu_count=usable_cpus(),
             warm_up_requests=1,
