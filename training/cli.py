@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from egm_edge.errors import EgmError
+from egm_edge.errors import CheckpointError, EgmError
 
 _CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
 
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     )
     nano.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="measure a checkpoint instead of training")
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    nano.add_argument("--write-card", action="store_true", help="with --evaluate: write README.md into the checkpoint")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -36,10 +37,7 @@ def main(argv: list[str]) -> int:
 
 def _nano(arguments: argparse.Namespace) -> int:
     if arguments.evaluate:
-        from training.nano.evaluate import full_report, load_fast, report_json
-
-        print(report_json(full_report(load_fast(arguments.evaluate), arguments.count)))
-        return 0
+        return _evaluate(arguments.evaluate, arguments.count, arguments.write_card, arguments.out)
     from training.nano.config import load_config
     from training.nano.train import train
 
@@ -48,6 +46,22 @@ def _nano(arguments: argparse.Namespace) -> int:
         stages = tuple(replace(stage, cpu_minutes=0.25) for stage in config.stages)
         config = replace(config, stages=stages, checkpoint_seconds=10.0, warmup_steps=20)
     print(train(config, arguments.out))
+    return 0
+
+
+def _evaluate(checkpoint: Path, count: int, write_card: bool, run: Path) -> int:
+    from training.nano.card import model_card
+    from training.nano.evaluate import full_report, load_fast, report_json
+    from training.nano.state import cost_of
+
+    if not (checkpoint / "config.json").is_file():
+        raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
+    fast = load_fast(checkpoint)
+    report = full_report(fast, count)
+    print(report_json(report))
+    if write_card:
+        parameters = sum(weight.numel() for weight in fast.model.parameters())
+        (checkpoint / "README.md").write_text(model_card(report, cost_of(run / "log.jsonl"), parameters))
     return 0
 
 

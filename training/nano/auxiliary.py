@@ -22,6 +22,10 @@ from training.scenes.vocabulary import COLOURS, SHAPES, SIZES
 class AuxiliaryHeads(nn.Module):
     """The read-outs; `width` of image tokens, `vision_width` of patches."""
 
+    numbers: Tensor
+    shape_ids: Tensor
+    colour_ids: Tensor
+
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
         self.patch_class = nn.Linear(vision_width, 1 + len(SHAPES))

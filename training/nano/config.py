@@ -53,7 +53,7 @@ class NanoConfig:
     """Everything that decides a training run.
 
     Attributes:
-        seed: of weights and of the training scenes.
+        seed: of weights and of the training scenes, 0-11 (the seeds of held-out scenes lie above).
         shape: model dimensions.
         stages: in order.
         gate_error: mean absolute coordinate error (of 1000) below which the curriculum adds an object.
@@ -75,6 +75,10 @@ class NanoConfig:
     score_seconds: float = 480.0
     warmup_steps: int = 100
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= 11:
+            raise InputError("a seed from 0 to 11", str(self.seed), "higher ones would reach the held-out scenes")
 
 
 def load_config(path: Path) -> NanoConfig:

@@ -84,7 +84,7 @@ def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> t
         return drawn.image, drawn.layout
     large = render(scene, round(width_px * oversample), round(height_px * oversample))
     small = cv2.resize(large.image, (width_px, height_px), interpolation=cv2.INTER_AREA)
-    return small, layout(scene, width_px, height_px)
+    return small.astype(np.uint8, copy=False), layout(scene, width_px, height_px)
 
 
 def make_batch(config: NanoConfig, stage: Stage, step_seed: int, most_objects: int, progress: float) -> Batch:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -228,5 +229,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return (scores.softmax(-1) @ v).view(batch, heads, length, size)
 
 
-def _rms(x: Tensor, norm: torch.nn.Module) -> Tensor:
+def _rms(x: Tensor, norm: Qwen3VLTextRMSNorm) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)

@@ -11,6 +11,8 @@ import functools
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tokenizers import Tokenizer
+
 from egm_edge.grounding import Task
 from training.nano import tokenizer as tok
 from training.scenes.queries import Query, box_text, describe
@@ -38,7 +40,7 @@ class Row:
 
 
 @functools.cache
-def tokenizer():
+def tokenizer() -> Tokenizer:
     return tok.build_tokenizer()
 
 

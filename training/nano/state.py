@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,39 @@ class Progress:
     most_objects: int = 0
     error: float = 400.0
     gate_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a training run took.
+
+    Attributes:
+        cpu_minutes: CPU time of the training process, one thread.
+        scenes, queries: seen in training.
+        stages: "name minutes" of every stage.
+    """
+
+    cpu_minutes: float
+    scenes: int
+    queries: int
+    stages: str
+
+
+def cost_of(log: Path) -> Cost | None:
+    """What a run took, from its log; None when there is no log."""
+    if not log.exists():
+        return None
+    minutes: dict[str, float] = {}
+    last: dict[str, float] = {}
+    for line in log.read_text().splitlines():
+        values = json.loads(line)
+        if "stage_cpu_s" in values and isinstance(values["stage"], str):
+            minutes[values["stage"]] = values["stage_cpu_s"] / 60
+            last = values
+    if not last:
+        return None
+    stages = ", ".join(f"{name} {spent:.0f}" for name, spent in minutes.items())
+    return Cost(last["total_cpu_s"] / 60, int(last["scenes"]), int(last["queries"]), stages)
 
 
 def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:

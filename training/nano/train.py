@@ -29,6 +29,7 @@ log = logging.getLogger("egm.train.nano")
 
 _SEED_STRIDE = 1_000_000
 _GATE_REST_STEPS = 150
+_DENSE_WEIGHT = 0.3
 
 
 class Run:
@@ -105,7 +106,11 @@ class Run:
             rows = row_loss(self.fast, prefix, batch.groups, soft) if prefix else None
         table = self.fast.text.embed_tokens.weight
         dense = auxiliary_loss(self.heads, seen, batch.dense, batch.grid_hw, table, soft) if learns_vision else None
-        total = (rows.total if rows else 0.0) + ((0.3 if rows else 1.0) * dense.total if dense else 0.0)
+        total = torch.zeros(())
+        if rows:
+            total = total + rows.total
+        if dense:
+            total = total + (_DENSE_WEIGHT if rows else 1.0) * dense.total
         self._set_rates(stage, share)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -179,7 +184,7 @@ class Run:
         if stage.queries:
             line += f", <= {self._most_objects(stage)} objects"
         log.info("%s: %s", line, ", ".join(f"{key} {value:.3g}" for key, value in sorted(means.items())))
-        self._write({"stage": stage.name, **asdict(progress), **means})
+        self._write({**asdict(progress), **means, "stage": stage.name})
 
     def _quick_score(self) -> None:
         """A small held-out check on seeds that the model card never uses."""

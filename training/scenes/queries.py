@@ -303,7 +303,7 @@ def queries(
     """
     where = where or layout(scene, 640, 480)
     weights = weights or {"attribute": 0.45, "superlative": 0.17, "ordinal": 0.16, "relation": 0.15, "negative": 0.07}
-    made = []
+    made: list[Query] = []
     for _ in range(count):
         roll, kind = rng.random() * sum(weights.values()), "attribute"
         for name, weight in weights.items():

@@ -173,21 +173,21 @@ def _table(scene: Scene, width_px: int, height_px: int) -> NDArray[np.uint8]:
         centre = (round((thing.x + 0.012) * width_px), round(y2 * height_px - 0.05 * thing.scale * side))
         axes = (round(0.56 * (x2 - x1) * width_px), round(0.14 * thing.scale * side))
         ground = image[min(max(centre[1], 0), height_px - 1), min(max(centre[0], 0), width_px - 1)]
-        tone = [float(v) * (1 - look.shadow) for v in ground]
-        cv2.ellipse(image, centre, axes, 0, 0, 360, tone, -1, cv2.LINE_AA)
+        shade = [float(v) * (1 - look.shadow) for v in ground]
+        cv2.ellipse(image, centre, axes, 0, 0, 360, shade, -1, cv2.LINE_AA)
     reach = max(3, round(side / 26)) | 1
-    return cv2.blur(image, (reach, reach))
+    return cv2.blur(image, (reach, reach)).astype(np.uint8, copy=False)
 
 
 def _camera(image: NDArray[np.uint8], look: Surroundings) -> NDArray[np.uint8]:
     """Lens blur, exposure, white balance, sensor noise."""
     height_px, width_px = image.shape[:2]
     if look.blur_px:
-        image = cv2.GaussianBlur(image, (0, 0), look.blur_px * max(1.0, width_px / 256))
-    gains = np.array(look.gain)
-    image = cv2.multiply(image, (*gains, 1.0))
+        image = cv2.GaussianBlur(image, (0, 0), look.blur_px * max(1.0, width_px / 256)).astype(np.uint8, copy=False)
+    lit = cv2.multiply(image, np.array([*look.gain, 1.0]))
     top, left = (look.seed >> 3) % _BANK_SIDE, (look.seed >> 14) % _BANK_SIDE
-    return cv2.add(image, _grain(height_px, width_px, top, left) * np.float32(look.noise), dtype=cv2.CV_8U)
+    noise = _grain(height_px, width_px, top, left) * np.float32(look.noise)
+    return cv2.add(lit, noise, dtype=cv2.CV_8U).astype(np.uint8, copy=False)
 
 
 def _grain(height_px: int, width_px: int, top: int, left: int) -> NDArray[np.float32]:

@@ -27,14 +27,16 @@ def test_every_problem_is_named(tmp_path: Path) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "seed: [", "seed: 1\nstages: 3\n"], ids=["empty", "a list", "broken", "no stages"])
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "seed: [", "seed: 1\nstages: 3\n"], ids=["empty", "a list", "broken", "no stages"]
+)
 def test_not_a_configuration(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match="bad.yaml"):
+    with pytest.raises(InputError, match=r"bad\.yaml"):
         load_config(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="absent.yaml"):
+    with pytest.raises(InputError, match=r"absent\.yaml"):
         load_config(tmp_path / "absent.yaml")

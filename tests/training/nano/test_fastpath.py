@@ -26,14 +26,21 @@ def model(nano_folder: Path) -> Qwen3VLForConditionalGeneration:
     return Qwen3VLForConditionalGeneration.from_pretrained(nano_folder, dtype=torch.float32).eval()
 
 
-def full_inputs(model: Qwen3VLForConditionalGeneration, patches: torch.Tensor, grid_hw: tuple[int, int], row: list[int]) -> dict[str, torch.Tensor]:
+def full_inputs(
+    model: Qwen3VLForConditionalGeneration, patches: torch.Tensor, grid_hw: tuple[int, int], row: list[int]
+) -> dict[str, torch.Tensor]:
     """One image and one row in transformers' own form."""
     count = patches.shape[0]
     pads = [model.config.image_token_id] * (count // 4)
     ids = torch.tensor([[*tokenizer().encode(PREFIX).ids, *pads, tokenizer().token_to_id("<|vision_end|>"), *row]])
     doubled = patches.view(count, 3, 1, 256).expand(-1, -1, 2, -1).reshape(count, -1)
     kinds = (ids == model.config.image_token_id).int()
-    return {"input_ids": ids, "pixel_values": doubled, "image_grid_thw": torch.tensor([[1, *grid_hw]]), "mm_token_type_ids": kinds}
+    return {
+        "input_ids": ids,
+        "pixel_values": doubled,
+        "image_grid_thw": torch.tensor([[1, *grid_hw]]),
+        "mm_token_type_ids": kinds,
+    }
 
 
 @pytest.mark.parametrize("grid_hw", [(12, 16), (10, 18), (12, 12)], ids=["4:3", "16:9", "square"])
@@ -68,9 +75,12 @@ def test_greedy_equals_generate(model: Qwen3VLForConditionalGeneration) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame_wh", "grid_hw"), [((640, 480), (12, 16)), ((1280, 720), (10, 18)), ((256, 192), (12, 16)), ((500, 500), (12, 12))]
+    ("frame_wh", "grid_hw"),
+    [((640, 480), (12, 16)), ((1280, 720), (10, 18)), ((256, 192), (12, 16)), ((500, 500), (12, 12))],
 )
-def test_patches_equal_the_image_processors(nano_folder: Path, frame_wh: tuple[int, int], grid_hw: tuple[int, int]) -> None:
+def test_patches_equal_the_image_processors(
+    nano_folder: Path, frame_wh: tuple[int, int], grid_hw: tuple[int, int]
+) -> None:
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (frame_wh[1], frame_wh[0], 3), dtype=np.uint8))
     theirs = AutoImageProcessor.from_pretrained(nano_folder)(images=frame, return_tensors="np")
     assert theirs["image_grid_thw"].tolist() == [[1, *grid_hw]]

@@ -11,7 +11,15 @@ from egm_edge.grounding import Task
 from training.nano.prompts import PREFIX, SUFFIX, list_row, number_ids, query_row, tokenizer
 from training.scenes import Query, layout, sample_scene
 
-MUG = Query("the red mug", Task.MODAL, "attribute", 0, (121.0, 299.0, 240.2, 481.0), "red mug", "red mug: 1 small red mug [120, 300, 240, 480]. target 1")
+MUG = Query(
+    "the red mug",
+    Task.MODAL,
+    "attribute",
+    0,
+    (121.0, 299.0, 240.2, 481.0),
+    "red mug",
+    "red mug: 1 small red mug [120, 300, 240, 480]. target 1",
+)
 NONE = Query("red mug", Task.AMODAL, "negative", None, None, "red mug", "red mug: none")
 
 
@@ -60,7 +68,13 @@ def test_the_chat_template_renders_the_same_prompt(nano_folder: Path) -> None:
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(nano_folder)
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Locate the red mug, output its bbox coordinates using JSON format"}]}
+    user = {
+        "role": "user",
+        "content": [
+            {"type": "image"},
+            {"type": "text", "text": "Locate the red mug, output its bbox coordinates using JSON format"},
+        ],
+    }
     text = loaded.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     assert text == f"{PREFIX}<|image_pad|><|vision_end|>{user['content'][1]['text']}{SUFFIX}"  # type: ignore[index]
     assert loaded(text).input_ids == tokenizer().encode(text).ids

@@ -16,7 +16,9 @@ def test_any_text_round_trips(text: str) -> None:
     assert tokenizer().decode(tokenizer().encode(text).ids, skip_special_tokens=False) == text
 
 
-@pytest.mark.parametrize("text", [*(str(n) for n in NUMBERS), *(f" {w}" for w in (*SHAPES, *COLOURS)), *CHUNKS, *SPECIAL])
+@pytest.mark.parametrize(
+    "text", [*(str(n) for n in NUMBERS), *(f" {w}" for w in (*SHAPES, *COLOURS)), *CHUNKS, *SPECIAL]
+)
 def test_is_one_token(text: str) -> None:
     assert len(tokenizer().encode(text).ids) == 1
 

@@ -1,0 +1,46 @@
+"""Scores: what counts as right, and the interval around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from egm_edge.grounding import Task
+from training.nano.evaluate import EVALUATION_SEED, frame_of, iou_of, make_cases, score
+from training.scenes import Query
+
+FOUND = Query("the mug", Task.MODAL, "attribute", 0, (100.0, 100.0, 300.0, 300.0), "mug", "")
+ABSENT = Query("the mug", Task.MODAL, "negative", None, None, "mug", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "expected"),
+    [
+        pytest.param(
+            'x\n</think>\n\n```json\n[{"bbox_2d": [100, 100, 300, 300], "label": "mug"}]\n```', FOUND, 1.0, id="exact"
+        ),
+        pytest.param(
+            '\n</think>\n\n```json\n[{"bbox_2d": [100, 100, 300, 200], "label": "mug"}]\n```', FOUND, 0.5, id="half"
+        ),
+        pytest.param('"bbox_2d": [100, 100, 300, 300]\n</think>\n\n', FOUND, 0.0, id="box only in the thought"),
+        pytest.param("", FOUND, 0.0, id="nothing"),
+        pytest.param("mug: none\n</think>\n\n```json\n[]\n```", FOUND, 0.0, id="wrongly not there"),
+        pytest.param("mug: none\n</think>\n\n```json\n[]\n```", ABSENT, 1.0, id="rightly not there"),
+        pytest.param('\n</think>\n\n[{"bbox_2d": [1, 1, 3, 3], "label": "mug"}]', ABSENT, 0.0, id="invented"),
+    ],
+)
+def test_iou_of(text: str, query: Query, expected: float) -> None:
+    assert iou_of(text, query) == pytest.approx(expected)
+
+
+def test_score_has_a_wilson_interval() -> None:
+    result = score([1.0] * 85 + [0.1] * 15)
+    assert result.accuracy == 0.85 and result.count == 100
+    assert result.interval95 == pytest.approx((0.767, 0.907), abs=0.001)
+
+
+def test_cases_are_held_out_and_amodal_ones_are_occluded() -> None:
+    cases = make_cases(12, (3, 6), ("attribute", "ordinal"), task=Task.AMODAL)
+    assert all(case.seed > EVALUATION_SEED and case.occluded for case in cases)
+    assert len({case.seed for case in cases}) == 12
+    assert {case.query.kind for case in cases} == {"attribute", "ordinal"}
+    assert frame_of(cases[0]).shape == (192, 256, 3)
