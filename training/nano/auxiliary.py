@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.nano.data import Dense
 from training.nano.fastpath import Vision
-from training.nano.prompts import number_ids, tokenizer
+from training.nano.prompts import number_ids, token_id
 from training.scenes.vocabulary import COLOURS, SHAPES, SIZES
 
 
@@ -35,10 +35,9 @@ class AuxiliaryHeads(nn.Module):
         self.token_words = nn.Linear(width, len(COLOURS) + len(SIZES))
         self.token_box = nn.Linear(width, 8)
         self.align = nn.Linear(width, 10 * width)
-        token = tokenizer().token_to_id
         self.register_buffer("numbers", torch.tensor(number_ids()), persistent=False)
-        self.register_buffer("shape_ids", torch.tensor([token("Ġ" + word) for word in SHAPES]), persistent=False)
-        self.register_buffer("colour_ids", torch.tensor([token("Ġ" + word) for word in COLOURS]), persistent=False)
+        self.register_buffer("shape_ids", torch.tensor([token_id("Ġ" + word) for word in SHAPES]), persistent=False)
+        self.register_buffer("colour_ids", torch.tensor([token_id("Ġ" + word) for word in COLOURS]), persistent=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from training.nano.prompts import number_ids, tokenizer
+from training.nano.prompts import number_ids, token_id, tokenizer
 from training.nano.tokenizer import save_tokenizer
 
 PIXELS = 49_152
@@ -46,15 +46,14 @@ class NanoShape:
 
 def nano_config(shape: NanoShape) -> Qwen3VLConfig:
     """The transformers configuration, special-token ids taken from the tokenizer."""
-    token = tokenizer().token_to_id
-    end, pad = token("<|im_end|>"), token("<|endoftext|>")
+    end, pad = token_id("<|im_end|>"), token_id("<|endoftext|>")
     return Qwen3VLConfig(
         architectures=["Qwen3VLForConditionalGeneration"],
         dtype="bfloat16",
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
+        vision_start_token_id=token_id("<|vision_start|>"),
+        vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
         vision_config={
             "depth": shape.vision_layers, "hidden_size": shape.vision_width, "intermediate_size": shape.vision_mlp,
@@ -113,12 +112,11 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
         copy.load_state_dict(model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(staging)
         save_tokenizer(staging)
-        token = tokenizer().token_to_id
-        _write_json(
+            _write_json(
             staging / "generation_config.json",
             {
-                "do_sample": False, "eos_token_id": [token("<|im_end|>"), token("<|endoftext|>")],
-                "pad_token_id": token("<|endoftext|>"), "max_new_tokens": 256,
+                "do_sample": False, "eos_token_id": [token_id("<|im_end|>"), token_id("<|endoftext|>")],
+                "pad_token_id": token_id("<|endoftext|>"), "max_new_tokens": 256,
             },
         )  # fmt: skip
         _write_json(

@@ -23,7 +23,7 @@ from egm_edge.grounding import Task
 from training.nano.data import patchify
 from training.nano.fastpath import FastNano
 from training.nano.generate import greedy
-from training.nano.prompts import PREFIX, SUFFIX, task_text, tokenizer
+from training.nano.prompts import PREFIX, SUFFIX, task_text, token_id, tokenizer
 from training.nano.tokenizer import THINK_CLOSE
 from training.scenes import Query, layout, render, sample_query, sample_scene
 
@@ -103,7 +103,7 @@ def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch:
         prompts = [encode(task_text(c.query.expression, c.query.task) + SUFFIX + closed).ids for c in part]
         with torch.no_grad():
             prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
-        ids = greedy(fast, prefix, list(range(len(part))), prompts, tokenizer().token_to_id("<|im_end|>"))
+        ids = greedy(fast, prefix, list(range(len(part))), prompts, token_id("<|im_end|>"))
         texts += [closed + decode(row, skip_special_tokens=True) for row in ids]
     return texts
 
@@ -147,7 +147,7 @@ def load_fast(folder: Path) -> FastNano:
 
 
 def wrap(model: Qwen3VLForConditionalGeneration) -> FastNano:
-    return FastNano(model, tokenizer().encode(PREFIX).ids, tokenizer().token_to_id("<|vision_end|>"))
+    return FastNano(model, tokenizer().encode(PREFIX).ids, token_id("<|vision_end|>"))
 
 
 POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")

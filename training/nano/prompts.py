@@ -44,10 +44,17 @@ def tokenizer() -> Tokenizer:
     return tok.build_tokenizer()
 
 
+def token_id(text: str) -> int:
+    """Id of a token that is in the vocabulary for certain."""
+    found = tokenizer().token_to_id(text)
+    assert found is not None, text
+    return found
+
+
 @functools.cache
 def number_ids() -> tuple[int, ...]:
     """Token ids of 0, 5, ..., 1000."""
-    return tuple(tokenizer().token_to_id(str(n)) for n in tok.NUMBERS)
+    return tuple(token_id(str(n)) for n in tok.NUMBERS)
 
 
 @functools.cache
