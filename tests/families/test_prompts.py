@@ -64,10 +64,15 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
     return Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
 
 
+@pytest.fixture(scope="module")
+def processor(checkpoint: Path) -> Any:
+    return hf_processor(checkpoint)
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 @pytest.mark.parametrize("task", Task)
 def test_tokens_equal_those_of_transformers(
-    checkpoint: Path, tokenizer: Tokenizer, expression: str, task: Task
+    checkpoint: Path, processor: Any, tokenizer: Tokenizer, expression: str, task: Task
 ) -> None:
     spec = read_prompt_spec(checkpoint)
     pixels = preprocess(IMAGE, PixelSpec.from_checkpoint(checkpoint))
