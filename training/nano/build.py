@@ -112,7 +112,7 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
         copy.load_state_dict(model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(staging)
         save_tokenizer(staging)
-            _write_json(
+        _write_json(
             staging / "generation_config.json",
             {
                 "do_sample": False, "eos_token_id": [token_id("<|im_end|>"), token_id("<|endoftext|>")],
