@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,16 @@ class Checkpoint:
         rows = np.ascontiguousarray(self._slice(name)[start:stop]).astype(np.float32)
         self.on_read(rows.size)
         return rows
+
+    def joined_rows_float32(self, names: Sequence[str], start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) of several tensors stacked one below the other."""
+        pieces, first = [], 0
+        for name in names:
+            last = first + self.shape(name)[0]
+            if max(start, first) < min(stop, last):
+                pieces.append(self.rows_float32(name, max(start, first) - first, min(stop, last) - first))
+            first = last
+        return np.concatenate(pieces)
 
     def bfloat16_bits(self, name: str) -> NDArray[np.uint16]:
         """A BF16 tensor as its raw bits, uint16."""

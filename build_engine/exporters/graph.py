@@ -34,7 +34,7 @@ class WeightFormat(str, Enum):
 
     FP32 [MatMul]. INT8 and INT4: weights in blocks, activations rounded per row and block [MatMulNBits,
     accuracy_level 4: int8 dot products]. W8A8: one scale per output feature, activations rounded per row
-    [DynamicQuantizeMatMul]: twice the speed of the block formats on many rows, slower on one.
+    [MatMulIntegerToFloat]: twice the speed of the block formats on many rows, slower on one.
     """
 
     FP32 = "fp32"
@@ -59,6 +59,7 @@ class GraphWriter:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._shared: dict[tuple[Any, ...], str] = {}
+        self._rounded: dict[str, tuple[str, str]] = {}
         self._count = 0
         self._data: BinaryIO = path.with_name(path.name + ".data").open("wb")
 
@@ -174,16 +175,27 @@ class GraphWriter:
         )
 
     def _linear_w8a8(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
-        """Rows are brought to a largest magnitude of 1 first, so the operator's one activation scale per tensor becomes
-        one per row and a single outlier token cannot coarsen the others."""
         values, scales = quantize_channels(rows(0, shape[0]))
         weight = self.weight(f"{name}.w8", values.T)
-        largest = self.op("ReduceMax", self.op("Abs", x), self.constant([-1], np.int64), keepdims=1)
-        largest = self.op("Max", largest, self.constant([1e-12]))
-        product = self.contrib(
-            "DynamicQuantizeMatMul", self.op("Div", x, largest), weight, self.weight(f"{name}.w8_scales", scales)
-        )
-        return str(self.op("Mul", product, largest))
+        quantised, row_scale = self._rounded_rows(x)
+        zeros = (self.constant(128, np.uint8), self.constant(0, np.int8))
+        channel_scales = self.weight(f"{name}.w8_scales", scales)
+        product = self.contrib("MatMulIntegerToFloat", quantised, weight, self.constant(1.0), channel_scales, *zeros)
+        return str(self.op("Mul", product, row_scale))
+
+    def _rounded_rows(self, x: str) -> tuple[str, str]:
+        """x as uint8 with one scale per row, so that a single outlier token cannot coarsen the others; once per value.
+
+        Returns:
+            uint8 rows with zero point 128, float32 scales [..., 1].
+        """
+        if x not in self._rounded:
+            largest = self.op("ReduceMax", self.op("Abs", x), self.constant([-1], np.int64), keepdims=1)
+            scale = self.op("Mul", self.op("Max", largest, self.constant([1e-12])), self.constant([1 / 127]))
+            unit_rows = self.op("Div", x, scale)
+            rounded = self.op("QuantizeLinear", unit_rows, self.constant(1.0), self.constant(128, np.uint8))
+            self._rounded[x] = (rounded, scale)
+        return self._rounded[x]
 
     def _stream(self, name: str, dtype: int, shape: Sequence[int], chunks: Any) -> str:
         self._data.seek(-(-self._data.tell() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)

@@ -10,6 +10,7 @@ Shapes: n fed tokens, C cache capacity, H hidden size, kv key/value heads, d hea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +140,33 @@ class _LayerWriter:
         )
         return total, normed
 
-    def linear(self, x: str, name: str) -> str:
-        bias = f"{name}.bias"
-        rows, columns = self.checkpoint.shape(f"{name}.weight")
-        return self.graph.linear(
-            x,
-            name,
-            (rows, columns),
-            lambda a, b: self.checkpoint.rows_float32(f"{name}.weight", a, b),
-            self.fmt,
-            self.checkpoint.float32(bias) if bias in self.checkpoint else None,
+    def linears(self, x: str, *names: str) -> list[str]:
+        """Several linear layers of one input. Block formats run them as one product and split the result: a decode step is
+        a chain of small parallel regions, and waking the threads costs as much as a small product."""
+        checkpoint = self.checkpoint
+        weights = [f"{name}.weight" for name in names]
+        biases = [checkpoint.float32(f"{name}.bias") if f"{name}.bias" in checkpoint else None for name in names]
+        if self.fmt is WeightFormat.W8A8 or len(names) == 1:
+            return [
+                self.graph.linear(
+                    x, name, _shape(checkpoint, weight), partial(checkpoint.rows_float32, weight), self.fmt, bias
+                )
+                for name, weight, bias in zip(names, weights, biases, strict=True)
+            ]
+        sizes = [checkpoint.shape(weight)[0] for weight in weights]
+        fused = (sum(sizes), checkpoint.shape(weights[0])[1])
+        bias = np.concatenate([b for b in biases if b is not None]) if all(b is not None for b in biases) else None
+        y = self.graph.linear(
+            x, "+".join(names), fused, partial(checkpoint.joined_rows_float32, weights), self.fmt, bias
         )
+        return list(self.graph.op("Split", y, self.graph.constant(sizes, np.int64), outputs=len(names), axis=-1))
+
+    def linear(self, x: str, name: str) -> str:
+        return self.linears(x, name)[0]
 
     def attention(self, x: str, i: int, shared: tuple[str, ...]) -> str:
         base, shape, graph = f"text.layers.{i}.self_attn", self.shape, self.graph
-        query, key, value = (self.linear(x, f"{base}.{part}_proj") for part in "qkv")
+        query, key, value = self.linears(x, *(f"{base}.{part}_proj" for part in "qkv"))
         if f"{base}.q_norm.weight" in self.checkpoint:
             query = self._head_norm(query, f"{base}.q_norm.weight", shape.heads)
             key = self._head_norm(key, f"{base}.k_norm.weight", shape.kv_heads)
@@ -175,14 +188,20 @@ class _LayerWriter:
 
     def feed_forward(self, x: str, i: int) -> str:
         base, graph = f"text.layers.{i}.mlp", self.graph
-        gate = graph.contrib("QuickGelu", self.linear(x, f"{base}.gate_proj"), alpha=1.0)  # SiLU
-        return self.linear(graph.op("Mul", gate, self.linear(x, f"{base}.up_proj")), f"{base}.down_proj")
+        gate, up = self.linears(x, f"{base}.gate_proj", f"{base}.up_proj")
+        activated = graph.op("Mul", graph.contrib("QuickGelu", gate, alpha=1.0), up)  # alpha 1 is SiLU
+        return self.linear(activated, f"{base}.down_proj")
 
     def _head_norm(self, x: str, name: str, heads: int) -> str:
         graph, d = self.graph, self.shape.head_dim
         split = graph.op("Reshape", x, graph.constant([1, -1, heads, d], np.int64))
         normed = graph.rms_norm(split, name, self.checkpoint.float32(name), self.shape.rms_epsilon)
         return str(graph.op("Reshape", normed, graph.constant([1, -1, heads * d], np.int64)))
+
+
+def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
+    rows, columns = checkpoint.shape(name)
+    return rows, columns
 
 
 def engine_section(shape: DecoderShape) -> dict[str, Any]:
