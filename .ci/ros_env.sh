@@ -7,10 +7,10 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv-ros
-constraints=$root/.ci/constraints/ros.txt
-underlay=$root/.ci/ros_underlay
-workspace=$root/ros2_ws
-cd "$root"
+constraints=.ci/constraints/ros.txt
+underlay=.ci/ros_underlay
+workspace=ros2_ws
+cd "$root" # all paths below are relative, so that hashes do not depend on where the repository lies
 
 say() { printf '[ros_env] %s\n' "$*" >&2; }
 
@@ -62,12 +62,12 @@ build() {
   local folder=$1 log
   shift
   log=$(mktemp)
-  say "building $* in ${folder#"$root"/}"
+  say "building $* in $folder"
   if ! (cd "$folder" && "$root/.ci/ros_run.sh" colcon build --merge-install --parallel-workers 1 --packages-select "$@" \
       --cmake-args -GNinja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O0 -DCMAKE_CXX_FLAGS=-O0 \
       -DPython3_EXECUTABLE="$venv/bin/python" >"$log" 2>&1); then
     tail -n 60 "$log" >&2
-    say "colcon failed; the log above is also under ${folder#"$root"/}/log/latest"
+    say "colcon failed; the log above is also under $folder/log/latest"
     exit 1
   fi
   rm -f "$log"
@@ -77,7 +77,13 @@ if [ "${1:-}" = --clean ]; then
   rm -rf "$venv" "$underlay"/{build,install,log} "$workspace"/{build,install,log}
 fi
 
-venv_hash=$(hash_of "$constraints" "${BASH_SOURCE[0]}")
+# Two makes at once must not build into the same folders.
+mkdir -p .ci/cache
+exec 9>.ci/cache/ros_env.lock
+flock 9
+
+# A venv does not survive being moved, so its place is part of the stamp.
+venv_hash=$(hash_of "$constraints")@$root
 if ! is_fresh "$venv/.stamp" "$venv_hash"; then
   make_venv
   rm -rf "$underlay"/{build,install,log} "$workspace"/{build,install,log}

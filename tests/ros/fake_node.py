@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from egm_edge.boxes import Box
 from egm_edge.decoding import Stage, TokenEvent
 from egm_edge.errors import BundleError
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
-from numpy.typing import NDArray
 
 CHANNELS = {"red": 0, "green": 1, "blue": 2}
 TOKEN_S = 0.01

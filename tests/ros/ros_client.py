@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from egm_interfaces.srv import Ground as GroundService
+from egm_ros.grounding_node import COMMAND_QOS
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import NDArray
@@ -29,8 +30,6 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2D, Detection2DArray
-
-from egm_ros.grounding_node import COMMAND_QOS
 
 NODE = "/grounding_node"
 WAIT_S = 15.0
@@ -51,7 +50,9 @@ def until(ready: Callable[[], T], timeout_s: float = WAIT_S, what: str = "the co
     raise TimeoutError(f"{what} did not come about within {timeout_s:g} s")
 
 
-def picture(colour: tuple[int, int, int] = (220, 20, 20), box: tuple[int, int, int, int] = (40, 30, 90, 70)) -> NDArray[np.uint8]:
+def picture(
+    colour: tuple[int, int, int] = (220, 20, 20), box: tuple[int, int, int, int] = (40, 30, 90, 70)
+) -> NDArray[np.uint8]:
     """[120, 160, 3] uint8 RGB, grey with one filled box, xyxy."""
     image = np.full((120, 160, 3), 60, np.uint8)
     x1, y1, x2, y2 = box
@@ -87,7 +88,9 @@ class Client:
         self._numbers = itertools.count(1)
         reliable = QoSProfile(depth=50)
         self.images = self.node.create_publisher(Image, image_topic, qos_profile_sensor_data)
-        self.compressed = self.node.create_publisher(CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data)
+        self.compressed = self.node.create_publisher(
+            CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data
+        )
         self.commands = self.node.create_publisher(String, "command", COMMAND_QOS)
         self.node.create_subscription(Detection2DArray, "detections", self.detections.append, reliable)
         self.node.create_subscription(

@@ -27,7 +27,9 @@ class NodeProcess:
 
     def __init__(self, command: list[str], parameters: dict[str, object], log_path: Path, extra: list[str]) -> None:
         self.log_path = log_path
-        pairs = [f"{key}:={str(value).lower() if isinstance(value, bool) else value}" for key, value in parameters.items()]
+        pairs = [
+            f"{key}:={str(value).lower() if isinstance(value, bool) else value}" for key, value in parameters.items()
+        ]
         arguments = ["--ros-args", *(part for pair in pairs for part in ("-p", pair)), *extra]
         with log_path.open("w") as log:
             self.process = subprocess.Popen(

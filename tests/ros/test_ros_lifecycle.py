@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 
 import pytest
+from egm_ros.settings import Settings
 from rcl_interfaces.srv import DescribeParameters
 from ros_client import Client, image_message, picture, until
 from ros_fixtures import MakeNode
-
-from egm_ros.settings import Settings
 
 pytestmark = pytest.mark.ros
 

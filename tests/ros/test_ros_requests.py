@@ -58,7 +58,9 @@ def test_service_answers_with_the_frames_stamp(client: Client) -> None:
         pytest.param({"expression": " \n"}, "expected an expression; found empty text", id="blank expression"),
         pytest.param({"expression": "x" * 10_000}, "at most 500 characters; found 10000", id="10 kB expression"),
         pytest.param({"expression": "a cup", "task": 9}, "expected task 0", id="unknown task"),
-        pytest.param({"expression": "a cup", "deadline": Duration(sec=-1)}, "expected a deadline", id="negative deadline"),
+        pytest.param(
+            {"expression": "a cup", "deadline": Duration(sec=-1)}, "expected a deadline", id="negative deadline"
+        ),
     ],
 )
 def test_unusable_requests_are_refused_by_both(client: Client, fields: dict[str, Any], message: str) -> None:

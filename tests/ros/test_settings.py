@@ -7,8 +7,9 @@ from dataclasses import fields
 import pytest
 import yaml
 from conftest import REPOSITORY
-from egm_edge.errors import InputError
 from egm_ros.settings import Settings
+
+from egm_edge.errors import InputError
 
 PACKAGE = REPOSITORY / "ros2_ws" / "src" / "egm_ros"
 

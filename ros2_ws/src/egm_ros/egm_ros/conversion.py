@@ -14,15 +14,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from egm_edge.errors import InputError
 from numpy.typing import NDArray
 from PIL import Image as PilImage
+
+from egm_edge.errors import InputError
 
 JPEG_MAGIC = b"\xff\xd8"
 PNG_MAGIC = b"\x89PNG"
 
 
-class ImageRejected(InputError):
+class RejectedImageError(InputError):
     """An image message cannot be used.
 
     Args:
@@ -115,7 +116,7 @@ def check(message: Any, max_pixels: int) -> None:
         max_pixels: cap on width * height.
 
     Raises:
-        ImageRejected: with the reason to count it under.
+        RejectedImageError: with the reason to count it under.
     """
     if hasattr(message, "encoding"):
         _check_raw(message, max_pixels)
@@ -127,7 +128,7 @@ def to_picture(message: Any, max_pixels: int) -> Picture:
     """Convert an Image or CompressedImage message; the result may share memory with it.
 
     Raises:
-        ImageRejected: the message is unusable (see `check`), or its compressed bytes are damaged or too large.
+        RejectedImageError: the message is unusable (see `check`), or its compressed bytes are damaged or too large.
     """
     check(message, max_pixels)
     if not hasattr(message, "encoding"):
@@ -146,32 +147,39 @@ def _check_raw(message: Any, max_pixels: int) -> None:
     if encoding is None:
         known = ", ".join(ENCODINGS)
         kind = " (depth or 16-bit samples)" if name.startswith(_WIDE_SAMPLES) else ""
-        raise ImageRejected("encoding", f"an encoding of {known}", f"{name!r}{kind}", "convert it in the camera driver")
+        raise RejectedImageError(
+            "encoding", f"an encoding of {known}", f"{name!r}{kind}", "convert it in the camera driver"
+        )
     if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
         found = f"{width}x{height}"
-        raise ImageRejected("size", f"an even size for {name}", found, "set an even resolution in the camera driver")
+        raise RejectedImageError(
+            "size", f"an even size for {name}", found, "set an even resolution in the camera driver"
+        )
     row_bytes, rows = width * encoding.bytes_per_pixel, encoding.memory_rows(height)
     if message.step < row_bytes:
         expected = f"step >= {row_bytes} bytes for {width} pixels of {name}"
-        raise ImageRejected("step", expected, f"step {message.step}", "mend the publisher's step")
+        raise RejectedImageError("step", expected, f"step {message.step}", "mend the publisher's step")
     if len(message.data) < rows * message.step:
         expected = f"{rows} rows of {message.step} bytes ({rows * message.step})"
-        raise ImageRejected("length", expected, f"{len(message.data)} bytes", "mend the publisher's data length")
+        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "mend the publisher's data length")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width <= 0 or height <= 0 or width * height > max_pixels:
-        expected, mend = f"an image of 1 to {max_pixels} pixels", "lower the camera's resolution or raise max_image_pixels"
-        raise ImageRejected("size", expected, f"{width}x{height}", mend)
+        expected, mend = (
+            f"an image of 1 to {max_pixels} pixels",
+            "lower the camera's resolution or raise max_image_pixels",
+        )
+        raise RejectedImageError("size", expected, f"{width}x{height}", mend)
 
 
 def _check_compressed(message: Any) -> None:
     head = bytes(message.data[:4])
     if "compressedDepth" in message.format:
-        raise ImageRejected("compressed", "a colour image", f"format {message.format!r}", "use the colour topic")
+        raise RejectedImageError("compressed", "a colour image", f"format {message.format!r}", "use the colour topic")
     if not head.startswith((JPEG_MAGIC, PNG_MAGIC)):
         found = f"{len(message.data)} bytes starting with {head.hex() or 'nothing'}"
-        raise ImageRejected("compressed", "JPEG or PNG bytes", found, "publish jpeg or png")
+        raise RejectedImageError("compressed", "JPEG or PNG bytes", found, "publish jpeg or png")
 
 
 def _decode(message: Any, max_pixels: int) -> Picture:
@@ -179,8 +187,8 @@ def _decode(message: Any, max_pixels: int) -> Picture:
         with PilImage.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as image:
             _check_size(*image.size, max_pixels)
             if image.mode.startswith(("I", "F")):
-                raise ImageRejected("compressed", "8-bit samples", f"mode {image.mode}", "publish an 8-bit image")
+                raise RejectedImageError("compressed", "8-bit samples", f"mode {image.mode}", "publish an 8-bit image")
             return Picture(np.asarray(image.convert("RGB")), "rgb")
     except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
         found = f"{len(message.data)} bytes that do not decode ({error})"
-        raise ImageRejected("compressed", "a whole JPEG or PNG", found, "check the publisher's encoder") from error
+        raise RejectedImageError("compressed", "a whole JPEG or PNG", found, "check the publisher's encoder") from error

@@ -13,8 +13,6 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from egm_edge.errors import EgmError, InputError
-from egm_edge.grounding import Outcome, Task
 from egm_interfaces.msg import GroundedObjectArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
@@ -24,6 +22,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
+from egm_edge.errors import EgmError, InputError
+from egm_edge.grounding import Outcome, Task
 from egm_ros import conversion
 from egm_ros.counters import Counters
 from egm_ros.diagnostics import to_diagnostics
@@ -126,7 +126,9 @@ class GroundingNode(LifecycleNode):
         self._active = True
         self._inputs = [
             self.create_subscription(image_type, topic, self._on_image, camera_qos, callback_group=self._camera_group),
-            self.create_subscription(String, "command", self._on_command, COMMAND_QOS, callback_group=self._command_group),
+            self.create_subscription(
+                String, "command", self._on_command, COMMAND_QOS, callback_group=self._command_group
+            ),
         ]
         self.get_logger().info(f"active: images on {topic}, commands on {self.resolve_topic_name('command')}")
         return super().on_activate(state)
@@ -179,7 +181,7 @@ class GroundingNode(LifecycleNode):
     def _on_image(self, message: Any) -> None:
         try:
             conversion.check(message, self.settings.max_image_pixels)
-        except conversion.ImageRejected as error:
+        except conversion.RejectedImageError as error:
             self.refuse(f"frames_rejected_{error.reason}", f"image refused: {error}")
             return
         self.mailbox.put(message)
@@ -240,7 +242,7 @@ def main(args: Sequence[str] | None = None, grounder_factory: GrounderFactory = 
     try:
         node = GroundingNode(grounder_factory)
     except EgmError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         rclpy.try_shutdown()
         return error.exit_code
     # One thread for each request that may wait, and four for camera, command, lifecycle and parameters.

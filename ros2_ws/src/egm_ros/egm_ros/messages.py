@@ -7,12 +7,12 @@ message: in a field of another numeric type (a NumPy integer, say) they would ab
 from __future__ import annotations
 
 from builtin_interfaces.msg import Duration
-from egm_edge.boxes import Box
-from egm_edge.grounding import Grounding, Outcome, Task
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray, StageTimings, TokenCounts
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
+from egm_edge.boxes import Box
+from egm_edge.grounding import Grounding, Outcome, Task
 from egm_ros.worker import Answer
 
 OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
@@ -62,7 +62,16 @@ def _fill(message: GroundedObject, grounding: Grounding) -> None:
         setattr(message, f"{kind}_box", to_bounding_box(grounding.box))
     if grounding.confidence is not None:
         message.confidence, message.calibrated = float(grounding.confidence), True
-    for name in ("label", "reasoning", "text", "parse_rule", "cut", "bundle_hash", "pixel_spec_hash", "prompt_spec_hash"):
+    for name in (
+        "label",
+        "reasoning",
+        "text",
+        "parse_rule",
+        "cut",
+        "bundle_hash",
+        "pixel_spec_hash",
+        "prompt_spec_hash",
+    ):
         setattr(message, name, getattr(grounding, name))
     message.has_deadline = grounding.deadline_met is not None
     message.deadline_met = bool(grounding.deadline_met)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import Field, fields, replace
 
-from egm_edge.errors import InputError
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from egm_edge.errors import InputError
 from egm_ros.settings import Settings
 
 _NAMES = tuple(item.name for item in fields(Settings))

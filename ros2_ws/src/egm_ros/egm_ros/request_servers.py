@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from egm_edge.errors import EgmError, InputError
-from egm_edge.grounding import Outcome
-from egm_edge.request import check_expression
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.srv import Ground as GroundService
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 
+from egm_edge.errors import EgmError, InputError
+from egm_edge.grounding import Outcome
+from egm_edge.request import check_expression
 from egm_ros import conversion
 from egm_ros.messages import TASK_OF_CONSTANT, to_grounded_object
 from egm_ros.settings import Settings

@@ -12,7 +12,9 @@ from typing import Any
 from egm_edge.errors import InputError
 
 
-def _setting(default: Any, description: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()):
+def _setting(
+    default: Any, description: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()
+):
     return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
 
 
@@ -22,7 +24,9 @@ class Settings:
 
     bundle_path: str = _setting("", "Directory of the bundle to run, made by `egm build`. Read on configure.")
     memory: str = _setting(
-        "auto", "Memory mode of the engine; auto chooses by free RAM. Read on configure.", choices=("auto", "fast", "low")
+        "auto",
+        "Memory mode of the engine; auto chooses by free RAM. Read on configure.",
+        choices=("auto", "fast", "low"),
     )
     threads: int = _setting(0, "Threads of the engine; 0 lets it choose. Read on configure.", low=0, high=256)
     autostart: bool = _setting(False, "Configure and activate by itself at start-up. Read at start-up.")
@@ -45,9 +49,7 @@ class Settings:
         low=0.01,
         high=3600.0,
     )
-    max_expression_chars: int = _setting(
-        500, "Longer expressions are refused; so are empty ones.", low=1, high=2_000
-    )
+    max_expression_chars: int = _setting(500, "Longer expressions are refused; so are empty ones.", low=1, high=2_000)
     task: str = _setting(
         "modal",
         "What the command topic asks for: modal (visible extent) or amodal (whole object).",
@@ -59,7 +61,10 @@ class Settings:
         choices=("continuous", "once"),
     )
     reground_period_s: float = _setting(
-        0.0, "Least time between two starts on the same command, seconds; 0 is as fast as the model.", low=0.0, high=3600.0
+        0.0,
+        "Least time between two starts on the same command, seconds; 0 is as fast as the model.",
+        low=0.0,
+        high=3600.0,
     )
     deadline_s: float = _setting(
         0.0, "Deadline of a request that names none, seconds from its arrival; 0 is none.", low=0.0, high=3600.0
@@ -72,7 +77,9 @@ class Settings:
     def __post_init__(self) -> None:
         problems = [problem for item in fields(self) if (problem := _problem(item, getattr(self, item.name)))]
         if problems:
-            raise InputError("valid settings", "; ".join(problems), "correct them in grounding.yaml or with -p key:=value")
+            raise InputError(
+                "valid settings", "; ".join(problems), "correct them in grounding.yaml or with -p key:=value"
+            )
 
 
 def _problem(item: Field, value: Any) -> str:

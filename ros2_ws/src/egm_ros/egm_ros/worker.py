@@ -17,7 +17,6 @@ from typing import Any
 
 from egm_edge.errors import EgmError
 from egm_edge.grounding import Grounding, Outcome, Task
-
 from egm_ros.conversion import to_picture
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.settings import Settings
@@ -67,7 +66,7 @@ class Answer:
     trace: str = ""
 
 
-class Busy(EgmError):
+class BusyError(EgmError):
     """Too many requests are waiting already."""
 
 
@@ -128,7 +127,7 @@ class GroundingWorker:
         """Queue an explicit request.
 
         Raises:
-            Busy: `max_pending_requests` are waiting or running, or the worker is stopping.
+            BusyError: `max_pending_requests` are waiting or running, or the worker is stopping.
         """
         ticket = Ticket(request, on_token, standing=False)
         with self._wake:
@@ -136,7 +135,7 @@ class GroundingWorker:
             limit = self._settings().max_pending_requests
             if self._stopping or len(self._pending) + running >= limit:
                 found = "a stopping node" if self._stopping else f"{limit} already waiting"
-                raise Busy(f"at most {limit} requests at a time", found, "try again after an answer")
+                raise BusyError(f"at most {limit} requests at a time", found, "try again after an answer")
             self._pending.append(ticket)
             if self._running is not None and self._running.standing:
                 self._running.cancel()
@@ -239,13 +238,17 @@ class GroundingWorker:
         blank = Answer(request, None, frame, "", queue_ms, ticket.standing)
         if frame is None and not ticket.should_stop():
             age_s = self._settings().max_frame_age_s
-            return replace(blank, error=f"expected a camera frame within {age_s:g} s; found none; is the camera publishing?")
+            return replace(
+                blank, error=f"expected a camera frame within {age_s:g} s; found none; is the camera publishing?"
+            )
         try:
             grounding = self._ground(ticket, frame)
         except EgmError as error:
             return replace(blank, error=str(error))
         except Exception as error:
-            return replace(blank, error=f"the engine failed: {type(error).__name__}: {error}", trace=traceback.format_exc())
+            return replace(
+                blank, error=f"the engine failed: {type(error).__name__}: {error}", trace=traceback.format_exc()
+            )
         if ticket.standing and self._settings().reground == "once" and grounding.outcome is not Outcome.CANCELLED:
             with self._wake:
                 if self._command is request:

@@ -28,7 +28,10 @@ def generate_launch_description() -> LaunchDescription:
     use_profile = IfCondition(LaunchConfiguration("shared_memory"))
     return LaunchDescription(
         [
-            *(DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in ARGUMENTS.items()),
+            *(
+                DeclareLaunchArgument(name, default_value=value, description=text)
+                for name, (value, text) in ARGUMENTS.items()
+            ),
             # Fast DDS 2.x (Humble, Jazzy) reads the first name, 3.x (Kilted) the second.
             SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile, condition=use_profile),
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile, condition=use_profile),
