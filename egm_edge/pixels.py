@@ -115,6 +115,8 @@ class PixelSpec:
     def with_max_pixels(self, max_pixels: int) -> PixelSpec:
         """The same spec with at most `max_pixels` pixels after resizing (tiles: thumbnail included), for a token budget.
 
+        As in the processor, sides never fall below one token, so a very long picture may exceed a very small budget.
+
         Raises:
             InputError: too few for a single image token (or tile).
         """
@@ -122,7 +124,9 @@ class PixelSpec:
         if max_pixels < unit * unit:
             raise InputError(f"a pixel budget of at least {unit * unit}", str(max_pixels), "raise the budget")
         if self.rule == SMART_RESIZE:
-            return replace(self, max_pixels=max_pixels, min_pixels=min(self.min_pixels, max_pixels))
+            # Small pictures are enlarged to min_pixels rounded *up*, so a minimum at the budget would break it.
+            smallest = self.min_pixels if self.min_pixels <= max_pixels else unit * unit
+            return replace(self, max_pixels=max_pixels, min_pixels=smallest)
         affordable = max_pixels // (unit * unit)
         tiles = affordable - 1 if affordable >= 3 else 1
         return replace(self, max_tiles=tiles, min_tiles=min(self.min_tiles, tiles))
