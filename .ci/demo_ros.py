@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from PIL import Image as PilImage
@@ -38,6 +40,9 @@ from egm_edge.boxes import Box
 ROOT = Path(__file__).resolve().parents[1]
 STREAM = ROOT / "examples" / "stream"
 NODE_COMMAND = ROOT / "ros2_ws" / "install" / "lib" / "egm_ros" / "grounding_node"
+OUTCOME_NAMES = {
+    value: name.removeprefix("OUTCOME_") for name, value in vars(GroundedObject).items() if name.startswith("OUTCOME_")
+}
 CONFIGURE_S, STOP_S, TAIL_S = 30.0, 10.0, 3.0
 
 
@@ -69,12 +74,14 @@ class Player:
     def __init__(self, truth: dict[str, list[list[float] | None]]) -> None:
         self.truth = truth
         self.heard = dict.fromkeys(truth, 0)
+        self.outcomes: Counter[str] = Counter()
         self.played: dict[tuple[int, int], Played] = {}
         self.node = rclpy.create_node("demo")
         self.images = self.node.create_publisher(Image, "/camera/image", qos_profile_sensor_data)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.commands = self.node.create_publisher(String, "/command", latched)
         self.node.create_subscription(Detection2DArray, "/detections", self._on_detections, 10)
+        self.node.create_subscription(GroundedObjectArray, "/grounded_objects", self._on_objects, 10)
         self.lifecycle = self.node.create_client(ChangeState, "/grounding_node/change_state")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
@@ -100,6 +107,9 @@ class Player:
             key = (message.header.stamp.sec, message.header.stamp.nanosec)
             self.played[key] = Played(index, time.monotonic())
             self.images.publish(message)
+
+    def _on_objects(self, message: GroundedObjectArray) -> None:
+        self.outcomes.update(OUTCOME_NAMES[answer.outcome] for answer in message.objects)
 
     def _on_detections(self, message: Detection2DArray) -> None:
         stamp = message.header.stamp
@@ -169,6 +179,7 @@ def main(bundle: Path) -> int:
         player.executor.shutdown()
         player.node.destroy_node()
         rclpy.try_shutdown()
+    say("answers: " + ", ".join(f"{name} {count}" for name, count in player.outcomes.items()))
     say("detections: " + ", ".join(f'"{text}" {count}' for text, count in player.heard.items()))
     return 0 if all(player.heard[expression] for expression in truth) else 1
 

@@ -31,7 +31,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-NODE = "/grounding_node"
+NODE = "grounding_node"
 WAIT_S = 15.0
 T = TypeVar("T")
 
@@ -71,15 +71,19 @@ def image_message(pixels: NDArray[np.uint8], encoding: str = "rgb8", frame_id: s
 class Client:
     """A node of its own with a spinning thread.
 
+    Args:
+        image_topic: where `publish` sends images; compressed ones go to `/compressed` below it.
+        namespace: of the grounding node and its topics.
+
     Attributes:
         detections, objects: everything received, oldest first.
         stamps: (sec, nanosec) of every image published.
     """
 
-    def __init__(self, image_topic: str = "image") -> None:
+    def __init__(self, image_topic: str = "image", namespace: str = "") -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        self.node = rclpy.create_node("test_client", context=self.context)
+        self.node = rclpy.create_node("test_client", context=self.context, namespace=namespace)
         self.detections: list[Detection2DArray] = []
         self.objects: list[GroundedObject] = []
         self.stamps: list[tuple[int, int]] = []

@@ -23,6 +23,7 @@ class NodeProcess:
         command: program and arguments, without `--ros-args`.
         parameters: as with `-p`.
         log_path: file for stdout and stderr.
+        extra: further ROS arguments, parameter files for example.
     """
 
     def __init__(self, command: list[str], parameters: dict[str, object], log_path: Path, extra: list[str]) -> None:
@@ -30,7 +31,7 @@ class NodeProcess:
         pairs = [
             f"{key}:={str(value).lower() if isinstance(value, bool) else value}" for key, value in parameters.items()
         ]
-        arguments = ["--ros-args", *(part for pair in pairs for part in ("-p", pair)), *extra]
+        arguments = ["--ros-args", *extra, *(part for pair in pairs for part in ("-p", pair))]  # the last one wins
         with log_path.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments], stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
