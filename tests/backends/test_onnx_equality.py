@@ -35,6 +35,7 @@ VARIANTS = [
     pytest.param(
         ("qwen3_vl", {"tied": False, "deepstack": (0, 2), "head_dim": 16}), id="qwen3_vl untied, other deep-stack"
     ),
+    pytest.param(("qwen3_vl", {"vocabulary": "qwen", "dtype": "bfloat16"}), id="qwen3_vl true vocabulary, bf16"),
     pytest.param(("internvl3", {"tied": False}), id="internvl3 untied"),
     pytest.param(("internvl3", {"tied": True}), id="internvl3 tied"),
 ]

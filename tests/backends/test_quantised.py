@@ -1,0 +1,96 @@
+"""Quantised CPU bundles: close to full precision, refused by the gate when they are not, equal across memory modes' frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from build_engine import accuracy
+from build_engine.compilers.cpu import build_cpu
+from egm_edge.backends.onnx_runtime.backend import OnnxBackend
+from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.backends.onnx_runtime.sessions import PREFILL, MemoryMode
+from egm_edge.errors import BuildError, InputError
+from egm_edge.grounder import Grounder
+
+GREY = np.full((96, 96, 3), 128, np.uint8)
+
+
+@pytest.fixture(scope="module", params=["tiny_qwen3_vl", "tiny_internvl3"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_the_gate_measures_and_records_the_cost_of_quantisation(
+    checkpoint: Path, tmp_path: Path, precision: str
+) -> None:
+    parity = build_cpu(checkpoint, tmp_path / "bundle", precision=precision).manifest.parity
+    assert parity["status"] == "verified"
+    assert 0.0 < parity["kl_nats_mean"] < accuracy.MAX_MEAN_KL_NATS[precision]
+    assert parity["vision_cosine_min"] > accuracy.MIN_VISION_COSINE
+    assert parity["positions"] > 20 * parity["probes"]
+
+
+def test_the_gate_refuses_a_bundle_that_drifted(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(accuracy.MAX_MEAN_KL_NATS, "int4", 1e-6)
+    with pytest.raises(BuildError, match="--precision"):
+        build_cpu(checkpoint, tmp_path / "bundle", precision="int4")
+    assert not (tmp_path / "bundle").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_precision_says_why_it_was_not_compared(checkpoint: Path, tmp_path: Path) -> None:
+    parity = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32").manifest.parity
+    assert parity["status"] == "unverified"
+    assert "full precision" in parity["why"]
+
+
+def test_low_memory_leaves_the_second_decoder_out_and_answers_alike(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="int8")
+    assert PREFILL in bundle.manifest.files
+    logits = {}
+    for mode in ("fast", "low"):
+        with Grounder.from_opened(bundle, memory=mode, threads=1) as grounder:
+            backend = grounder.backend
+            assert isinstance(backend, OnnxBackend)
+            assert (backend.sessions.prefill is backend.sessions.decoder) == (mode == "low")
+            frame = grounder.frame(GREY, color="rgb")
+            grounder.ground(frame, "x", max_new_tokens=1)
+            assert frame.engine_frame is not None
+            logits[mode] = backend.open_session(frame.engine_frame).extend(grounder.token_ids("the mug"))
+    fast, low = logits["fast"], logits["low"]
+    assert fast @ low / np.linalg.norm(fast) / np.linalg.norm(low) > 0.99
+
+
+def test_auto_memory_falls_back_when_little_is_free(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="int8", gate=False)
+    for free, expected in ((64 << 20, MemoryMode.LOW), (64 << 30, MemoryMode.FAST), (None, MemoryMode.FAST)):
+        monkeypatch.setattr("egm_edge.backends.onnx_runtime.sessions.available_bytes", lambda free=free: free)
+        assert OnnxBackend(bundle).sessions.memory is expected
+
+
+def test_an_unknown_memory_mode_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
+    with pytest.raises(InputError, match="auto, fast or low"):
+        OnnxBackend(bundle, memory="tiny")
+
+
+def test_rescoring_makes_the_best_logits_exact(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 0.2, (500, 64)).astype(np.float16)
+    np.save(tmp_path / "embedding.npy", table)
+    hidden = rng.normal(0, 2, 64).astype(np.float32)
+    exact = table.astype(np.float32) @ hidden
+    noisy = exact + rng.normal(0, 0.2, 500).astype(np.float32)
+    EmbeddingTable(tmp_path / "embedding.npy", "float16").rescore(noisy, hidden, 64)
+    assert noisy.argmax() == exact.argmax()
+    best = np.argsort(exact)[-5:]
+    np.testing.assert_allclose(noisy[best], exact[best], rtol=1e-4)
