@@ -7,7 +7,7 @@ refused unread, whatever it would have done.
 from __future__ import annotations
 
 import io
-import pickle  # noqa: S403 - the opcodes are checked first, and classes are refused again on loading
+import pickle
 import pickletools
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +16,13 @@ from egm_edge.errors import InputError
 
 MAX_PICKLE_BYTES = 1 << 30
 MAX_MEMO_INDEX = 1 << 27  # the C unpickler allocates its memo up to the largest index named
-PLAIN_OPCODES = frozenset(
-    """INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
-    BYTEARRAY8 NONE NEWTRUE NEWFALSE UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT EMPTY_LIST APPEND
-    APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET
-    POP DUP MARK POP_MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE PROTO STOP FRAME""".split()
-)
+_PLAIN = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+    BYTEARRAY8 NONE NEWTRUE NEWFALSE UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT EMPTY_LIST
+    APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS
+    FROZENSET POP DUP MARK POP_MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE PROTO STOP FRAME
+"""
+PLAIN_OPCODES = frozenset(_PLAIN.split())
 
 
 def load_plain_pickle(path: Path) -> Any:
@@ -58,7 +59,7 @@ def _require_plain(data: bytes, path: Path) -> None:
                     f"{what} at byte {position} of {path}, refused and not executed",
                     "take the file from its original source",
                 )
-            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > MAX_MEMO_INDEX:
+            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > MAX_MEMO_INDEX:
                 raise InputError(
                     "a pickle with a small memo", f"index {argument} at byte {position} of {path}", "refuse it"
                 )

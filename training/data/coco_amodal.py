@@ -1,0 +1,183 @@
+"""COCO-Amodal style annotations to rows with an amodal and, where given, a modal box.
+
+Two layouts: COCOA (`regions` of polygons with `visible_mask`), and flat annotations with an amodal and a modal xywh box
+(TAO-Amodal: `amodal_bbox` + `bbox`; COCOA-cls and D2SA: `bbox` + `inmodal_bbox`). The sets come without expressions:
+rows take `expressions` or `sentences` where someone has added them, else a region's name if it is the only one of its
+name in the picture; other objects are passed over and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egm_edge.boxes import Box
+from egm_edge.errors import EgmError, InputError
+from egm_edge.grounding import Task
+from training.data.problems import Problem
+from training.data.refcoco import read_json_object
+from training.data.rows import Row, settled_box, size_from
+
+
+@dataclass(slots=True)
+class AmodalReport:
+    """What became of the objects of one file: rows made, objects without an expression of their own."""
+
+    rows: int = 0
+    unnamed: int = 0
+
+
+def is_coco_amodal(values: dict[str, Any]) -> bool:
+    """True for an annotation file in one of the layouts."""
+    annotations = values.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else {}
+    return isinstance(first, dict) and any(key in first for key in ("regions", "amodal_bbox", "inmodal_bbox"))
+
+
+def read_coco_amodal(
+    path: Path,
+    problems: list[Problem],
+    *,
+    split: str = "train",
+    image_folder: str = "",
+    report: AmodalReport | None = None,
+) -> Iterator[Row]:
+    """Amodal rows of one annotation file; whatever is wrong is collected with the annotation's number."""
+    tally = report if report is not None else AmodalReport()
+    try:
+        values = read_json_object(path)
+        pictures = {p["id"]: p for p in values["images"]}
+        objects = list(_objects(values))
+    except EgmError as error:
+        problems.append(Problem(str(path), 0, error.expected, error.found))
+        return
+    except (KeyError, TypeError) as error:
+        problems.append(Problem(str(path), 0, "images and annotations", f"{type(error).__name__}: {error}"))
+        return
+    names = Counter((image_id, str(item.get("name", "")).lower()) for _, image_id, item in objects)
+    for number, image_id, item in objects:
+        alone = names[image_id, str(item.get("name", "")).lower()] == 1
+        texts = _expressions(item, alone)
+        tally.unnamed += not texts
+        for index, text in enumerate(texts):
+            try:
+                yield _row(item, pictures.get(image_id), text, index, path, number, split, image_folder)
+                tally.rows += 1
+            except EgmError as error:
+                problems.append(Problem(str(path), number, error.expected, error.found))
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                found = f"{type(error).__name__}: {error}"
+                problems.append(Problem(str(path), number, "an annotation with an amodal box", found))
+
+
+def _objects(values: dict[str, Any]) -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    """(annotation number from 1, image id, object)."""
+    for number, annotation in enumerate(values["annotations"], 1):
+        if "regions" in annotation:
+            for order, region in enumerate(annotation["regions"]):
+                yield number, annotation["image_id"], {"id": f"{annotation['id']}-{order}", **region}
+        else:
+            yield number, annotation["image_id"], annotation
+
+
+def _expressions(item: dict[str, Any], alone: bool) -> list[str]:
+    given = item.get("expressions", item.get("sentences"))
+    if isinstance(given, list):
+        return [str(text.get("sent", "")) if isinstance(text, dict) else str(text) for text in given]
+    name = item.get("name")
+    return [name] if isinstance(name, str) and name.strip() and alone and not item.get("isStuff") else []
+
+
+def _row(
+    item: dict[str, Any], picture: Any, text: str, index: int, path: Path, number: int, split: str, folder: str
+) -> Row:
+    if picture is None:
+        raise InputError("an image_id that stands in images", "an unknown one", "check the file")
+    image_wh = size_from(picture["width"], picture["height"])
+    amodal, modal = _boxes(item, image_wh)
+    return Row(
+        id=f"{path.stem}-{item['id']}-{index}",
+        image=f"{folder}/{picture['file_name']}" if folder else str(picture["file_name"]),
+        image_wh=image_wh,
+        expression=text,
+        box=amodal,
+        task=Task.AMODAL,
+        modal_box=settled_box(modal, image_wh, Task.MODAL) if modal else None,
+        dataset="coco-amodal",
+        split=split,
+        origin=f"{path}:{number}",
+    )
+
+
+def _boxes(item: dict[str, Any], image_wh: tuple[int, int]) -> tuple[Box, Box | None]:
+    """Amodal and modal box, pixels."""
+    if "amodal_bbox" in item:
+        return _xywh(item["amodal_bbox"]), _xywh(item["bbox"]) if item.get("bbox") else None
+    if "inmodal_bbox" in item:
+        return _xywh(item["bbox"]), _xywh(item["inmodal_bbox"])
+    amodal = _polygon_bounds(item["segmentation"])
+    if item.get("visible_mask"):
+        return amodal, mask_bounds(item["visible_mask"], image_wh)
+    return amodal, amodal.clipped(*image_wh) if not item.get("occlude_rate") else None
+
+
+def _xywh(values: Any) -> Box:
+    x, y, width, height = (float(v) for v in values)
+    if width <= 0 or height <= 0:
+        raise InputError("a box xywh with an area", f"{values}", "drop the object")
+    return Box(x, y, x + width, y + height)
+
+
+def _polygon_bounds(polygon: Any) -> Box:
+    points = np.asarray(polygon[0] if polygon and isinstance(polygon[0], list) else polygon, np.float64).reshape(-1, 2)
+    (x1, y1), (x2, y2) = points.min(0), points.max(0)
+    return Box(float(x1), float(y1), float(x2), float(y2))
+
+
+def mask_bounds(mask: dict[str, Any], image_wh: tuple[int, int]) -> Box | None:
+    """The box round a COCO run-length mask (column-major, counts a list or COCO's compressed text); None when empty.
+
+    Example:
+        >>> mask_bounds({"size": [4, 5], "counts": [5, 2, 13]}, (5, 4))
+        Box(x1=1.0, y1=1.0, x2=2.0, y2=3.0)
+    """
+    height, width = (int(v) for v in mask["size"])
+    if (width, height) != tuple(image_wh):
+        raise InputError(f"a mask of {image_wh[0]}x{image_wh[1]}", f"{width}x{height}", "check the annotation")
+    counts = mask["counts"] if isinstance(mask["counts"], list) else decompress_counts(str(mask["counts"]))
+    if sum(counts) > width * height or any(c < 0 for c in counts):
+        raise InputError(f"runs of at most {width * height} pixels", f"{sum(counts)}", "check the annotation")
+    flat = np.zeros(width * height, bool)
+    at = 0
+    for index, count in enumerate(counts):
+        flat[at : at + count] = bool(index % 2)
+        at += count
+    columns, rows = np.nonzero(flat.reshape(width, height))
+    if not len(rows):
+        return None
+    return Box(float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+
+
+def decompress_counts(text: str) -> list[int]:
+    """COCO's compressed run lengths (cocoapi, maskApi.c: rleFrString).
+
+    Five bits a character, least significant first; from the third on, each is a difference to the run two before.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts

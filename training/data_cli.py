@@ -1,0 +1,150 @@
+"""`egm data ...`: check a data set, convert one, mirror it, filter it, look for leaks, generate reasoning traces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.errors import EgmError
+from training.data.check import CheckReport, check_directory
+from training.data.difficulty import filter_by_difficulty, read_ious
+from training.data.flip import flipped
+from training.data.leaks import without_leaks
+from training.data.problems import DataError
+from training.data.refcoco import split_counts
+from training.data.rows import Row, write_rows
+from training.data.sources import READERS, load_rows
+
+
+def main(argv: list[str]) -> int:
+    """Run one data verb; returns the exit code (0 fine, 2 problems found or bad input)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except DataError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        print(f"egm data: {len(error.problems)} problems", file=sys.stderr)
+        return error.exit_code
+    except EgmError as error:
+        print(f"egm data: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="egm data", description="Grounding data: check, convert, mirror, filter.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    check = verbs.add_parser("check", help="list every problem of a directory, with file and line")
+    check.add_argument("directory", type=Path)
+    check.add_argument("--images", type=Path, help="root of the pictures (default: DIRECTORY)")
+    check.add_argument("--decode", action="store_true", help="decode every picture, not only its header")
+    check.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    check.set_defaults(run=_check)
+    convert = verbs.add_parser("convert", help="read a public format, write rows")
+    convert.add_argument("source", type=Path, nargs="+")
+    convert.add_argument("--kind", choices=sorted(READERS), required=True)
+    convert.set_defaults(run=_convert)
+    flip = verbs.add_parser("flip", help="add mirrored copies of the rows that can be mirrored")
+    flip.add_argument("rows", type=Path, nargs="+")
+    flip.set_defaults(run=_flip)
+    leaks = verbs.add_parser("leaks", help="take out training rows whose picture an evaluation split holds")
+    leaks.add_argument("rows", type=Path, nargs="+")
+    leaks.add_argument("--evaluation", type=Path, nargs="+", required=True, metavar="ROWS")
+    leaks.set_defaults(run=_leaks)
+    difficulty = verbs.add_parser("filter", help="hard but solvable rows and as many easy ones, for RL")
+    difficulty.add_argument("rows", type=Path, nargs="+")
+    difficulty.add_argument("--own", type=Path, required=True, metavar="JSONL", help="{id, iou} of the SFT checkpoint")
+    difficulty.add_argument("--oracle", type=Path, required=True, metavar="JSONL", help="{id, iou} of a large model")
+    difficulty.set_defaults(run=_filter)
+    traces = verbs.add_parser("traces", help="generate reasoning traces with an OpenAI-compatible endpoint (resumes)")
+    traces.add_argument("rows", type=Path, nargs="+")
+    traces.add_argument("--images", type=Path, required=True)
+    traces.add_argument("--endpoint", required=True, metavar="URL", help="for example http://localhost:8000/v1")
+    traces.add_argument("--model", required=True)
+    traces.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    traces.add_argument("--ledger", type=Path, help="where every paid answer is kept (default: OUT.ledger.jsonl)")
+    traces.add_argument("--concurrency", type=positive_int, default=16)
+    traces.add_argument(
+        "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens"
+    )
+    traces.set_defaults(run=_traces)
+    for writer in (convert, flip, leaks, difficulty, traces):
+        writer.add_argument("--out", "-o", type=Path, required=True, help="jsonl to write")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    report = check_directory(arguments.directory, arguments.images, decode=arguments.decode)
+    if arguments.json:
+        print(json.dumps(asdict(report) | {"ok": report.ok}))
+    else:
+        _show(report)
+    return 0 if report.ok else 2
+
+
+def _show(report: CheckReport) -> None:
+    for problem in report.problems:
+        print(problem)
+    for count in report.counts:
+        print(count)
+    verdict = "no problems" if report.ok else f"{len(report.problems)} problems"
+    print(f"{verdict}; {report.files} files, {report.rows} usable rows, {report.pictures} pictures")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    rows = load_rows(arguments.source, arguments.kind)
+    for count in split_counts(rows):
+        print(count)
+    return _write(arguments.out, rows)
+
+
+def _flip(arguments: argparse.Namespace) -> int:
+    rows = load_rows(arguments.rows)
+    mirrored, report = flipped(rows)
+    print(report)
+    return _write(arguments.out, [*rows, *mirrored])
+
+
+def _leaks(arguments: argparse.Namespace) -> int:
+    kept, report = without_leaks(load_rows(arguments.rows), load_rows(arguments.evaluation))
+    print(report)
+    return _write(arguments.out, kept)
+
+
+def _filter(arguments: argparse.Namespace) -> int:
+    rows = load_rows(arguments.rows)
+    chosen, report = filter_by_difficulty(rows, read_ious(arguments.own), read_ious(arguments.oracle))
+    print(report)
+    return _write(arguments.out, chosen)
+
+
+def _traces(arguments: argparse.Namespace) -> int:
+    from training.data.traces.run import TraceRun, run_traces
+
+    rows = load_rows(arguments.rows)
+    run = TraceRun(
+        endpoint=arguments.endpoint,
+        model=arguments.model,
+        images=arguments.images,
+        ledger=arguments.ledger or arguments.out.with_suffix(".ledger.jsonl"),
+        key_variable=arguments.key_variable,
+        concurrency=arguments.concurrency,
+        price_per_million=tuple(arguments.price),
+    )
+    reasoned, report = run_traces(rows, run)
+    print(report)
+    _write(arguments.out, reasoned)
+    return 0 if len(reasoned) == len(rows) else 1
+
+
+def _write(path: Path, rows: list[Row]) -> int:
+    print(f"{write_rows(path, rows)} rows in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
