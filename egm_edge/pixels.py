@@ -168,11 +168,9 @@ def preprocess(image_rgb: NDArray[np.uint8], spec: PixelSpec) -> Pixels:
     resized_height, resized_width = spec.resized_hw(height, width)
     canvas = resize_bicubic(image, resized_width, resized_height)
     if spec.rule == TILES:
-        tiles = _cut_tiles(canvas, spec.tile_size)
         grid_hw = (resized_height // spec.tile_size, resized_width // spec.tile_size)
-        if len(tiles) > 1:
-            thumbnail = resize_bicubic(image, spec.tile_size, spec.tile_size)
-            tiles = np.concatenate([tiles, thumbnail.transpose(2, 0, 1)[None]])
+        thumbnail = resize_bicubic(image, spec.tile_size, spec.tile_size) if grid_hw != (1, 1) else None
+        tiles = _cut_tiles(canvas, spec.tile_size, thumbnail)
         return Pixels(tiles, grid_hw, (width, height), len(tiles) * spec.tokens_per_tile)
     patches = _cut_patches(canvas, spec.patch_size, spec.merge_size)
     grid_hw = (resized_height // spec.patch_size, resized_width // spec.patch_size)
@@ -237,10 +235,15 @@ def _tile_grid(spec: PixelSpec, height: int, width: int) -> tuple[int, int]:
     return best
 
 
-def _cut_tiles(canvas: NDArray[np.uint8], tile_size: int) -> NDArray[np.uint8]:
-    rows, columns = canvas.shape[0] // tile_size, canvas.shape[1] // tile_size
-    tiles = _planes(canvas).reshape(3, rows, tile_size, columns, tile_size).transpose(1, 3, 0, 2, 4)
-    return np.ascontiguousarray(tiles).reshape(rows * columns, 3, tile_size, tile_size)
+def _cut_tiles(canvas: NDArray[np.uint8], size: int, thumbnail: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    rows, columns = canvas.shape[0] // size, canvas.shape[1] // size
+    count = rows * columns
+    tiles = np.empty((count + (thumbnail is not None), 3, size, size), np.uint8)
+    blocks = tiles[:count].reshape(rows, columns, 3, size, size)
+    blocks[...] = _planes(canvas).reshape(3, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
+    if thumbnail is not None:
+        tiles[count] = _planes(thumbnail)
+    return tiles
 
 
 def _cut_patches(canvas: NDArray[np.uint8], patch: int, merge: int) -> NDArray[np.uint8]:

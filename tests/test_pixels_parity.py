@@ -116,36 +116,51 @@ def test_a_smaller_budget_equals_the_processor_with_that_budget(budget: int, tmp
     np.testing.assert_array_equal(normalise(preprocess(image, spec), spec), theirs(tmp_path, image)["pixel_values"])
 
 
-@pytest.mark.parametrize("bands", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        pytest.param((640, 480), (448, 448), id="both sides shrink"),
+        pytest.param((640, 480), (448, 448), id="both sides shrink, the width more"),
+        pytest.param((480, 640), (448, 448), id="both sides shrink, the height more"),
         pytest.param((640, 480), (1792, 1344), id="both sides grow"),
         pytest.param((1280, 720), (1280, 704), id="only the height changes"),
         pytest.param((500, 400), (512, 400), id="only the width changes"),
+        pytest.param((501, 401), (512, 384), id="odd sides"),
         pytest.param((500, 400), (500, 400), id="nothing changes"),
-        pytest.param((1, 999), (32, 500), id="one column"),
+        pytest.param((2, 998), (32, 500), id="two columns"),
+        pytest.param((4, 2000), (32, 500), id="500 times as high as wide"),
         pytest.param((9, 7), (100, 3), id="small"),
     ],
 )
-def test_bands_are_seamless(bands: int, source: tuple[int, int], target: tuple[int, int], monkeypatch: Any) -> None:
-    monkeypatch.setattr(_resample, "BANDS", bands)
-    monkeypatch.setattr(_resample, "MIN_BAND_PIXELS", 0)
+def test_halves_are_seamless(threads: int, source: tuple[int, int], target: tuple[int, int], monkeypatch: Any) -> None:
+    monkeypatch.setattr(_resample, "THREADS", threads)
+    monkeypatch.setattr(_resample, "MIN_PIXELS", 0)
     image = photo(*source)
     one_piece = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(_resample.resize_bicubic(image, *target), one_piece)
 
 
-def test_bands_are_seamless_at_random_sizes(monkeypatch: Any) -> None:
-    monkeypatch.setattr(_resample, "BANDS", 2)
-    monkeypatch.setattr(_resample, "MIN_BAND_PIXELS", 0)
+def test_halves_are_seamless_at_random_sizes(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_resample, "THREADS", 2)
+    monkeypatch.setattr(_resample, "MIN_PIXELS", 0)
+    halved = []
+    for name in ("_halves_of_rows", "_halves_of_columns"):
+        real = getattr(_resample, name)
+        monkeypatch.setattr(_resample, name, lambda *a, name=name, real=real: halved.append(name) or real(*a))
     rng = np.random.default_rng(0)
-    for width, height, new_width, new_height in np.exp(rng.uniform(0.0, np.log(300), (300, 4))).astype(int):
+    for width, height, new_width, new_height in np.exp(rng.uniform(0.0, np.log(300), (400, 4))).astype(int):
         image = rng.integers(0, 256, (height, width, 3), np.uint8)
         target = (int(new_width), int(new_height))
         one_piece = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
         np.testing.assert_array_equal(_resample.resize_bicubic(image, *target), one_piece)
+    assert min(halved.count(name) for name in ("_halves_of_rows", "_halves_of_columns")) > 20
+
+
+def test_a_pillow_of_unknown_order_is_left_in_one_piece(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_resample, "PILLOW_MAJOR", 99)
+    assert not _resample._may_halve_columns(640, 480, 320, 240)
+    assert not _resample._may_halve_rows(480, 640, 448, 448)
+    assert _resample._may_halve_rows(1280, 720, 1280, 704)
 
 
 def test_a_forked_worker_can_resize_after_its_parent_did() -> None:
