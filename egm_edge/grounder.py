@@ -10,12 +10,12 @@ Knows the order of the stages and measures them; each stage belongs to another m
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,11 @@ from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.decoding import Generation, StopReason, TokenEvent, greedy
 from egm_edge.errors import BundleError, InputError
-from egm_edge.families import encode_prompt, family_for
-from egm_edge.families.base import PromptSpec
+from egm_edge.families import PromptSpec, encode_prompt, family_for
+from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
 from egm_edge.images import load_image
-from egm_edge.parsing import parse_answer
+from egm_edge.parsing import Parsed, parse_answer
 from egm_edge.pixels import Pixels, PixelSpec, preprocess
 from egm_edge.request import check_expression
 
@@ -62,7 +62,7 @@ class Frame:
 
 
 class Grounder:
-    """Answers expressions on frames with one bundle. One thread at a time.
+    """Answers expressions on frames with one bundle. Requests from several threads are answered one after another.
 
     Use `Grounder.from_bundle`; the constructor takes parts already opened, for tests and other runtimes.
     """
@@ -78,6 +78,7 @@ class Grounder:
         self.prompt_spec_hash = manifest.prompt_spec_hash
         self._check_specs()
         self.tokenizer = tokenizer
+        self._lock = threading.Lock()
         self._family = family_for(manifest.family)
         self._image_token_id = int(manifest.model["image_token_id"])
         self.stop_ids = frozenset(manifest.model["stop_token_ids"])
@@ -120,8 +121,9 @@ class Grounder:
         self.close()
 
     def close(self) -> None:
-        """Free the engine; the Grounder is of no use afterwards."""
-        self.backend.close()
+        """Free the engine; the Grounder is of no use afterwards. Waits for a request that is running."""
+        with self._lock:
+            self.backend.close()
 
     def frame(self, image: ImageSource, *, color: str | None = None, stamp_ns: int | None = None) -> Frame:
         """Make a frame.
@@ -181,33 +183,35 @@ class Grounder:
         limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise InputError("max_new_tokens of at least 1", str(limit), "raise it")
-        frame, reused = self._frame_of(image, color, stamp_ns)
-        prefix_ids, request_ids = encode_prompt(self.tokenizer, self.prompt_spec, expression, task)
-        if frame.engine_frame is None:
-            expanded = self._family.prefix_token_ids(prefix_ids, self._image_token_id, frame.pixels)
-            frame.engine_frame = self.backend.open_frame(frame.pixels, expanded)
-        else:
-            reused = True
-        engine_frame = frame.engine_frame
-        opening = time.perf_counter()
-        session = self.backend.open_session(engine_frame)
-        reopened_ms = (time.perf_counter() - opening) * 1e3
-        generation = greedy(
-            session,
-            request_ids,
-            self.tokenizer,
-            self.stop_ids,
-            max_new_tokens=limit,
-            thinking=self._thinking,
-            should_stop=should_stop,
-            on_token=on_token,
-        )
+        frame = image if isinstance(image, Frame) else self.frame(image, color=color, stamp_ns=stamp_ns)
+        if frame.owner is not self:
+            raise InputError(
+                "a frame made by this Grounder", "a frame of another one", "make it with grounder.frame(image)"
+            )
+        with self._lock:
+            request_ids = self.token_ids(expression, task)
+            reused = frame.engine_frame is not None
+            engine_frame = frame.engine_frame = frame.engine_frame or self._open_frame(frame.pixels)
+            opening = time.perf_counter()
+            session = self.backend.open_session(engine_frame)
+            reopened_ms = (time.perf_counter() - opening) * 1e3
+            generation = greedy(
+                session,
+                request_ids,
+                self.tokenizer,
+                self.stop_ids,
+                max_new_tokens=limit,
+                thinking=self._thinking,
+                should_stop=should_stop,
+                on_token=on_token,
+            )
         generated = time.perf_counter()
         parsed = parse_answer(generation.marked_text, task=task, in_thought=self._thinking)
         finished = time.perf_counter()
+        made_here = frame is not image
         timings = Timings(
-            decode_image_ms=0.0 if isinstance(image, Frame) else frame.decode_image_ms,
-            preprocess_ms=0.0 if isinstance(image, Frame) else frame.preprocess_ms,
+            decode_image_ms=frame.decode_image_ms if made_here else 0.0,
+            preprocess_ms=frame.preprocess_ms if made_here else 0.0,
             vision_ms=0.0 if reused else engine_frame.vision_ms,
             prefill_ms=generation.prefill_ms + (reopened_ms if reused else engine_frame.prefill_ms),
             think_ms=generation.think_ms,
@@ -234,14 +238,11 @@ class Grounder:
         grey = np.full((64, 64, 3), 128, np.uint8)
         self.ground(grey, "warm up", color="rgb", max_new_tokens=2)
 
-    def _frame_of(self, image: ImageSource | Frame, color: str | None, stamp_ns: int | None) -> tuple[Frame, bool]:
-        if not isinstance(image, Frame):
-            return self.frame(image, color=color, stamp_ns=stamp_ns), False
-        if image.owner is not self:
-            raise InputError(
-                "a frame made by this Grounder", "a frame of another one", "make it with grounder.frame(image)"
-            )
-        return image, image.engine_frame is not None
+    def _open_frame(self, pixels: Pixels) -> EngineFrame:
+        prefix = self._family.prefix_token_ids(
+            prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, pixels
+        )
+        return self.backend.open_frame(pixels, prefix)
 
     def _grounding(
         self,
@@ -249,13 +250,15 @@ class Grounder:
         expression: str,
         task: Task,
         generation: Generation,
-        parsed: Any,
+        parsed: Parsed,
         tokens: TokenCounts,
         timings: Timings,
     ) -> Grounding:
         stopped = generation.stop_reason is StopReason.STOPPED
         outcome = Outcome.CANCELLED if stopped else parsed.outcome
-        box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh) if outcome is Outcome.FOUND else None
+        box = None
+        if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
+            box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
         return Grounding(
             outcome=outcome,
             expression=expression,

@@ -100,6 +100,7 @@ class OnnxBackend:
 
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> OnnxFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
+        self._require_open()
         started = time.perf_counter()
         embeddings, deepstack = self._see(pixels)
         vision_ms = (time.perf_counter() - started) * 1e3
@@ -119,14 +120,19 @@ class OnnxBackend:
         """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
         if not isinstance(frame, OnnxFrame):
             raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+        self._require_open()
         if self._resident is not frame:
             self._make_resident(frame)
         self.cache.length = frame.prefix_token_count
         return OnnxSession(self, frame)
 
     def close(self) -> None:
-        del self.sessions, self.cache
         self._resident = None
+        del self.sessions, self.cache
+
+    def _require_open(self) -> None:
+        if not hasattr(self, "sessions"):
+            raise BackendError("an open engine", "one that was closed", "open the bundle again")
 
     def require_resident(self, frame: OnnxFrame) -> None:
         if self._resident is not frame:
