@@ -1,0 +1,42 @@
+"""Which rewards there are, by the name that configurations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from egm_edge.errors import InputError
+from training.rewards.answer import Answer, Target
+from training.rewards.format import FormatReward
+from training.rewards.grounding import GroundingReward
+from training.rewards.latency import LatencyReward
+from training.rewards.not_there import NotThereReward
+
+Reward = Callable[[Answer, Target], float]
+REWARDS: dict[str, type[Any]] = {
+    "grounding": GroundingReward,
+    "format": FormatReward,
+    "latency": LatencyReward,
+    "not_there": NotThereReward,
+}
+
+
+def make_reward(name: str, settings: Mapping[str, float] | None = None) -> Reward:
+    """A reward by name, with its settings.
+
+    Raises:
+        InputError: unknown name or setting; the message lists the known ones.
+    """
+    kind = REWARDS.get(name)
+    if kind is None:
+        raise InputError(f"a reward ({', '.join(REWARDS)})", repr(name), "mend the rewards of the configuration")
+    known = [f.name for f in fields(kind)]
+    unknown = [key for key in settings or {} if key not in known]
+    if unknown:
+        raise InputError(f"settings of {name} ({', '.join(known) or 'none'})", ", ".join(unknown), "mend them")
+    reward: Reward = kind(**(settings or {}))
+    return reward
+
+
+__all__ = ["REWARDS", "Answer", "Reward", "Target", "make_reward"]

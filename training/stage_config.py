@@ -1,0 +1,231 @@
+"""The settings of the two training stages, as they stand in `training/configs/*.yaml`.
+
+The image resolution is no setting: both stages train on the pixels that the checkpoint's own PixelSpec gives, which is
+what evaluation and the robot use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from egm_edge.errors import InputError
+from egm_edge.grounding import Task
+from egm_edge.hashing import canonical_hash
+from training.rewards.registry import make_reward
+from training.typed_yaml import load_yaml, setting
+
+CONFIGS = Path(__file__).parent / "configs"
+TASKS = tuple(task.value for task in Task)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """The checkpoint to start from.
+
+    Attributes:
+        base: a local checkpoint directory; nothing is ever downloaded.
+        source: where it can be had, for the message when `base` is not there.
+        attention: "auto" takes flash_attention_2 where the package and a GPU for it are really there, else sdpa.
+        dtype: of the weights in training.
+        train: parts that learn; the vision tower is frozen unless it is named.
+    """
+
+    base: str
+    source: str = ""
+    attention: str = setting("auto", choices=("auto", "sdpa", "flash_attention_2", "eager"))
+    dtype: str = setting("bfloat16", choices=("bfloat16", "float16", "float32"))
+    train: tuple[str, ...] = ("language_model", "projector")
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.train if part not in ("language_model", "projector", "vision")]
+        if unknown or not self.train:
+            found = ", ".join(unknown) or "nothing"
+            raise InputError("model.train of language_model, projector, vision", found, "mend it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters instead of full training; merged into the weights at the end. rank 0 turns them off."""
+
+    rank: int = setting(0, low=0, high=1024)
+    alpha: int = setting(128, low=1)
+    dropout: float = setting(0.0, low=0.0, high=0.9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Rows (jsonl as `egm data convert` writes it) and the root of their pictures.
+
+    `validation` may only hold rows of `val` splits; test splits are for the final evaluation alone.
+    """
+
+    train: tuple[str, ...]
+    images: str
+    validation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimSettings:
+    """AdamW and its schedule. `warmup_steps` wins over `warmup_ratio` when it is set."""
+
+    learning_rate: float = setting(low=0.0, high=1.0)
+    schedule: str = setting("cosine", choices=("cosine", "linear", "constant_with_warmup"))
+    warmup_ratio: float = setting(0.0, low=0.0, high=1.0)
+    warmup_steps: int = setting(0, low=0)
+    weight_decay: float = setting(0.0, low=0.0)
+    adam_beta2: float = setting(0.999, low=0.0, high=1.0)
+    max_grad_norm: float = setting(1.0, low=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """How long, how wide, and what is kept.
+
+    Attributes:
+        output: run directory; the finished checkpoint is its folder `final`.
+        batch_per_device, accumulation: global batch = the two multiplied by the number of processes.
+        max_steps: stop earlier than `epochs`; 0 leaves it to them.
+        deepspeed: "none", "zero2" or "zero3".
+        reports: "tensorboard", "wandb".
+        keep: checkpoints kept.
+        step0_checks: check the set-up before the first step and stop when it is wrong.
+    """
+
+    output: str
+    epochs: float = setting(1.0, low=0.0)
+    max_steps: int = setting(0, low=0)
+    batch_per_device: int = setting(1, low=1)
+    accumulation: int = setting(1, low=1)
+    seed: int = 42
+    save_steps: int = setting(50, low=1)
+    eval_steps: int = setting(0, low=0)
+    log_steps: int = setting(10, low=1)
+    keep: int = setting(3, low=1)
+    deepspeed: str = setting("none", choices=("none", "zero2", "zero3"))
+    gradient_checkpointing: bool = True
+    workers: int = setting(4, low=0)
+    reports: tuple[str, ...] = ()
+    step0_checks: bool = True
+    step0_samples: int = setting(16, low=1)
+
+    def __post_init__(self) -> None:
+        unknown = [report for report in self.reports if report not in ("tensorboard", "wandb")]
+        if unknown:
+            raise InputError("run.reports of tensorboard, wandb", ", ".join(unknown), "mend it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftConfig:
+    """Supervised fine-tuning on reasoning and answer.
+
+    Attributes:
+        max_tokens: longest row, prompt and image tokens included; longer ones are an error, never cut.
+    """
+
+    task: str = setting(choices=TASKS)
+    model: ModelSettings
+    data: DataSettings
+    optim: OptimSettings
+    run: RunSettings
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    max_tokens: int = setting(8192, low=16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How rollouts are drawn. `top_k` 0 is off."""
+
+    generations: int = setting(16, low=2)
+    max_tokens: int = setting(2048, low=1)
+    temperature: float = setting(0.7, low=0.0)
+    top_p: float = setting(0.9, low=0.0, high=1.0)
+    top_k: int = setting(50, low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    """The policy loss.
+
+    Attributes:
+        ratio: "sequence" (GSPO, what EGM's scripts use) or "token" (GRPO).
+        kl: weight of the KL term to the starting checkpoint (k3 estimator); 0 needs no reference model.
+        entropy: weight of the entropy bonus.
+        clip: lower and upper clip range of the ratio.
+        scale: "group" divides advantages by the group's standard deviation, "none" does not.
+    """
+
+    ratio: str = setting("sequence", choices=("sequence", "token"))
+    kl: float = setting(0.0, low=0.0)
+    entropy: float = setting(0.0, low=0.0)
+    clip: float = setting(0.2, low=0.0, high=1.0)
+    scale: str = setting("group", choices=("group", "none"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """What generates: "transformers" anywhere, "vllm" on GPUs (its own package; must be installed)."""
+
+    engine: str = setting("transformers", choices=("transformers", "vllm"))
+    gpu_memory: float = setting(0.3, low=0.05, high=0.95)
+    tensor_parallel: int = setting(1, low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoConfig:
+    """Group-relative policy optimisation with verifiable rewards.
+
+    Attributes:
+        rewards: name -> weight; see `training/rewards`.
+        reward_settings: name -> settings of that reward.
+        run.batch_per_device: counts completions, so prompts x generations.
+    """
+
+    task: str = setting(choices=TASKS)
+    model: ModelSettings
+    data: DataSettings
+    optim: OptimSettings
+    run: RunSettings
+    sampling: SamplingSettings
+    loss: LossSettings
+    rewards: dict[str, float]
+    reward_settings: dict[str, dict[str, float]] = field(default_factory=dict)
+    rollouts: RolloutSettings = field(default_factory=RolloutSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    max_prompt_tokens: int = setting(16384, low=16)
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise InputError("at least one reward", "none", "add grounding: 1.0")
+        for name in {**self.rewards, **self.reward_settings}:
+            make_reward(name, self.reward_settings.get(name))
+
+
+def config_path(name: str) -> Path:
+    """A file, or the name of a configuration that ships with the project ("qwen3-vl-2b-modal-sft").
+
+    Raises:
+        InputError: neither; the message lists the shipped names.
+    """
+    shipped = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    for path in (Path(name), shipped):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*-*.yaml")))
+    raise InputError(f"a configuration file or one of {names}", repr(name), "pass one of them")
+
+
+def load_sft(name: str, overrides: Mapping[str, str] | None = None) -> SftConfig:
+    """An SFT configuration by file or shipped name."""
+    return load_yaml(SftConfig, config_path(name), overrides)
+
+
+def load_grpo(name: str, overrides: Mapping[str, str] | None = None) -> GrpoConfig:
+    """A GRPO configuration by file or shipped name."""
+    return load_yaml(GrpoConfig, config_path(name), overrides)
+
+
+def config_hash(config: SftConfig | GrpoConfig) -> str:
+    """Of every setting; written into checkpoints, so that a resumed run is known to be the same."""
+    return canonical_hash(asdict(config))
