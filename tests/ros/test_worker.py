@@ -92,6 +92,23 @@ def test_each_frame_is_grounded_once_for_a_standing_command(bench: Bench) -> Non
     assert [answer.frame.sequence for answer in bench.answers if answer.frame] == [1, 2, 3]
 
 
+def test_repeating_a_command_does_not_interrupt_it(bench: Bench) -> None:
+    bench.show()
+    for _ in range(8):
+        bench.worker.set_command(Request("c", "red thing tokens=20", Task.MODAL))
+        time.sleep(0.05)
+    wait_for(lambda: bench.answers)
+    assert bench.answers[0].grounding is not None
+    assert bench.answers[0].grounding.outcome is not Outcome.CANCELLED
+
+
+def test_a_frame_is_forgotten_when_everything_is_dropped(bench: Bench) -> None:
+    bench.show()
+    assert bench.ask("red thing").grounding is not None
+    bench.worker.drop_all()
+    wait_for(lambda: bench.worker._opened is None)
+
+
 def test_once_means_one_answer_per_command(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground="once")
     bench.worker.set_command(Request("c", "red thing tokens=1", Task.MODAL))

@@ -98,6 +98,10 @@ class Ticket:
         return self.cancelled.is_set() or self.overdue
 
 
+def _same(one: Request | None, other: Request | None) -> bool:
+    return one is not None and other is not None and (one.expression, one.task) == (other.expression, other.task)
+
+
 class GroundingWorker:
     """Owns the Grounder while it runs.
 
@@ -119,7 +123,8 @@ class GroundingWorker:
         self._command_sequence = 0  # of the last frame the standing command was started on
         self._command_not_before_s = float("-inf")
         self._stopping = False
-        self._opened: tuple[CameraFrame, Any] | None = None  # the last frame inside the engine
+        self._opened: tuple[CameraFrame, Any] | None = None  # the last frame inside the engine; the thread's own
+        self._forget_frame = False
         self._thread = threading.Thread(target=self._run, name="egm-grounding", daemon=True)
         self._thread.start()
 
@@ -158,10 +163,15 @@ class GroundingWorker:
         return ticket.answer
 
     def set_command(self, request: Request | None) -> None:
-        """Replace the standing command; None clears it. The one being grounded is cancelled."""
+        """Replace the standing command; None clears it. Another one being grounded is cancelled.
+
+        Saying the same again does not interrupt: publishers that repeat a command would starve a slow model.
+        """
         with self._wake:
+            if _same(request, self._command) and self._settings().reground == "continuous":
+                return
             self._command, self._command_sequence, self._command_not_before_s = request, 0, float("-inf")
-            if self._running is not None and self._running.standing:
+            if self._running is not None and self._running.standing and not _same(request, self._running.request):
                 self._running.cancel()
             self._wake.notify_all()
 
@@ -171,7 +181,7 @@ class GroundingWorker:
         with self._wake:
             for ticket in [*self._pending, *([self._running] if self._running else [])]:
                 ticket.cancel()
-            self._opened = None
+            self._forget_frame = True
             self._wake.notify_all()
 
     def stop(self, timeout_s: float) -> bool:
@@ -186,6 +196,8 @@ class GroundingWorker:
         while True:
             with self._wake:
                 while (job := self._next_job()) is None and not self._stopping:
+                    if self._forget_frame:
+                        self._opened, self._forget_frame = None, False
                     self._wake.wait(self._wait_s())
                 if job is None:
                     return
