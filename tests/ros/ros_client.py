@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from egm_interfaces.srv import Ground as GroundService
-from egm_ros.grounding_node import COMMAND_QOS
+from egm_ros.grounding_node import LATCHED_COMMAND_QOS
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class Client:
         self.compressed = self.node.create_publisher(
             CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data
         )
-        self.commands = self.node.create_publisher(String, "command", COMMAND_QOS)
+        self.commands = self.node.create_publisher(String, "command", LATCHED_COMMAND_QOS)
         self.node.create_subscription(Detection2DArray, "detections", self.detections.append, reliable)
         self.node.create_subscription(
             GroundedObjectArray, "grounded_objects", lambda m: self.objects.extend(m.objects), reliable

@@ -15,6 +15,7 @@ from PIL import Image as PilImage
 from ros_client import Client, image_message, picture, until
 from ros_fixtures import NodeProcess
 from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("fake_node")]
 
@@ -87,6 +88,25 @@ def test_the_latest_command_wins_in_mid_decode(client: Client) -> None:
     detection = client.feed(image_message(picture()), client.first_detection)
     assert detection.results[0].hypothesis.class_id == "the red thing again"
     assert time.monotonic() - start < 5.0, "the 10 s answer was not waited for"
+
+
+def test_a_latched_command_is_counted_once_and_reaches_a_node_that_activates_later(client: Client) -> None:
+    client.clear()
+    assert client.transition("deactivate")
+    client.command("the red thing")
+    before = client.wait_for_counters().get("commands", 0)
+    assert client.transition("activate")
+    client.feed(image_message(picture()), client.first_detection)
+    assert client.wait_for_counters()["commands"] == before + 1
+
+
+def test_an_ordinary_volatile_publisher_is_heard_too(client: Client) -> None:
+    client.clear()
+    volatile = client.node.create_publisher(String, "command", 10)
+    until(lambda: volatile.get_subscription_count() == 1, what="the volatile subscription")
+    volatile.publish(String(data="the red thing"))
+    assert client.feed(image_message(picture()), client.first_detection)
+    client.node.destroy_publisher(volatile)
 
 
 def test_an_engine_failure_is_reported_and_survived(client: Client) -> None:

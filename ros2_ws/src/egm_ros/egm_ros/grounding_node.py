@@ -37,9 +37,11 @@ from egm_ros.worker import Answer, GroundingWorker, Request
 GrounderFactory = Callable[[Settings], Any]
 WARN_PERIOD_S = 5.0
 STOP_TIMEOUT_S = 10.0
-# Answers must arrive; the last command must reach a node that starts later.
 ANSWER_QOS = QoSProfile(depth=10)
-COMMAND_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# The last command must reach a node that starts later (latched), and a latched subscription does not match the volatile
+# publishers that most programs have; so the node listens with both and drops the copy.
+LATCHED_COMMAND_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+VOLATILE_COMMAND_QOS = QoSProfile(depth=1)
 
 
 def load_grounder(settings: Settings) -> Any:
@@ -72,6 +74,7 @@ class GroundingNode(LifecycleNode):
         self._worker: GroundingWorker | None = None
         self._active = False
         self._command_count = 0
+        self._command_sent_ns = -1
         self._inputs: list[Any] = []
         self._camera_group = MutuallyExclusiveCallbackGroup()
         self._command_group = MutuallyExclusiveCallbackGroup()
@@ -126,8 +129,9 @@ class GroundingNode(LifecycleNode):
         self._active = True
         self._inputs = [
             self.create_subscription(image_type, topic, self._on_image, camera_qos, callback_group=self._camera_group),
-            self.create_subscription(
-                String, "command", self._on_command, COMMAND_QOS, callback_group=self._command_group
+            *(
+                self.create_subscription(String, "command", self._on_command, qos, callback_group=self._command_group)
+                for qos in (LATCHED_COMMAND_QOS, VOLATILE_COMMAND_QOS)
             ),
         ]
         self.get_logger().info(f"active: images on {topic}, commands on {self.resolve_topic_name('command')}")
@@ -156,7 +160,7 @@ class GroundingNode(LifecycleNode):
         self._active = False
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._inputs = []
+        self._inputs, self._command_sent_ns = [], -1
         self.mailbox.clear()
         if self._worker is not None:
             self._worker.drop_all()
@@ -186,10 +190,11 @@ class GroundingNode(LifecycleNode):
             return
         self.mailbox.put(message)
 
-    def _on_command(self, message: String) -> None:
+    def _on_command(self, message: String, info: dict[str, int]) -> None:
         worker, settings = self._worker, self.settings
-        if worker is None or not self._active:
+        if worker is None or not self._active or info["source_timestamp"] == self._command_sent_ns:
             return
+        self._command_sent_ns = info["source_timestamp"]
         if not message.data.strip():
             worker.set_command(None)
             self.get_logger().info("command cleared")
