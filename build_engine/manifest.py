@@ -11,8 +11,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,36 +61,49 @@ class BundleWriter:
         return self._root
 
     def __enter__(self) -> BundleWriter:
-        with self._translated():
-            _check_replaceable(self.out_dir, force=self.force)
-            self._made_parents = [p for p in self.out_dir.parents if not p.exists()]
-            self.out_dir.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.out_dir.parent):
-                _remove_stale(self.out_dir)
-                prefix = f".{self.out_dir.name}{TEMPORARY_MARK}"
-                self._root = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out_dir.parent))
-                self._root.chmod(0o755)
-                self._lock = os.open(self._root, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # file systems without locks: a stale temporary is then left alone
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            with self._translated():
+                _check_replaceable(self.out_dir, force=self.force)
+                self._made_parents = [p for p in self.out_dir.parents if not p.exists()]
+                self.out_dir.parent.mkdir(parents=True, exist_ok=True)
+                with _locked(self.out_dir.parent):
+                    _remove_stale(self.out_dir)
+                    self._make_temporary()
+        except BaseException:  # a signal may arrive in here too, and then __exit__ is never called
+            self._clean_up(failed=True)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+        no_space = self._no_space() if error is not None and is_no_space(error) else None
+        self._clean_up(failed=error is not None)
+        if no_space:
+            raise no_space from None
+
+    def _make_temporary(self) -> None:
+        # The name is kept before the directory exists: nothing can be made that is not cleaned up.
+        self._root = self.out_dir.with_name(f".{self.out_dir.name}{TEMPORARY_MARK}{secrets.token_hex(4)}")
+        self._root.mkdir()
+        self._lock = os.open(self._root, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # file systems without locks: a stale temporary is then left alone
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _clean_up(self, *, failed: bool) -> None:
+        try:
+            if self._root is not None:
+                shutil.rmtree(self._root, ignore_errors=True)
+        except BaseException:  # interrupted while cleaning: finish, then obey
+            self._clean_up(failed=failed)
+            raise
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        if error is None:
-            return
-        no_space = self._no_space() if is_no_space(error) else None
-        with contextlib.suppress(OSError):
-            for parent in self._made_parents:  # deepest first; stops at one that somebody else uses
-                parent.rmdir()
-        if no_space:
-            raise no_space from None
+        if failed:
+            with contextlib.suppress(OSError):
+                for parent in self._made_parents:  # deepest first; stops at one that somebody else uses
+                    parent.rmdir()
 
     def path(self, name: str) -> Path:
         """Where to write the file that will be `name` in the bundle; its folder exists when this returns."""
