@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 HAS_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "egm_interfaces", "vision_msgs"))
 
@@ -23,3 +25,7 @@ if importlib.util.find_spec("egm_ros") is None:
     sys.path.insert(0, str(REPOSITORY / "ros2_ws" / "src" / "egm_ros"))
 if HAS_ROS:
     from ros_fixtures import client, fake_node, make_node  # noqa: F401
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:lark.*")  # a parser inside the ROS wheels

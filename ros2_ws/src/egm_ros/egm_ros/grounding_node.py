@@ -119,6 +119,15 @@ class GroundingNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._listen()
+        except Exception as error:  # rclpy would turn it into a silent failure
+            self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
+            self._stop_listening()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_activate(state)
+
+    def _listen(self) -> None:
         settings = self.settings
         compressed = settings.image_transport == "compressed"
         # Resolved first, so that remapping `image` moves the compressed topic with it, as image_transport does.
@@ -135,7 +144,6 @@ class GroundingNode(LifecycleNode):
             ),
         ]
         self.get_logger().info(f"active: images on {topic}, commands on {self.resolve_topic_name('command')}")
-        return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_listening()
