@@ -64,6 +64,9 @@ class Frame:
 class Grounder:
     """Answers expressions on frames with one bundle. Requests from several threads are answered one after another.
 
+    Attributes:
+        speculate: check drafted tokens several at a time where the text repeats itself; same tokens, fewer steps.
+
     Use `Grounder.from_bundle`; the constructor takes parts already opened, for tests and other runtimes.
     """
 
@@ -78,6 +81,7 @@ class Grounder:
         self.prompt_spec_hash = manifest.prompt_spec_hash
         self._check_specs()
         self.tokenizer = tokenizer
+        self.speculate = True
         self._lock = threading.Lock()
         self._family = family_for(manifest.family)
         self._image_token_id = int(manifest.model["image_token_id"])
@@ -202,6 +206,7 @@ class Grounder:
                 self.stop_ids,
                 max_new_tokens=limit,
                 thinking=self._thinking,
+                speculate=self.speculate and self.backend.capabilities.rewind,
                 should_stop=should_stop,
                 on_token=on_token,
             )
@@ -226,6 +231,7 @@ class Grounder:
             image=engine_frame.image_token_count,
             think=generation.think_tokens,
             completion=len(generation.token_ids),
+            decode_steps=generation.steps,
         )
         return self._grounding(frame, expression, task, generation, parsed, tokens, timings)
 

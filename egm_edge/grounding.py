@@ -69,12 +69,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """Tokens of one request as the model counts them; `image` is part of `prompt`, `think` part of `completion`."""
+    """Tokens of one request as the model counts them; `image` is part of `prompt`, `think` part of `completion`.
+
+    `decode_steps` is how often the engine ran to generate them: fewer than `completion` where several were checked at once.
+    """
 
     prompt: int = 0
     image: int = 0
     think: int = 0
     completion: int = 0
+    decode_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Generation:
         text: their text, special tokens left out.
         marked_text: their text with special tokens, for parsing (InternVL's <box> is one).
         think_tokens: how many belong to the thought.
+        steps: decode steps that the engine ran; fewer than tokens where drafts were right.
         stop_reason: why it ended.
         prefill_ms: the request's own prompt tokens, up to the first logits.
         think_ms, answer_ms: time of the generated tokens of each stage.
@@ -54,6 +55,7 @@ class Generation:
     text: str
     marked_text: str
     think_tokens: int
+    steps: int
     stop_reason: StopReason
     prefill_ms: float
     think_ms: float

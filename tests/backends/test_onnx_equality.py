@@ -177,6 +177,18 @@ def test_reusing_a_frame_changes_no_token(pair: Pair) -> None:
     assert reused[1].timings.vision_ms == 0.0
 
 
+def test_speculation_changes_no_token(pair: Pair) -> None:
+    frame = pair.grounder.frame(pair.image((120, 90)), color="rgb")
+    expressions = ["the mug the mug the mug", "aaaaaaaa", "left of the left of the kettle"]
+    fast = [pair.grounder.ground(frame, e, max_new_tokens=48) for e in expressions]
+    pair.grounder.speculate = False
+    slow = [pair.grounder.ground(frame, e, max_new_tokens=48) for e in expressions]
+    pair.grounder.speculate = True
+    assert [g.text for g in fast] == [g.text for g in slow]
+    assert all(g.tokens.decode_steps == max(g.tokens.completion - (g.cut != ""), 0) for g in slow)
+    assert sum(g.tokens.decode_steps for g in fast) <= sum(g.tokens.decode_steps for g in slow)
+
+
 def test_a_displaced_frame_comes_back_with_the_same_answer(pair: Pair) -> None:
     first, second = (pair.grounder.frame(pair.image((120, 90), seed), color="rgb") for seed in (1, 2))
     before = pair.grounder.ground(first, "the mug", max_new_tokens=12).text

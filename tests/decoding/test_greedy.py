@@ -9,30 +9,35 @@ import pytest
 from tokenizers import Tokenizer
 
 from egm_edge.decoding import Stage, StopReason, TokenEvent, greedy
+from egm_edge.decoding.lookup import PromptLookup
 from tests.support.qwen_tokenizer import QWEN3_SPECIALS, byte_tokenizer
 
 
 class ScriptedSession:
-    """Continues every prompt with a fixed reply; counts what it was fed."""
+    """A model that always wants the same reply after a request of three tokens, whatever it is fed; keeps count."""
+
+    REQUEST = (1, 2, 3)
 
     def __init__(self, tokenizer: Tokenizer, reply_ids: Sequence[int]) -> None:
         self.vocab = tokenizer.get_vocab_size()
         self.reply = list(reply_ids)
-        self.fed: list[list[int]] = []
+        self.sequence: list[int] = []
+        self.steps = 0
 
     @property
     def length(self) -> int:
-        return sum(map(len, self.fed))
+        return len(self.sequence)
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> np.ndarray:
-        assert not every_position
-        self.fed.append(list(token_ids))
-        logits = np.zeros(self.vocab, np.float32)
-        logits[self.reply[len(self.fed) - 1]] = 1.0
-        return logits
+        self.steps += 1
+        logits = np.zeros((len(token_ids), self.vocab), np.float32)
+        for row, token in zip(logits, token_ids, strict=True):
+            self.sequence.append(token)
+            row[self.reply[min(max(self.length - len(self.REQUEST), 0), len(self.reply) - 1)]] = 1.0
+        return logits if every_position else logits[-1]
 
     def truncate(self, length: int) -> None:
-        raise AssertionError("greedy decoding never rewinds")
+        del self.sequence[length:]
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +63,31 @@ def test_tokens_are_counted_to_the_stage_they_belong_to(
     tokenizer: Tokenizer, text: str, thinking: bool, thought: str
 ) -> None:
     session, end = _session(tokenizer, text)
-    generation = greedy(session, [1, 2, 3], tokenizer, {end}, max_new_tokens=99, thinking=thinking)
+    generation = greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=99, thinking=thinking)
     assert generation.text == generation.marked_text == text
     assert generation.stop_reason is StopReason.END_TOKEN
     assert tokenizer.decode(generation.token_ids[: generation.think_tokens]) == thought
-    assert session.fed == [[1, 2, 3], *([token] for token in generation.token_ids)]
+    assert session.sequence[3:] == list(generation.token_ids)
 
 
 def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
-    generation = greedy(session, [1], tokenizer, {end}, max_new_tokens=3, thinking=False)
+    generation = greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=3, thinking=False)
     assert (generation.text, generation.stop_reason) == ("abc", StopReason.TOKEN_LIMIT)
-    assert len(session.fed) == 3
+    assert session.steps == 3
 
 
 def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
     answers = iter([False, False, True])
     generation = greedy(
-        session, [1], tokenizer, {end}, max_new_tokens=9, thinking=False, should_stop=lambda: next(answers)
+        session,
+        ScriptedSession.REQUEST,
+        tokenizer,
+        {end},
+        max_new_tokens=9,
+        thinking=False,
+        should_stop=lambda: next(answers),
     )
     assert (generation.text, generation.stop_reason) == ("ab", StopReason.STOPPED)
 
@@ -84,8 +95,69 @@ def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
 def test_events_spell_the_reply_and_change_stage_after_the_closing_tag(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "né 猫</think>x")
     events: list[TokenEvent] = []
-    greedy(session, [1], tokenizer, {end}, max_new_tokens=99, thinking=True, on_token=events.append)
+    greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=99, thinking=True, on_token=events.append)
     assert "".join(event.text for event in events) == "né 猫</think>x"
     assert [event.count for event in events] == list(range(1, len(events) + 1))
     assert [event.stage for event in events if event.text == "x"] == [Stage.ANSWER]
     assert all(event.stage is Stage.THINK for event in events[:-1])
+
+
+REPETITIVE = "box [120, 45, 300, 410] so </think>[120, 45, 300, 410] and [120, 45, 310, 410] [120, 45, 300, 410]"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 40, 62, 99, 200])
+def test_drafts_change_the_steps_but_no_token(tokenizer: Tokenizer, limit: int) -> None:
+    replies = {}
+    for speculate in (False, True):
+        session, end = _session(tokenizer, REPETITIVE)
+        seen: list[TokenEvent] = []
+        replies[speculate] = greedy(
+            session,
+            ScriptedSession.REQUEST,
+            tokenizer,
+            {end},
+            max_new_tokens=limit,
+            thinking=True,
+            speculate=speculate,
+            on_token=seen.append,
+        )
+        assert [event.count for event in seen] == list(range(1, len(replies[speculate].token_ids) + 1))
+    slow, fast = replies[False], replies[True]
+    assert (slow.token_ids, slow.think_tokens, slow.stop_reason) == (
+        fast.token_ids,
+        fast.think_tokens,
+        fast.stop_reason,
+    )
+    assert fast.steps <= slow.steps
+    if limit == 200:
+        assert fast.steps < 0.75 * slow.steps
+
+
+def test_a_stop_among_accepted_drafts_keeps_only_what_was_asked_for(tokenizer: Tokenizer) -> None:
+    for stop_after in range(40, 80):
+        session, end = _session(tokenizer, REPETITIVE)
+        seen: list[TokenEvent] = []
+        generation = greedy(
+            session,
+            ScriptedSession.REQUEST,
+            tokenizer,
+            {end},
+            max_new_tokens=200,
+            thinking=True,
+            should_stop=lambda seen=seen, n=stop_after: len(seen) >= n,
+            on_token=seen.append,
+        )
+        assert generation.stop_reason is StopReason.STOPPED
+        assert len(generation.token_ids) == stop_after
+
+
+def test_lookup_wants_three_tokens_to_match_until_a_draft_was_right() -> None:
+    lookup = PromptLookup([1, 2, 3, 4, 5, 9, 2, 3])
+    assert lookup.propose(4) == []
+    lookup.judged(1)
+    assert lookup.propose(4) == [4, 5, 9]
+    lookup.add(4)
+    assert lookup.propose(2) == [5, 9]
+    lookup.judged(0)
+    assert lookup.propose(4) == [5]
+    assert lookup.propose(0) == []
