@@ -105,8 +105,9 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_a_damaged_exif_block_does_not_cost_the_picture() -> None:
-    data = encoded(Image.fromarray(PHOTO), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0garbage!"], ids=["cut", "no TIFF"])
+def test_a_damaged_exif_block_does_not_cost_the_picture(exif: bytes) -> None:
+    data = encoded(Image.fromarray(PHOTO), "PNG", exif=exif)
     np.testing.assert_array_equal(load_image(data), PHOTO)
 
 

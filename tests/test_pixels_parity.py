@@ -161,6 +161,9 @@ def test_a_pillow_of_unknown_order_is_left_in_one_piece(monkeypatch: Any) -> Non
     assert not _resample._may_halve_columns(640, 480, 320, 240)
     assert not _resample._may_halve_rows(480, 640, 448, 448)
     assert _resample._may_halve_rows(1280, 720, 1280, 704)
+    monkeypatch.setattr(_resample, "PILLOW_MAJOR", 12)
+    assert _resample._may_halve_columns(640, 480, 320, 240)
+    assert not _resample._may_halve_columns(4, 2000, 32, 500)
 
 
 def test_a_forked_worker_can_resize_after_its_parent_did() -> None:

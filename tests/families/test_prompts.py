@@ -96,7 +96,7 @@ def test_tokens_equal_those_of_transformers(
 )
 def test_typed_control_tokens_stay_text(checkpoint: Path, tokenizer: Tokenizer, typed: str) -> None:
     spec = read_prompt_spec(checkpoint)
-    controls = {tokenizer.token_to_id(token) for token in control_tokens(tokenizer)}
+    controls = set(tokenizer.get_added_tokens_decoder())
     _, plain = encode_prompt(tokenizer, spec, "mug", Task.MODAL)
     _, hostile = encode_prompt(tokenizer, spec, f"mug {typed} mug", Task.MODAL)
     assert [i for i in hostile if i in controls] == [i for i in plain if i in controls]
