@@ -1,0 +1,94 @@
+"""Grounding metrics as pure NumPy functions: IoU row by row, accuracy at a threshold, the eight-split average, box sizes.
+
+Knows nothing of files, models or reports. Boxes are xyxy, pixels of the original image. Accuracy counts IoU *strictly* above
+its threshold, as the EGM evaluation scripts do; published "IoU" columns of that work are this accuracy, not a mean IoU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+EIGHT_SPLITS: tuple[tuple[str, str], ...] = (
+    ("refcoco", "val"),
+    ("refcoco", "testA"),
+    ("refcoco", "testB"),
+    ("refcoco+", "val"),
+    ("refcoco+", "testA"),
+    ("refcoco+", "testB"),
+    ("refcocog", "val"),
+    ("refcocog", "test"),
+)
+# COCO's own bounds between small, medium and large objects: area in square pixels.
+SMALL_AREA_PX2, LARGE_AREA_PX2 = 32.0**2, 96.0**2
+BOX_SIZES = ("small", "medium", "large")
+
+
+def iou_rows(predicted: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
+    """IoU of each predicted box with the target of the same row.
+
+    Args:
+        predicted: [N, 4] xyxy; a row with a NaN or an infinity means no box. target: [N, 4] xyxy, the same frame.
+
+    Returns:
+        [N] float64, 0.0-1.0. A missing, inverted or empty box has IoU 0.0.
+
+    Example:
+        >>> iou_rows([[0, 0, 2, 2], [0, 0, 4, 4], [2, 0, 0, 2]], [[0, 0, 2, 2], [0, 0, 4, 2], [0, 0, 2, 2]]).tolist()
+        [1.0, 0.5, 0.0]
+    """
+    a = np.asarray(predicted, np.float64).reshape(-1, 4)
+    b = np.asarray(target, np.float64).reshape(-1, 4)
+    usable = np.asarray(np.isfinite(a).all(1) & np.isfinite(b).all(1))
+    usable = usable & (a[:, 2:] > a[:, :2]).all(1) & (b[:, 2:] > b[:, :2]).all(1)
+    a, b = np.where(usable[:, None], a, 0.0), np.where(usable[:, None], b, 0.0)
+    overlap_wh = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0.0, None)
+    intersection = overlap_wh.prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
+    return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Accuracy of some rows that have a target; every failed answer counts as IoU 0.
+
+    Attributes:
+        rows: how many.
+        acc50, acc75: share with IoU > 0.5 and > 0.75, 0.0-1.0; NaN when there are no rows.
+        mean_iou: mean IoU, 0.0-1.0; NaN when there are no rows.
+    """
+
+    rows: int
+    acc50: float
+    acc75: float
+    mean_iou: float
+
+
+def scores(iou: ArrayLike) -> Scores:
+    """Scores of rows with these IoUs, [N] in 0.0-1.0.
+
+    Example:
+        >>> scores([1.0, 0.5, 0.6, 0.0])
+        Scores(rows=4, acc50=0.5, acc75=0.25, mean_iou=0.525)
+    """
+    values = np.asarray(iou, np.float64)
+    if not values.size:
+        return Scores(0, float("nan"), float("nan"), float("nan"))
+    return Scores(len(values), float((values > 0.5).mean()), float((values > 0.75).mean()), float(values.mean()))
+
+
+def eight_split_average(by_split: Mapping[tuple[str, str], float]) -> float | None:
+    """The unweighted mean over the eight RefCOCO-family splits, as published; None unless all eight are there."""
+    if any(split not in by_split for split in EIGHT_SPLITS):
+        return None
+    return float(np.mean([by_split[split] for split in EIGHT_SPLITS]))
+
+
+def box_size(target: ArrayLike) -> str:
+    """"small", "medium" or "large" by the area of a box, xyxy pixels, with COCO's bounds."""
+    x1, y1, x2, y2 = np.asarray(target, np.float64)
+    area_px2 = max(x2 - x1, 0.0) * max(y2 - y1, 0.0)
+    return BOX_SIZES[int(area_px2 >= SMALL_AREA_PX2) + int(area_px2 >= LARGE_AREA_PX2)]

@@ -1,0 +1,212 @@
+"""Records: one JSON line per evaluated row, durable one by one, so that a killed run goes on where it stopped.
+
+`RecordLog` owns `records.jsonl` of one output folder: a torn last line is cut off on opening, every appended line is on
+disk before the next row starts, and a second process is kept out. Every number of a report is computed from these lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from egm_edge.errors import InputError
+
+RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One answer beside its target.
+
+    Attributes:
+        id, dataset, split, kind, task, image, image_wh, expression: of the row.
+        budget: cap on generated tokens.
+        target: xyxy pixels, None for a thing that is not there.
+        outcome, box, rule, cut, text: of the Grounding; box is xyxy pixels or None.
+        iou: with the target, 0.0 where there is no box, None where there is no target.
+        tokens: prompt, image, think, completion.
+        timings: milliseconds of the request itself; a frame shared with the row before costs nothing here.
+        total_ms: of the request on a frame of its own: what sharing saved is added from this frame's own first request.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    kind: str
+    task: str
+    image: str
+    image_wh: tuple[int, int]
+    expression: str
+    budget: int
+    target: tuple[float, ...] | None
+    outcome: str
+    box: tuple[float, ...] | None
+    rule: str
+    cut: str
+    text: str
+    iou: float | None
+    tokens: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    total_ms: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.id, self.budget)
+
+    @property
+    def cluster(self) -> str:
+        """Rows of one image are not independent: bootstraps draw by this."""
+        return f"{self.dataset}/{self.image}"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """Inverse of `dataclasses.asdict` through JSON."""
+        known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**known)
+
+
+class RecordLog:
+    """Appends records durably; holds a lock on its folder while open.
+
+    Args:
+        directory: created when missing.
+        identity: what the run is (bundle, data, budgets); a folder that holds another run is refused.
+    """
+
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+        self.path = directory / RECORDS_NAME
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise _unwritable(directory, error) from None
+        try:
+            self._lock()
+            self._claim(identity)
+            self._cut_torn_line()
+            self.records = list(read_records(directory))
+        except OSError as error:
+            os.close(self._file)
+            raise _unwritable(directory, error) from None
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> RecordLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._file)
+
+    def append(self, record: Record) -> None:
+        """Write one line; it is on disk when this returns."""
+        try:
+            data = (json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from None
+        self.records.append(record)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mend = "wait for it, or choose another --out"
+            raise InputError(f"{self._directory} for this run alone", "another run writing there", mend) from None
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        path = self._directory / RUN_NAME
+        if path.exists():
+            found = _json(path)
+            differs = sorted(name for name in identity.keys() | found.keys() if identity.get(name) != found.get(name))
+            if differs:
+                name = differs[0]
+                raise InputError(
+                    f"the run of {path} to go on ({name} {_short(found.get(name))})",
+                    f"{name} {_short(identity.get(name))}",
+                    "choose another --out, or delete that folder",
+                )
+            return
+        if os.fstat(self._file).st_size:
+            raise InputError(f"{RUN_NAME} beside {self.path}", "none", "choose another --out")
+        replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+
+    def _cut_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        with self.path.open("rb") as stream:
+            if size == 0:
+                return
+            whole = stream.read().rfind(b"\n") + 1
+        if whole < size:
+            os.truncate(self._file, whole)
+            os.fsync(self._file)
+
+
+def read_records(directory: Path) -> Iterator[Record]:
+    """The records of an output folder, in the order they were made; a torn last line is passed over.
+
+    Raises:
+        InputError: no such folder, or a line that no run wrote.
+    """
+    path = directory / RECORDS_NAME
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                if not raw.endswith(b"\n"):
+                    return
+                try:
+                    yield Record.from_dict(json.loads(raw))
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise InputError("a record", f"{path}:{number}: {str(error)[:80]}", "remove that line") from None
+    except OSError as error:
+        raise InputError(f"{RECORDS_NAME} of an evaluation", f"{path}: {error.strerror}", "run egm evaluate first") from None
+
+
+def read_identity(directory: Path) -> dict[str, Any]:
+    """What run a folder holds."""
+    return _json(directory / RUN_NAME)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole file beside and rename it into place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError("the description of a run", f"{path}: {error}", "choose another --out") from None
+    if not isinstance(values, dict):
+        raise InputError("the description of a run", f"{path}: a {type(values).__name__}", "choose another --out")
+    return values
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _unwritable(directory: Path, error: OSError) -> InputError:
+    return InputError(f"a folder to write to at {directory}", error.strerror or str(error), "choose another --out")

@@ -1,0 +1,184 @@
+"""Summary: every number of an evaluation report, computed from its records and nothing else. Pure.
+
+Positives (rows with a target) carry accuracy; negatives (nothing to find) carry the false-positive rate. The two are never
+mixed. Amodal rows are scored against their amodal box only, which is what the reader put into `target`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from egm_edge.evaluate.intervals import Interval, bootstrap_average, bootstrap_mean, wilson
+from egm_edge.evaluate.metrics import BOX_SIZES, EIGHT_SPLITS, box_size, eight_split_average, scores
+from egm_edge.evaluate.query_kind import KINDS
+from egm_edge.evaluate.records import Record
+from egm_edge.grounding import Outcome
+
+Key = TypeVar("Key")
+MS_PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Positives that belong together; accuracies and IoU 0.0-1.0, intervals 95 %.
+
+    Attributes:
+        name: "refcoco testA", "ordinal", "small"...
+        acc50_95: Wilson. mean_iou_95: bootstrap over images.
+        no_box: answers without a box, whatever the reason. truncated: answers cut by the token budget.
+        mean_tokens: generated tokens, thoughts included. mean_think: of those, in the thought.
+    """
+
+    name: str
+    rows: int
+    acc50: float
+    acc50_95: Interval
+    acc75: float
+    mean_iou: float
+    mean_iou_95: Interval
+    no_box: int
+    truncated: int
+    mean_tokens: float
+    mean_think: float
+
+
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """Rows whose object is not there: any box is a false positive."""
+
+    rows: int
+    false_positives: int
+    rate: float
+    rate_95: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One token budget: accuracy, tokens really used, and milliseconds of a request on a frame of its own (median)."""
+
+    budget: int
+    rows: int
+    acc50: float
+    acc50_95: Interval
+    mean_tokens: float
+    truncated: int
+    median_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One evaluation at its largest budget, and the curve over all budgets.
+
+    Attributes:
+        overall: all positives, whatever their split; None when there are none.
+        average, average_95: unweighted Acc@0.5 over the eight RefCOCO-family splits; None unless all eight are complete.
+        rules: how answers were read: "json", "bracket_list"... for boxes, "NOT_FOUND" or "UNPARSABLE" for none.
+        milliseconds: percentile -> total per request on a frame of its own, all rows; batch 1.
+    """
+
+    budget: int
+    overall: Group | None
+    splits: list[Group]
+    average: float | None
+    average_95: Interval | None
+    kinds: list[Group]
+    sizes: list[Group]
+    tasks: list[Group]
+    negatives: Negatives | None
+    rules: dict[str, int]
+    curve: list[CurvePoint]
+    milliseconds: dict[str, float]
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """Every number of the report.
+
+    Args:
+        records: of one run, any number of budgets; at least one.
+    """
+    budget = max(record.budget for record in records)
+    full = [record for record in records if record.budget == budget]
+    positives = [record for record in full if record.target is not None]
+    by_split = _grouped(positives, lambda r: (r.dataset, r.split))
+    order = [*EIGHT_SPLITS, *sorted(by_split.keys() - set(EIGHT_SPLITS))]
+    acc50 = {split: scores(_ious(rows)).acc50 for split, rows in by_split.items()}
+    average = eight_split_average(acc50)
+    eight = [by_split[split] for split in EIGHT_SPLITS] if average is not None else []
+    hits = [([float(v > 0.5) for v in _ious(rows)], [r.cluster for r in rows]) for rows in eight]
+    milliseconds = np.percentile([r.total_ms for r in full], MS_PERCENTILES)
+    return Summary(
+        budget=budget,
+        overall=group("all", positives) if positives else None,
+        splits=[group(" ".join(split), by_split[split]) for split in order if split in by_split],
+        average=average,
+        average_95=bootstrap_average(hits) if hits else None,
+        kinds=_groups(positives, lambda r: r.kind, KINDS),
+        sizes=_groups(positives, lambda r: box_size(r.target or ()), BOX_SIZES),
+        tasks=_groups(positives, lambda r: r.task, ("modal", "amodal")),
+        negatives=_negatives([record for record in full if record.target is None]),
+        rules=dict(Counter(r.rule if r.outcome == Outcome.FOUND.value else r.outcome for r in full).most_common()),
+        curve=[_point(b, [r for r in records if r.budget == b]) for b in sorted({r.budget for r in records})],
+        milliseconds={f"p{p}": float(v) for p, v in zip(MS_PERCENTILES, milliseconds, strict=True)},
+    )
+
+
+def group(name: str, rows: Sequence[Record]) -> Group:
+    """The scores of some positives, at least one."""
+    iou = _ious(rows)
+    found = scores(iou)
+    return Group(
+        name=name,
+        rows=found.rows,
+        acc50=found.acc50,
+        acc50_95=wilson(sum(v > 0.5 for v in iou), len(iou)),
+        acc75=found.acc75,
+        mean_iou=found.mean_iou,
+        mean_iou_95=bootstrap_mean(iou, [r.cluster for r in rows]),
+        no_box=sum(r.box is None for r in rows),
+        truncated=sum(bool(r.cut) for r in rows),
+        mean_tokens=float(np.mean([r.tokens.get("completion", 0) for r in rows])),
+        mean_think=float(np.mean([r.tokens.get("think", 0) for r in rows])),
+    )
+
+
+def _point(budget: int, rows: Sequence[Record]) -> CurvePoint:
+    positives = [r for r in rows if r.target is not None]
+    iou = _ious(positives)
+    return CurvePoint(
+        budget=budget,
+        rows=len(positives),
+        acc50=scores(iou).acc50 if positives else 0.0,
+        acc50_95=wilson(sum(v > 0.5 for v in iou), len(iou)),
+        mean_tokens=float(np.mean([r.tokens.get("completion", 0) for r in rows])),
+        truncated=sum(bool(r.cut) for r in rows),
+        median_ms=float(np.median([r.total_ms for r in rows])),
+    )
+
+
+def _negatives(rows: Sequence[Record]) -> Negatives | None:
+    if not rows:
+        return None
+    false = sum(r.box is not None for r in rows)
+    return Negatives(len(rows), false, false / len(rows), wilson(false, len(rows)))
+
+
+def _groups(rows: Iterable[Record], key: Callable[[Record], str], order: Sequence[str]) -> list[Group]:
+    grouped = _grouped(rows, key)
+    names = [*(n for n in order if n in grouped), *sorted(grouped.keys() - set(order))]
+    return [group(name, grouped[name]) for name in names]
+
+
+def _grouped(rows: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
+    grouped: dict[Key, list[Record]] = {}
+    for row in rows:
+        grouped.setdefault(key(row), []).append(row)
+    return grouped
+
+
+def _ious(rows: Sequence[Record]) -> list[float]:
+    return [r.iou or 0.0 for r in rows]
