@@ -13,6 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from egm_interfaces.msg import GroundedObject
 from egm_interfaces.srv import Ground as GroundService
+from egm_ros.messages import to_ros_text
 from lifecycle_msgs.srv import GetState
 from PIL import Image as PilImage
 from ros_client import Client, image_message, until
@@ -74,7 +75,7 @@ def test_the_node_gives_the_librarys_box(real_node: NodeProcess, client: Client,
     assert response.success, response.message
     found = response.object
     assert OUTCOMES[found.outcome] is expected.outcome
-    assert found.text == expected.text
+    assert found.text == to_ros_text(expected.text)
     assert found.bundle_hash == expected.bundle_hash
     assert (found.header.stamp.sec, found.header.stamp.nanosec) in client.stamps
     if expected.box is not None:

@@ -32,6 +32,11 @@ def to_bounding_box(box: Box) -> BoundingBox2D:
     return message
 
 
+def to_ros_text(text: str) -> str:
+    """A ROS string ends at its first NUL; a model may well generate one. U+FFFD takes its place."""
+    return text.replace("\0", "\ufffd")
+
+
 def to_duration(nanoseconds: int) -> Duration:
     """Also of a negative time, as it comes about when a clock jumps back: seconds are floored, nanoseconds positive."""
     return Duration(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
@@ -72,7 +77,7 @@ def _fill(message: GroundedObject, grounding: Grounding) -> None:
         "pixel_spec_hash",
         "prompt_spec_hash",
     ):
-        setattr(message, name, getattr(grounding, name))
+        setattr(message, name, to_ros_text(getattr(grounding, name)))
     message.has_deadline = grounding.deadline_met is not None
     message.deadline_met = bool(grounding.deadline_met)
     message.tokens = _same_fields(TokenCounts(), grounding.tokens)
