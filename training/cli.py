@@ -50,12 +50,15 @@ def _nano(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(checkpoint: Path, count: int, write_card: bool, run: Path) -> int:
+    import torch
+
     from training.nano.card import model_card
     from training.nano.evaluate import full_report, load_fast, report_json
     from training.nano.state import cost_of
 
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
+    torch.set_num_threads(1)
     fast = load_fast(checkpoint)
     report = full_report(fast, count)
     print(report_json(report))

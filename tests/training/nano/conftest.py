@@ -10,6 +10,14 @@ pytest.importorskip("torch", reason="training needs torch; install the train ext
 pytest.importorskip("transformers", reason="training needs transformers; install the train extra")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors are tiny here: a second thread costs more in barriers than it gives, up to 8 times on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A freshly initialised EGM-Nano checkpoint."""
