@@ -1,17 +1,18 @@
-"""Pillow's bicubic resize of a uint8 image in two halves on two cores, bit for bit equal to the installed Pillow in one piece.
+"""Pillow's bicubic resize of a uint8 image in strips on several cores, bit for bit equal to the installed Pillow in one piece.
 
-Each half is Pillow's own resize with a `box` of half the source, which still reads the pixels beyond its edge. The halves
-meet without a seam where source and target split at whole pixels. Knows nothing of patches or models.
+Each strip is Pillow's own resize with a `box` of its share of the source, which still reads the pixels beyond its edges.
+Strips meet without a seam where source and target are divided at whole pixels. Knows nothing of patches or models.
 
 Pillow resamples one axis, rounds to uint8, then the other, so the axis that goes first decides the last bit. Up to Pillow 12
 it is the width; Pillow 13 takes the height first where it shrinks by more than twice the pixels that the width does
-(python-pillow/Pillow pull 9549; 9524 for images 100 times as high as wide). Halving the axis that goes second keeps that
-choice. Other versions may choose otherwise, so there an image that changes on both axes is left to Pillow in one piece.
+(python-pillow/Pillow pull 9549; 9524 for images 100 times as high as wide). Dividing the axis that goes first keeps that
+choice: its own change only looks larger to Pillow. Other versions may choose otherwise, so there an image that changes on both axes is left to Pillow in one piece.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -20,8 +21,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-THREADS = max(1, min(2, os.cpu_count() or 1))
-MIN_PIXELS = 1 << 17  # below this the hand-over to a second thread costs more than it saves
+THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+MIN_PIXELS = 1 << 17  # below this the hand-over to other threads costs more than it saves
 PILLOW_MAJOR = int(PIL.__version__.split(".")[0])
 NEWEST_KNOWN_PILLOW = 13
 
@@ -32,63 +33,62 @@ def resize_bicubic(image: NDArray[np.uint8], width_px: int, height_px: int) -> N
     if (width, height) == (width_px, height_px):
         return image
     source = Image.fromarray(image)
-    large = max(width * height, width_px * height_px) >= MIN_PIXELS
-    if THREADS > 1 and large:
-        if _may_halve_rows(width, height, width_px, height_px):
-            return _halves_of_rows(source, width_px, height_px)
-        if _may_halve_columns(width, height, width_px, height_px):
-            return _halves_of_columns(source, width_px, height_px)
+    if max(width * height, width_px * height_px) >= MIN_PIXELS:
+        axis = _axis_to_divide(width, height, width_px, height_px)
+        if axis == "height" and (strips := _strip_count(height, height_px)) > 1:
+            return _in_strips_of_rows(source, width_px, height_px, strips)
+        if axis == "width" and (strips := _strip_count(width, width_px)) > 1:
+            return _in_strips_of_columns(source, width_px, height_px, strips)
     return np.asarray(source.resize((width_px, height_px), Image.Resampling.BICUBIC))
 
 
-def _may_halve_rows(width: int, height: int, width_px: int, height_px: int) -> bool:
-    order_known = width == width_px or (
-        _order_known(width, height) and _height_first(width, height, width_px, height_px)
-    )
-    return height % 2 == 0 and height_px % 2 == 0 and order_known
+def _axis_to_divide(width: int, height: int, width_px: int, height_px: int) -> str:
+    """The axis that Pillow resamples alone or first: "width", "height", or "" when it is not known which."""
+    if width == width_px:
+        return "height"
+    if height == height_px:
+        return "width"
+    if PILLOW_MAJOR > NEWEST_KNOWN_PILLOW or height > 100 * width:
+        return ""
+    height_first = PILLOW_MAJOR >= 13 and height - height_px > max(0, 2 * (width - width_px))
+    return "height" if height_first else "width"
 
 
-def _may_halve_columns(width: int, height: int, width_px: int, height_px: int) -> bool:
-    order_known = height == height_px or (
-        _order_known(width, height) and not _height_first(width, height, width_px, height_px)
-    )
-    return width % 2 == 0 and width_px % 2 == 0 and order_known
+def _strip_count(source_px: int, target_px: int) -> int:
+    return next((n for n in range(THREADS, 1, -1) if source_px % n == 0 and target_px % n == 0), 1)
 
 
-def _order_known(width: int, height: int) -> bool:
-    return PILLOW_MAJOR <= NEWEST_KNOWN_PILLOW and height <= 100 * width
-
-
-def _height_first(width: int, height: int, width_px: int, height_px: int) -> bool:
-    return PILLOW_MAJOR >= 13 and height - height_px > max(0, 2 * (width - width_px))
-
-
-def _halves_of_rows(source: Image.Image, width_px: int, height_px: int) -> NDArray[np.uint8]:
+def _in_strips_of_rows(source: Image.Image, width_px: int, height_px: int, strips: int) -> NDArray[np.uint8]:
     resized = np.empty((height_px, width_px, 3), np.uint8)
-    middle, source_middle = height_px // 2, source.height // 2
+    rows, source_rows = height_px // strips, source.height // strips
 
-    def half(rows: slice, top: int) -> None:
-        box = (0, top, source.width, top + source_middle)
-        resized[rows] = np.asarray(source.resize((width_px, middle), Image.Resampling.BICUBIC, box))
+    def one_strip(i: int) -> None:
+        box = (0, i * source_rows, source.width, (i + 1) * source_rows)
+        resized[i * rows : (i + 1) * rows] = np.asarray(source.resize((width_px, rows), Image.Resampling.BICUBIC, box))
 
-    second = _pool().submit(half, slice(middle, None), source_middle)
-    half(slice(None, middle), 0)
-    second.result()
+    _run_all(one_strip, strips)
     return resized
 
 
-def _halves_of_columns(source: Image.Image, width_px: int, height_px: int) -> NDArray[np.uint8]:
+def _in_strips_of_columns(source: Image.Image, width_px: int, height_px: int, strips: int) -> NDArray[np.uint8]:
     resized = np.empty((height_px, width_px, 3), np.uint8)
-    middle, source_middle = width_px // 2, source.width // 2
+    columns, source_columns = width_px // strips, source.width // strips
 
-    def half(columns: slice, left: int) -> None:
-        box = (left, 0, left + source_middle, source.height)
-        resized[:, columns] = np.asarray(source.resize((middle, height_px), Image.Resampling.BICUBIC, box))
+    def one_strip(i: int) -> None:
+        box = (i * source_columns, 0, (i + 1) * source_columns, source.height)
+        strip = source.resize((columns, height_px), Image.Resampling.BICUBIC, box)
+        resized[:, i * columns : (i + 1) * columns] = np.asarray(strip)
 
-    second = _pool().submit(half, slice(middle, None), source_middle)
-    half(slice(None, middle), 0)
-    second.result()
+    _run_all(one_strip, strips)
     return resized
+
+
+def _run_all(work: Callable[[int], None], count: int) -> None:
+    """The first on this thread, the others beside it (Pillow lets go of the interpreter lock)."""
+    pending = [_pool().submit(work, i) for i in range(1, count)]
+    work(0)
+    for future in pending:
+        future.result()
 
 
 @lru_cache(maxsize=1)
