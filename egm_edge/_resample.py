@@ -6,7 +6,8 @@ Strips meet without a seam where source and target are divided at whole pixels. 
 Pillow resamples one axis, rounds to uint8, then the other, so the axis that goes first decides the last bit. Up to Pillow 12
 it is the width; Pillow 13 takes the height first where it shrinks by more than twice the pixels that the width does
 (python-pillow/Pillow pull 9549; 9524 for images 100 times as high as wide). Dividing the axis that goes first keeps that
-choice: its own change only looks larger to Pillow. Other versions may choose otherwise, so there an image that changes on both axes is left to Pillow in one piece.
+choice: its own change only looks larger to Pillow. Newer versions may choose otherwise, so with them an image that changes
+on both axes is left to Pillow in one piece.
 """
 
 from __future__ import annotations
