@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),
+    "evaluate": Verb("egm_edge.cli.evaluate:main", "measure a bundle's accuracy on data"),
     "train": Verb("training.cli:main", "train a checkpoint", extra="train"),
     "doctor": Verb("egm_edge.cli.doctor:main", "what this machine has, what is missing and the command that mends it"),
 }
@@ -56,6 +58,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal shows other scripts as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _terminate)
     try:

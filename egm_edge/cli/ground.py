@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.grounding import Grounding, Task
 from egm_edge.request import check_expression
 from egm_edge.shipped import resolve_bundle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
+MAX_THREADS = 512
 
 EPILOG = """\
 examples:
@@ -46,9 +47,10 @@ def main(argv: list[str]) -> int:
         check_save_path(arguments.save)
     bundle_dir = resolve_bundle(arguments.bundle)
 
-    from egm_edge.images import load_image
+    from egm_edge.images import MAX_FILE_BYTES, load_image
 
-    source: Path | bytes = sys.stdin.buffer.read() if arguments.image == "-" else Path(arguments.image)
+    # one byte too many is enough for load_image to refuse an endless stream
+    source = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if arguments.image == "-" else Path(arguments.image)
     image_rgb = load_image(source)
 
     from egm_edge.grounder import Grounder
@@ -81,7 +83,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--save", metavar="OUT.png", help="write the picture with its boxes")
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
     parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
     return parser.parse_args(argv)
 

@@ -87,6 +87,18 @@ def test_a_picture_on_stdin(ask: Egm, picture: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_ascii_terminal_is_no_error(ask: Egm, picture: Path) -> None:
+    done = ask(picture, "左边的杯子", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u5de6" in done.stdout
+
+
+def test_an_endless_stream_is_refused(ask: Egm) -> None:
+    with open("/dev/zero", "rb") as stream:
+        assert_refused(ask("-", "the red mug", stdin=stream), 2, "256 MiB")
+    assert_refused(ask("/dev/zero", "the red mug"), 2, "regular file")
+
+
 def test_bundle_from_the_environment(egm: Egm, tiny_bundle: Path, picture: Path) -> None:
     done = egm("ground", picture, "the red mug", *CAP, env={"EGM_BUNDLE": str(tiny_bundle)})
     assert done.returncode == 0, done.stderr
