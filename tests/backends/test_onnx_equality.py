@@ -35,7 +35,9 @@ VARIANTS = [
         ("qwen3_vl", {"tied": False, "deepstack": (0, 2), "head_dim": 16}), id="qwen3_vl untied, other deep-stack"
     ),
     pytest.param(("qwen3_vl", {"vocabulary": "qwen", "dtype": "bfloat16"}), id="qwen3_vl true vocabulary, bf16"),
-    pytest.param(("qwen3_vl", {"vision_size": 288, "head_dim": 128, "tied": False}), id="qwen3_vl head sizes of the 8B"),
+    pytest.param(
+        ("qwen3_vl", {"vision_size": 288, "head_dim": 128, "tied": False}), id="qwen3_vl head sizes of the 8B"
+    ),
     pytest.param(("internvl3", {"tied": False}), id="internvl3 untied"),
     pytest.param(("internvl3", {"qk_norm": True, "norm_type": "rms_norm"}), id="internvl3 rms norms"),
     pytest.param(("internvl3", {"tied": True}), id="internvl3 tied"),

@@ -83,6 +83,13 @@ def test_an_unknown_memory_mode_is_refused(checkpoint: Path, tmp_path: Path) -> 
         OnnxBackend(bundle, memory="tiny")
 
 
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_more_threads_than_processors_are_refused(checkpoint: Path, tmp_path: Path, threads: int) -> None:
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
+    with pytest.raises(InputError, match="threads"):
+        OnnxBackend(bundle, threads=threads)
+
+
 def test_rescoring_makes_the_best_logits_exact(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = rng.normal(0, 0.2, (500, 64)).astype(np.float16)

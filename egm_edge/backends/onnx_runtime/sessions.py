@@ -46,13 +46,22 @@ class Sessions:
 
 def open_sessions(bundle: Bundle, memory: MemoryMode, threads: int | None) -> Sessions:
     """Load a bundle's graphs, one at a time so that load-time copies do not add up."""
-    count = threads or physical_cores()
+    count = _thread_count(threads)
     has_prefill = PREFILL in bundle.manifest.files
     if memory is MemoryMode.AUTO:
         memory = MemoryMode.FAST if _fits(bundle) else MemoryMode.LOW
     decoder = _open(bundle.path(DECODER), count)
     prefill = _open(bundle.path(PREFILL), count) if has_prefill and memory is MemoryMode.FAST else decoder
     return Sessions(_open(bundle.path(VISION), count), decoder, prefill, _open(bundle.path(HEAD), count), memory, count)
+
+
+def _thread_count(asked: int | None) -> int:
+    if asked is None:
+        return physical_cores()
+    most = os.cpu_count() or 1
+    if not 1 <= asked <= most:
+        raise InputError(f"1 to {most} threads (this machine's CPUs)", str(asked), "lower it, or leave it out")
+    return asked
 
 
 def physical_cores() -> int:
