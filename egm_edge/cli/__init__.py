@@ -37,7 +37,6 @@ VERBS: dict[str, Verb] = {
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),
-    "evaluate": Verb("egm_edge.cli.evaluate:main", "measure a bundle's accuracy on data"),
     "train": Verb("training.cli:main", "train a checkpoint", extra="train"),
     "doctor": Verb("egm_edge.cli.doctor:main", "what this machine has, what is missing and the command that mends it"),
 }
