@@ -9,6 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.grounding import Grounding, Task
 
 Image = NDArray[np.uint8]
 RGB = tuple[int, int, int]
@@ -40,21 +41,21 @@ def draw_groundings(image_rgb: Image, groundings: Iterable[Grounding]) -> Image:
         A copy of it with the boxes.
     """
     canvas = np.ascontiguousarray(image_rgb).copy()
-    without_box = 0
+    labels: list[_Label] = []
     for index, grounding in enumerate(groundings):
         colour = PALETTE[index % len(PALETTE)]
         if grounding.box is not None:
-            draw_box(canvas, grounding.box, grounding.expression, colour, dashed=grounding.task is Task.AMODAL)
+            draw_box(canvas, grounding.box, colour, dashed=grounding.task is Task.AMODAL)
+            labels.append(_Label(grounding.expression, grounding.box, colour))
         else:
-            height_px = _text_height_px(canvas)
-            y = canvas.shape[0] - 4 - without_box * (height_px + 8)
-            _draw_label(canvas, f"{_outcome_words(grounding.outcome)}: {grounding.expression}", (4, y), colour)
-            without_box += 1
+            outcome = grounding.outcome.value.lower().replace("_", " ")
+            labels.append(_Label(f"{outcome}: {grounding.expression}", None, colour))
+    _draw_labels(canvas, labels)
     return canvas
 
 
-def draw_box(image_rgb: Image, box: Box, label: str, colour: RGB, *, dashed: bool = False) -> None:
-    """Draw one box and its label in place.
+def draw_box(image_rgb: Image, box: Box, colour: RGB, *, dashed: bool = False) -> None:
+    """Draw one box in place.
 
     Args:
         image_rgb: [H, W, 3] uint8 RGB, contiguous.
@@ -71,10 +72,6 @@ def draw_box(image_rgb: Image, box: Box, label: str, colour: RGB, *, dashed: boo
             _draw_dashed(image_rgb, start, end, colour, thickness)
         else:
             cv2.line(image_rgb, start, end, colour, thickness, cv2.LINE_AA)
-    if label:
-        # above the box, or just inside its top edge where the image ends
-        above = y1 - thickness if y1 - _text_height_px(image_rgb) - 10 > 0 else max(y1, 0) + _text_height_px(image_rgb) + 10
-        _draw_label(image_rgb, label, (max(x1, 0), above), colour)
 
 
 def _draw_dashed(image: Image, start: tuple[int, int], end: tuple[int, int], colour: RGB, thickness: int) -> None:
@@ -89,25 +86,42 @@ def _point(xy: NDArray[np.floating]) -> tuple[int, int]:
     return round(float(xy[0])), round(float(xy[1]))
 
 
-def _outcome_words(outcome: Outcome) -> str:
-    return outcome.value.lower().replace("_", " ")
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """A text and the box it belongs to; None for an answer without a box, which is written at the bottom."""
+
+    text: str
+    box: Box | None
+    colour: RGB
 
 
-def _text_height_px(image: Image) -> int:
-    return max(13, round(image.shape[0] / 32))
+def _draw_labels(image: Image, labels: Sequence[_Label]) -> None:
+    """White text on filled strips that stay inside the image and, where there is room, off each other."""
+    height, width = image.shape[:2]
+    text_px = max(13, round(height / 32))
+    strip_px = text_px + 8
+    taken: list[tuple[int, int, int, int]] = []
+    for label in labels:
+        text = " ".join(label.text.split())
+        text = text if len(text) <= LABEL_MAX_CHARS else text[: LABEL_MAX_CHARS - 1] + "…"
+        strip_width = _text_width_px(text, text_px) + 10
+        left, tops = 4, [height - strip_px - 4 - i * strip_px for i in range(len(labels))]
+        if label.box is not None:
+            x1, y1, _, y2 = (round(min(max(v, 0.0), float(max(height, width)))) for v in label.box.xyxy)
+            # above the box, below it, inside it, then higher and higher
+            left, tops = x1, [y1 - strip_px, y2, y1, *(y1 - i * strip_px for i in range(2, 6))]
+        x = max(0, min(left, width - strip_width))
+        strips = [(x, max(0, min(top, height - strip_px)), x + strip_width, strip_px) for top in tops]
+        strip = next((s for s in strips if not any(_overlap(s, other) for other in taken)), strips[0])
+        taken.append(strip)
+        x, y, right, _ = strip
+        cv2.rectangle(image, (x, y), (right, y + strip_px), label.colour, cv2.FILLED)
+        _put_text(image, text, (x + 5, y + strip_px - 6), text_px)
 
 
-def _draw_label(image: Image, text: str, bottom_left: tuple[int, int], colour: RGB) -> None:
-    """White text on a filled strip whose bottom-left corner is `bottom_left`, moved so that it stays inside."""
-    text = " ".join(text.split())
-    if len(text) > LABEL_MAX_CHARS:
-        text = text[: LABEL_MAX_CHARS - 1] + "…"
-    height_px = _text_height_px(image)
-    width_px = _text_width_px(text, height_px)
-    x = max(0, min(bottom_left[0], image.shape[1] - width_px - 10))
-    y = max(height_px + 8, min(bottom_left[1], image.shape[0]))
-    cv2.rectangle(image, (x, y - height_px - 8), (x + width_px + 10, y), colour, cv2.FILLED)
-    _put_text(image, text, (x + 5, y - 6), height_px)
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two strips (left, top, right, height) cover a common pixel."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
 
 
 if hasattr(cv2, "FontFace"):  # OpenCV 5 draws every script; OpenCV 4 knows ASCII only

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from egm_edge.boxes import Box
-from egm_edge.draw import PALETTE, draw_box, draw_groundings, save_image
+from egm_edge.draw import PALETTE, draw_groundings, save_image
 from egm_edge.errors import InputError
 from egm_edge.grounding import Grounding, Outcome, Task
 
@@ -59,7 +59,14 @@ def test_any_box_can_be_drawn(frame: np.ndarray, box: Box, task: Task) -> None:
 
 @pytest.mark.parametrize("expression", ["", "左边的红色杯子", "x" * 2000, "two\nlines", "الكوب"])
 def test_any_label_can_be_drawn(frame: np.ndarray, expression: str) -> None:
-    draw_box(frame, Box(600, 10, 630, 40), expression, PALETTE[1])
+    drawn = draw_groundings(frame, [grounding(Box(600, 10, 630, 40), expression=expression)])
+    assert (drawn == PALETTE[0]).all(-1).any()
+
+
+def test_labels_of_the_same_box_do_not_cover_each_other(frame: np.ndarray) -> None:
+    drawn = draw_groundings(frame, [grounding(Box(100, 200, 300, 400), expression=text) for text in ("a", "b", "c")])
+    strips = [(drawn == colour).all(-1).sum() for colour in PALETTE[:2]]  # covered boxes: only their strips are left
+    assert min(strips) > 200
 
 
 def test_a_tiny_image_can_be_drawn_on() -> None:
