@@ -27,7 +27,7 @@ from egm_edge.shipped import SHIPPED_NAME, default_bundle_dir, shipped_checkpoin
 MIN_PYTHON = (3, 10)
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
 BUILD_PACKAGES = ("jinja2", "ml_dtypes", "onnx", "pyyaml", "safetensors")
-TRAIN_PACKAGES = ("accelerate", "torch", "transformers")
+TRAIN_PACKAGES = ("torch", "transformers", "accelerate", "trl", "deepspeed")
 GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx", "tensorrt-edgellm", "tensorrt-llm")
 MODULES = {  # import names where they differ; a system package or another wheel (opencv-python) serves as well
     "opencv-python-headless": "cv2",
