@@ -1,7 +1,6 @@
 """Record the camera stream of the demo: `.ci/ros_run.sh python examples/stream/record.py`.
 
-A tabletop seen for four seconds: the red ball rolls past behind the blue bottle, the yellow mug comes nearer, the bottle
-stands. Writes `tabletop/` (an MCAP bag of sensor_msgs/CompressedImage on /camera/image/compressed) and `expressions.json`
+A tabletop seen for four seconds: a yellow box slides from the left to the middle, a red ball comes nearer. Writes `tabletop/` (an MCAP bag of sensor_msgs/CompressedImage on /camera/image/compressed) and `expressions.json`
 (the sentences of the demo and, for each, the true box in every frame). Needs rosbags, no ROS.
 """
 
@@ -27,18 +26,18 @@ RATE_HZ, SECONDS = 15, 4
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 JPEG_QUALITY = 85
 
-BALL = SceneObject("ball", "red", "medium", 0.14, 0.50, 0.20)
-BOTTLE = SceneObject("bottle", "blue", "large", 0.52, 0.58, 0.30, tint=(4, -3, 6))
-MUG = SceneObject("mug", "yellow", "medium", 0.80, 0.42, 0.20, mirrored=True)
-EXPRESSIONS = ("the red ball", "the yellow mug", "the blue bottle")
+BOX = SceneObject("box", "yellow", "medium", 0.16, 0.33, 0.21)
+BALL = SceneObject("ball", "red", "large", 0.80, 0.50, 0.30)
+# Sentence -> index of its object in the scene.
+EXPRESSIONS = {"the yellow box": 0, "the red ball": 1, "the leftmost object": 0}
 TABLE = Surroundings(texture=3.0, noise=1.5, blur_px=0.3, horizon=0.12, light=(10.0, -8.0), seed=7)
 
 
 def scene_at(progress: float) -> Scene:
     """The scene at `progress` 0-1 of the recording."""
-    ball = replace(BALL, x=0.14 + 0.70 * progress, y=0.50 + 0.03 * math.sin(2 * math.pi * progress))
-    mug = replace(MUG, y=0.42 + 0.30 * progress, x=0.80 + 0.04 * progress)
-    return Scene((ball, BOTTLE, mug), TABLE)
+    box = replace(BOX, x=0.16 + 0.40 * progress, y=0.33 + 0.04 * math.sin(2 * math.pi * progress))
+    ball = replace(BALL, x=0.80 - 0.03 * progress, y=0.50 + 0.22 * progress)
+    return Scene((box, ball), TABLE)
 
 
 def record(folder: Path) -> None:
@@ -46,7 +45,7 @@ def record(folder: Path) -> None:
     pictures = [render(scene_at(index / (count - 1)), WIDTH_PX, HEIGHT_PX) for index in range(count)]
     shutil.rmtree(folder / "tabletop", ignore_errors=True)
     write_bag(folder / "tabletop", pictures)
-    truth = {text: [_box(picture, index) for picture in pictures] for index, text in enumerate(EXPRESSIONS)}
+    truth = {text: [_box(picture, index) for picture in pictures] for text, index in EXPRESSIONS.items()}
     rows = ",\n".join(f" {json.dumps(text)}: {json.dumps(boxes)}" for text, boxes in truth.items())
     (folder / "expressions.json").write_text(f"{{\n{rows}\n}}\n")
 
