@@ -90,7 +90,8 @@ class RunSettings:
         deepspeed: "none", "zero2" or "zero3".
         reports: "tensorboard", "wandb".
         keep: checkpoints kept.
-        step0_checks: check the set-up before the first step and stop when it is wrong.
+        step0_checks: check the set-up before the first step and stop when it is wrong; on `step0_samples` rows.
+        card_samples, card_tokens: validation rows measured for the model card, and tokens an answer may have there.
     """
 
     output: str
@@ -109,6 +110,8 @@ class RunSettings:
     reports: tuple[str, ...] = ()
     step0_checks: bool = True
     step0_samples: int = setting(16, low=1)
+    card_samples: int = setting(500, low=0)
+    card_tokens: int = setting(1024, low=1)
 
     def __post_init__(self) -> None:
         unknown = [report for report in self.reports if report not in ("tensorboard", "wandb")]

@@ -1,0 +1,132 @@
+"""`egm train grpo CONFIG`: GRPO with TRL's GRPOTrainer, our rewards and a sequence-level ratio; resumable, one process or many."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from egm_edge.errors import BackendError, InputError
+from training.stage_config import GrpoConfig, load_grpo
+from training.stages.launch import quiet_offline
+
+log = logging.getLogger("egm.train")
+
+
+def main(argv: list[str]) -> int:
+    """Run the stage; returns the exit code."""
+    quiet_offline()
+    from training.stages.session import stage_main
+
+    return stage_main("egm train grpo", argv, lambda name, overrides: run_grpo(load_grpo(name, overrides)))
+
+
+def run_grpo(config: GrpoConfig) -> Path:
+    """Train and return the directory of the finished checkpoint.
+
+    Raises:
+        EgmError: bad data, a missing checkpoint, a failed step-0 check, a launch that does not do what was asked.
+    """
+    quiet_offline()
+    from training.stages.session import FINAL, open_session, train
+
+    rollouts = rollout_arguments(config)
+    session = open_session("grpo", config, max_tokens=config.max_prompt_tokens)
+    if session is None:
+        log.info("already finished")
+        return Path(config.run.output) / FINAL
+    from trl import GRPOConfig, GRPOTrainer
+
+    from training.checks import check_step_zero
+    from training.rewards.registry import make_reward
+    from training.rewards.trl import as_trl_reward
+    from training.stages.answers import opens_thought
+    from training.stages.model import lora_config
+    from training.stages.samples import grpo_dataset
+
+    check_step_zero(session)
+    shared = session.arguments()
+    processor = session.processor
+    rewards = [
+        as_trl_reward(
+            name,
+            make_reward(name, config.reward_settings.get(name)),
+            in_thought=opens_thought(processor.prompt_spec),
+            end_token_ids=processor.end_token_ids,
+            max_tokens=config.sampling.max_tokens,
+        )
+        for name in config.rewards
+    ]
+    trainer = GRPOTrainer(
+        model=session.model,
+        args=GRPOConfig(**shared, **policy_arguments(config), **rollouts),
+        reward_funcs=rewards,
+        train_dataset=grpo_dataset(session.rows, processor, session.images),
+        processing_class=processor,
+        callbacks=session.callbacks(),
+        peft_config=lora_config(config.lora, config.model.train),
+    )
+    return train(session, trainer)
+
+
+def policy_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """Loss and sampling in TRL's words.
+
+    One update a batch of rollouts, as upstream: the ratio is then 1 and clipping inert, and the sequence-level ratio (GSPO)
+    comes down to every answer weighing the same whatever its length, which is TRL's loss_type "grpo".
+    """
+    sampling, loss = config.sampling, config.loss
+    sequence = loss.ratio == "sequence"
+    return {
+        "num_generations": sampling.generations,
+        "max_completion_length": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "beta": loss.kl,
+        "epsilon": loss.clip,
+        "entropy_coef": loss.entropy,
+        "importance_sampling_level": loss.ratio,
+        "loss_type": "grpo" if sequence else "dapo",
+        "scale_rewards": loss.scale,
+        "reward_weights": list(config.rewards.values()),
+        "num_iterations": 1,
+        "steps_per_generation": config.run.accumulation,
+        "log_completions": False,
+    }
+
+
+def rollout_arguments(config: GrpoConfig) -> dict[str, Any]:
+    """What generates the rollouts.
+
+    Raises:
+        BackendError: vLLM was asked for and cannot run here.
+        InputError: the batch does not hold whole groups.
+    """
+    import torch
+
+    completions = config.run.batch_per_device * config.run.accumulation
+    if completions % config.sampling.generations:
+        found = f"{config.run.batch_per_device} x {config.run.accumulation} = {completions}"
+        needed = f"batch_per_device x accumulation divisible by {config.sampling.generations} generations"
+        raise InputError(needed, found, "change one of the three")
+    if config.rollouts.engine == "transformers":
+        return {}
+    if importlib.util.find_spec("vllm") is None or not torch.cuda.is_available():
+        what = "a GPU" if importlib.util.find_spec("vllm") else "the package vllm"
+        raise BackendError(
+            "vLLM and a GPU for rollouts.engine: vllm", f"no {what}", "set rollouts.engine: transformers"
+        )
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": config.rollouts.gpu_memory,
+        "vllm_tensor_parallel_size": config.rollouts.tensor_parallel,
+        "vllm_max_model_length": config.max_prompt_tokens + config.sampling.max_tokens,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

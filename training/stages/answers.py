@@ -1,0 +1,69 @@
+"""The text that a model is taught to write for a row: thought, then the family's answer syntax.
+
+The reading side is `egm_edge.parsing`; whatever is written here reads back as the row's box. Coordinates are whole numbers
+of 0-1000, as in EGM's data.
+"""
+
+from __future__ import annotations
+
+import json
+
+from egm_edge.errors import InputError
+from egm_edge.families.base import PromptSpec
+from training.data.rows import Row
+
+THINK = "<think>"
+
+
+def opens_thought(spec: PromptSpec) -> bool:
+    """True when the chat template itself opens the thought, so that the model starts inside it."""
+    return spec.suffix.rstrip().endswith(THINK)
+
+
+def answer_text(row: Row, spec: PromptSpec) -> str:
+    """Everything after the prompt, the end-of-turn token excluded.
+
+    Raises:
+        InputError: an answer syntax that is not known here.
+
+    Qwen3-VL: `REASON\\n</think>\\n\\n` and a fenced JSON list; InternVL3: `<think>REASON</think><answer><ref>…</ref>
+    <box>[…]</box></answer>`. A thing that is not there is an empty list, or an empty box tag.
+    """
+    writer = _SYNTAXES.get(spec.answer_syntax)
+    if writer is None:
+        raise InputError(f"answer syntax {', '.join(_SYNTAXES)}", repr(spec.answer_syntax), "use a known family")
+    return writer(row, opens_thought(spec))
+
+
+def box_numbers(row: Row) -> list[int] | None:
+    """The row's box as whole numbers of 0-1000; amodal ones may lie outside."""
+    if row.box is None:
+        return None
+    x1, y1, x2, y2 = (round(v) for v in row.box.to_norm1000(*row.image_wh))
+    (x1, x2), (y1, y2) = _with_extent(x1, x2), _with_extent(y1, y2)
+    return [x1, y1, x2, y2]
+
+
+def _with_extent(low: int, high: int) -> tuple[int, int]:
+    """A side thinner than half a unit must not collapse: that would read back as no box at all."""
+    if low < high:
+        return low, high
+    return (low - 1, high) if low > 0 else (low, high + 1)
+
+
+def _bbox_2d_json(row: Row, thought_open: bool) -> str:
+    numbers = box_numbers(row)
+    body = [{"bbox_2d": numbers, "label": row.expression}] if numbers else []
+    thought = f"{row.reasoning}\n</think>\n\n"
+    opening = "" if thought_open else f"{THINK}\n"
+    return f"{opening}{thought}```json\n{json.dumps(body, ensure_ascii=False)}\n```"
+
+
+def _ref_box(row: Row, thought_open: bool) -> str:
+    opening = "" if thought_open else THINK
+    numbers = box_numbers(row)
+    box = str(numbers) if numbers else ""
+    return f"{opening}{row.reasoning}</think><answer><ref>{row.expression}</ref><box>{box}</box></answer>"
+
+
+_SYNTAXES = {"bbox_2d_json": _bbox_2d_json, "ref_box": _ref_box}

@@ -1,0 +1,237 @@
+"""One training run from settings to finished checkpoint: what SFT and GRPO do alike, in the order in which it must happen."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, TrainerCallback, set_seed
+
+from egm_edge.cli.parser import Parser
+from egm_edge.errors import EgmError, InputError
+from training.data.leaks import find_leaks
+from training.data.rows import Row, validation_rows
+from training.data.sources import load_rows
+from training.stage_config import GrpoConfig, SftConfig, config_hash
+from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments
+from training.stages.measure import Measured, measure
+from training.stages.model import checkpoint_directory, load_model
+from training.stages.output import (
+    TrainingRecord,
+    device_name,
+    finished_under,
+    publish,
+    verify,
+    write_record,
+    write_weights,
+)
+from training.stages.processor import EgmProcessor
+from training.stages.resume import MarkComplete, resume_from
+from training.stages.samples import require_usable
+
+StageConfig = SftConfig | GrpoConfig
+FINAL = "final"
+log = logging.getLogger("egm.train")
+
+
+@dataclass(slots=True)
+class Session:
+    """An opened run: everything the trainer is built from.
+
+    Attributes:
+        config, hash: the settings and their hash.
+        base: directory of the checkpoint that is trained.
+        rows, validation: training rows; `val` rows.
+        images: root of their pictures.
+        resume: complete checkpoint to go on from.
+    """
+
+    stage: str
+    config: StageConfig
+    hash: str
+    base: Path
+    processor: EgmProcessor
+    model: PreTrainedModel
+    rows: list[Row]
+    validation: list[Row]
+    images: Path
+    output: Path
+    resume: Path | None
+    proof: DeepSpeedProof
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [MarkComplete(self.hash), self.proof]
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that SFTConfig and GRPOConfig share. Call after the model exists, never before."""
+        run, optim, dtype = self.config.run, self.config.optim, self.config.model.dtype
+        checkpointing = (
+            {"gradient_checkpointing_kwargs": {"use_reentrant": False}} if run.gradient_checkpointing else {}
+        )
+        return {
+            "output_dir": str(self.output),
+            "num_train_epochs": run.epochs,
+            "max_steps": run.max_steps or -1,
+            "per_device_train_batch_size": run.batch_per_device,
+            "gradient_accumulation_steps": run.accumulation,
+            "learning_rate": optim.learning_rate,
+            "lr_scheduler_type": optim.schedule,
+            "warmup_steps": optim.warmup_steps or optim.warmup_ratio,  # a number below 1 is a share of all steps
+            "weight_decay": optim.weight_decay,
+            "adam_beta2": optim.adam_beta2,
+            "max_grad_norm": optim.max_grad_norm,
+            "bf16": dtype == "bfloat16",
+            "fp16": dtype == "float16",
+            "gradient_checkpointing": run.gradient_checkpointing,
+            **checkpointing,
+            "seed": run.seed,
+            "data_seed": run.seed,
+            "save_strategy": "steps",
+            "save_steps": run.save_steps,
+            # The one before must outlive the writing of the next.
+            "save_total_limit": max(2, run.keep),
+            "logging_steps": run.log_steps,
+            "report_to": list(run.reports) or "none",
+            "remove_unused_columns": False,
+            "dataloader_num_workers": run.workers,
+            **launch_arguments(run.deepspeed, dtype),
+        }
+
+
+def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session | None:
+    """Check the data, open the checkpoint, find where to go on; None when this very run is finished already."""
+    output, digest = Path(config.run.output), config_hash(config)
+    if finished_under(output / FINAL, digest):
+        return None
+    base = checkpoint_directory(config.model)
+    processor = EgmProcessor(base)
+    images = Path(config.data.images)
+    rows = load_rows(Path(p) for p in config.data.train)
+    require_usable(rows, processor, images, limit=max_tokens, with_answer=stage == "sft", task=config.task)
+    validation = load_rows(Path(p) for p in config.data.validation)
+    if len(validation_rows(validation)) != len(validation):
+        odd = next(row for row in validation if row.split != "val")
+        found = f"split {odd.split or 'unnamed'!r} at {odd.origin}"
+        raise InputError("validation rows of `val` splits only", found, "keep test splits for the final evaluation")
+    if validation:
+        require_usable(validation, processor, images, limit=max_tokens, with_answer=False, task=config.task)
+    leaks = find_leaks(rows, validation)
+    if leaks.rows:
+        raise InputError("no validation picture among the training rows", str(leaks), "run: egm data leaks")
+    set_seed(config.run.seed)
+    resume = resume_from(output, digest)
+    model = load_model(base, config.model)
+    return Session(
+        stage, config, digest, base, processor, model, rows, validation, images, output, resume,
+        DeepSpeedProof(config.run.deepspeed),
+    )  # fmt: skip
+
+
+def train(session: Session, trainer: Trainer) -> Path:
+    """Train, then write the finished checkpoint; returns its directory."""
+    session.proof.trainer = trainer
+    # TRL writes a card of its own into every checkpoint; ours comes at the end, with measured numbers.
+    trainer.create_model_card = lambda *_args, **_options: None
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(session.resume) if session.resume else None)
+    seconds = time.monotonic() - started
+    state = _gathered(trainer) if session.proof.wrapped == "DeepSpeedEngine" else None
+    final = session.output / FINAL
+    if is_main_process():
+        _write(session, trainer, state, seconds, final)
+    trainer.accelerator.wait_for_everyone()
+    return final
+
+
+def _gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The whole model's weights, on the CPU; every process must call this."""
+    state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _write(
+    session: Session, trainer: Trainer, state: dict[str, torch.Tensor] | None, seconds: float, final: Path
+) -> None:
+    new = final.with_name(f".{FINAL}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        if state is not None:
+            model, state = _merged(session, state), None
+        else:
+            model = model.merge_and_unload()
+    write_weights(new, model, state)
+    session.processor.save_pretrained(new)
+    verify(new, session.processor)
+    record = TrainingRecord(
+        stage=session.stage,
+        task=session.config.task,
+        base=session.config.model.base,
+        config_hash=session.hash,
+        pixel_spec_hash=session.processor.pixel_spec.hash,
+        prompt_spec_hash=session.processor.prompt_spec.hash,
+        rows=len(session.rows),
+        steps=trainer.state.global_step,
+        seconds=round(seconds, 1),
+        wrapped=session.proof.wrapped,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        device=device_name(),
+        measured=_measured(session, new),
+    )
+    write_record(new, record, asdict(session.config))
+    publish(new, final)
+
+
+def _measured(session: Session, directory: Path) -> Measured | None:
+    """Numbers of the written checkpoint itself, loaded back from disk."""
+    rows = session.validation[: session.config.run.card_samples]
+    if not rows:
+        return None
+    model = AutoModelForImageTextToText.from_pretrained(directory, local_files_only=True, dtype="auto")
+    model.to(session.model.device if torch.cuda.is_available() else "cpu")
+    config = session.config
+    limit = config.sampling.max_tokens if isinstance(config, GrpoConfig) else config.run.card_tokens
+    return measure(model, EgmProcessor(directory), rows, session.images, max_tokens=limit)
+
+
+def _merged(session: Session, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """LoRA weights that a distributed engine held, merged into a fresh copy of the base."""
+    from peft import get_peft_model
+
+    from training.stages.model import lora_config
+
+    fresh = load_model(session.base, session.config.model)
+    adapted = get_peft_model(fresh, lora_config(session.config.lora, session.config.model.train))
+    adapted.load_state_dict(state, strict=False)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str]], Path]) -> int:
+    """The command line that both stages have: CONFIG, and `--set key=value`."""
+    parser = Parser(prog=prog)
+    parser.add_argument("config", help="YAML file, or the name of a shipped one (qwen3-vl-2b-modal-sft)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
+    )
+    arguments: argparse.Namespace = parser.parse_args(list(argv))
+    level = logging.INFO if is_main_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    overrides = dict(pair.partition("=")[::2] for pair in arguments.sets)
+    try:
+        final = run(arguments.config, overrides)
+    except EgmError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    if is_main_process():
+        print(final)
+    return 0
