@@ -1,7 +1,8 @@
 """Record the camera stream of the demo: `.ci/ros_run.sh python examples/stream/record.py`.
 
-A tabletop seen for four seconds: a yellow box slides from the left to the middle, a red ball comes nearer. Writes `tabletop/` (an MCAP bag of sensor_msgs/CompressedImage on /camera/image/compressed) and `expressions.json`
-(the sentences of the demo and, for each, the true box in every frame). Needs rosbags, no ROS.
+A tabletop seen for four seconds: a yellow box slides from the left to the middle, a red ball comes nearer. Writes
+`tabletop/` (an MCAP bag of sensor_msgs/CompressedImage on /camera/image/compressed) and `expressions.json` (the sentences
+of the demo and, for each, the true box in every frame). Needs rosbags, no ROS.
 """
 
 from __future__ import annotations
