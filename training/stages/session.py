@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import EgmError, InputError
@@ -145,6 +146,8 @@ def train(session: Session, trainer: Trainer) -> Path:
     trainer.train(resume_from_checkpoint=str(session.resume) if session.resume else None)
     seconds = time.monotonic() - started
     state = _gathered(trainer) if session.proof.wrapped == "DeepSpeedEngine" else None
+    # With ZeRO-3 still on, one process that builds a model would wait for the others to build it too.
+    unset_hf_deepspeed_config()
     final = session.output / FINAL
     if is_main_process():
         _write(session, trainer, state, seconds, final)
