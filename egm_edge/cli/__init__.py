@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "ground": Verb("egm_edge.cli.ground:main", "find what sentences describe in an image"),
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
+    "measure": Verb("egm_edge.cli.measure:main", "latency of a bundle on this machine, stage by stage"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),
     "train": Verb("training.cli:main", "train a checkpoint", extra="train"),
     "doctor": Verb("egm_edge.cli.doctor:main", "what this machine has, what is missing and the command that mends it"),

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 def _evaluate(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from egm_edge.evaluate.pictures import find_pictures
-    from egm_edge.evaluate.records import RecordLog, replace_text
+    from egm_edge.evaluate.records import RecordLog
     from egm_edge.evaluate.refer import read_refer
     from egm_edge.evaluate.rows import read_jsonl
     from egm_edge.evaluate.run import data_identity, evaluate_rows, spread
@@ -50,6 +50,7 @@ def _evaluate(argv: list[str]) -> int:
 
     from egm_edge.bundle import Bundle
     from egm_edge.grounder import Grounder
+    from egm_edge.measure.files import replace_text
     from egm_edge.measure.progress import Progress
 
     bundle = Bundle.open(arguments.bundle)

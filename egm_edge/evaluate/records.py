@@ -6,7 +6,6 @@ disk before the next row starts, and a second process is kept out. Every number 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from egm_edge.errors import InputError
+from egm_edge.measure.files import replace_text, unwritable
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
 
@@ -87,7 +87,7 @@ class RecordLog:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise _unwritable(directory, error) from None
+            raise unwritable(directory, error) from None
         try:
             self._lock()
             self._claim(identity)
@@ -95,7 +95,7 @@ class RecordLog:
             self.records = list(read_records(directory))
         except OSError as error:
             os.close(self._file)
-            raise _unwritable(directory, error) from None
+            raise unwritable(directory, error) from None
         except BaseException:
             os.close(self._file)
             raise
@@ -114,7 +114,7 @@ class RecordLog:
                 data = data[os.write(self._file, data) :]
             os.fsync(self._file)
         except OSError as error:
-            raise _unwritable(self._directory, error) from None
+            raise unwritable(self._directory, error) from None
         self.records.append(record)
 
     def _lock(self) -> None:
@@ -177,22 +177,6 @@ def read_identity(directory: Path) -> dict[str, Any]:
     return _json(directory / RUN_NAME)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a whole file beside and rename it into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
@@ -206,7 +190,3 @@ def _json(path: Path) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _unwritable(directory: Path, error: OSError) -> InputError:
-    return InputError(f"a folder to write to at {directory}", error.strerror or str(error), "choose another --out")

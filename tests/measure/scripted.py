@@ -35,7 +35,8 @@ class ScriptedSession:
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
         backend = self.backend
-        backend.sleep("answer" if self.reply else "prefill")
+        if not self.reply:
+            backend.sleep("prefill")
         backend.fed += len(token_ids)
         self.length += len(token_ids)
         if not self.reply:
@@ -45,6 +46,8 @@ class ScriptedSession:
         logits = np.zeros((len(token_ids), backend.vocabulary), np.float32)
         for row in range(len(token_ids)):
             place = self.length - len(token_ids) + 1 + row - self.reply_at
+            if place in (1, len(self.reply) - 1):
+                backend.sleep("think" if place == 1 else "answer")
             if place >= 0:
                 logits[row, self.reply[place % len(self.reply)]] = 1.0
         return logits if every_position else logits[-1]
@@ -54,7 +57,8 @@ class ScriptedSession:
 
 
 class ScriptedBackend:
-    """Answers `reply_to(request text)`, then the end token; `pauses_s` slows vision, prefill or answer."""
+    """Answers `reply_to(request text)`, then the end token; `pauses_s` slows vision, prefill, the first step of the thought
+    ("think") or the last step of the answer ("answer")."""
 
     capabilities = Capabilities()
 

@@ -1,0 +1,133 @@
+"""`egm measure BUNDLE`: a latency report of this machine; `egm measure compare A.json B.json`: two of them side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.errors import InputError
+
+EPILOG = """\
+examples:
+  egm measure out/egm-nano-cpu --frames examples/frames --out out/latency
+  egm measure out/egm-4b-cpu --max-new-tokens 128 --ignore-end --requests 10
+  egm measure out/egm-nano-cpu --rate 5 --sweep resolution=320x240,640x480 tokens=16,32,64 commands=1,2,4
+  egm measure out/egm-2b-cpu --beside transformers --checkpoint EGM-2B --max-new-tokens 128
+  egm measure compare laptop/measure.json jetson/measure.json
+
+--out gets measure.json (everything, every request), measure.md and measure.html (plots; loads nothing from elsewhere).
+Sweeps: resolution=WxH, prompt=WORDS, tokens=CAP, commands=PER FRAME.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    return _compare(argv[1:]) if argv[:1] == ["compare"] else _measure(argv)
+
+
+def _measure(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.beside and not arguments.checkpoint:
+        raise InputError("--checkpoint DIR with --beside", "none", "pass the checkpoint that the bundle was built from")
+    from egm_edge.measure.runner import parse_sweeps
+    from egm_edge.measure.session import Plan, measure_bundle
+    from egm_edge.measure.workload import read_workload
+
+    sweeps = parse_sweeps(arguments.sweep or [])
+    workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
+    out = Path(arguments.out) if arguments.out else None
+    if out:
+        _make_folder(out)
+    plan = Plan(
+        requests=arguments.requests,
+        warm_up=arguments.warm_up,
+        max_new_tokens=arguments.max_new_tokens,
+        ignore_end=arguments.ignore_end,
+        speculate=not arguments.no_speculate,
+        rate_hz=arguments.rate,
+        sweeps=sweeps,
+        roofline=not arguments.no_roofline,
+        checkpoint=Path(arguments.checkpoint) if arguments.beside else None,
+        beside_dtype=arguments.beside_dtype,
+        pairs=arguments.pairs,
+    )
+    from egm_edge.measure.progress import Progress
+
+    stream = None if arguments.json else sys.stderr
+    report = measure_bundle(
+        Path(arguments.bundle),
+        workload,
+        plan,
+        memory=arguments.memory,
+        threads=arguments.threads,
+        told=lambda name: Progress(name, stream),
+    )
+    from egm_edge.measure.files import replace_text
+    from egm_edge.measure.html_report import to_html
+    from egm_edge.measure.report import to_markdown
+
+    markdown = to_markdown(report)
+    if out:
+        replace_text(out / "measure.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        replace_text(out / "measure.md", markdown)
+        replace_text(out / "measure.html", to_html(report))
+    print(json.dumps(report, ensure_ascii=False) if arguments.json else markdown + (f"\nwritten to {out}" if out else ""))
+    return 0
+
+
+def _compare(argv: list[str]) -> int:
+    parser = Parser(prog="egm measure compare", description="Compare two reports of egm measure.")
+    parser.add_argument("first", metavar="A.json")
+    parser.add_argument("second", metavar="B.json")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    from egm_edge.measure.compare import compare, to_markdown
+    from egm_edge.measure.report import load_report
+
+    found = compare(load_report(Path(arguments.first)), load_report(Path(arguments.second)))
+    print(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else to_markdown(found))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="egm measure", description="Measure a bundle's latency on this machine.", epilog=EPILOG)
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    parser.add_argument("--frames", metavar="DIR", help="pictures, with expressions.json or not (default: one synthetic)")
+    parser.add_argument("--expression", metavar="TEXT", help="ask this of every frame")
+    parser.add_argument("--requests", type=positive_int, default=20, metavar="N", help="counted requests (default: 20)")
+    parser.add_argument("--warm-up", type=positive_int, default=3, metavar="N", help="uncounted requests (default: 3)")
+    parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="token cap (default: the bundle's)")
+    parser.add_argument("--ignore-end", action="store_true", help="generate exactly the cap, whatever the model says")
+    parser.add_argument("--no-speculate", action="store_true", help="one token a step, no drafts")
+    parser.add_argument("--rate", type=_positive_float, metavar="HZ", help="also run at this frame rate, count misses")
+    parser.add_argument("--sweep", nargs="+", metavar="AXIS=V,V", help="also sweep; see below")
+    parser.add_argument("--no-roofline", action="store_true", help="do not measure bandwidth and matrix rate")
+    parser.add_argument("--beside", choices=("transformers",), help="run a peer in turns with the bundle")
+    parser.add_argument("--checkpoint", metavar="DIR", help="the checkpoint, for --beside")
+    parser.add_argument("--beside-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the peer")
+    parser.add_argument("--pairs", type=positive_int, default=5, metavar="N", help="turns beside the peer (default: 5)")
+    parser.add_argument("--out", metavar="DIR", help="write measure.json, measure.md and measure.html there")
+    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"a folder to write to at {out}", error.strerror or str(error), "choose another --out") from None
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and up to 1000 Hz, found {text!r}")
+    return value

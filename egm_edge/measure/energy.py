@@ -1,0 +1,162 @@
+"""Energy between two moments, from what the machine itself counts: RAPL packages, NVIDIA boards, Jetson power rails.
+
+Each meter says what it covers; a machine without a readable one gives no number at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+ROOT = Path("/")
+SAMPLE_INTERVAL_S = 0.05
+
+
+class Meter(Protocol):
+    """Counts joules while it is entered."""
+
+    name: str
+
+    def start(self) -> None: ...
+
+    def stop_j(self) -> float: ...
+
+
+class RaplMeter:
+    """Intel's and AMD's running average power limit counters: whole packages, DRAM not included, all processes."""
+
+    name = "rapl"
+
+    def __init__(self, root: Path = ROOT) -> None:
+        zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
+        self._zones = [(z / "energy_uj", _int(z / "max_energy_range_uj") or 0) for z in zones if _int(z / "energy_uj") is not None]
+        self._began: list[int] = []
+
+    @property
+    def available(self) -> bool:
+        return bool(self._zones)
+
+    def start(self) -> None:
+        self._began = [_int(path) or 0 for path, _ in self._zones]
+
+    def stop_j(self) -> float:
+        total_uj = 0
+        for (path, wrap_uj), began in zip(self._zones, self._began, strict=True):
+            used = (_int(path) or 0) - began
+            total_uj += used + wrap_uj if used < 0 else used  # the counter wraps every few hours
+        return total_uj / 1e6
+
+
+class RailMeter:
+    """Jetson's INA3221 power monitor, sampled in a thread and summed over time.
+
+    VDD_IN is the whole module; boards without it get the sum of all their labelled rails. The name says which.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._rails = self._find(root)
+        self.name = f"jetson rails {' + '.join(self._rails)}"
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._joules = 0.0
+
+    @property
+    def available(self) -> bool:
+        return bool(self._rails)
+
+    def start(self) -> None:
+        self._joules = 0.0
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop_j(self) -> float:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        return self._joules
+
+    @staticmethod
+    def _find(root: Path) -> dict[str, tuple[Path, Path]]:
+        """Rail -> its files of millivolts and milliamperes."""
+        found = {}
+        for label in sorted(root.glob("sys/class/hwmon/hwmon*/in*_label")):
+            with contextlib.suppress(OSError):
+                number, rail = label.name.removeprefix("in").removesuffix("_label"), label.read_text().strip()
+                files = (label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input"))
+                if label.with_name("name").read_text().strip() == "ina3221" and all(p.is_file() for p in files):
+                    found[rail] = files
+        return {"VDD_IN": found["VDD_IN"]} if "VDD_IN" in found else found
+
+    def _sample(self) -> None:
+        before, before_w = time.perf_counter(), self._watts()
+        while True:
+            ended = self._stop.wait(SAMPLE_INTERVAL_S)
+            now, now_w = time.perf_counter(), self._watts()
+            self._joules += (before_w + now_w) / 2 * (now - before)
+            before, before_w = now, now_w
+            if ended:
+                return
+
+    def _watts(self) -> float:
+        return sum((_int(volts) or 0) * (_int(amperes) or 0) for volts, amperes in self._rails.values()) / 1e6
+
+
+class NvmlMeter:
+    """The first NVIDIA board's own energy counter, where pynvml is installed; the host is not included."""
+
+    name = "nvml"
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        with contextlib.suppress(Exception):  # no package, no driver, no board: there is no such meter here
+            pynvml = importlib.import_module("pynvml")
+            pynvml.nvmlInit()
+            self._board = pynvml.nvmlDeviceGetHandleByIndex(0)
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(self._board)
+            self._nvml = pynvml
+        self._began = 0
+
+    @property
+    def available(self) -> bool:
+        return self._nvml is not None
+
+    def start(self) -> None:
+        self._began = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board)
+
+    def stop_j(self) -> float:
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board) - self._began) / 1e3
+
+
+class Energy:
+    """All meters of this machine, started and stopped together.
+
+    Example:
+        with Energy() as energy:
+            ...
+        energy.joules  # {"rapl": 31.4}, or {} where nothing can be read
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._meters: list[Meter] = [m for m in (RaplMeter(root), RailMeter(root), NvmlMeter()) if m.available]
+        self.joules: dict[str, float] = {}
+
+    def __enter__(self) -> Energy:
+        for meter in self._meters:
+            meter.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.joules = {meter.name: meter.stop_j() for meter in self._meters}
+
+
+def _int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

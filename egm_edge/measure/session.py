@@ -1,0 +1,211 @@
+"""One measurement from bundle to report: load, cold start, warm-up, requests, fixed rate, sweeps, roofline, peer.
+
+Reads top to bottom. Everything cheap that can fail has been checked by the caller.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import egm_edge
+from egm_edge.bundle import Bundle
+from egm_edge.grounder import Grounder
+from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
+from egm_edge.measure.beside import TransformersPeer, measure_beside
+from egm_edge.measure.conditions import Conditions, look, others_share
+from egm_edge.measure.energy import Energy
+from egm_edge.measure.fixed_rate import run_at_rate
+from egm_edge.measure.limits import default_threads, measure_limits
+from egm_edge.measure.report import KIND, SCHEMA_VERSION, rate_dict, samples_dict, summarise, sweep_dict
+from egm_edge.measure.roofline import RequestModel, reached
+from egm_edge.measure.runner import ask, measure_requests, measure_sweep
+from egm_edge.measure.workload import Workload
+
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        requests, warm_up: counted and uncounted requests.
+        max_new_tokens: None for the bundle's own.
+        ignore_end: generate exactly max_new_tokens, whatever the model says.
+        speculate: let the decoder check drafted tokens several at a time.
+        rate_hz: also run at a fixed frame rate; None leaves it out.
+        sweeps: (axis, setting) points. roofline: measure the machine's limits too.
+        checkpoint, beside_dtype, pairs: transformers side by side; None leaves it out.
+    """
+
+    requests: int = 20
+    warm_up: int = 3
+    max_new_tokens: int | None = None
+    ignore_end: bool = False
+    speculate: bool = True
+    rate_hz: float | None = None
+    sweeps: list[tuple[str, str]] = field(default_factory=list)
+    roofline: bool = True
+    checkpoint: Path | None = None
+    beside_dtype: str = "bfloat16"
+    pairs: int = 5
+
+
+def measure_bundle(
+    bundle_dir: Path,
+    workload: Workload,
+    plan: Plan,
+    *,
+    memory: str = "auto",
+    threads: int | None = None,
+    told: Callable[[str], Told] | None = None,
+) -> dict[str, Any]:
+    """Measure a bundle and return the report.
+
+    Args:
+        told: given the name of a part, returns what is told (done, total) of it.
+    """
+    tell = told or (lambda name: lambda done, total: None)
+    started = time.perf_counter()
+    bundle = Bundle.open(bundle_dir)
+    opened = time.perf_counter()
+    with Grounder.from_opened(bundle, memory=memory, threads=threads) as grounder:
+        loaded = time.perf_counter()
+        after_load = look()
+        cold = {"verify_ms": (opened - started) * 1e3, "load_ms": (loaded - opened) * 1e3}
+        return measure_grounder(grounder, workload, plan, tell, cold, after_load)
+
+
+def measure_grounder(
+    grounder: Grounder,
+    workload: Workload,
+    plan: Plan,
+    tell: Callable[[str], Told],
+    cold: dict[str, float],
+    after_load: Conditions,
+) -> dict[str, Any]:
+    """Measure what is already loaded; `cold` holds verify_ms and load_ms."""
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    grounder.speculate = plan.speculate
+    stop_ids = grounder.stop_ids
+    if plan.ignore_end:
+        grounder.stop_ids = frozenset()
+    cap = plan.max_new_tokens
+    (first,) = workload.take(1)
+    cold_sample = ask(grounder, first, cap)
+    measure_requests(grounder, workload, plan.warm_up, cap, tell("warm-up"))
+
+    before = look()
+    with Energy() as energy:
+        samples = measure_requests(grounder, workload, plan.requests, cap, tell("requests"))
+    after = look()
+
+    questions = list(workload.take(plan.requests))
+    rate = None
+    if plan.rate_hz:
+        rate = run_at_rate(lambda n: ask(grounder, questions[n % len(questions)], cap), plan.rate_hz, plan.requests)
+    points = measure_sweep(grounder, workload, plan.sweeps, max(3, plan.requests // 4), cap, tell("sweeps")) if plan.sweeps else []
+    grounder.stop_ids = stop_ids
+    sample_dicts = samples_dict(samples)
+    beside = None
+    roofline = _roofline(grounder, sample_dicts) if plan.roofline else None
+    if plan.checkpoint:
+        peer = TransformersPeer(plan.checkpoint, dtype=plan.beside_dtype, threads=_threads(grounder))
+        beside = measure_beside(grounder, peer, workload, plan.pairs, cap or 128, tell("beside transformers")).to_dict()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "created": created,
+        "bundle": _bundle(grounder.bundle),
+        "versions": _versions(),
+        "machine": _machine(grounder),
+        "plan": _plan(plan, workload, grounder),
+        "cold": cold | {"first_request_ms": cold_sample.total_ms, "first_request": samples_dict([cold_sample])[0]},
+        "conditions": {"before": asdict(before), "after": asdict(after), "others_cpu_share": others_share(before, after)},
+        "memory": {
+            "after_load_mb": after_load.rss_mb or 0.0,
+            "after_requests_mb": after.rss_mb or 0.0,
+            "peak_mb": after.peak_rss_mb or 0.0,
+        },
+        "energy": {"joules_per_request": {name: joules / len(samples) for name, joules in energy.joules.items()}},
+        "summary": summarise(sample_dicts),
+        "roofline": roofline,
+        "rate": rate_dict(rate) if rate else None,
+        "sweep": sweep_dict(points),
+        "beside": beside,
+        "samples": sample_dicts,
+    }
+
+
+def _roofline(grounder: Grounder, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if not RequestModel.counts(grounder.bundle):
+        return None
+    limits = measure_limits(_threads(grounder))
+    sessions = getattr(grounder.backend, "sessions", None)
+    model = RequestModel(grounder.bundle, fast=sessions is not None and sessions.memory.value == "fast")
+    return {"limits": asdict(limits), "stages": [asdict(stage) for stage in reached(model, limits, samples)]}
+
+
+def _threads(grounder: Grounder) -> int:
+    sessions = getattr(grounder.backend, "sessions", None)
+    return int(sessions.threads) if sessions else default_threads()
+
+
+def _bundle(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "hash": bundle.hash,
+        "family": manifest.family,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "pixel_spec_hash": manifest.pixel_spec_hash,
+        "prompt_spec_hash": manifest.prompt_spec_hash,
+        "parity": manifest.parity["status"],
+        "bytes": sum(record.bytes for record in manifest.files.values()),
+        "built_by": manifest.egm_edge_version,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"egm-edge": egm_edge.__version__, "python": platform.python_version(), "kernel": platform.release()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a system package or another wheel serves as well
+            found[name] = "unknown"
+    return found
+
+
+def _machine(grounder: Grounder) -> dict[str, Any]:
+    sessions = getattr(grounder.backend, "sessions", None)
+    return {
+        "cpu": cpu_name(),
+        "cpus": usable_cpus(),
+        "cpu_flags": cpu_flags(),
+        "board": board_name(),
+        "memory_gb": memory_gb()[0],
+        "architecture": platform.machine(),
+        "engine": type(grounder.backend).__name__,
+        "threads": _threads(grounder),
+        "memory_mode": sessions.memory.value if sessions else "-",
+    }
+
+
+def _plan(plan: Plan, workload: Workload, grounder: Grounder) -> dict[str, Any]:
+    return {
+        "requests": plan.requests,
+        "warm_up": plan.warm_up + 1,
+        "max_new_tokens": plan.max_new_tokens or int(grounder.bundle.manifest.limits["max_new_tokens"]),
+        "ignore_end": plan.ignore_end,
+        "speculate": plan.speculate,
+        "batch": 1,
+        "workload": workload.describe(),
+    }
