@@ -1,12 +1,13 @@
 """Random Qwen3-VL checkpoints of published widths, streamed to disk without ever holding a model in memory.
 
-For speed and memory checks only: bfloat16 shards with an index, as the published checkpoints have them. Weights are
+`python -m tests.support.large_checkpoints 2b DIR` writes one. For speed and memory checks only: bfloat16 shards with an index, as the published checkpoints have them. Weights are
 normal (0.02), norms near one, biases near zero. Needs neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,3 +245,9 @@ def _config(
         "vision_start_token_id": vision_ids[0],
         "vision_end_token_id": vision_ids[1],
     }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in PRESETS:
+        raise SystemExit(f"usage: python -m tests.support.large_checkpoints {{{','.join(PRESETS)}}} DIR")
+    print(write_qwen3_vl_dims(sys.argv[2], sys.argv[1]))
