@@ -1,7 +1,8 @@
 """Random Qwen3-VL checkpoints of published widths, streamed to disk without ever holding a model in memory.
 
-`python -m tests.support.large_checkpoints 2b DIR` writes one. For speed and memory checks only: bfloat16 shards with an index, as the published checkpoints have them. Weights are
-normal (0.02), norms near one, biases near zero. Needs neither torch nor transformers.
+`python -m tests.support.large_checkpoints 2b DIR` writes one. For speed and memory checks only: bfloat16 shards with an
+index, as the published checkpoints have them. Weights are normal (0.02), norms near one, biases near zero. Needs neither
+torch nor transformers.
 """
 
 from __future__ import annotations
