@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from dataclasses import replace
@@ -11,12 +12,23 @@ from pathlib import Path
 from egm_edge.errors import CheckpointError, EgmError
 
 _CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
+# Verbs with a command line of their own: module, what they do.
+_STAGES = {
+    "sft": ("training.sft", "reasoning SFT of a Qwen3-VL or InternVL3 checkpoint"),
+    "grpo": ("training.grpo", "GRPO after SFT"),
+    "export-verl": ("training.export_verl", "write the same GRPO run for verl"),
+}
 
 
 def main(argv: list[str]) -> int:
     """Run one training verb; returns the exit code."""
+    if argv and argv[0] in _STAGES:
+        module, _ = _STAGES[argv[0]]
+        return int(importlib.import_module(module).main(argv[1:]))
     parser = argparse.ArgumentParser(prog="egm train", description="Train EGM checkpoints.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="MODEL")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (_, summary) in _STAGES.items():
+        verbs.add_parser(name, help=summary)
     nano = verbs.add_parser("nano", help="train EGM-Nano on procedural tabletop scenes (resumes where it stopped)")
     nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
     nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="run directory (default: runs/nano)")
