@@ -46,7 +46,8 @@ Reproduce with `egm train nano` (`training/configs/nano.yaml`); measure with `eg
   X left of / right of / in front of / behind the Y.
 - Prompts are EGM's, letter for letter: `Locate {{expression}}, output its bbox coordinates using JSON format`, and
   `Locate {{expression}} amodally, output its bbox coordinates using JSON format`. No system prompt.
-- The thought lists the candidates with their boxes and names the target's number. Closing the thought at once
+- The thought lists the candidates with their boxes and names the target's number; when nothing fits it lists the nearest
+  rivals and ends in "none", and the answer is an empty list. Closing the thought at once
   (a line break, `</think>`, a blank line) gives the direct mode. The label in the answer is the short noun phrase, not the
   whole expression.
 

@@ -4,7 +4,7 @@ Knows nothing of prompts or tokens. Positions are compared by the centres of amo
 margin, so no expression hangs on a pixel. Objects that are hidden still count as rivals.
 
 Reasoning, in one template: `[LANDMARK [box]. ]HEAD: 1 size colour shape [box]; 2 ... . target k`, candidates listed along
-the axis that the expression uses, starting from the side it names.
+the axis that the expression uses, starting from the side it names. A negative lists its nearest rivals and ends in "none".
 """
 
 from __future__ import annotations
@@ -229,8 +229,22 @@ def _negative(view: _View, rng: random.Random) -> Query | None:
         colour = pick(rng, [t.colour for t in things]) if near and rng.random() < 0.6 else pick(rng, tuple(COLOURS))
         head = Head(shape, colour) if rng.random() < 0.8 else Head(shape)
         if not head.members(view.scene):
-            return Query(head.text, view.task, "negative", None, None, head.text, f"{head.text}: none")
+            return Query(head.text, view.task, "negative", None, None, head.text, _rejection(view, head))
     return None
+
+
+def _rejection(view: _View, head: Head) -> str:
+    """The thought of a negative: the likeliest candidates as they really are, then "none".
+
+    Naming what is there instead makes absence a comparison of words; "none" at once was not learned in an hour.
+    """
+    things = view.scene.objects
+    seen = [i for i in range(len(things)) if view.askable(i)]
+    rivals = [i for i in seen if things[i].shape == head.shape] or [i for i in seen if things[i].colour == head.colour]
+    if not rivals:
+        return f"{head.text}: none"
+    rivals = sorted(rivals, key=lambda i: things[i].x)[:3]
+    return f"{head.text}: {view.listed(rivals)}. target none"
 
 
 _MAKERS = {"attribute": _attribute, "superlative": _superlative, "ordinal": _ordinal, "relation": _relation}

@@ -93,7 +93,7 @@ def test_the_box_is_the_targets_box(task: Task) -> None:
 def test_the_reasoning_ends_with_the_answer() -> None:
     for _, query in many_queries(100):
         if query.box_norm1000 is None:
-            assert query.reasoning.endswith(": none")
+            assert query.reasoning.endswith(" none")
             continue
         rank = int(query.reasoning.rpartition("target ")[2])
         items = re.findall(r"(\d) \w+ \w+ \w+ (\[[^\]]+\])", query.reasoning.split(": ", 1)[1])
