@@ -76,10 +76,12 @@ def _write(path: Path, checkpoint: Path, data: Path, output: Path, changes: dict
         "learning_rate": "1.0e-3",
         "validation": "[]",
         "gradient_checkpointing": "false",
+        "dtype": "float32",
+        "eval_steps": "0",
     } | changes
     path.write_text(
         f"""task: modal
-model: {{base: {checkpoint}, dtype: float32}}
+model: {{base: {checkpoint}, dtype: {values["dtype"]}}}
 data: {{train: [{data}], images: {data.parent / "images"}, validation: {values["validation"]}}}
 optim: {{learning_rate: {values["learning_rate"]}, warmup_ratio: 0.03}}
 lora: {{rank: {values["lora"]}}}
@@ -91,6 +93,7 @@ run:
   accumulation: {values["accumulation"]}
   deepspeed: {values["deepspeed"]}
   save_steps: {values["save_steps"]}
+  eval_steps: {values["eval_steps"]}
   log_steps: 1
   workers: 0
   gradient_checkpointing: {values["gradient_checkpointing"]}

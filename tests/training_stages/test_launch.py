@@ -50,15 +50,15 @@ def _torchrun(module: str, config: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "stage", "family"),
+    ("kind", "stage", "family", "dtype"),
     [
-        pytest.param("zero2", "sft", "tiny_qwen3_vl", id="ZeRO-2 SFT Qwen3-VL"),
-        pytest.param("zero3", "sft", "tiny_internvl3", id="ZeRO-3 SFT InternVL3"),
-        pytest.param("zero3", "grpo", "tiny_qwen3_vl", id="ZeRO-3 GRPO Qwen3-VL"),
+        pytest.param("zero2", "sft", "tiny_qwen3_vl", "float32", id="ZeRO-2 SFT Qwen3-VL"),
+        pytest.param("zero3", "sft", "tiny_internvl3", "bfloat16", id="ZeRO-3 SFT InternVL3, 16 bit"),
+        pytest.param("zero3", "grpo", "tiny_qwen3_vl", "float32", id="ZeRO-3 GRPO Qwen3-VL"),
     ],
 )
 def test_two_processes_train_in_a_real_deepspeed_engine(
-    kind: str, stage: str, family: str, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, stage: str, family: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed")
     checkpoint: Path = request.getfixturevalue(family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from egm_edge.errors import CheckpointError, InputError
+from egm_edge.errors import BackendError, CheckpointError, InputError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
 from tests.training_stages.runs import sft_yaml, write_data
@@ -41,13 +42,16 @@ def _moved(before: Path, after: Path) -> dict[str, bool]:
     assert old.keys() == new.keys()
     moved: dict[str, bool] = {}
     for name in old:
-        moved[_part(name)] = moved.get(_part(name), False) or not torch.equal(old[name], new[name])
+        moved[_part(name)] = moved.get(_part(name), False) or not torch.equal(old[name].to(new[name].dtype), new[name])
     return moved
 
 
 def test_sft_moves_what_it_should_and_leaves_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     validation = write_data(tmp_path, 3, split="val", first=100)
-    final = sft.run_sft(_config(tmp_path, checkpoint, validation=f"[{validation}]", gradient_checkpointing="true"))
+    changes = {"gradient_checkpointing": "true", "eval_steps": "1"}
+    final = sft.run_sft(_config(tmp_path, checkpoint, validation=f"[{validation}]", **changes))
+    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert sum("eval_loss" in entry for entry in state["log_history"]) == 2
     assert _moved(checkpoint, final) == {"language_model": True, "projector": True, "vision": False}
     AutoModelForImageTextToText.from_pretrained(final)
     record = json.loads((final / "egm_training.json").read_text())
@@ -62,6 +66,7 @@ def test_sft_moves_what_it_should_and_leaves_a_checkpoint(checkpoint: Path, tmp_
     assert all((final / name).read_bytes() == (checkpoint / name).read_bytes() for name in same)
 
 
+@pytest.mark.slow
 def test_sft_learns(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     sft.run_sft(_config(tmp_path, tiny_qwen3_vl, max_steps="30", save_steps="30", learning_rate="5.0e-3"))
     state = json.loads((tmp_path / "out" / "checkpoint-30" / "trainer_state.json").read_text())
@@ -130,9 +135,30 @@ def test_a_kill_while_the_result_is_written_leaves_the_old_one(
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith("checkpoint")) == ["final"]
 
 
-def test_lora_is_merged_into_a_plain_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    final = sft.run_sft(_config(tmp_path, checkpoint, lora="4", learning_rate="1.0e-2"))
-    assert _moved(checkpoint, final) == {"language_model": True, "projector": True, "vision": False}
+def test_sixteen_bit_runs_keep_float32_weights_while_they_learn(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    # A step of 1e-5 vanishes in a bfloat16 weight of 1.
+    changes = {"dtype": "bfloat16", "max_steps": "3", "learning_rate": "1.0e-5"}
+    final = sft.run_sft(_config(tmp_path, tiny_qwen3_vl, **changes))
+    assert load_file(final / "model.safetensors")["model.language_model.norm.weight"].dtype == torch.bfloat16
+    kept = load_file(tmp_path / "out" / "checkpoint-3" / "model.safetensors")
+    start = load_file(tiny_qwen3_vl / "model.safetensors")
+    name = "model.language_model.norm.weight"
+    assert kept[name].dtype == torch.float32 and 0 < (kept[name] - start[name]).abs().max() < 1e-4
+
+
+def test_a_missing_report_package_is_named(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path, tiny_qwen3_vl)
+    config = replace(config, run=replace(config.run, reports=("wandb",)))
+    monkeypatch.setattr(session.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="pip install wandb"):
+        sft.run_sft(config)
+
+
+def test_lora_is_merged_into_a_plain_checkpoint(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    final = sft.run_sft(_config(tmp_path, tiny_qwen3_vl, lora="4", learning_rate="1.0e-2"))
+    assert _moved(tiny_qwen3_vl, final) == {"language_model": True, "projector": True, "vision": False}
 
 
 def test_step_zero_findings_are_shown_and_training_goes_on(

@@ -66,11 +66,16 @@ def choose_attention(wanted: str, dtype: str) -> str:
     return wanted
 
 
-def load_model(directory: Path, settings: ModelSettings) -> PreTrainedModel:
-    """The model in its training dtype, with only the named parts learning."""
+def load_model(directory: Path, settings: ModelSettings, *, full_precision: bool = False) -> PreTrainedModel:
+    """The model with only the named parts learning.
+
+    Args:
+        full_precision: keep float32 weights, for optimisers without a float32 copy of their own: a step of 1e-5 is lost in
+            a bfloat16 weight. The forward pass still runs in `settings.dtype`.
+    """
     model = AutoModelForImageTextToText.from_pretrained(
         directory,
-        dtype=DTYPES[settings.dtype],
+        dtype=torch.float32 if full_precision else DTYPES[settings.dtype],
         attn_implementation=choose_attention(settings.attention, settings.dtype),
         local_files_only=True,
         use_safetensors=True,

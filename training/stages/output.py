@@ -69,8 +69,10 @@ def finished_under(final: Path, config_hash: str) -> bool:
         return False
 
 
-def write_weights(directory: Path, model: PreTrainedModel, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Weights and config.json; `state` holds them when a distributed engine owns the model's parameters."""
+def write_weights(
+    directory: Path, model: PreTrainedModel, state: dict[str, torch.Tensor] | None, dtype: torch.dtype
+) -> None:
+    """Weights in `dtype` and config.json; `state` holds them when a distributed engine owns the model's parameters."""
     if state is not None:
         # A fresh model re-ties what is tied; the gathered tensors alone would not say so.
         fresh = type(model)(model.config)
@@ -80,8 +82,8 @@ def write_weights(directory: Path, model: PreTrainedModel, state: dict[str, torc
             found = f"missing {lost[:3]}, unknown {unexpected[:3]}"
             raise CheckpointError("all weights from the training engine", found, "report this")
         fresh.tie_weights()
-        model = fresh.to(next(iter(state.values())).dtype)
-    model.save_pretrained(directory)
+        model = fresh
+    model.to(dtype).save_pretrained(directory)
 
 
 def write_record(directory: Path, record: TrainingRecord, settings: dict[str, Any]) -> None:

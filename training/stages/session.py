@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import shutil
@@ -18,14 +19,14 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egm_edge.cli.parser import Parser
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import BackendError, EgmError, InputError
 from training.data.leaks import find_leaks
 from training.data.rows import Row, validation_rows
 from training.data.sources import load_rows
 from training.stage_config import GrpoConfig, SftConfig, config_hash
 from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments
 from training.stages.measure import Measured, measure
-from training.stages.model import checkpoint_directory, load_model
+from training.stages.model import DTYPES, checkpoint_directory, load_model
 from training.stages.output import (
     TrainingRecord,
     device_name,
@@ -111,6 +112,9 @@ class Session:
 def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session | None:
     """Check the data, open the checkpoint, find where to go on; None when this very run is finished already."""
     output, digest = Path(config.run.output), config_hash(config)
+    for report in config.run.reports:
+        if importlib.util.find_spec(report) is None:
+            raise BackendError(f"the package {report} for run.reports", "not installed", f"pip install {report}")
     if finished_under(output / FINAL, digest):
         return None
     base = checkpoint_directory(config.model)
@@ -130,7 +134,9 @@ def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session
         raise InputError("no validation picture among the training rows", str(leaks), "run: egm data leaks")
     set_seed(config.run.seed)
     resume = resume_from(output, digest)
-    model = load_model(base, config.model)
+    # DeepSpeed keeps float32 weights of its own, LoRA its adapters in float32.
+    plain = config.run.deepspeed == "none" and not config.lora.rank
+    model = load_model(base, config.model, full_precision=plain)
     return Session(
         stage, config, digest, base, processor, model, rows, validation, images, output, resume,
         DeepSpeedProof(config.run.deepspeed),
@@ -151,7 +157,7 @@ def train(session: Session, trainer: Trainer) -> Path:
     final = session.output / FINAL
     if is_main_process():
         _write(session, trainer, state, seconds, final)
-    trainer.accelerator.wait_for_everyone()
+    # The other processes need not wait: measuring may take longer than a collective's timeout.
     return final
 
 
@@ -172,7 +178,7 @@ def _write(
             model, state = _merged(session, state), None
         else:
             model = model.merge_and_unload()
-    write_weights(new, model, state)
+    write_weights(new, model, state, DTYPES[session.config.model.dtype])
     session.processor.save_pretrained(new)
     verify(new, session.processor)
     record = TrainingRecord(
