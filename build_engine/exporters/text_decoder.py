@@ -18,8 +18,10 @@ import numpy as np
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat
+from egm_edge.backends.onnx_runtime.config import kernel_head_dim
 from egm_edge.errors import CheckpointError
 
+QWEN3_VL_MROPE_SECTION = (24, 20, 20)  # what transformers' Qwen3VLTextRotaryEmbedding takes where the config is silent
 
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
@@ -52,14 +54,16 @@ class DecoderShape:
             )
         if text.get("hidden_act", "silu") != "silu":
             raise CheckpointError("hidden_act silu", repr(text["hidden_act"]), "use a Qwen2.5 or Qwen3 decoder")
+        if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
+            raise CheckpointError("full attention in every layer", "sliding windows", "this decoder is not supported")
         heads = int(text["num_attention_heads"])
-        section = rope.get("mrope_section")
+        section = rope.get("mrope_section") or (QWEN3_VL_MROPE_SECTION if checkpoint.family == "qwen3_vl" else None)
         return cls(
             hidden=int(text["hidden_size"]),
             layers=int(text["num_hidden_layers"]),
             heads=heads,
             kv_heads=int(text.get("num_key_value_heads") or heads),
-            head_dim=int(text.get("head_dim") or text["hidden_size"] // heads),
+            head_dim=checkpoint.shape("text.layers.0.self_attn.q_proj.weight")[0] // heads,
             ffn=int(text["intermediate_size"]),
             vocab=checkpoint.shape("text.embed_tokens.weight")[0],
             rms_epsilon=float(text.get("rms_norm_eps", 1e-6)),
@@ -77,7 +81,7 @@ def write_decoder(
 
     Inputs: embeds f32 [1, n, H]; deepstack_i f32 [1, n, H], zero on text tokens (only with `deepstack`); seqlens_k i32 [1]
     (tokens in the cache after this call, minus one); total_length i32 [1]; cos, sin f32 [C, d/2], row i for place i;
-    past_key_i, past_value_i f32 [1, kv, C, d].
+    past_key_i, past_value_i f32 [1, kv, C, D] with D the kernel's head size (`kernel_head_dim`), d padded with zeros.
     Outputs: hidden f32 [1, n, H] after the final norm; present_key_i, present_value_i, to be bound to the past's buffers.
 
     Args:
@@ -90,8 +94,7 @@ def write_decoder(
         shared = (
             graph.input("seqlens_k", np.int32, [1]),
             graph.input("total_length", np.int32, [1]),
-            graph.input("cos", np.float32, ["capacity", shape.head_dim // 2]),
-            graph.input("sin", np.float32, ["capacity", shape.head_dim // 2]),
+            *(layer.padded_table(graph.input(name, np.float32, ["capacity", shape.head_dim // 2])) for name in ("cos", "sin")),
         )
         update: str | None = None
         for i in range(shape.layers):
@@ -170,7 +173,11 @@ class _LayerWriter:
         if f"{base}.q_norm.weight" in self.checkpoint:
             query = self._head_norm(query, f"{base}.q_norm.weight", shape.heads)
             key = self._head_norm(key, f"{base}.k_norm.weight", shape.kv_heads)
-        cache_shape: list[int | str] = [1, shape.kv_heads, "capacity", shape.head_dim]
+        query, key, value = (
+            self._padded(part, heads)
+            for part, heads in ((query, shape.heads), (key, shape.kv_heads), (value, shape.kv_heads))
+        )
+        cache_shape: list[int | str] = [1, shape.kv_heads, "capacity", kernel_head_dim(shape.head_dim)]
         past = [graph.input(f"past_{part}_{i}", np.float32, cache_shape) for part in ("key", "value")]
         present = [f"present_{part}_{i}" for part in ("key", "value")]
         attended, *_ = graph.contrib(
@@ -184,13 +191,41 @@ class _LayerWriter:
         )
         for name in present:
             graph.output(name, np.float32, cache_shape)
-        return self.linear(attended, f"{base}.o_proj")
+        return self.linear(self._unpadded(attended), f"{base}.o_proj")
 
     def feed_forward(self, x: str, i: int) -> str:
         base, graph = f"text.layers.{i}.mlp", self.graph
         gate, up = self.linears(x, f"{base}.gate_proj", f"{base}.up_proj")
         activated = graph.op("Mul", graph.contrib("QuickGelu", gate, alpha=1.0), up)  # alpha 1 is SiLU
         return self.linear(activated, f"{base}.down_proj")
+
+    def padded_table(self, table: str) -> str:
+        """A rotary table [C, d/2] at the kernel's head size."""
+        extra = kernel_head_dim(self.shape.head_dim) // 2 - self.shape.head_dim // 2
+        return str(self.graph.op("Pad", table, self.graph.constant([0, 0, 0, extra], np.int64))) if extra else table
+
+    def _padded(self, x: str, heads: int) -> str:
+        """[1, n, heads * d] at the kernel's head size: zeros behind both halves of a head, which rotary angles pair up."""
+        graph, half, kernel = self.graph, self.shape.head_dim // 2, kernel_head_dim(self.shape.head_dim)
+        if kernel == 2 * half:
+            return x
+        halves = graph.op("Reshape", x, graph.constant([1, -1, heads, 2, half], np.int64))
+        padded = graph.op("Pad", halves, graph.constant([0] * 9 + [kernel // 2 - half], np.int64))
+        return str(graph.op("Reshape", padded, graph.constant([1, -1, heads * kernel], np.int64)))
+
+    def _unpadded(self, x: str) -> str:
+        """Inverse of `_padded` for all query heads."""
+        graph, heads, half = self.graph, self.shape.heads, self.shape.head_dim // 2
+        kernel = kernel_head_dim(self.shape.head_dim)
+        if kernel == 2 * half:
+            return x
+        halves = graph.op("Reshape", x, graph.constant([1, -1, heads, 2, kernel // 2], np.int64))
+        starts, stops, axes = (graph.constant([value], np.int64) for value in (0, half, 4))
+        return str(
+            graph.op(
+                "Reshape", graph.op("Slice", halves, starts, stops, axes), graph.constant([1, -1, heads * 2 * half], np.int64)
+            )
+        )
 
     def _head_norm(self, x: str, name: str, heads: int) -> str:
         graph, d = self.graph, self.shape.head_dim

@@ -38,6 +38,7 @@ def write_tiny_qwen3_vl(
     heads: int = 4,
     kv_heads: int = 2,
     head_dim: int = 32,
+    mrope_stated: bool = True,
     vision_layers: int = 3,
     vision_size: int = 64,
     deepstack: tuple[int, ...] = (0, 1),
@@ -52,14 +53,15 @@ def write_tiny_qwen3_vl(
         directory: created; files of the same name are overwritten.
         vocabulary: "tiny" (one token a byte) or "qwen" (the true one, 151,936 rows).
         dtype: storage of the weights, "float32" or "bfloat16".
-        head_dim: 16 or 32; differs from hidden_size / heads on purpose, as in the published 4B.
+        head_dim: 8, 16, 24, 32, 64 or 128; differs from hidden_size / heads on purpose, as in the published 4B.
+        mrope_stated: write `mrope_section`; without it transformers takes that of the published models.
         grid_side: the learned position grid is grid_side x grid_side; other grids are interpolated.
         min_pixels, max_pixels: area bounds of the resized image.
     """
     directory = Path(directory)
     tokenizer = _tokenizer(vocabulary, QWEN3_SPECIALS)
     ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("endoftext", "im_end", "image_pad", "video_pad")}
-    spread = {16: [4, 2, 2], 32: [6, 5, 5], 64: [12, 10, 10], 128: [24, 20, 20]}[head_dim]
+    spread = {8: [2, 1, 1], 16: [4, 2, 2], 24: [4, 4, 4], 32: [6, 5, 5], 64: [12, 10, 10], 128: [24, 20, 20]}[head_dim]
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": _rows(vocabulary, tokenizer),
@@ -73,7 +75,7 @@ def write_tiny_qwen3_vl(
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 5_000_000.0,
-                "mrope_section": spread,
+                **({"mrope_section": spread} if mrope_stated else {}),
                 "mrope_interleaved": True,
             },
             "tie_word_embeddings": tied,

@@ -7,6 +7,13 @@ from typing import Any
 
 from egm_edge.errors import BundleError
 
+KERNEL_HEAD_MULTIPLE = 16  # head sizes that ONNX Runtime's rotary attention takes on the CPU
+
+
+def kernel_head_dim(head_dim: int) -> int:
+    """The head size that attention and the KV cache run at: `head_dim`, padded with zeros where the kernel needs it."""
+    return -(-head_dim // KERNEL_HEAD_MULTIPLE) * KERNEL_HEAD_MULTIPLE
+
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.onnx_runtime.config import EngineConfig
+from egm_edge.backends.onnx_runtime.config import EngineConfig, kernel_head_dim
 from egm_edge.backends.onnx_runtime.positions import text_table
 
 CAPACITY_STEP = 256
@@ -27,7 +27,7 @@ class KvCache:
         self.config = config
         self.length = 0
         self.capacity = -(-capacity // CAPACITY_STEP) * CAPACITY_STEP
-        shape = (1, config.kv_heads, self.capacity, config.head_dim)
+        shape = (1, config.kv_heads, self.capacity, kernel_head_dim(config.head_dim))
         self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
         self._buffers = {name: np.zeros(shape, np.float32) for name in self._names}
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in self._buffers.items()}
