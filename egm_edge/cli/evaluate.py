@@ -110,17 +110,23 @@ def _compare(argv: list[str]) -> int:
     )
     common = [key for key in first if key in second]
     if not common:
-        raise InputError("rows that both runs answered at one budget", "none", "evaluate the same data with the same --budgets")
+        raise InputError(
+            "rows that both runs answered at one budget", "none", "evaluate the same data with the same --budgets"
+        )
     for key in common:
         if (first[key].target, first[key].expression) != (second[key].target, second[key].expression):
-            raise InputError(f"one target and expression of row {key[0]!r} in both runs", "two", "evaluate the same data")
+            raise InputError(
+                f"one target and expression of row {key[0]!r} in both runs", "two", "evaluate the same data"
+            )
     budget = max(key[1] for key in common)
     keys = [key for key in common if key[1] == budget]
     ious = [[run[k].iou or 0.0 for k in keys] for run in (first, second)]
     found = paired(ious[0], ious[1], [first[k].cluster for k in keys])
     left_out = len(first.keys() ^ second.keys())
     if arguments.json:
-        print(json.dumps(asdict(found) | {"differs": found.differs, "budget": budget, "rows_of_one_run_only": left_out}))
+        print(
+            json.dumps(asdict(found) | {"differs": found.differs, "budget": budget, "rows_of_one_run_only": left_out})
+        )
     else:
         print(paired_markdown(found, arguments.first, arguments.second))
         print(f"token budget {budget}; {left_out} rows were answered by one run only")

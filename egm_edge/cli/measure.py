@@ -74,7 +74,9 @@ def _measure(argv: list[str]) -> int:
         replace_text(out / "measure.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         replace_text(out / "measure.md", markdown)
         replace_text(out / "measure.html", to_html(report))
-    print(json.dumps(report, ensure_ascii=False) if arguments.json else markdown + (f"\nwritten to {out}" if out else ""))
+    print(
+        json.dumps(report, ensure_ascii=False) if arguments.json else markdown + (f"\nwritten to {out}" if out else "")
+    )
     return 0
 
 
@@ -95,7 +97,9 @@ def _compare(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm measure", description="Measure a bundle's latency on this machine.", epilog=EPILOG)
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
-    parser.add_argument("--frames", metavar="DIR", help="pictures, with expressions.json or not (default: one synthetic)")
+    parser.add_argument(
+        "--frames", metavar="DIR", help="pictures, with expressions.json or not (default: one synthetic)"
+    )
     parser.add_argument("--expression", metavar="TEXT", help="ask this of every frame")
     parser.add_argument("--requests", type=positive_int, default=20, metavar="N", help="counted requests (default: 20)")
     parser.add_argument("--warm-up", type=positive_int, default=3, metavar="N", help="uncounted requests (default: 3)")
@@ -120,7 +124,9 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"a folder to write to at {out}", error.strerror or str(error), "choose another --out") from None
+        raise InputError(
+            f"a folder to write to at {out}", error.strerror or str(error), "choose another --out"
+        ) from None
 
 
 def _positive_float(text: str) -> float:

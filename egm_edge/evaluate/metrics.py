@@ -88,7 +88,7 @@ def eight_split_average(by_split: Mapping[tuple[str, str], float]) -> float | No
 
 
 def box_size(target: ArrayLike) -> str:
-    """"small", "medium" or "large" by the area of a box, xyxy pixels, with COCO's bounds."""
+    """ "small", "medium" or "large" by the area of a box, xyxy pixels, with COCO's bounds."""
     x1, y1, x2, y2 = np.asarray(target, np.float64)
     area_px2 = max(x2 - x1, 0.0) * max(y2 - y1, 0.0)
     return BOX_SIZES[int(area_px2 >= SMALL_AREA_PX2) + int(area_px2 >= LARGE_AREA_PX2)]

@@ -103,7 +103,9 @@ class RecordLog:
     def __enter__(self) -> RecordLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._file)
 
     def append(self, record: Record) -> None:
@@ -169,7 +171,9 @@ def read_records(directory: Path) -> Iterator[Record]:
                 except (ValueError, TypeError, AttributeError) as error:
                     raise InputError("a record", f"{path}:{number}: {str(error)[:80]}", "remove that line") from None
     except OSError as error:
-        raise InputError(f"{RECORDS_NAME} of an evaluation", f"{path}: {error.strerror}", "run egm evaluate first") from None
+        raise InputError(
+            f"{RECORDS_NAME} of an evaluation", f"{path}: {error.strerror}", "run egm evaluate first"
+        ) from None
 
 
 def read_identity(directory: Path) -> dict[str, Any]:

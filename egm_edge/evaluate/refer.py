@@ -53,7 +53,9 @@ def read_refer(refs_path: Path, task: Task | None = None) -> list[EvaluationRow]
                 )
     except (KeyError, TypeError, ValueError) as error:
         found = f"reference {len(rows)} with {type(error).__name__}: {error}"
-        raise InputError(f"references that fit instances.json in {refs_path}", found, "use one distribution's files") from None
+        raise InputError(
+            f"references that fit instances.json in {refs_path}", found, "use one distribution's files"
+        ) from None
     if not rows:
         raise InputError(f"val or test references in {refs_path}", "none", "check the file")
     return rows
@@ -67,6 +69,10 @@ def _instances(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
         boxes = {annotation["id"]: annotation["bbox"] for annotation in values["annotations"]}
         return boxes, {picture["id"]: picture for picture in values["images"]}
     except OSError as error:
-        raise InputError("instances.json beside the refs", f"{path}: {error.strerror}", "copy the whole distribution") from None
+        raise InputError(
+            "instances.json beside the refs", f"{path}: {error.strerror}", "copy the whole distribution"
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"COCO annotations in {path}", f"{type(error).__name__}: {error}", "copy the file again") from None
+        raise InputError(
+            f"COCO annotations in {path}", f"{type(error).__name__}: {error}", "copy the file again"
+        ) from None

@@ -42,19 +42,32 @@ def to_markdown(identity: dict[str, Any], summary: Summary) -> str:
         groups = [*summary.splits, *([summary.overall] if len(summary.splits) > 1 else [])]
         lines += ["## Accuracy", "", group_table(groups), ""]
     if summary.average is not None and summary.average_95 is not None:
-        lines += [f"Average over the eight splits, unweighted: **{_percent(summary.average)}** {_range(summary.average_95)}", ""]
-    for title, groups in (("Query kinds", summary.kinds), ("Box sizes (COCO bounds)", summary.sizes), ("Tasks", summary.tasks)):
+        lines += [
+            f"Average over the eight splits, unweighted: **{_percent(summary.average)}** {_range(summary.average_95)}",
+            "",
+        ]
+    for title, groups in (
+        ("Query kinds", summary.kinds),
+        ("Box sizes (COCO bounds)", summary.sizes),
+        ("Tasks", summary.tasks),
+    ):
         if len(groups) > 1 or (title == "Tasks" and any(g.name == "amodal" for g in groups)):
             lines += [f"## {title}", "", group_table(groups), ""]
     if summary.negatives:
         n = summary.negatives
         lines += ["## Negatives", ""]
-        lines += [f"{n.false_positives} of {n.rows} got a box: false-positive rate {_percent(n.rate)} {_range(n.rate_95)}", ""]
+        lines += [
+            f"{n.false_positives} of {n.rows} got a box: false-positive rate {_percent(n.rate)} {_range(n.rate_95)}",
+            "",
+        ]
     rules = [[name or "-", str(count)] for name, count in summary.rules.items()]
     lines += ["## How answers were read", "", markdown_table(("rule or outcome", "answers"), rules), ""]
     lines += ["## Token budget", "", curve_table(summary), ""]
     percentiles = ", ".join(f"{name} {value:,.0f}" for name, value in summary.milliseconds.items())
-    lines += [f"Milliseconds a request, batch 1, frame of its own: {percentiles}. For latency proper use `egm measure`.", ""]
+    lines += [
+        f"Milliseconds a request, batch 1, frame of its own: {percentiles}. For latency proper use `egm measure`.",
+        "",
+    ]
     beside = beside_published(summary)
     if beside:
         lines += ["## Beside the published tables (Acc@0.5 %)", "", beside, ""]
@@ -95,7 +108,10 @@ def curve_svgs(summary: Summary) -> dict[str, str]:
     bars = [(p.acc50_95[0] * 100, p.acc50_95[1] * 100) for p in summary.curve]
     axes = {
         "accuracy_by_budget.svg": ("maximum new tokens", [float(p.budget) for p in summary.curve]),
-        "accuracy_by_milliseconds.svg": ("milliseconds a request (median, batch 1)", [p.median_ms for p in summary.curve]),
+        "accuracy_by_milliseconds.svg": (
+            "milliseconds a request (median, batch 1)",
+            [p.median_ms for p in summary.curve],
+        ),
     }
     return {
         name: plot(

@@ -74,7 +74,9 @@ def read_jsonl(path: Path, task: Task | None = None) -> list[EvaluationRow]:
             problems.append(f"line {number}: {error}")
     if problems:
         shown = " | ".join(problems[:PROBLEMS_SHOWN])
-        raise InputError(f"usable rows in {path}", f"{len(problems)} of {len(problems) + len(rows)} unusable: {shown}", "mend them")
+        raise InputError(
+            f"usable rows in {path}", f"{len(problems)} of {len(problems) + len(rows)} unusable: {shown}", "mend them"
+        )
     if not rows:
         raise InputError(f"rows in {path}", "an empty file", "check the file")
     return rows
@@ -87,7 +89,9 @@ def box_px(values: Any) -> BoxPx:
         InputError: anything else.
     """
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 4
-    if not good or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values):
+    if not good or not all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ):
         raise InputError("a box of four finite numbers, xyxy pixels", repr(values)[:60], "mend the row")
     x1, y1, x2, y2 = (float(v) for v in values)
     if x1 >= x2 or y1 >= y2:
@@ -99,7 +103,9 @@ def _row(values: dict[str, Any], default_id: str, dataset: str, split: str, task
     own = "box" in values
     chosen = task or Task.parse(values.get("task") or (Task.AMODAL if values.get("modal_bbox") else Task.MODAL))
     box_key = "box" if own else "bbox"
-    if box_key not in values:  # EGM's own script falls back on the visible box here, and so scores amodal answers wrongly
+    if (
+        box_key not in values
+    ):  # EGM's own script falls back on the visible box here, and so scores amodal answers wrongly
         found = "only 'modal_bbox'" if "modal_bbox" in values else f"keys {', '.join(sorted(map(str, values))[:8])}"
         raise InputError("a target under 'bbox' or 'box'", found, "give the box to score against, null for none")
     box = None if own and values["box"] is None else box_px(values[box_key])
@@ -124,7 +130,11 @@ def _expression(values: dict[str, Any]) -> str:
         if isinstance(values.get(key), str):
             return str(values[key])
     turns = values.get("conversations")
-    said = " ".join(str(turn.get("value", "")) for turn in turns if isinstance(turn, dict)) if isinstance(turns, list) else ""
+    said = (
+        " ".join(str(turn.get("value", "")) for turn in turns if isinstance(turn, dict))
+        if isinstance(turns, list)
+        else ""
+    )
     if references := _REF.findall(said):
         return str(references[-1])
     raise InputError("the text under 'expression' or 'sent'", "neither", "mend the row")

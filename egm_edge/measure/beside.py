@@ -92,7 +92,9 @@ class TransformersPeer:
         self.name = f"transformers {version('transformers')}, torch {version('torch')}"
         self.dtype, self.threads = dtype, threads
 
-    def run(self, values: Any, grid_hw: tuple[int, int] | None, token_ids: list[int], image_token_id: int, count: int) -> Turn:
+    def run(
+        self, values: Any, grid_hw: tuple[int, int] | None, token_ids: list[int], image_token_id: int, count: int
+    ) -> Turn:
         """Generate exactly `count` tokens after a prompt.
 
         Args:
@@ -106,7 +108,10 @@ class TransformersPeer:
             "pixel_values": torch.from_numpy(values).to(getattr(torch, self.dtype)),
         }
         if grid_hw is not None:
-            inputs |= {"image_grid_thw": torch.tensor([[1, *grid_hw]]), "mm_token_type_ids": (ids == image_token_id).int()}
+            inputs |= {
+                "image_grid_thw": torch.tensor([[1, *grid_hw]]),
+                "mm_token_type_ids": (ids == image_token_id).int(),
+            }
         times: list[float] = []
         started = time.perf_counter()
         with torch.inference_mode():

@@ -84,7 +84,12 @@ def to_markdown(found: Comparison) -> str:
         ]
         for name, r in found.ratios.items()
     ]  # fmt: skip
-    lines = [found.verdict, "", markdown_table(("second / first", "ratio", "95 %", "", "first p50 ms", "second p50 ms"), rows), ""]
+    lines = [
+        found.verdict,
+        "",
+        markdown_table(("second / first", "ratio", "95 %", "", "first p50 ms", "second p50 ms"), rows),
+        "",
+    ]
     lines += [f"- hardware or settings differ: {text}" for text in found.machine_differs]
     lines += [f"- the work differs: {text}" for text in found.work_differs]
     lines += [f"- {text}" for text in found.warnings]
@@ -109,7 +114,11 @@ def _warnings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
-    return [f"{key}: {_short(first.get(key))} / {_short(second.get(key))}" for key in keys if first.get(key) != second.get(key)]
+    return [
+        f"{key}: {_short(first.get(key))} / {_short(second.get(key))}"
+        for key in keys
+        if first.get(key) != second.get(key)
+    ]
 
 
 def _short(value: Any) -> str:

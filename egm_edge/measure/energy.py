@@ -34,7 +34,9 @@ class RaplMeter:
 
     def __init__(self, root: Path = ROOT) -> None:
         zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
-        self._zones = [(z / "energy_uj", _int(z / "max_energy_range_uj") or 0) for z in zones if _int(z / "energy_uj") is not None]
+        self._zones = [
+            (z / "energy_uj", _int(z / "max_energy_range_uj") or 0) for z in zones if _int(z / "energy_uj") is not None
+        ]
         self._began: list[int] = []
 
     @property
@@ -151,7 +153,9 @@ class Energy:
             meter.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.joules = {meter.name: meter.stop_j() for meter in self._meters}
 
 

@@ -15,11 +15,23 @@ def to_html(report: dict[str, Any]) -> str:
     parts = []
     if report["beside"]:
         beside = report["beside"]
-        parts += [heading(f"Beside {beside['peer']} ({beside['dtype']})"), table(words.BESIDE_HEAD, words.beside_rows(beside))]
+        parts += [
+            heading(f"Beside {beside['peer']} ({beside['dtype']})"),
+            table(words.BESIDE_HEAD, words.beside_rows(beside)),
+        ]
         parts.append(paragraph(words.beside_lines(beside)[-1]))
-    parts += [table(("", ""), [[name, text] for name, text in words.identity(report).items()])]
-    parts += [heading("Where the time goes"), waterfall(report), heading("Latency"), cdf(report), against_tokens(report)]
-    parts += [table(words.HEAD, words.spread_rows(report["summary"])), *(paragraph(note) for note in words.notes(report))]
+    parts += [table((), [[name, text] for name, text in words.identity(report).items()])]
+    parts += [
+        heading("Where the time goes"),
+        waterfall(report),
+        heading("Latency"),
+        cdf(report),
+        against_tokens(report),
+    ]
+    parts += [
+        table(words.HEAD, words.spread_rows(report["summary"])),
+        *(paragraph(note) for note in words.notes(report)),
+    ]
     parts += [heading("Tokens"), table(("", "mean", "min", "max"), words.token_rows(report["summary"]))]
     if report["roofline"]:
         parts += [heading("Roofline"), table(words.ROOFLINE_HEAD, words.roofline_rows(report))]
@@ -68,7 +80,12 @@ def against_tokens(report: dict[str, Any]) -> str:
 
 def sweeps(report: dict[str, Any]) -> list[str]:
     """One plot per swept axis."""
-    labels = {"resolution": "megapixels", "prompt": "words", "tokens": "maximum new tokens", "commands": "commands per frame"}
+    labels = {
+        "resolution": "megapixels",
+        "prompt": "words",
+        "tokens": "maximum new tokens",
+        "commands": "commands per frame",
+    }
     plots = []
     for axis in dict.fromkeys(p["axis"] for p in report["sweep"]):
         points = sorted((p["x"], sum(p["group_ms"]) / len(p["group_ms"])) for p in report["sweep"] if p["axis"] == axis)

@@ -41,7 +41,9 @@ class Limits:
     threads: int
 
 
-def measure_limits(threads: int, *, buffer_bytes: int = BUFFER_BYTES, passes: int = PASSES, side: int = GEMM_SIDE) -> Limits:
+def measure_limits(
+    threads: int, *, buffer_bytes: int = BUFFER_BYTES, passes: int = PASSES, side: int = GEMM_SIDE
+) -> Limits:
     """Measure the machine; a few seconds.
 
     Args:
@@ -91,7 +93,9 @@ def _int8_rate(threads: int, passes: int) -> float | None:
     given = helper.make_tensor_value_info("a", float32, [INT8_ROWS, INT8_K])
     made = helper.make_tensor_value_info("y", float32, [INT8_ROWS, INT8_N])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(helper.make_graph([node], "rate", [given], [made], stored), opset_imports=opsets, ir_version=8)
+    model = helper.make_model(
+        helper.make_graph([node], "rate", [given], [made], stored), opset_imports=opsets, ir_version=8
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

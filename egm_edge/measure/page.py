@@ -15,6 +15,7 @@ _HEAD = """<!doctype html>
 body {{ font: 15px/1.5 sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; margin: .6rem 0 }} td, th {{ border: 1px solid #ccc; padding: .15rem .6rem; text-align: right }}
 td:first-child, th:first-child {{ text-align: left }} svg, img {{ max-width: 100%; height: auto }}
+table.words td {{ text-align: left }}
 .cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem }}
 .card {{ border: 1px solid #ccc; padding: .6rem; overflow-wrap: anywhere }} pre {{ white-space: pre-wrap; font-size: 12px }}
 </style></head><body>
@@ -38,10 +39,11 @@ def paragraph(words: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain words, one header row."""
+    """A table of numbers under one header row; without a header, of words."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    top = f"<tr>{top}</tr>" if top else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f"<table{'' if top else ' class=words'}>{top}{body}</table>"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -106,7 +106,14 @@ def to_markdown(report: dict[str, Any]) -> str:
     lines += [f"- {note}" for note in notes(report)]
     lines += ["", "## Tokens", "", markdown_table(("", "mean", "min", "max"), token_rows(report["summary"])), ""]
     if report["roofline"]:
-        lines += ["## Roofline", "", markdown_table(ROOFLINE_HEAD, roofline_rows(report)), "", roofline_words(report), ""]
+        lines += [
+            "## Roofline",
+            "",
+            markdown_table(ROOFLINE_HEAD, roofline_rows(report)),
+            "",
+            roofline_words(report),
+            "",
+        ]
     if report["rate"]:
         lines += ["## At a fixed frame rate", "", rate_words(report["rate"]), ""]
     if report["sweep"]:
@@ -139,7 +146,8 @@ def identity(report: dict[str, Any]) -> dict[str, str]:
         "cold start": f"checksums {report['cold']['verify_ms']:.0f} ms, load {report['cold']['load_ms']:.0f} ms, "
         f"first request {report['cold']['first_request_ms']:.0f} ms",
         "memory": f"{report['memory']['after_load_mb']:.0f} MB resident after load, peak {report['memory']['peak_mb']:.0f} MB",
-        "energy per request": ", ".join(f"{v:.2f} J ({name})" for name, v in energy.items()) or "not readable on this machine",
+        "energy per request": ", ".join(f"{v:.2f} J ({name})" for name, v in energy.items())
+        or "not readable on this machine",
         "power": f"mode {before['power_mode'] or 'none'}, governor {before['governor'] or 'not readable'}, clock {clock}",
         "temperature": ", ".join(f"{name} {words}" for name, words in zones.items()) or "not readable",
         "throttling events": "not readable" if throttled is None else str(throttled),
@@ -220,11 +228,18 @@ def roofline_rows(report: dict[str, Any]) -> list[list[str]]:
 def roofline_words(report: dict[str, Any]) -> str:
     """What the shares are shares of."""
     limits = report["roofline"]["limits"]
-    int8 = "not measured (needs the onnx package)" if limits["int8_gop_s"] is None else f"{limits['int8_gop_s']:.0f} G operations/s"
+    shares = [stage["share"] for stage in report["roofline"]["stages"]]
+    busier = " A share above 100 % means that the limits were measured while the machine was busier."
+    doubt = busier if max(shares, default=0.0) > 1.0 else ""
+    int8 = (
+        "not measured (needs the onnx package)"
+        if limits["int8_gop_s"] is None
+        else f"{limits['int8_gop_s']:.0f} G operations/s"
+    )
     return (
         f"Measured limits: memory {limits['bandwidth_gb_s']:.1f} GB/s (best pass; median {limits['bandwidth_median_gb_s']:.1f}; "
         f"{limits['bandwidth_by']}, {limits['threads']} threads), fp32 products {limits['fp32_gflop_s']:.0f} GFLOP/s (NumPy), "
-        f"8-bit products {int8}. Operations count a multiply-add as two; norms and activations are left out."
+        f"8-bit products {int8}. Operations count a multiply-add as two; norms and activations are left out.{doubt}"
     )
 
 

@@ -67,9 +67,12 @@ class RequestModel:
         self._model = bundle.manifest.model
         self._spec = bundle.manifest.pixel_spec
         files = bundle.manifest.files
-        self._graphs = {n: read_graph(bundle.path(f"graphs/{n}.onnx")) for n in GRAPH_NAMES if f"graphs/{n}.onnx" in files}
+        self._graphs = {
+            n: read_graph(bundle.path(f"graphs/{n}.onnx")) for n in GRAPH_NAMES if f"graphs/{n}.onnx" in files
+        }
         self._bytes = {
-            n: sum(record.bytes for name, record in files.items() if Path(name).name.startswith(f"{n}.onnx")) for n in GRAPH_NAMES
+            n: sum(record.bytes for name, record in files.items() if Path(name).name.startswith(f"{n}.onnx"))
+            for n in GRAPH_NAMES
         }
         self._prefill = "prefill" if fast and "prefill" in self._graphs else "decoder"
 
@@ -83,8 +86,12 @@ class RequestModel:
         graph = self._graphs["vision"]
         groups, patches = self._patches(image_tokens)
         found = products(graph)
-        linear = sum(p.k * p.n * (image_tokens if any(m in p.weight for m in MERGED) else groups * patches) for p in found)
-        attention = sum(2 * groups * patches**2 * self._vision_width(graph, node.attributes) for node in _attentions(graph))
+        linear = sum(
+            p.k * p.n * (image_tokens if any(m in p.weight for m in MERGED) else groups * patches) for p in found
+        )
+        attention = sum(
+            2 * groups * patches**2 * self._vision_width(graph, node.attributes) for node in _attentions(graph)
+        )
         return Work(self._bytes["vision"], 2.0 * (linear + attention), _is_int8(found))
 
     def prefill(self, prefix_tokens: int, request_tokens: int) -> Work:
@@ -95,7 +102,9 @@ class RequestModel:
         linear = total * sum(p.k * p.n for p in found) + sum(p.k * p.n for p in products(self._graphs["head"]))
         attention = self._attention_width(graph) * total**2  # causal: half of 2 n² d
         runs = 2 if request_tokens else 1
-        return Work(runs * self._bytes[self._prefill] + self._bytes["head"], 2.0 * (linear + attention), _is_int8(found))
+        return Work(
+            runs * self._bytes[self._prefill] + self._bytes["head"], 2.0 * (linear + attention), _is_int8(found)
+        )
 
     def decode_step(self, context: float) -> Work:
         """One token at a mean length of the sequence."""

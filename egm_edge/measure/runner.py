@@ -129,7 +129,9 @@ _ASKERS: dict[str, Callable[[Grounder, Question, str, int | None], Iterator[Samp
 
 def _number(axis: str, setting: str) -> float:
     parts = setting.split("x") if axis == "resolution" else [setting]
-    if len(parts) != (2 if axis == "resolution" else 1) or not all(p.isdecimal() and 0 < int(p) <= 100_000 for p in parts):
+    if len(parts) != (2 if axis == "resolution" else 1) or not all(
+        p.isdecimal() and 0 < int(p) <= 100_000 for p in parts
+    ):
         example = "640x480" if axis == "resolution" else "16"
         raise InputError(f"{axis} settings such as {example}", repr(setting), f"for example --sweep {axis}={example}")
     return int(parts[0]) * int(parts[1]) / 1e6 if axis == "resolution" else float(setting)

@@ -112,7 +112,11 @@ def measure_grounder(
     rate = None
     if plan.rate_hz:
         rate = run_at_rate(lambda n: ask(grounder, questions[n % len(questions)], cap), plan.rate_hz, plan.requests)
-    points = measure_sweep(grounder, workload, plan.sweeps, max(3, plan.requests // 4), cap, tell("sweeps")) if plan.sweeps else []
+    points = (
+        measure_sweep(grounder, workload, plan.sweeps, max(3, plan.requests // 4), cap, tell("sweeps"))
+        if plan.sweeps
+        else []
+    )
     grounder.stop_ids = stop_ids
     sample_dicts = samples_dict(samples)
     beside = None
@@ -129,7 +133,11 @@ def measure_grounder(
         "machine": _machine(grounder),
         "plan": _plan(plan, workload, grounder),
         "cold": cold | {"first_request_ms": cold_sample.total_ms, "first_request": samples_dict([cold_sample])[0]},
-        "conditions": {"before": asdict(before), "after": asdict(after), "others_cpu_share": others_share(before, after)},
+        "conditions": {
+            "before": asdict(before),
+            "after": asdict(after),
+            "others_cpu_share": others_share(before, after),
+        },
         "memory": {
             "after_load_mb": after_load.rss_mb or 0.0,
             "after_requests_mb": after.rss_mb or 0.0,

@@ -12,6 +12,7 @@ from itertools import pairwise
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#555555")
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 48
+LEGEND_PX = 18
 BAR_PX, BAR_GAP_PX = 26, 18
 TICKS = 5
 
@@ -33,7 +34,9 @@ class Line:
     bars: Sequence[tuple[float, float]] = ()
 
 
-def plot(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_range: tuple[float, float] | None = None) -> str:
+def plot(
+    title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_range: tuple[float, float] | None = None
+) -> str:
     """An x-y plot as one <svg> element.
 
     Args:
@@ -43,7 +46,9 @@ def plot(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_ran
     ys = [y for line in lines for _, y in line.points] + [v for line in lines for bar in line.bars for v in bar]
     x_low, x_high = _span(min(xs, default=0.0), max(xs, default=1.0))
     y_low, y_high = y_range or _span(0.0, max(ys, default=1.0))
-    inner_w, inner_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    named = len(lines) > 1 and any(line.name for line in lines)
+    top = TOP + LEGEND_PX if named else TOP
+    inner_w, inner_h = WIDTH - LEFT - RIGHT, HEIGHT - top - BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
@@ -52,22 +57,26 @@ def plot(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_ran
     parts = [_text(WIDTH / 2, 18, title, "title")]
     for value in _ticks(x_low, x_high):
         x, _ = at(value, y_low)
-        parts += [_stroke([(x, TOP), (x, HEIGHT - BOTTOM)], "grid"), _text(x, HEIGHT - BOTTOM + 16, _number(value), "tick")]
+        parts += [
+            _stroke([(x, top), (x, HEIGHT - BOTTOM)], "grid"),
+            _text(x, HEIGHT - BOTTOM + 16, _number(value), "tick"),
+        ]
     for value in _ticks(y_low, y_high):
         _, y = at(x_low, value)
         parts += [_stroke([(LEFT, y), (WIDTH - RIGHT, y)], "grid"), _text(LEFT - 6, y + 4, _number(value), "tick end")]
     parts += [
         _text(LEFT + inner_w / 2, HEIGHT - 8, x_label, "label"),
-        f'<g transform="translate(14 {TOP + inner_h / 2:.1f}) rotate(-90)">{_text(0, 0, y_label, "label")}</g>',
+        f'<g transform="translate(14 {top + inner_h / 2:.1f}) rotate(-90)">{_text(0, 0, y_label, "label")}</g>',
     ]
     for i, line in enumerate(lines):
         colour = PALETTE[i % len(PALETTE)]
         parts += _drawn(line, [at(*p) for p in line.points], colour)
         for (x, _), (low, high) in zip(line.points, line.bars, strict=False):
             parts.append(_stroke([at(x, low), at(x, high)], "", colour))
-        if line.name and len(lines) > 1:
-            parts.append(f'<rect x="{LEFT + 8}" y="{TOP + 6 + 16 * i}" width="10" height="10" fill="{colour}"/>')
-            parts.append(_text(LEFT + 24, TOP + 15 + 16 * i, line.name, "tick start"))
+        if named:
+            x = LEFT + i * inner_w / len(lines)
+            parts.append(f'<rect x="{x:.1f}" y="{TOP - 4}" width="10" height="10" fill="{colour}"/>')
+            parts.append(_text(x + 15, TOP + 5, line.name, "tick start"))
     return _svg(WIDTH, HEIGHT, title, parts)
 
 
@@ -90,7 +99,9 @@ def stacked_bars(title: str, unit: str, rows: Sequence[tuple[str, Sequence[tuple
             width = max(value, 0.0) * scale
             tip = f"<title>{escape(part)}: {_number(value)} {escape(unit)}</title>"
             fill = PALETTE[i % len(PALETTE)]
-            out.append(f'<rect class="part" x="{x:.2f}" y="{y}" width="{width:.2f}" height="{BAR_PX}" fill="{fill}">{tip}</rect>')
+            out.append(
+                f'<rect class="part" x="{x:.2f}" y="{y}" width="{width:.2f}" height="{BAR_PX}" fill="{fill}">{tip}</rect>'
+            )
             x += width
         out.append(_text(x + 6, y + BAR_PX * 0.68, f"{_number(sum(v for _, v in parts))} {unit}", "tick start"))
     for i, name in enumerate(names):

@@ -65,7 +65,9 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
         InputError: no folder, no usable picture, or a damaged expressions.json.
     """
     if frames_dir is None:
-        return Workload((Question("synthetic", _synthetic(), check_expression(expression or DEFAULT_EXPRESSION), Task.MODAL),))
+        return Workload(
+            (Question("synthetic", _synthetic(), check_expression(expression or DEFAULT_EXPRESSION), Task.MODAL),)
+        )
     if not frames_dir.is_dir():
         raise InputError("a folder of pictures", f"nothing at {frames_dir}", "check --frames")
     paths = sorted(p for p in frames_dir.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

@@ -18,7 +18,14 @@ from egm_edge.evaluate.run import spread
 from egm_edge.grounding import Task
 from tests.evaluate.conftest import egm_row, write_lines
 
-OWN = {"id": "r1", "image": "a.png", "expression": "second cup", "box": [1, 2, 30, 40], "dataset": "own", "split": "val"}
+OWN = {
+    "id": "r1",
+    "image": "a.png",
+    "expression": "second cup",
+    "box": [1, 2, 30, 40],
+    "dataset": "own",
+    "split": "val",
+}
 
 
 def test_egm_rows(tmp_path: Path) -> None:
@@ -93,7 +100,11 @@ def test_the_original_distribution(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"ann_id": 6}, "references that fit"), ({"sentences": None}, "references that fit"), ({"split": "train"}, "val or test")],
+    [
+        ({"ann_id": 6}, "references that fit"),
+        ({"sentences": None}, "references that fit"),
+        ({"split": "train"}, "val or test"),
+    ],
 )
 def test_references_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -101,7 +101,10 @@ def test_no_average_without_all_eight_splits() -> None:
     some = dict.fromkeys(EIGHT_SPLITS[:7], 0.9)
     assert eight_split_average(some) is None
     assert eight_split_average(some | {EIGHT_SPLITS[7]: 0.1}) == pytest.approx(0.8)
-    assert matching([("refcoco", "testB"), ("own", "all"), ("refcoco", "val")]) == [("refcoco", "val"), ("refcoco", "testB")]
+    assert matching([("refcoco", "testB"), ("own", "all"), ("refcoco", "val")]) == [
+        ("refcoco", "val"),
+        ("refcoco", "testB"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,28 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS, BUDGETS = 9, (3, 6)
 
 
-def run(bundle: Bundle, data: Path, images: Path, out: Path, kill_after: int = 0, torn: bool = False) -> tuple[int, Path]:
+def run(
+    bundle: Bundle, data: Path, images: Path, out: Path, kill_after: int = 0, torn: bool = False
+) -> tuple[int, Path]:
     calls = out.with_suffix(".calls")
-    arguments = [bundle.root, "--data", data, "--images", images, "--out", out, "--budgets", "3,6", "--threads", "1", "--json"]
+    arguments = [
+        bundle.root,
+        "--data",
+        data,
+        "--images",
+        images,
+        "--out",
+        out,
+        "--budgets",
+        "3,6",
+        "--threads",
+        "1",
+        "--json",
+    ]
     command = [sys.executable, "-m", "tests.evaluate.killed_run", calls, kill_after, int(torn), *arguments]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ)
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ
+    )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode, calls
 

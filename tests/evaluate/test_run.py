@@ -135,7 +135,19 @@ def test_the_command_writes_all_files_and_compare_pairs_the_rows(
 ) -> None:
     outs = [tmp_path / "first", tmp_path / "second"]
     for out in outs:
-        arguments = [tiny_cpu_bundle.root, "--data", data, "--images", frames_dir, "--out", out, "--budgets", "2,4", "--limit", 4]
+        arguments = [
+            tiny_cpu_bundle.root,
+            "--data",
+            data,
+            "--images",
+            frames_dir,
+            "--out",
+            out,
+            "--budgets",
+            "2,4",
+            "--limit",
+            4,
+        ]
         assert main([*map(str, arguments), "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[0])
     assert report["summary"]["splits"][0]["name"] == "refcoco testA"

@@ -146,8 +146,16 @@ def test_rapl_counts_over_a_wrap_and_over_packages(tmp_path: Path) -> None:
 
 def test_a_jetsons_rails_prefer_the_whole_module(tmp_path: Path) -> None:
     monitor = "sys/class/hwmon/hwmon3"
-    rails = {"in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "2000", "in2_label": "VDD_CPU_GPU_CV", "in2_input": "5000"}
-    meter = RailMeter(put(tmp_path, {f"{monitor}/{n}": t for n, t in (rails | {"curr2_input": "900", "name": "ina3221"}).items()}))
+    rails = {
+        "in1_label": "VDD_IN",
+        "in1_input": "5000",
+        "curr1_input": "2000",
+        "in2_label": "VDD_CPU_GPU_CV",
+        "in2_input": "5000",
+    }
+    meter = RailMeter(
+        put(tmp_path, {f"{monitor}/{n}": t for n, t in (rails | {"curr2_input": "900", "name": "ina3221"}).items()})
+    )
     assert meter.name == "jetson rails VDD_IN"
     assert meter._watts() == pytest.approx(10.0)
     meter.start()
@@ -163,7 +171,9 @@ def test_the_graph_reader_agrees_with_the_onnx_package(tiny_cpu_bundle: Bundle, 
         assert [(n.op, n.inputs) for n in found.nodes] == [(n.op_type, tuple(n.input)) for n in expected.node]
         assert found.shapes == {i.name: tuple(i.dims) for i in expected.initializer}
         whole = [{a.name: a.i for a in n.attribute if a.type == onnx.AttributeProto.INT} for n in expected.node]
-        assert [{k: v for k, v in n.attributes.items() if k in w} for n, w in zip(found.nodes, whole, strict=True)] == whole
+        assert [
+            {k: v for k, v in n.attributes.items() if k in w} for n, w in zip(found.nodes, whole, strict=True)
+        ] == whole
         assert products(found)
     data = tiny_cpu_bundle.path("graphs/vision.onnx").read_bytes()
     for damaged in (b"", b"\xff" * 40, data[: len(data) // 2], b"hello"):
@@ -182,7 +192,9 @@ def test_work_of_a_tiny_model_equals_its_parameters(tiny_cpu_bundle: Bundle) -> 
     context = 50
     step = model.decode_step(context)
     assert step.operations == 2 * (per_token + head + 2 * layers * queries * context)
-    weights = sum(r.bytes for n, r in tiny_cpu_bundle.manifest.files.items() if n.startswith(("graphs/decoder", "graphs/head")))
+    weights = sum(
+        r.bytes for n, r in tiny_cpu_bundle.manifest.files.items() if n.startswith(("graphs/decoder", "graphs/head"))
+    )
     assert step.bytes == weights + 2 * layers * keys * 4 * context
     assert model.prefill(20, 10).operations == 2 * (30 * per_token + head + layers * queries * 30**2)
     assert model.vision(6).operations > 24 * 2 * 64 * 64
@@ -212,7 +224,17 @@ def test_limits_are_measured_here() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["pixels=3", "tokens", "tokens=", "tokens=0", "tokens=-3", "resolution=640", "resolution=0x4", "prompt=a", "commands=1e3"],
+    [
+        "pixels=3",
+        "tokens",
+        "tokens=",
+        "tokens=0",
+        "tokens=-3",
+        "resolution=640",
+        "resolution=0x4",
+        "prompt=a",
+        "commands=1e3",
+    ],
 )
 def test_sweeps_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--sweep"):

@@ -24,7 +24,13 @@ from egm_edge.measure.report import load_report
 from egm_edge.measure.sample import STAGES
 from egm_edge.measure.workload import read_workload
 
-PLOTS = ("Stages of one request", "Latency, cumulative", "Latency against tokens", "Sweep over tokens", "Sweep over commands")
+PLOTS = (
+    "Stages of one request",
+    "Latency, cumulative",
+    "Latency against tokens",
+    "Sweep over tokens",
+    "Sweep over commands",
+)
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
@@ -32,7 +38,19 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 def out(tiny_cpu_bundle: Bundle, frames_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`egm measure` with everything but a peer."""
     out = tmp_path_factory.mktemp("report")
-    options = ["--frames", frames_dir, "--requests", 6, "--warm-up", 1, "--max-new-tokens", 8, "--ignore-end", "--threads", 1]
+    options = [
+        "--frames",
+        frames_dir,
+        "--requests",
+        6,
+        "--warm-up",
+        1,
+        "--max-new-tokens",
+        8,
+        "--ignore-end",
+        "--threads",
+        1,
+    ]
     sweep = ["--rate", 50, "--sweep", "tokens=2,6", "commands=1,2", "resolution=64x64,96x96", "prompt=3,9"]
     assert main([str(a) for a in (tiny_cpu_bundle.root, *options, *sweep, "--out", out, "--json")]) == 0
     return out
@@ -68,7 +86,14 @@ def test_the_report_identifies_everything_and_adds_up(report: dict[str, Any], ti
 
 def test_markdown_has_every_part(out: Path) -> None:
     text = (out / "measure.md").read_text()
-    for words in ("Milliseconds per request", "Tokens", "Roofline", "At a fixed frame rate", "Sweeps", "CPU used by others"):
+    for words in (
+        "Milliseconds per request",
+        "Tokens",
+        "Roofline",
+        "At a fixed frame rate",
+        "Sweeps",
+        "CPU used by others",
+    ):
         assert words in text
 
 
@@ -106,12 +131,27 @@ def test_the_page_escapes_what_others_wrote(report: dict[str, Any]) -> None:
 def test_a_browser_draws_the_plots_and_no_request_leaves(out: Path, tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt install chromium-headless-shell)")
+        pytest.skip(
+            f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt install chromium-headless-shell)"
+        )
     log = tmp_path / "net.json"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    options += ["--disable-component-update", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+    ]
+    options += [
+        "--disable-component-update",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--log-net-log={log}",
+    ]
     command = [browser, *options, "--dump-dom", (out / "measure.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"HOME": str(tmp_path)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"HOME": str(tmp_path)}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     page = _Page()
     page.feed(done.stdout)

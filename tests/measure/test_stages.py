@@ -77,7 +77,11 @@ def virtual_pause(monkeypatch: pytest.MonkeyPatch, grounder: Grounder) -> Callab
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sleep_shows_in_its_stage_and_nowhere_else(
-    stage: str, grounder: Grounder, workload: Workload, virtual_pause: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    grounder: Grounder,
+    workload: Workload,
+    virtual_pause: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (before,) = measure_requests(grounder, workload, 1, None)
     inject(monkeypatch, grounder, stage, virtual_pause)
@@ -129,7 +133,9 @@ def test_tokens_are_those_the_engine_was_fed(grounder: Grounder, workload: Workl
     assert sample.outcome == "FOUND"
 
 
-def test_tokens_agree_with_transformers_own_count(tiny_cpu_bundle: Bundle, tiny_qwen3_vl: Path, workload: Workload) -> None:
+def test_tokens_agree_with_transformers_own_count(
+    tiny_cpu_bundle: Bundle, tiny_qwen3_vl: Path, workload: Workload
+) -> None:
     import io
 
     from PIL import Image
