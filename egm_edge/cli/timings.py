@@ -94,6 +94,7 @@ def timings_table(facts: RunFacts, groundings: list[Grounding]) -> str:
     rows.append(("frame_reused", ["yes" if g.timings.frame_reused else "no" for g in groundings]))
     for name in ("prompt", "image", "think", "completion"):
         rows.append((f"{name}_tokens", [str(getattr(g.tokens, name)) for g in groundings]))
+    rows.append(("decode_steps", [str(g.tokens.decode_steps) for g in groundings]))
     rates = [decode_tokens_per_s(g) for g in groundings]
     rows.append(("decode_tokens_per_s", ["-" if rate is None else f"{rate:.1f}" for rate in rates]))
     lines = [f"{name:<20} {text}" for name, text in head]

@@ -57,6 +57,7 @@ def test_timings_name_every_stage_the_tokens_and_the_machine(ask: Egm, picture: 
     for name in (*STAGES, "ttft_ms", "total_ms", "decode_tokens_per_s"):
         assert len(rows[name]) == 2, name
     assert int(rows["image_tokens"][0]) > 0
+    assert 0 < int(rows["decode_steps"][0]) <= int(rows["completion_tokens"][0])
     assert rows["frame_reused"] == ["no", "yes"]
     assert "fp32," in rows["engine"]
     assert float(rows["peak_rss_mb"][0]) > 10.0
