@@ -115,8 +115,16 @@ def test_on_the_real_clock_too(
     fastest = {name: min(s.stages[name] for s in samples) for name in STAGES}  # a busy machine slows some, not all
     assert fastest[stage] >= SLEEP_S * 1e3
     assert max(fastest, key=lambda name: fastest[name]) == stage
-    assert min(s.other_ms / s.total_ms for s in samples) <= 0.03
     assert all(s.other_ms >= 0.0 for s in samples)
+
+
+def test_on_the_real_clock_stages_sum_to_the_total_within_three_percent(
+    grounder: Grounder, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in STAGES:
+        inject(monkeypatch, grounder, stage, time.sleep)
+    samples = measure_requests(grounder, workload, 5, None)
+    assert min(s.other_ms / s.total_ms for s in samples) <= 0.03  # a busy machine may tear one request apart, not all
 
 
 def test_tokens_are_those_the_engine_was_fed(grounder: Grounder, workload: Workload) -> None:
