@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from egm_edge.errors import CheckpointError
 
 MAX_JSON_BYTES = 64 << 20
+INDEX_NAME = "model.safetensors.index.json"
+FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 # transformers writes `model.language_model.*`; InternVL `-hf` files published before the 2025 rename write
@@ -43,6 +45,17 @@ def canonical_name(key: str) -> str:
     return key
 
 
+class Settings(dict[str, Any]):
+    """A section of config.json that names itself when a key is missing from it."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"{key} in {self.where}", "no such key", "save the model again with model.save_pretrained")
+
+
 class Checkpoint:
     """An opened checkpoint directory.
 
@@ -58,7 +71,7 @@ class Checkpoint:
         self.on_read: Callable[[int], None] = lambda count: None
         if not self.directory.is_dir():
             raise CheckpointError("a checkpoint directory", f"nothing at {self.directory}", "check the path")
-        self.config = self.read_json("config.json")
+        self.config = Settings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
         self._tensors = self._open_tensors()
@@ -143,7 +156,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{name} in {self.directory / 'config.json'}", "none", "use a Qwen3-VL or InternVL3 (-hf) checkpoint"
             )
-        return section
+        return Settings(section, f"{name} of {self.directory / 'config.json'}")
 
     def _family(self) -> str:
         known = {"qwen3_vl": "qwen3_vl", "internvl": "internvl3"}
@@ -165,8 +178,24 @@ class Checkpoint:
             ) from None
         return file.get_slice(key)
 
+    def _weight_files(self) -> list[Path]:
+        """The files that transformers would read: model.safetensors, else the shards of the index, else what there is."""
+        single = self.directory / "model.safetensors"
+        if single.is_file():
+            return [single]
+        shards = set(self.read_json_or_empty(INDEX_NAME).get("weight_map", {}).values())
+        present = sorted(self.directory.glob("*.safetensors"))
+        missing = sorted(shards - {p.name for p in present})
+        if present and missing:
+            raise CheckpointError(
+                f"every shard named in {self.directory / INDEX_NAME}",
+                f"missing {', '.join(missing)}",
+                "download the missing shards",
+            )
+        return [p for p in present if not shards or p.name in shards]
+
     def _open_tensors(self) -> Mapping[str, tuple[Any, str]]:
-        paths = sorted(self.directory.glob("*.safetensors"))
+        paths = self._weight_files()
         if not paths:
             pickles = [p.name for p in self.directory.iterdir() if p.suffix in PICKLE_SUFFIXES]
             found = (
@@ -186,15 +215,14 @@ class Checkpoint:
                     f"a complete safetensors file {path}", str(error), "download the file again"
                 ) from None
             tensors |= {canonical_name(key): (file, key) for key in file.keys()}
-        self._require_indexed_shards(paths)
+        self._require_plain_dtypes(tensors)
         return tensors
 
-    def _require_indexed_shards(self, paths: list[Path]) -> None:
-        index = self.read_json_or_empty("model.safetensors.index.json")
-        missing = sorted(set(index.get("weight_map", {}).values()) - {p.name for p in paths})
-        if missing:
-            raise CheckpointError(
-                f"every shard named in {self.directory}/model.safetensors.index.json",
-                f"missing {', '.join(missing)}",
-                "download the missing shards",
-            )
+    def _require_plain_dtypes(self, tensors: Mapping[str, tuple[Any, str]]) -> None:
+        for name, (file, key) in tensors.items():
+            if (dtype := str(file.get_slice(key).get_dtype())) not in FLOAT_DTYPES:
+                raise CheckpointError(
+                    f"weights stored as {', '.join(FLOAT_DTYPES)}",
+                    f"{name} as {dtype}",
+                    "use the unquantised checkpoint; egm build quantises it",
+                )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from build_engine import accuracy
 from build_engine.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from egm_edge.backends.onnx_runtime.sessions import DECODER, HEAD, PREFILL, VISI
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord, Manifest
 from egm_edge.errors import BuildError, CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
+from egm_edge.families.prompts import check_prompt_split, image_token_id
 from egm_edge.pixels import PixelSpec
 
 MAX_NEW_TOKENS = 1024  # EGM-8B averages 101; a third-party run at 128 lost a third of its accuracy to truncation
@@ -106,9 +108,11 @@ def _gate(plan: _Plan, writer: BundleWriter, manifest: dict[str, Any], precision
         )
     if plan.checkpoint.parameter_count() > accuracy.MAX_REFERENCE_PARAMETERS:
         return accuracy.not_run("the checkpoint is too large for a full-precision copy on the build machine")
-    with tempfile.TemporaryDirectory(prefix=f".{writer.out_dir.name}-fp32-", dir=writer.out_dir.parent) as scratch:
+    candidate = _preview(writer, manifest)
+    # Inside the writer's own directory, so that whatever removes that one removes this one too.
+    with tempfile.TemporaryDirectory(prefix="reference-", dir=writer.root) as scratch:
         reference = build_cpu(plan.checkpoint.directory, Path(scratch) / "fp32", precision="fp32", gate=False)
-        return accuracy.check(reference, _preview(writer, manifest), precision)
+        return accuracy.check(reference, candidate, precision)
 
 
 def _preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
@@ -131,13 +135,28 @@ class _Plan:
         self.pixel_spec = PixelSpec.from_checkpoint(checkpoint.directory)
         self.prompt_spec = read_prompt_spec(checkpoint.directory)
         self.block_size = 128 if self.shape.hidden >= WIDE_HIDDEN else 32
-        if not (checkpoint.directory / "tokenizer.json").is_file():
-            raise CheckpointError(
-                f"tokenizer.json in {checkpoint.directory}", "none", "save it with tokenizer.save_pretrained(DIR)"
-            )
+        self._check_tokenizer()
         self.head_format = formats.head
         if self.head_format is WeightFormat.INT4 and not self.shape.tied_head:
             self.head_format = WeightFormat.INT8  # the table cannot rescore a head that is not its own
+
+    def _check_tokenizer(self) -> None:
+        """The tokenizer must be readable, know the image token by the config's id, and cut the prompt where it is cut."""
+        path = self.checkpoint.directory / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(
+                f"tokenizer.json in {self.checkpoint.directory}", "none", "save it with tokenizer.save_pretrained(DIR)"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"a tokenizer in {path}", str(error), "download the file again") from None
+        stated, known = self.checkpoint.config["image_token_id"], image_token_id(tokenizer, self.prompt_spec)
+        if stated != known:
+            raise CheckpointError(
+                f"image_token_id {known} in config.json, as in tokenizer.json", f"{stated}", "copy both from one checkpoint"
+            )
+        check_prompt_split(tokenizer, self.prompt_spec)
 
     def engine(self) -> EngineConfig:
         config = self.checkpoint.config
@@ -224,14 +243,15 @@ def _embedding_dtype(checkpoint: Checkpoint, formats: Formats) -> str:
 
 
 def _stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """End tokens: generation_config first, as transformers' generate does, else the text config's."""
+    """End tokens: generation_config first, as transformers' generate does, else the text config's.
+
+    A checkpoint that names none (tiny random ones do) ends at the token limit, as it does in transformers.
+    """
     for values in (checkpoint.read_json_or_empty("generation_config.json"), checkpoint.text_config, checkpoint.config):
         found = values.get("eos_token_id")
         if found is not None:
             return tuple(int(token) for token in (found if isinstance(found, list) else [found]))
-    raise CheckpointError(
-        f"eos_token_id in {checkpoint.directory}/generation_config.json", "none", "copy that file from the base model"
-    )
+    return ()
 
 
 def _weight_licence(checkpoint: Checkpoint) -> str:

@@ -136,13 +136,17 @@ def _require_supported(checkpoint: Checkpoint, side: int, spec: PixelSpec) -> No
         "downsample_ratio": config.get("downsample_ratio", 0.5),
         "vision_feature_layer": config.get("vision_feature_layer", -1),
         "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
+        "projector_hidden_act": config.get("projector_hidden_act", "gelu"),
         "tile size": spec.tile_size,
+        "image_seq_length": spec.tokens_per_tile,
     }
     expected = {
         "downsample_ratio": 0.5,
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
         "tile size": side,
+        "image_seq_length": (side // _square(checkpoint.vision_config["patch_size"]) // 2) ** 2,
     }
     wrong = [key for key in expected if found[key] != expected[key]]
     if wrong:

@@ -14,6 +14,7 @@ import numpy as np
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat
 from build_engine.exporters.vision_tower import TowerWriter, folded_temporal_kernel, gelu_kind
+from egm_edge.errors import CheckpointError
 from egm_edge.pixels import PixelSpec
 
 NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py
@@ -29,6 +30,7 @@ def write_vision(checkpoint: Checkpoint, spec: PixelSpec, path: Path, fmt: Weigh
     width, heads = int(config["hidden_size"]), int(config["num_heads"])
     approximate = gelu_kind(config.get("hidden_act", "gelu_pytorch_tanh"))
     deepstack = [int(i) for i in config.get("deepstack_visual_indexes", [])]
+    _require_same_patches(config, spec)
     samples = spec.patch_size**2
     with GraphWriter(path, block_size=block_size) as graph:
         tower = TowerWriter(checkpoint, graph, fmt)
@@ -69,6 +71,19 @@ def engine_section(checkpoint: Checkpoint) -> dict[str, Any]:
         "rope_theta": float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
         "deepstack": len(config.get("deepstack_visual_indexes", [])),
     }
+
+
+def _require_same_patches(config: dict[str, Any], spec: PixelSpec) -> None:
+    sizes = {"patch_size": "patch_size", "spatial_merge_size": "merge_size", "temporal_patch_size": "temporal_patch_size"}
+    for theirs, ours in sizes.items():
+        found = getattr(spec, ours)
+        stated = config.get(theirs, found)
+        if stated not in (found, [found] * 2):
+            raise CheckpointError(
+                f"{theirs} {stated} in the image-processor settings, as in config.json",
+                f"{found}",
+                "copy both from one checkpoint",
+            )
 
 
 def _attention(tower: TowerWriter, x: str, base: str, heads: int, angles: list[str]) -> str:

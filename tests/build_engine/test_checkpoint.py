@@ -65,6 +65,7 @@ def _broken(source: Path, target: Path, what: str) -> Path:
     elif what == "garbage weights":
         weights.write_bytes(b"\xff" * 4096)
     elif what == "missing shard":
+        weights.rename(target / "model-00001-of-00002.safetensors")
         (target / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
         )
@@ -91,6 +92,34 @@ def test_a_broken_checkpoint_is_refused_with_its_reason(
     with pytest.raises(CheckpointError, match=mentions) as caught:
         Checkpoint(_broken(tiny_qwen3_vl, tmp_path / "broken", what))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_transformers_would_not_load_are_left_alone(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    directory = shutil.copytree(tiny_qwen3_vl, tmp_path / "c")
+    values = load_file(directory / "model.safetensors")
+    save_file({name: np.zeros_like(value) for name, value in values.items()}, directory / "zz_adapter.safetensors")
+    with Checkpoint(directory) as checkpoint, Checkpoint(tiny_qwen3_vl) as alone:
+        name = "text.embed_tokens.weight"
+        np.testing.assert_array_equal(checkpoint.float32(name), alone.float32(name))
+
+
+def test_weights_quantised_already_are_refused(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    directory = shutil.copytree(tiny_qwen3_vl, tmp_path / "c")
+    values = load_file(directory / "model.safetensors")
+    name = next(key for key in values if key.endswith("q_proj.weight"))
+    save_file(values | {name: values[name].astype(np.int8)}, directory / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"q_proj.*as I8"):
+        Checkpoint(directory)
+
+
+@pytest.mark.parametrize("section", ["text_config", "vision_config"])
+def test_a_key_missing_from_the_config_is_named(tiny_qwen3_vl: Path, section: str) -> None:
+    with Checkpoint(tiny_qwen3_vl) as checkpoint, pytest.raises(CheckpointError, match=f"no_such in {section} of"):
+        getattr(checkpoint, section)["no_such"]
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:

@@ -67,6 +67,53 @@ def test_a_checkpoint_without_its_companions_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "mentions"),
+    [
+        pytest.param("config.json", {"image_token_id": 3}, "image_token_id", id="another image token"),
+        pytest.param("preprocessor_config.json", {"patch_size": 14}, "patch_size", id="another patch size"),
+        pytest.param("preprocessor_config.json", {"merge_size": 1}, "spatial_merge_size", id="another merge size"),
+    ],
+)
+def test_parts_of_different_checkpoints_are_refused(
+    tiny_qwen3_vl: Path, tmp_path: Path, file: str, change: dict[str, int], mentions: str
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    values = json.loads((checkpoint / file).read_text())
+    (checkpoint / file).write_text(json.dumps(values | change))
+    with pytest.raises(CheckpointError, match=mentions):
+        build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
+
+
+def test_a_damaged_tokenizer_is_refused(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    (checkpoint / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="a tokenizer in"):
+        build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
+
+
+def test_a_checkpoint_without_end_tokens_ends_at_the_limit(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    (checkpoint / "generation_config.json").unlink()
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["text_config"]["eos_token_id"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert build_cpu(checkpoint, tmp_path / "bundle", precision="fp32").manifest.model["stop_token_ids"] == []
+
+
+def test_the_reference_of_the_gate_lies_inside_the_temporary_bundle(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(reference: Bundle, candidate: Bundle, precision: str) -> dict[str, str]:
+        assert [p.name for p in tmp_path.iterdir()] == [candidate.root.name]
+        assert reference.root.is_relative_to(candidate.root)
+        return cpu.accuracy.not_run("looked only")
+
+    monkeypatch.setattr(cpu.accuracy, "check", look)
+    files = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="int8").manifest.files
+    assert not [name for name in files if "reference" in name]
+
+
 def test_an_unknown_precision_lists_the_known(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="fp32, int8, int4"):
         build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="int3")
