@@ -87,6 +87,7 @@ class Grounder:
         self._image_token_id = int(manifest.model["image_token_id"])
         self.stop_ids = frozenset(manifest.model["stop_token_ids"])
         self._max_new_tokens = int(manifest.limits["max_new_tokens"])
+        self._context_tokens = int(manifest.limits["context_tokens"])
         self._thinking = self.prompt_spec.suffix.rstrip().endswith("<think>")
 
     @classmethod
@@ -174,7 +175,7 @@ class Grounder:
             expression: the referring text, inserted into the prompt as typed.
             task: "modal" (visible extent) or "amodal" (whole object).
             color, stamp_ns: as in `frame`; only for images that are not yet a Frame.
-            max_new_tokens: cap on generated tokens; None for the bundle's own.
+            max_new_tokens: cap on generated tokens; None for the bundle's own. The model's context caps them too.
             should_stop: asked before every token; True ends the request as CANCELLED.
             on_token: told about every token as it comes.
 
@@ -198,13 +199,14 @@ class Grounder:
             engine_frame = frame.engine_frame = frame.engine_frame or self._open_frame(frame.pixels)
             opening = time.perf_counter()
             session = self.backend.open_session(engine_frame)
+            room = self._context_tokens - engine_frame.prefix_token_count - len(request_ids)
             reopened_ms = (time.perf_counter() - opening) * 1e3
             generation = greedy(
                 session,
                 request_ids,
                 self.tokenizer,
                 self.stop_ids,
-                max_new_tokens=limit,
+                max_new_tokens=max(1, min(limit, room)),
                 thinking=self._thinking,
                 speculate=self.speculate and self.backend.capabilities.rewind,
                 should_stop=should_stop,
@@ -233,7 +235,10 @@ class Grounder:
             completion=len(generation.token_ids),
             decode_steps=generation.steps,
         )
-        return self._grounding(frame, expression, task, generation, parsed, tokens, timings)
+        cut = ""
+        if generation.stop_reason is StopReason.TOKEN_LIMIT:
+            cut = "max_new_tokens" if limit <= room else "context_tokens"
+        return self._grounding(frame, expression, task, generation, parsed, tokens, timings, cut)
 
     def token_ids(self, expression: str, task: Task | str = Task.MODAL) -> list[int]:
         """The prompt tokens that follow a frame's prefix."""
@@ -259,6 +264,7 @@ class Grounder:
         parsed: Parsed,
         tokens: TokenCounts,
         timings: Timings,
+        cut: str,
     ) -> Grounding:
         stopped = generation.stop_reason is StopReason.STOPPED
         outcome = Outcome.CANCELLED if stopped else parsed.outcome
@@ -278,7 +284,7 @@ class Grounder:
             tokens=tokens,
             timings=timings,
             stamp_ns=frame.stamp_ns,
-            cut="max_new_tokens" if generation.stop_reason is StopReason.TOKEN_LIMIT else "",
+            cut=cut,
             bundle_hash=self.bundle_hash,
             pixel_spec_hash=self.pixel_spec_hash,
             prompt_spec_hash=self.prompt_spec_hash,

@@ -100,7 +100,7 @@ class Grounding:
         timings: per-stage wall clock.
         stamp_ns: the caller's stamp of the frame, carried through untouched.
         deadline_met: None when no deadline was asked for.
-        cut: what was cut to meet a deadline or token cap ("" when nothing was).
+        cut: what cut the answer short: "max_new_tokens", "context_tokens" (the model's own limit), "" for nothing.
         bundle_hash, pixel_spec_hash, prompt_spec_hash: what produced this answer.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,22 @@ def test_a_grounding_carries_what_produced_it(grounder: Grounder) -> None:
     assert grounding.tokens.prompt == opening + grounding.tokens.image + len(grounder.token_ids("the mug"))
     assert grounding.confidence is None
     assert Grounding.from_dict(grounding.to_dict()) == grounding
+
+
+def test_an_answer_that_fills_the_context_is_cut_there(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from build_engine.compilers.cpu import build_cpu
+
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    (checkpoint / "generation_config.json").unlink()
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"] |= {"max_position_embeddings": 128, "eos_token_id": None}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with Grounder.from_opened(build_cpu(checkpoint, tmp_path / "bundle", precision="fp32"), threads=1) as grounder:
+        grounding = grounder.ground(IMAGE, "the mug", color="rgb", max_new_tokens=2**31 - 1)
+        assert grounding.cut == "context_tokens"
+        assert grounding.tokens.prompt + grounding.tokens.completion == 128
+        with pytest.raises(InputError, match="at most 128 tokens"):
+            grounder.ground(IMAGE, "the mug " * 20, color="rgb")
 
 
 def test_the_stages_add_up(grounder: Grounder) -> None:
