@@ -50,10 +50,11 @@ def launch_arguments(kind: str, dtype: str) -> dict[str, Any]:
     off without a word (see `DeepSpeedProof`).
     """
     on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        # Read when DeepSpeed is imported, which transformers does even for runs without it.
+        os.environ["DS_ACCELERATOR"] = "cpu"
     if kind == "none":
         return {} if on_gpu else {"use_cpu": True}
-    if not on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
     try:
         from deepspeed import ops  # type: ignore[import-untyped]
     except ImportError:
