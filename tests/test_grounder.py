@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_unusable_requests_are_refused_in_one_line(
         defaults["color"] = "rgb"
     with pytest.raises(InputError, match=mentions) as caught:
         grounder.ground(**(defaults | arguments))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_runtime_raises_is_translated(grounder: Grounder) -> None:
+    frame = grounder.frame(IMAGE, color="rgb")
+    frame.pixels = replace(frame.pixels, patches=frame.pixels.patches[:, :-1])
+    with pytest.raises(BackendError, match="vision graph") as caught:
+        grounder.ground(frame, "the mug")
     assert "\n" not in str(caught.value)
 
 

@@ -19,7 +19,7 @@ from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
-from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions
+from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions, running
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
@@ -157,13 +157,15 @@ class OnnxBackend:
             binding.bind_cpu_input(f"deepstack_{i}", extra[None])
         self.cache.bind(binding, count)
         binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
-        session.run_with_iobinding(binding)
+        with running("decoder"):
+            session.run_with_iobinding(binding)
         self.cache.length += count
         return hidden[0]
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [n, V] of hidden states [n, H]."""
-        logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]})[0][0]
+        with running("head"):
+            logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]})[0][0]
         if self.config.rescored_logits:
             for row, state in zip(logits, hidden, strict=True):
                 self.embedding.rescore(row, state, self.config.rescored_logits)
@@ -190,7 +192,8 @@ class OnnxBackend:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
         inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
-        embeddings, *deepstack = self.sessions.vision.run(names, inputs)
+        with running("vision"):
+            embeddings, *deepstack = self.sessions.vision.run(names, inputs)
         return embeddings, deepstack
 
     def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> dict[str, NDArray[np.float32]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -93,7 +95,7 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come back as exceptions, which are translated
     options.enable_mem_pattern = False  # shapes change with every image and prompt
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a robot's cores are shared
     try:
@@ -101,6 +103,19 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise BackendError(
             f"{path.name} to load into ONNX Runtime {ort.__version__}", _first_line(error), "rebuild the bundle"
+        ) from None
+
+
+@contextmanager
+def running(graph: str) -> Iterator[None]:
+    """Turns what ONNX Runtime raises while `graph` runs into a BackendError."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise BackendError(
+            f"the {graph} graph to run on ONNX Runtime {ort.__version__}",
+            _first_line(error),
+            "free some memory or open the bundle with memory 'low'; rebuild the bundle if this stays",
         ) from None
 
 
