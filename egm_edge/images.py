@@ -175,6 +175,7 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
         grey = (np.clip(np.asarray(image, np.int64), 0, 0xFFFF) >> 8).astype(np.uint8)
         array = np.repeat(grey[..., None], 3, axis=2)
     else:
+        image.info.pop("transparency", None)  # dropped like every alpha; Pillow would warn on stderr before it drops it
         array = np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
     turn = _UPRIGHT.get(_orientation(image))
     return np.ascontiguousarray(turn(array) if turn else array)

@@ -111,6 +111,14 @@ def test_a_damaged_exif_block_does_not_cost_the_picture(exif: bytes) -> None:
     np.testing.assert_array_equal(load_image(data), PHOTO)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("transparency", [3, bytes(range(16))], ids=["one colour", "a level per colour"])
+def test_a_palette_with_transparency_is_read_without_a_warning(transparency: int | bytes) -> None:
+    palette = Image.fromarray(PHOTO).quantize(16)
+    data = encoded(palette, "PNG", transparency=transparency)
+    np.testing.assert_array_equal(load_image(data), np.asarray(palette.convert("RGB")))
+
+
 def test_arrays_in_either_order_and_grey() -> None:
     np.testing.assert_array_equal(load_image(PHOTO, color="rgb"), PHOTO)
     np.testing.assert_array_equal(load_image(PHOTO, color="bgr"), PHOTO[..., ::-1])
