@@ -58,6 +58,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:  # started with a closed stdout
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal shows other scripts as escapes
         sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # only the main thread may set handlers

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     arguments = _parse(argv)
     for text in arguments.texts:
         check_expression(text)
-    if arguments.save:
+    if arguments.save is not None:
         from egm_edge.draw import check_save_path
 
         check_save_path(arguments.save)
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
             _print_timings(grounder, groundings, load_ms, as_json=arguments.json)
     finally:
         grounder.close()
-    if arguments.save:
+    if arguments.save is not None:
         from egm_edge.draw import draw_groundings, save_image
 
         save_image(arguments.save, draw_groundings(image_rgb, groundings))

@@ -129,6 +129,12 @@ def test_a_reader_that_goes_away_is_no_error_message() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_closed_stdout_is_no_traceback() -> None:
+    command = ["sh", "-c", 'exec "$0" -m egm_edge.cli --help >&-', sys.executable]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_behind_stdout_is_one_line(egm: Egm) -> None:
     with open("/dev/full", "w") as full:
         done = egm("doctor", capture_output=False, stdout=full, stderr=subprocess.PIPE)
