@@ -1,4 +1,9 @@
-"""DeepSpeed and processes: settings, the order in which they must be set up, and proof that they took effect."""
+"""DeepSpeed and processes: settings, the order in which they must be set up, and proof that they took effect.
+
+One node: `torchrun --nproc_per_node 8 -m egm_edge.cli train sft CONFIG`. Several: the same on each node with torchrun's
+`--nnodes`, `--node_rank` and `--rdzv_endpoint`, or once `deepspeed --hostfile HOSTS --no_local_rank --module egm_edge.cli
+train sft CONFIG`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +65,7 @@ def launch_arguments(kind: str, dtype: str) -> dict[str, Any]:
     except ImportError:
         raise BackendError("DeepSpeed", "not installed", "DS_BUILD_OPS=0 pip install deepspeed") from None
     if "LOCAL_RANK" not in os.environ:
-        launcher = "torchrun --nproc_per_node GPUS -m egm_edge.cli train …"
+        launcher = "torchrun --nproc_per_node GPUS -m egm_edge.cli train STAGE CONFIG"
         raise BackendError(
             "a launch by torchrun or deepspeed", f"one plain process for {kind}", f"start it with: {launcher}"
         )

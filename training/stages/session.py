@@ -232,6 +232,7 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
     )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     arguments: argparse.Namespace = parser.parse_args(list(argv))
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
