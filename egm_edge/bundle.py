@@ -48,8 +48,8 @@ class Manifest:
         egm_edge_version: what wrote it.
         target: device class ("cpu"). precision: "fp32", "int8", "int4"...
         family: "qwen3_vl" or "internvl3".
-        model: the engine's own section (dimensions, token ids, graph names).
-        limits: what the bundle was sized for (max pixels, context length...).
+        model: the engine's own section (dimensions, rotary settings, token ids).
+        limits: context_tokens and max_new_tokens.
         pixel_spec, pixel_spec_hash, prompt_spec, prompt_spec_hash: the two contracts and their hashes.
         calibration: confidence map, None when uncalibrated.
         parity: agreement with the checkpoint; `status` is "verified" or "unverified".

@@ -32,7 +32,6 @@ class DecoderShape:
     heads: int
     kv_heads: int
     head_dim: int
-    ffn: int
     vocab: int
     rms_epsilon: float
     rope_theta: float
@@ -64,7 +63,6 @@ class DecoderShape:
             heads=heads,
             kv_heads=int(text.get("num_key_value_heads") or heads),
             head_dim=checkpoint.shape("text.layers.0.self_attn.q_proj.weight")[0] // heads,
-            ffn=int(text["intermediate_size"]),
             vocab=checkpoint.shape("text.embed_tokens.weight")[0],
             rms_epsilon=float(text.get("rms_norm_eps", 1e-6)),
             rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
