@@ -21,7 +21,7 @@ from egm_edge.measure.onnx_graph import Graph, Product, products, read_graph
 
 GRAPH_NAMES = ("vision", "prefill", "decoder", "head")
 MERGED = ("merger", "projector")  # these weights see one row per image token, not per patch
-INT8_OPS = ("DynamicQuantizeMatMul", "MatMulInteger")
+INT8_MARKS = ("Quantize", "Integer", "NBits")  # in the names of the products that multiply 8-bit numbers
 CACHE_BYTES = 4  # keys and values are float32
 
 
@@ -180,4 +180,4 @@ def _attentions(graph: Graph) -> list[Any]:
 def _is_int8(found: Sequence[Product]) -> bool:
     """Whether most multiply-adds are carried out on 8-bit numbers; MatMulNBits quantises its activations to 8 bit too."""
     total = sum(p.k * p.n for p in found)
-    return 2 * sum(p.k * p.n for p in found if p.op in (*INT8_OPS, "MatMulNBits")) > total
+    return 2 * sum(p.k * p.n for p in found if any(mark in p.op for mark in INT8_MARKS)) > total

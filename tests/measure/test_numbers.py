@@ -13,8 +13,8 @@ from egm_edge.measure.conditions import Conditions, look, others_share
 from egm_edge.measure.energy import Energy, RailMeter, RaplMeter
 from egm_edge.measure.fixed_rate import run_at_rate
 from egm_edge.measure.limits import Limits, measure_limits
-from egm_edge.measure.onnx_graph import products, read_graph
-from egm_edge.measure.roofline import RequestModel, Work, bound_ms, reached
+from egm_edge.measure.onnx_graph import Product, products, read_graph
+from egm_edge.measure.roofline import RequestModel, Work, _is_int8, bound_ms, reached
 from egm_edge.measure.runner import parse_sweeps
 from egm_edge.measure.statistics import median_ratio, paired_ratio, spread
 from egm_edge.measure.workload import expression_of_words, read_workload
@@ -198,6 +198,21 @@ def test_work_of_a_tiny_model_equals_its_parameters(tiny_cpu_bundle: Bundle) -> 
     assert step.bytes == weights + 2 * layers * keys * 4 * context
     assert model.prefill(20, 10).operations == 2 * (30 * per_token + head + layers * queries * 30**2)
     assert model.vision(6).operations > 24 * 2 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("op", "int8"),
+    [
+        ("MatMul", False),
+        ("Gemm", False),
+        ("MatMulNBits", True),
+        ("DynamicQuantizeMatMul", True),
+        ("MatMulInteger", True),
+        ("MatMulIntegerToFloat", True),
+    ],
+)
+def test_products_of_8_bit_numbers_are_held_against_the_8_bit_rate(op: str, int8: bool) -> None:
+    assert _is_int8([Product("w", 64, 64, op), Product("first", 8, 8, "MatMul")]) is int8
 
 
 def test_the_bound_is_the_slower_of_memory_and_arithmetic() -> None:
