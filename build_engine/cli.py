@@ -19,6 +19,8 @@ def main(argv: list[str]) -> int:
     try:
         from build_engine.compilers.cpu import build_cpu
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a native module was loading
+            raise KeyboardInterrupt from None
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
     bundle = build_cpu(
         shipped_checkpoint() if args.checkpoint == SHIPPED_NAME else args.checkpoint,
