@@ -36,6 +36,9 @@ _CANONICAL_PREFIXES = (
 )
 
 
+_LAYER = re.compile(r"(?P<stack>text\.layers|vision\.blocks|vision\.encoder\.layer)\.(?P<layer>\d+)\.(?P<part>.+)")
+
+
 def canonical_name(key: str) -> str:
     """The canonical name of a checkpoint key; unknown keys come back unchanged."""
     for pattern, replacement in _CANONICAL_PREFIXES:
@@ -53,7 +56,9 @@ class Settings(dict[str, Any]):
         self.where = where
 
     def __missing__(self, key: str) -> Any:
-        raise CheckpointError(f"{key} in {self.where}", "no such key", "save the model again with model.save_pretrained")
+        raise CheckpointError(
+            f"{key} in {self.where}", "no such key", "save the model again with model.save_pretrained"
+        )
 
 
 class Checkpoint:
@@ -146,6 +151,22 @@ class Checkpoint:
     def bfloat16_bits(self, name: str) -> NDArray[np.uint16]:
         """A BF16 tensor as its raw bits, uint16."""
         return np.ascontiguousarray(self._slice(name)[:]).astype(ml_dtypes.bfloat16, copy=False).view(np.uint16)
+
+    def require_complete_layers(self) -> None:
+        """Every layer of a stack must hold the same tensors: a norm or bias that one layer lacks is a damaged download, not a
+        variant of the architecture."""
+        stacks: dict[str, dict[str, set[str]]] = {}
+        for name in self._tensors:
+            if match := _LAYER.match(name):
+                stacks.setdefault(match["stack"], {}).setdefault(match["layer"], set()).add(match["part"])
+        for stack, layers in stacks.items():
+            parts = set().union(*layers.values())
+            missing = [f"{stack}.{layer}.{part}" for layer in layers for part in sorted(parts - layers[layer])]
+            if missing:
+                found = f"no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+                raise CheckpointError(
+                    f"the same tensors in every layer of {stack}", found, "download the checkpoint again"
+                )
 
     def parameter_count(self) -> int:
         return sum(int(np.prod(self.shape(name), dtype=np.int64)) for name in self._tensors)

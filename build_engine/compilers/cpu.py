@@ -130,6 +130,8 @@ class _Plan:
 
     def __init__(self, checkpoint: Checkpoint, formats: Formats, max_new_tokens: int) -> None:
         self.checkpoint, self.formats, self.max_new_tokens = checkpoint, formats, max_new_tokens
+        checkpoint.require_complete_layers()
+        _require_plain_greedy(checkpoint)
         self.shape = DecoderShape.read(checkpoint)
         self.tower = _TOWERS[checkpoint.family]
         self.pixel_spec = PixelSpec.from_checkpoint(checkpoint.directory)
@@ -154,7 +156,9 @@ class _Plan:
         stated, known = self.checkpoint.config["image_token_id"], image_token_id(tokenizer, self.prompt_spec)
         if stated != known:
             raise CheckpointError(
-                f"image_token_id {known} in config.json, as in tokenizer.json", f"{stated}", "copy both from one checkpoint"
+                f"image_token_id {known} in config.json, as in tokenizer.json",
+                f"{stated}",
+                "copy both from one checkpoint",
             )
         check_prompt_split(tokenizer, self.prompt_spec)
 
@@ -240,6 +244,19 @@ def _embedding_dtype(checkpoint: Checkpoint, formats: Formats) -> str:
     if stored == "BF16":
         return "bfloat16"
     return "float32" if stored == "F32" and formats.head is WeightFormat.FP32 else "float16"
+
+
+def _require_plain_greedy(checkpoint: Checkpoint) -> None:
+    """Penalties change transformers' greedy text too; the engine has none, so such a checkpoint would answer otherwise."""
+    settings = checkpoint.read_json_or_empty("generation_config.json")
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    odd = [f"{key} {settings[key]}" for key, value in neutral.items() if settings.get(key, value) not in (value, None)]
+    if odd:
+        raise CheckpointError(
+            "plain greedy decoding in generation_config.json, as EGM is evaluated",
+            ", ".join(odd),
+            "remove it from that file",
+        )
 
 
 def _stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:

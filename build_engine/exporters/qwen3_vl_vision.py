@@ -74,7 +74,11 @@ def engine_section(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _require_same_patches(config: dict[str, Any], spec: PixelSpec) -> None:
-    sizes = {"patch_size": "patch_size", "spatial_merge_size": "merge_size", "temporal_patch_size": "temporal_patch_size"}
+    sizes = {
+        "patch_size": "patch_size",
+        "spatial_merge_size": "merge_size",
+        "temporal_patch_size": "temporal_patch_size",
+    }
     for theirs, ours in sizes.items():
         found = getattr(spec, ours)
         stated = config.get(theirs, found)

@@ -23,6 +23,7 @@ from egm_edge.errors import CheckpointError
 
 QWEN3_VL_MROPE_SECTION = (24, 20, 20)  # what transformers' Qwen3VLTextRotaryEmbedding takes where the config is silent
 
+
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
     """Dimensions of a decoder, read from a checkpoint's text_config."""
@@ -92,7 +93,10 @@ def write_decoder(
         shared = (
             graph.input("seqlens_k", np.int32, [1]),
             graph.input("total_length", np.int32, [1]),
-            *(layer.padded_table(graph.input(name, np.float32, ["capacity", shape.head_dim // 2])) for name in ("cos", "sin")),
+            *(
+                layer.padded_table(graph.input(name, np.float32, ["capacity", shape.head_dim // 2]))
+                for name in ("cos", "sin")
+            ),
         )
         update: str | None = None
         for i in range(shape.layers):
@@ -221,7 +225,9 @@ class _LayerWriter:
         starts, stops, axes = (graph.constant([value], np.int64) for value in (0, half, 4))
         return str(
             graph.op(
-                "Reshape", graph.op("Slice", halves, starts, stops, axes), graph.constant([1, -1, heads * 2 * half], np.int64)
+                "Reshape",
+                graph.op("Slice", halves, starts, stops, axes),
+                graph.constant([1, -1, heads * 2 * half], np.int64),
             )
         )
 

@@ -126,3 +126,23 @@ def test_the_verb_prints_one_json_object(
     summary = json.loads(capsys.readouterr().out)
     assert summary["hash"] == Bundle.open(tmp_path / "bundle").hash
     assert summary["precision"] == "fp32"
+
+
+def test_a_layer_that_lacks_a_norm_is_a_damaged_checkpoint(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    tensors = load_file(checkpoint / "model.safetensors")
+    dropped = next(name for name in tensors if name.endswith("layers.1.self_attn.q_norm.weight"))
+    del tensors[dropped]
+    save_file(tensors, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"text\.layers\.1\.self_attn\.q_norm"):
+        build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
+
+
+def test_penalties_that_the_engine_does_not_apply_are_refused(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    path = checkpoint / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.2}))
+    with pytest.raises(CheckpointError, match=r"repetition_penalty 1\.2"):
+        build_cpu(checkpoint, tmp_path / "bundle", precision="fp32")
