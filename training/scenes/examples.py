@@ -31,7 +31,8 @@ def write_examples(folder: Path, width_px: int = 640, height_px: int = 480) -> N
         cv2.imwrite(str(folder / name), picture.image[..., ::-1])
         rows[name] = []
         for query in queries(scene, random.Random(seed), where=picture.layout, count=3, amodal=0.2):
-            box = Box.from_norm1000(query.box_norm1000, width_px, height_px).xyxy if query.box_norm1000 else None
+            truth = Box.from_norm1000(query.box_norm1000, width_px, height_px) if query.box_norm1000 else None
+            box = [round(v, 1) for v in truth.xyxy] if truth else None
             rows[name].append(
                 {"expression": query.expression, "task": query.task.value, "kind": query.kind, "box_xyxy_px": box}
             )
