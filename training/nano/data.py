@@ -6,7 +6,7 @@ Notation: B images, N patches, M image tokens, K objects (at most 8), R rows, T 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,12 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egm_edge.pixels import SMART_RESIZE, PixelSpec, normalise, preprocess
 from training.nano.config import NanoConfig, Stage
 from training.nano.prompts import Row, list_row, query_row
 from training.scenes import Layout, Scene, layout, queries, render, sample_scene
 from training.scenes.vocabulary import COLOURS, SHAPES, SIZE_RANK
 
 P = 16
+MODEL_PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that
+# A camera frame is resized to about MODEL_PIXELS; a training picture is drawn at its final size and stays as it is.
+CAMERA = PixelSpec(
+    rule=SMART_RESIZE,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    patch_size=P,
+    merge_size=2,
+    temporal_patch_size=2,
+    min_pixels=MODEL_PIXELS,
+    max_pixels=MODEL_PIXELS,
+)
+AS_DRAWN = replace(CAMERA, min_pixels=(2 * P) ** 2)
 COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 
 
@@ -70,11 +84,9 @@ class Batch:
     groups: tuple[Rows, ...]
 
 
-def patchify(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[H, W, 3] uint8 -> [N, 768] float32 in -1..1, channel-major inside a patch, patches in merge-block order."""
-    rows, cols = image.shape[0] // (2 * P), image.shape[1] // (2 * P)
-    blocks = image.reshape(rows, 2, P, cols, 2, P, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    return blocks.reshape(rows * cols * 4, 3 * P * P).astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+def patchify(image: NDArray[np.uint8], spec: PixelSpec = AS_DRAWN) -> NDArray[np.float32]:
+    """[H, W, 3] uint8 -> [N, 768] float32 in -1..1: the robot's own pixel path, temporal half left out."""
+    return normalise(preprocess(image, spec), spec, duplicate_temporal=False)
 
 
 def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> tuple[NDArray[np.uint8], Layout]:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from transformers import Qwen3VLForConditionalGeneration
 
 from egm_edge.boxes import Box
-from egm_edge.grounding import Task
-from training.nano.data import patchify
+from egm_edge.grounding import Outcome, Task
+from egm_edge.parsing import parse_answer
+from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano
 from training.nano.generate import greedy
 from training.nano.prompts import PREFIX, SUFFIX, task_text, token_id, tokenizer
@@ -29,7 +29,6 @@ from training.scenes import Query, layout, render, sample_query, sample_scene
 
 EVALUATION_SEED = 900_000_000
 FRAME_WH, MODEL_WH = (640, 480), (256, 192)
-_BOX = re.compile(r'"bbox_2d": \[(\d+), (\d+), (\d+), (\d+)\]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +83,10 @@ def make_cases(
     return cases
 
 
-def frame_of(case: Case, size_wh: tuple[int, int] = MODEL_WH) -> np.ndarray:
-    """The case's camera frame [H, W, 3] uint8, resized as the image processor does (PIL bicubic)."""
+def frame_of(case: Case) -> NDArray[np.uint8]:
+    """The case's camera frame, [480, 640, 3] uint8 RGB."""
     scene = sample_scene(case.seed, case.objects, occlusion=1.0 if case.query.task is Task.AMODAL else 0.35)
-    frame = Image.fromarray(render(scene, *FRAME_WH).image)
-    return np.asarray(frame.resize(size_wh, Image.Resampling.BICUBIC))
+    return render(scene, *FRAME_WH).image
 
 
 def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = 48) -> list[str]:
@@ -98,7 +96,7 @@ def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch:
     texts: list[str] = []
     for start in range(0, len(cases), batch):
         part = cases[start : start + batch]
-        patches = torch.from_numpy(np.stack([patchify(frame_of(case)) for case in part]))
+        patches = torch.from_numpy(np.stack([patchify(frame_of(case), CAMERA) for case in part]))
         closed = "" if reasoning else f"\n{THINK_CLOSE}\n\n"
         prompts = [encode(task_text(c.query.expression, c.query.task) + SUFFIX + closed).ids for c in part]
         with torch.no_grad():
@@ -109,15 +107,14 @@ def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch:
 
 
 def iou_of(text: str, query: Query) -> float:
-    """IoU of the last box after the thought; a negative scores 1 when the answer holds no box."""
-    found = _BOX.findall(text.rpartition(THINK_CLOSE)[2])
+    """IoU of the answer's box; a negative scores 1 when the answer says that nothing is there."""
+    parsed = parse_answer(text, task=query.task, in_thought=True)
     if query.box_norm1000 is None:
-        return float(not found and "[]" in text)
-    if not found:
+        return float(parsed.outcome is Outcome.NOT_FOUND)
+    if parsed.box_norm1000 is None:
         return 0.0
-    return Box.from_norm1000([float(v) for v in found[-1]], *FRAME_WH).iou(
-        Box.from_norm1000(query.box_norm1000, *FRAME_WH)
-    )
+    truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH)
+    return truth.iou(Box.from_norm1000(parsed.box_norm1000, *FRAME_WH))
 
 
 def score(ious: list[float]) -> Score:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
+from egm_edge.families import family_for
 from egm_edge.grounding import Task
 from training.nano import tokenizer as tok
 from training.scenes.queries import Query, box_text, describe
@@ -64,8 +65,10 @@ def _coordinate_openers() -> frozenset[int]:
 
 
 def task_text(expression: str, task: Task) -> str:
-    """EGM's user text, letter for letter."""
-    return f"Locate {expression}" + (tok.TASK_AMODAL if task is Task.AMODAL else tok.TASK_MODAL)
+    """EGM's user text: the family's own."""
+    family = family_for("qwen3_vl")
+    template = family.amodal if task is Task.AMODAL else family.modal
+    return template.replace("{expression}", expression)
 
 
 def answer_text(query: Query) -> str:

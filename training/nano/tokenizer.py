@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from egm_edge.families import family_for
 from training.scenes.vocabulary import COLOURS, ORDINALS, SHAPES, SIZES
 
 SPECIAL: tuple[str, ...] = (
@@ -20,8 +21,9 @@ SPECIAL: tuple[str, ...] = (
 )  # fmt: skip
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-TASK_MODAL = ", output its bbox coordinates using JSON format"
-TASK_AMODAL = " amodally, output its bbox coordinates using JSON format"
+# What follows the expression in EGM's two task texts: one token each.
+_FAMILY = family_for("qwen3_vl")
+TASK_MODAL, TASK_AMODAL = (text.partition("{expression}")[2] for text in (_FAMILY.modal, _FAMILY.amodal))
 BOX_OPEN = '```json\n[{"bbox_2d": ['
 BOX_CLOSE = '], "label": "'
 LABEL_CLOSE = '"}]\n```'

@@ -43,4 +43,4 @@ def test_cases_are_held_out_and_amodal_ones_are_occluded() -> None:
     assert all(case.seed > EVALUATION_SEED and case.occluded for case in cases)
     assert len({case.seed for case in cases}) == 12
     assert {case.query.kind for case in cases} == {"attribute", "ordinal"}
-    assert frame_of(cases[0]).shape == (192, 256, 3)
+    assert frame_of(cases[0]).shape == (480, 640, 3)
