@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from egm_edge.backends import Backend, open_backend
-from egm_edge.backends.base import Frame as EngineFrame
+from egm_edge.backends.base import EngineFrame
 from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.decoding import Generation, StopReason, TokenEvent, greedy

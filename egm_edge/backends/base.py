@@ -33,7 +33,7 @@ class Capabilities:
     rewind: bool = True
 
 
-class Frame(Protocol):
+class EngineFrame(Protocol):
     """One image inside the engine: its prompt prefix, image included, already in the KV cache."""
 
     @property
@@ -72,10 +72,10 @@ class Backend(Protocol):
 
     capabilities: Capabilities
 
-    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> Frame:
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> EngineFrame:
         """Run the vision tower and the prefix. `prefix_ids` holds the image pad tokens already expanded."""
 
-    def open_session(self, frame: Frame) -> Session:
+    def open_session(self, frame: EngineFrame) -> Session:
         """Start a request on `frame`, rewound to its prefix."""
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, Frame
+from egm_edge.backends.base import Capabilities, EngineFrame
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
@@ -116,7 +116,7 @@ class OnnxBackend:
         self._make_resident(frame)
         return frame
 
-    def open_session(self, frame: Frame) -> OnnxSession:
+    def open_session(self, frame: EngineFrame) -> OnnxSession:
         """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
         if not isinstance(frame, OnnxFrame):
             raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
