@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,22 @@ def egm() -> Egm:
         return subprocess.run(command, env=environment, check=False, **options)
 
     return run
+
+
+def popen_with_default_signals(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command as a shell's foreground job would: a runner in the background may ignore SIGINT, and children inherit
+    that, so that the signal under test would never arrive."""
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
+    )
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -16,7 +16,7 @@ import egm_edge.cli
 from egm_edge import __version__
 from egm_edge.cli import VERBS, Verb, main
 from egm_edge.errors import BundleError
-from tests.cli.conftest import Egm, assert_refused
+from tests.cli.conftest import Egm, assert_refused, popen_with_default_signals
 
 
 def test_help_lists_every_verb_and_answers_at_once(egm: Egm) -> None:
@@ -86,7 +86,9 @@ def raises(error: BaseException) -> Any:
             BundleError("a", "b", "c"), 4, "egm: expected a; found b; c\n", id="an error of ours has its own exit code"
         ),
         pytest.param(KeyboardInterrupt(), 130, "egm: interrupted\n", id="Ctrl-C"),
-        pytest.param(OSError(28, "No space left on device", "x"), 1, "egm: x: No space left on device\n", id="full disk"),
+        pytest.param(
+            OSError(28, "No space left on device", "x"), 1, "egm: x: No space left on device\n", id="full disk"
+        ),
         pytest.param(
             ZeroDivisionError("odd\nthing"),
             1,
@@ -159,7 +161,7 @@ sys.exit(cli.main(["wait"]))
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_stop_it_without_a_traceback(number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-c", WAITING_VERB]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = popen_with_default_signals(command)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)

@@ -117,7 +117,9 @@ def _png_of(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    )
 
 
 def _encoded(suffix: str, image: np.ndarray) -> bytes:
@@ -187,7 +189,9 @@ def test_unusable_texts_are_refused_before_the_bundle_is_opened(
     assert_refused(egm("ground", picture, text, "--bundle", "/no/such/bundle"), 2, *words)
 
 
-@pytest.mark.parametrize("text", ["الكوب الأحمر", "красная кружка", "🟥 mug", "x" * 2000], ids=["ar", "ru", "emoji", "2,000"])
+@pytest.mark.parametrize(
+    "text", ["الكوب الأحمر", "красная кружка", "🟥 mug", "x" * 2000], ids=["ar", "ru", "emoji", "2,000"]
+)
 def test_any_script_is_answered(ask: Egm, picture: Path, text: str) -> None:
     done = ask(picture, text)
     assert done.returncode == 0, done.stderr
