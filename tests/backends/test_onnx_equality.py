@@ -39,7 +39,9 @@ VARIANTS = [
         ("qwen3_vl", {"vision_size": 288, "head_dim": 128, "tied": False}), id="qwen3_vl head sizes of the 8B"
     ),
     pytest.param(("qwen3_vl", {"head_dim": 8, "mrope_stated": False}), id="qwen3_vl small heads, M-RoPE unstated"),
-    pytest.param(("qwen3_vl", {"head_dim": 24, "text_layers": 1}), id="qwen3_vl padded heads, fewer layers than deep-stack"),
+    pytest.param(
+        ("qwen3_vl", {"head_dim": 24, "text_layers": 1}), id="qwen3_vl padded heads, fewer layers than deep-stack"
+    ),
     pytest.param(("internvl3", {"tied": False}), id="internvl3 untied"),
     pytest.param(("internvl3", {"qk_norm": True, "norm_type": "rms_norm"}), id="internvl3 rms norms"),
     pytest.param(("internvl3", {"tied": True}), id="internvl3 tied"),

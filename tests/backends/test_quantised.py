@@ -101,3 +101,12 @@ def test_rescoring_makes_the_best_logits_exact(tmp_path: Path) -> None:
     assert noisy.argmax() == exact.argmax()
     best = np.argsort(exact)[-5:]
     np.testing.assert_allclose(noisy[best], exact[best], rtol=1e-4)
+
+
+def test_rows_stay_right_while_their_pages_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
+    np.save(tmp_path / "embedding.npy", table)
+    monkeypatch.setattr("egm_edge.backends.onnx_runtime.embedding.RESIDENT_ROWS", 3)
+    embedding = EmbeddingTable(tmp_path / "embedding.npy", "float32")
+    for start in range(0, 300, 2):
+        np.testing.assert_array_equal(embedding.rows([start, start + 1]), table[start : start + 2])

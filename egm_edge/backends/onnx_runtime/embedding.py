@@ -5,6 +5,7 @@ Only the rows that a request touches ever become resident, so a 600 MB table cos
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from egm_edge.errors import BundleError
 
 _STORED_AS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+RESIDENT_ROWS = 1024
 RESCORE_MARGIN = 6.0  # logits this far below the best are left as the quantised head gave them
 
 
@@ -29,6 +31,7 @@ class EmbeddingTable:
         if dtype not in _STORED_AS:
             raise BundleError(f"embedding_dtype {', '.join(_STORED_AS)}", repr(dtype), "rebuild the bundle")
         self._bits = dtype == "bfloat16"
+        self._touched = 0
         try:
             self._table = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
@@ -41,9 +44,19 @@ class EmbeddingTable:
     def rows(self, token_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings [n, H] of token ids."""
         rows = self._table[np.asarray(token_ids, np.int64)]
+        self._touched += len(rows)
+        if self._touched > RESIDENT_ROWS:
+            self._let_go()
         if self._bits:
             return (rows.astype(np.uint32) << 16).view(np.float32)
         return rows.astype(np.float32)
+
+    def _let_go(self) -> None:
+        """Unmap the pages read so far: the system maps 64 kB around every row, which would add up to the whole table."""
+        self._touched = 0
+        mapping = getattr(self._table, "_mmap", None)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     def rescore(self, logits: NDArray[np.float32], hidden: NDArray[np.float32], count: int) -> None:
         """Replace the best logits of a quantised tied head by exact products, in place.
