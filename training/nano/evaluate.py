@@ -6,7 +6,6 @@ Evaluation seeds start at EVALUATION_SEED; training never reaches them. Knows no
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from transformers import Qwen3VLForConditionalGeneration
 
 from egm_edge.boxes import Box
+from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
 from training.nano.data import CAMERA, patchify
@@ -119,12 +119,8 @@ def iou_of(text: str, query: Query) -> float:
 
 def score(ious: list[float]) -> Score:
     """Acc@0.5 with its 95 % Wilson interval."""
-    count = len(ious)
-    share = sum(v >= 0.5 for v in ious) / count
-    z2 = 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = 1.96 * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count)) / (1 + z2 / count)
-    return Score(share, sum(ious) / count, count, (middle - half, middle + half))
+    count, hits = len(ious), sum(v >= 0.5 for v in ious)
+    return Score(hits / count, sum(ious) / count, count, wilson(hits, count))
 
 
 def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:

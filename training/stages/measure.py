@@ -6,7 +6,6 @@ answer says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
 from training.data.pictures import load_picture
@@ -48,10 +48,7 @@ class Measured:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy."""
-        n, p, z = max(1, self.count), self.accuracy, 1.96
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return wilson(round(self.accuracy * self.count), self.count)
 
 
 def generate_answers(
