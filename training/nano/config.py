@@ -31,6 +31,7 @@ class Stage:
             `gate_error`; false trains on the whole range from the start.
         sigma: width of the soft coordinate targets, grid steps of 5/1000, at the stage's start and end.
         kinds: relative frequency of the query kinds.
+        occlusion: probability that a scene has one object put in front of another.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Stage:
     gate: bool = False
     sigma: tuple[float, float] = (1.5, 1.5)
     kinds: dict[str, float] = field(default_factory=lambda: {"attribute": 1.0})
+    occlusion: float = 0.35
 
 
 @dataclass(frozen=True, slots=True)

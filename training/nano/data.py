@@ -112,7 +112,9 @@ def make_batch(config: NanoConfig, stage: Stage, step_seed: int, most_objects: i
     share = stage.list_share[0] + (stage.list_share[1] - stage.list_share[0]) * progress
     for index in range(stage.images):
         low = min(stage.objects[0], most_objects)
-        scene = sample_scene(step_seed * 64 + index, (low, most_objects), aspect=width_px / height_px)
+        scene = sample_scene(
+            step_seed * 64 + index, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion
+        )
         image, where = picture(scene, width_px, height_px, 1.0 if rng.random() < 0.75 else 1.0 + rng.random())
         scenes.append(scene)
         layouts.append(where)
