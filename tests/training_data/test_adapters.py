@@ -10,13 +10,13 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.evaluate.plain_pickle import load_plain_pickle
 from egm_edge.grounding import Task
 from tests.training_data.data_files import egm_eval, egm_train, generic, jsonl, refcoco_distribution, row
 from training.data.coco_amodal import AmodalReport, decompress_counts, mask_bounds, read_coco_amodal
 from training.data.egm_jsonl import NORM1000, read_egm_jsonl
 from training.data.problems import DataError, Problem
 from training.data.refcoco import read_refcoco, split_counts
-from training.data.restricted_pickle import load_plain_pickle
 from training.data.rows import Row, read_rows, validation_rows, write_rows
 from training.data.sources import load_rows
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from egm_edge.errors import EgmError
+from egm_edge.evaluate.plain_pickle import load_plain_pickle
 from training.data.coco_amodal import is_coco_amodal, read_coco_amodal
 from training.data.egm_jsonl import egm_row, is_egm, read_egm_jsonl
 from training.data.jsonl import read_objects
@@ -18,7 +19,6 @@ from training.data.leaks import EVALUATION_SPLITS, find_leaks
 from training.data.pictures import inside, load_picture, picture_wh
 from training.data.problems import Problem
 from training.data.refcoco import REFS_FILE, SplitCount, read_json_object, read_refcoco, split_counts
-from training.data.restricted_pickle import load_plain_pickle
 from training.data.rows import Row, row_from_dict
 
 PICKLES = (".p", ".pkl", ".pickle")

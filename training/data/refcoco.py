@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg as their authors distribute them (lichengunc/refer): `refs(BY).p` and `instances.json`.
 
-One row a sentence. The pickle is read by `restricted_pickle`; the annotations' boxes are xywh pixels.
+One row a sentence. The pickle is read by `egm_edge.evaluate.plain_pickle`; the annotations' boxes are xywh pixels.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from egm_edge.boxes import Box
 from egm_edge.errors import EgmError, InputError
+from egm_edge.evaluate.plain_pickle import load_plain_pickle
 from egm_edge.grounding import Task
 from training.data.problems import Problem
-from training.data.restricted_pickle import load_plain_pickle
 from training.data.rows import Row, settled_box, size_from
 
 MAX_INSTANCES_BYTES = 2 << 30
