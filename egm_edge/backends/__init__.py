@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from egm_edge.backends.base import Backend, Capabilities, EngineFrame, Session
+from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts, Session
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
 
-__all__ = ["Backend", "Capabilities", "EngineFrame", "Session", "open_backend"]
+__all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "open_backend"]
 
 
 def open_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Backend:

@@ -33,6 +33,23 @@ class Capabilities:
     rewind: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What a report says of the engine that answered.
+
+    Attributes:
+        runtime: its name and version ("onnxruntime 1.31.1").
+        device: where it computes ("cpu", "cuda:0", a server's address).
+        threads: compute threads on this host, 0 where it computes elsewhere.
+        memory: its memory mode ("fast", "low"), "" where it has none.
+    """
+
+    runtime: str
+    device: str = "cpu"
+    threads: int = 0
+    memory: str = ""
+
+
 class EngineFrame(Protocol):
     """One image inside the engine: its prompt prefix, image included, already in the KV cache."""
 
@@ -71,6 +88,10 @@ class Backend(Protocol):
     """Runs the graphs of one bundle."""
 
     capabilities: Capabilities
+
+    @property
+    def facts(self) -> RuntimeFacts:
+        """The engine and how it runs, for reports."""
 
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> EngineFrame:
         """Run the vision tower and the prefix. `prefix_ids` holds the image pad tokens already expanded."""

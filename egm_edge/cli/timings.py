@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import resource
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.grounding import Grounding
@@ -49,14 +48,14 @@ class RunFacts:
     def collect(cls, grounder: Grounder, load_ms: float) -> RunFacts:
         """Read the facts of a grounder that has answered."""
         manifest = grounder.bundle.manifest
-        sessions = getattr(grounder.backend, "sessions", None)  # a remote or fake backend has none
+        facts = grounder.backend.facts
         return cls(
             bundle=str(grounder.bundle.root),
             bundle_hash=grounder.bundle.hash,
-            engine=f"onnxruntime {version('onnxruntime')}",
+            engine=facts.runtime,
             precision=manifest.precision,
-            memory=sessions.memory.value if sessions else "-",
-            threads=sessions.threads if sessions else 0,
+            memory=facts.memory or "-",
+            threads=facts.threads,
             cpu=cpu_name(),
             cpu_count=usable_cpus(),
             warm_up_requests=1,

@@ -157,14 +157,12 @@ def _roofline(grounder: Grounder, samples: list[dict[str, Any]]) -> dict[str, An
     if not RequestModel.counts(grounder.bundle):
         return None
     limits = measure_limits(_threads(grounder))
-    sessions = getattr(grounder.backend, "sessions", None)
-    model = RequestModel(grounder.bundle, fast=sessions is not None and sessions.memory.value == "fast")
+    model = RequestModel(grounder.bundle, fast=grounder.backend.facts.memory == "fast")
     return {"limits": asdict(limits), "stages": [asdict(stage) for stage in reached(model, limits, samples)]}
 
 
 def _threads(grounder: Grounder) -> int:
-    sessions = getattr(grounder.backend, "sessions", None)
-    return int(sessions.threads) if sessions else default_threads()
+    return grounder.backend.facts.threads or default_threads()
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
@@ -193,7 +191,7 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(grounder: Grounder) -> dict[str, Any]:
-    sessions = getattr(grounder.backend, "sessions", None)
+    facts = grounder.backend.facts
     return {
         "cpu": cpu_name(),
         "cpus": usable_cpus(),
@@ -201,9 +199,10 @@ def _machine(grounder: Grounder) -> dict[str, Any]:
         "board": board_name(),
         "memory_gb": memory_gb()[0],
         "architecture": platform.machine(),
-        "engine": type(grounder.backend).__name__,
+        "engine": facts.runtime,
+        "device": facts.device,
         "threads": _threads(grounder),
-        "memory_mode": sessions.memory.value if sessions else "-",
+        "memory_mode": facts.memory or "-",
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from egm_edge.backends.base import Capabilities
+from egm_edge.backends.base import Capabilities, RuntimeFacts
 from egm_edge.bundle import Bundle
 from egm_edge.grounder import TOKENIZER, Grounder
 
@@ -61,6 +61,7 @@ class ScriptedBackend:
     ("think") or the last step of the answer ("answer")."""
 
     capabilities = Capabilities()
+    facts = RuntimeFacts("scripted", threads=1)
 
     def __init__(self, tokenizer: Tokenizer, end_id: int, image_id: int, reply_to: Callable[[str], str]) -> None:
         self.tokenizer, self.end_id, self.image_id, self.reply_to = tokenizer, end_id, image_id, reply_to

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame
+from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
@@ -97,6 +97,9 @@ class OnnxBackend:
         self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
         self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
         self._resident: OnnxFrame | None = None
+        self.facts = RuntimeFacts(
+            f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value
+        )
 
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> OnnxFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
