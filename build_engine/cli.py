@@ -1,74 +1,90 @@
-"""`egm build CHECKPOINT --target cpu -o BUNDLE`: arguments in, one line per result out."""
+"""`egm build CHECKPOINT --target T -o BUNDLE`: arguments in, one line per result out."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
+from build_engine.hub import resolve_checkpoint
+from build_engine.request import MAX_NEW_TOKENS, BuildRequest
+from build_engine.targets import TARGETS, target_for
+from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import BuildError
-from egm_edge.shipped import SHIPPED_NAME, shipped_checkpoint
-
-TARGETS = ("cpu",)
 
 
 def main(argv: list[str]) -> int:
     """Run the verb; EgmError reaches the caller."""
     args = _parser().parse_args(argv)
+    target = target_for(args.target)
+    precision = target.precision(args.precision)
+    progress = None if args.quiet or args.json else sys.stderr
     try:
-        from build_engine.compilers.cpu import build_cpu
+        compile_bundle = target.load_compiler()
     except ImportError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a native module was loading
             raise KeyboardInterrupt from None
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
-    bundle = build_cpu(
-        shipped_checkpoint() if args.checkpoint == SHIPPED_NAME else args.checkpoint,
-        args.output,
-        precision=args.precision,
+    request = BuildRequest(
+        checkpoint=resolve_checkpoint(args.checkpoint),
+        out_dir=Path(args.output),
+        target=target,
+        precision=precision,
+        max_pixels=args.max_pixels,
+        max_new_tokens=args.max_new_tokens,
+        batch=args.batch,
+        calibration=Path(args.calibration) if args.calibration else None,
         force=args.force,
         gate=not args.no_gate,
-        progress_stream=None if args.quiet or args.json else sys.stderr,
+        progress_stream=progress,
     )
+    bundle = compile_bundle(request)
+    summary = summarise(bundle)
+    print(json.dumps(summary) if args.json else describe(summary))
+    return 0
+
+
+def summarise(bundle: Bundle) -> dict[str, Any]:
+    """What `--json` prints."""
     manifest = bundle.manifest
-    size = sum(record.bytes for record in manifest.files.values())
-    summary = {
+    return {
         "bundle": str(bundle.root),
         "hash": bundle.hash,
         "target": manifest.target,
         "precision": manifest.precision,
         "family": manifest.family,
-        "bytes": size,
+        "bytes": sum(record.bytes for record in manifest.files.values()),
         "parity": manifest.parity,
     }
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        print(
-            f"{bundle.root}  {manifest.family} {manifest.precision} for {manifest.target}, {size / 1e6:.1f} MB, {bundle.hash[:12]}"
-        )
-        print(
-            f"parity: {manifest.parity['status']}"
-            + "".join(f"  {k} {v}" for k, v in manifest.parity.items() if k != "status")
-        )
-    return 0
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The same for people."""
+    size = f"{summary['bytes'] / 1e6:.1f} MB, {summary['hash'][:12]}"
+    head = f"{summary['bundle']}  {summary['family']} {summary['precision']} for {summary['target']}, {size}"
+    facts = "".join(f"  {name} {value}" for name, value in summary["parity"].items() if name != "status")
+    return f"{head}\nparity: {summary['parity']['status']}{facts}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm build", description="Turn a checkpoint into a bundle for one target.")
     parser.add_argument(
         "checkpoint",
-        help="Hugging Face directory of an EGM, Qwen3-VL or InternVL3 (-hf) model, or egm-nano for the shipped one",
+        help="Hugging Face directory of an EGM, Qwen3-VL or InternVL3 (-hf) model, a hub id (nvidia/EGM-4B, downloaded), "
+        "or egm-nano for the shipped one",
     )
-    parser.add_argument("--target", choices=TARGETS, default="cpu")
-    parser.add_argument(
-        "--precision", choices=("fp32", "int8", "int4"), default="int8", help="weight precision (default: int8)"
-    )
+    parser.add_argument("--target", default="cpu", help=f"{', '.join(TARGETS)}; `egm targets` tells more (default: cpu)")
+    parser.add_argument("--precision", help="weight precision (default: the target's first in `egm targets`)")
+    parser.add_argument("--max-pixels", type=int, help="area of the resized image at most (default: the checkpoint's)")
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="generation limit (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="requests answered at once (default: %(default)s)")
+    parser.add_argument("--calibration", metavar="ROWS.jsonl", help="grounding rows that quantisation is calibrated on")
     parser.add_argument("-o", "--output", required=True, help="directory of the bundle; appears complete or not at all")
     parser.add_argument("--force", action="store_true", help="replace a damaged bundle at the output")
-    parser.add_argument(
-        "--no-gate", action="store_true", help="skip the comparison with full precision on probe requests"
-    )
+    parser.add_argument("--no-gate", action="store_true", help="skip the comparison with the checkpoint")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

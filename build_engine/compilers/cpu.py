@@ -22,6 +22,7 @@ from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.progress import Progress
+from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from egm_edge import __version__
 from egm_edge.backends.onnx_runtime.backend import EMBEDDING, POSITION_GRID
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
@@ -32,7 +33,6 @@ from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.families.prompts import check_prompt_split, image_token_id
 from egm_edge.pixels import PixelSpec
 
-MAX_NEW_TOKENS = 1024  # EGM-8B averages 101; a third-party run at 128 lost a third of its accuracy to truncation
 RESCORED_LOGITS = 64
 WIDE_HIDDEN = 1024  # from here on blocks of 128 are the fastest kernels; narrow models keep finer scales
 _TOWERS = {"qwen3_vl": qwen3_vl_vision, "internvl3": internvl3_vision}
@@ -55,6 +55,21 @@ PRECISIONS = {
 }
 
 
+def compile_cpu(request: BuildRequest) -> Bundle:
+    """`build_cpu` for the table of targets."""
+    request.require_batch_of_one()
+    return build_cpu(
+        request.checkpoint,
+        request.out_dir,
+        precision=request.precision,
+        force=request.force,
+        gate=request.gate,
+        max_pixels=request.max_pixels,
+        max_new_tokens=request.max_new_tokens,
+        progress_stream=request.progress_stream,
+    )
+
+
 def build_cpu(
     checkpoint_dir: str | Path,
     out_dir: str | Path,
@@ -62,6 +77,7 @@ def build_cpu(
     precision: str = "int8",
     force: bool = False,
     gate: bool = True,
+    max_pixels: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress_stream: TextIO | None = None,
 ) -> Bundle:
@@ -74,6 +90,7 @@ def build_cpu(
         force: replace a damaged bundle at `out_dir`.
         gate: compare a quantised bundle with full precision on probe frames and refuse it when they differ too much
             (checkpoints too large to hold in full precision are recorded as unverified instead).
+        max_pixels: area of the resized image at most; None for the checkpoint's own budget.
         max_new_tokens: generation limit that the bundle carries.
         progress_stream: where progress goes; None keeps silent.
 
@@ -86,7 +103,7 @@ def build_cpu(
         )
     formats = PRECISIONS[precision]
     with Checkpoint(checkpoint_dir) as checkpoint, BundleWriter(out_dir, force=force) as writer:
-        plan = _Plan(checkpoint, formats, max_new_tokens)
+        plan = _Plan(checkpoint, formats, max_pixels, max_new_tokens)
         writer.require_free(plan.disk_bytes())
         bar = Progress(plan.work_units(), progress_stream)
         _write_graphs(plan, writer, bar)
@@ -111,7 +128,8 @@ def _gate(plan: _Plan, writer: BundleWriter, manifest: dict[str, Any], precision
     candidate = _preview(writer, manifest)
     # Inside the writer's own directory, so that whatever removes that one removes this one too.
     with tempfile.TemporaryDirectory(prefix="reference-", dir=writer.root) as scratch:
-        reference = build_cpu(plan.checkpoint.directory, Path(scratch) / "fp32", precision="fp32", gate=False)
+        out_dir, max_pixels = Path(scratch) / "fp32", plan.max_pixels
+        reference = build_cpu(plan.checkpoint.directory, out_dir, precision="fp32", gate=False, max_pixels=max_pixels)
         return accuracy.check(reference, candidate, precision)
 
 
@@ -128,13 +146,17 @@ def _preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
 class _Plan:
     """What is known before the first byte is written."""
 
-    def __init__(self, checkpoint: Checkpoint, formats: Formats, max_new_tokens: int) -> None:
-        self.checkpoint, self.formats, self.max_new_tokens = checkpoint, formats, max_new_tokens
+    def __init__(
+        self, checkpoint: Checkpoint, formats: Formats, max_pixels: int | None, max_new_tokens: int
+    ) -> None:
+        self.checkpoint, self.formats = checkpoint, formats
+        self.max_pixels, self.max_new_tokens = max_pixels, max_new_tokens
         checkpoint.require_complete_layers()
         _require_plain_greedy(checkpoint)
         self.shape = DecoderShape.read(checkpoint)
         self.tower = _TOWERS[checkpoint.family]
-        self.pixel_spec = PixelSpec.from_checkpoint(checkpoint.directory)
+        pixel_spec = PixelSpec.from_checkpoint(checkpoint.directory)
+        self.pixel_spec = pixel_spec if max_pixels is None else pixel_spec.with_max_pixels(max_pixels)
         self.prompt_spec = read_prompt_spec(checkpoint.directory)
         self.block_size = 128 if self.shape.hidden >= WIDE_HIDDEN else 32
         self._check_tokenizer()

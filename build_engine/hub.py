@@ -1,0 +1,65 @@
+"""CHECKPOINT as the user typed it -> a local directory: the shipped one, a path, or a hub id that is downloaded.
+
+Nothing is downloaded unless the user named a hub id. Only weights in safetensors, JSON, the chat template, licence and
+model card are fetched: no pickles, no code.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.shipped import SHIPPED_NAME, shipped_checkpoint
+
+PATTERNS = ("*.safetensors", "*.json", "chat_template.jinja", "LICENSE*", "README.md")
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
+def resolve_checkpoint(given: str) -> Path:
+    """The local directory of a checkpoint.
+
+    Args:
+        given: "egm-nano", a directory, or a hub id ("nvidia/EGM-4B", "nvidia/EGM-4B@revision").
+
+    Raises:
+        CheckpointError: no such directory, or the hub has no such model or cannot be reached.
+        BuildError: the hub's client is not installed.
+    """
+    if given == SHIPPED_NAME and not Path(given).is_dir():
+        return shipped_checkpoint()
+    path = Path(given)
+    match = _HUB_ID.fullmatch(given)
+    if path.exists() or match is None or (path.parent.is_dir() and str(path.parent) != "."):
+        return path  # Checkpoint says what is wrong with it
+    return _download(match["repo"], match["revision"])
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise BuildError("huggingface_hub, to fetch a hub id", str(error), "pip install 'egm-edge[build]'") from None
+    wanted = f"{repo}@{revision}" if revision else repo
+    try:
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS)))
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"the hub to answer for {wanted}, or a downloaded copy of it",
+            "no connection, and nothing in the cache",
+            "connect, set HF_ENDPOINT to a mirror, or pass the directory of a checkpoint",
+        ) from None
+    except HFValidationError as error:
+        raise CheckpointError("a hub id OWNER/NAME", str(error), "check the spelling") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        what = {401: "not allowed (401)", 403: "not allowed (403)", 404: "not there (404)"}.get(status or 0, f"HTTP {status}")
+        mend = "check the name, or log in with `hf auth login` if it is gated"
+        raise CheckpointError(f"a model {wanted} on the hub", what, mend) from None
+    except OSError as error:
+        if error.errno is not None and error.filename:
+            raise BuildError(f"to store {wanted}", str(error), "free some space, or set HF_HOME to another disk") from None
+        mend = "connect, set HF_ENDPOINT to a mirror, or pass the directory of a checkpoint"
+        raise CheckpointError(f"the hub to answer for {wanted}", " ".join(str(error).split())[:200], mend) from None
+    return found

@@ -1,0 +1,283 @@
+"""The table of targets: which device, which runtime, which precisions, how much memory, and how much of it was ever run.
+
+Facts only. What is done with a row belongs to its compiler (`build_engine.compilers`, `build_engine.edge_llm`), which is
+named here and loaded when a bundle is built. GB are 10^9 bytes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from egm_edge.errors import BuildError
+
+if TYPE_CHECKING:
+    from build_engine.request import BuildRequest
+    from egm_edge.bundle import Bundle
+
+    Compiler = Callable[[BuildRequest], Bundle]
+
+
+class Runtime(str, Enum):
+    """What executes the bundle."""
+
+    ONNX_RUNTIME = "onnxruntime"
+    EDGE_LLM = "tensorrt-edge-llm"
+    TENSORRT_RTX = "tensorrt-rtx"
+    TENSORRT_LLM = "tensorrt-llm"
+    OPENAI_SERVER = "openai-server"
+
+
+class Support(str, Enum):
+    """How much of a target was run, and where. Nothing else in this project claims more."""
+
+    TESTED = "tested"
+    HOST_HALF = "host half tested"
+    NOT_RUN = "not run on hardware"
+
+
+# Bits of a weight; the nearest precision is the one nearest in this.
+WEIGHT_BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "nvfp4": 4, "int4": 4}
+_SPELLINGS = {"int4-awq": "int4", "w4a16-awq": "int4", "awq": "int4", "int8-sq": "int8", "half": "fp16", "fp4": "nvfp4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One row.
+
+    Attributes:
+        name: what `--target` takes.
+        devices: the machines that it stands for.
+        runtime: what executes the bundle there.
+        sm: CUDA compute capabilities times ten ("sm87"); empty for a CPU.
+        precisions: weight precisions that the runtime executes there, the default first.
+        compiler: "module:function" of a `Compiler`.
+        memory_gb: of the device; None where devices differ (a CPU host, a class of GPUs).
+        reserved_gb: kept for the operating system, the desktop and the camera pipeline. Our assumption, not a measurement.
+        shared_memory: CPU and GPU use the same memory, so that the engine build competes with the system.
+        bandwidth_gb_s: memory bandwidth from the maker's data sheet; None where devices differ.
+        versions: what has to be installed there (JetPack, driver, CUDA, TensorRT, the runtime).
+        steps: step -> where it runs ("host", "device", or "host or device").
+        support: how much of it was run.
+        notes: limits that a user should know before building.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    runtime: Runtime
+    precisions: tuple[str, ...]
+    compiler: str
+    support: Support
+    sm: tuple[str, ...] = ()
+    memory_gb: float | None = None
+    reserved_gb: float = 0.0
+    shared_memory: bool = False
+    bandwidth_gb_s: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [p for p in self.precisions if p not in WEIGHT_BITS]
+        if unknown or not self.precisions:
+            raise ValueError(f"target {self.name}: precisions {self.precisions} are not of {', '.join(WEIGHT_BITS)}")
+
+    @property
+    def usable_gb(self) -> float | None:
+        """Memory left for the model; None where devices differ."""
+        return None if self.memory_gb is None else self.memory_gb - self.reserved_gb
+
+    @property
+    def default_precision(self) -> str:
+        return self.precisions[0]
+
+    def precision(self, asked: str | None) -> str:
+        """The precision to build: `asked` in this table's spelling, or the default.
+
+        Raises:
+            BuildError: the runtime does not execute it there; the nearest that it does is named.
+        """
+        if asked is None:
+            return self.default_precision
+        plain = asked.lower().replace("_", "-")
+        plain = _SPELLINGS.get(plain, plain)
+        if plain in self.precisions:
+            return plain
+        raise BuildError(
+            f"a precision that {self.runtime.value} executes on {self.name} ({', '.join(self.precisions)})",
+            repr(asked),
+            f"pass --precision {self._nearest(plain)}",
+        )
+
+    def load_compiler(self) -> Compiler:
+        """Import the function that builds bundles for this target."""
+        module, _, function = self.compiler.partition(":")
+        compiler: Compiler = getattr(importlib.import_module(module), function)
+        return compiler
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = asdict(self) | {"runtime": self.runtime.value, "support": self.support.value}
+        return values | {"usable_gb": self.usable_gb, "default_precision": self.default_precision}
+
+    def _nearest(self, asked: str) -> str:
+        bits = WEIGHT_BITS.get(asked)
+        if bits is None:
+            return (difflib.get_close_matches(asked, self.precisions, n=1, cutoff=0.5) or [self.default_precision])[0]
+        return min(self.precisions, key=lambda known: abs(WEIGHT_BITS[known] - bits))
+
+
+_EDGE_LLM_STEPS = {"memory plan": "host", "quantise": "host", "export": "host", "check graphs": "host", "engine": "device"}
+_EDGE_LLM = "build_engine.edge_llm.compiler:compile_edge_llm"
+_JETPACK_72 = {"JetPack": "7.2 (L4T R39.2)", "CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"}
+_X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt-edgellm": "0.11.0", "OS": "Ubuntu 24.04"}
+# TensorRT Edge-LLM 0.11: no FP8, NVFP4 or FP8-KV engines on sm87; NVFP4 from Blackwell on; FP8 needs sm89.
+_AMPERE = ("int4", "fp16", "int8")
+_BLACKWELL = ("nvfp4", "fp8", "int4", "fp16")
+
+
+def _edge_llm(name: str, devices: tuple[str, ...], sm: tuple[str, ...], precisions: tuple[str, ...], **row: Any) -> Target:
+    common: dict[str, Any] = {"runtime": Runtime.EDGE_LLM, "compiler": _EDGE_LLM, "support": Support.HOST_HALF}
+    common |= {"steps": _EDGE_LLM_STEPS}
+    return Target(name=name, devices=devices, sm=sm, precisions=precisions, **common | row)
+
+
+def _jetson_orin(name: str, device: str, memory_gb: float, reserved_gb: float, bandwidth_gb_s: float, *notes: str) -> Target:
+    return _edge_llm(
+        name,
+        (device,),
+        ("sm87",),
+        _AMPERE,
+        memory_gb=memory_gb,
+        reserved_gb=reserved_gb,
+        bandwidth_gb_s=bandwidth_gb_s,
+        shared_memory=True,
+        versions=_JETPACK_72,
+        notes=(*notes, "JetPack 6 needs a source build or Edge-LLM 0.6.0: the 0.11.0 wheel is for JetPack 7.2"),
+    )
+
+
+_ROWS = (
+    Target(
+        name="cpu",
+        devices=("x86-64 Linux", "ARM64 Linux (not run)"),
+        runtime=Runtime.ONNX_RUNTIME,
+        precisions=("int8", "int4", "fp32"),
+        compiler="build_engine.compilers.cpu:compile_cpu",
+        support=Support.TESTED,
+        versions={"onnxruntime": ">=1.22"},
+        steps={"quantise": "host", "graphs": "host", "parity": "host"},
+    ),
+    _jetson_orin(
+        "jetson-orin-nano", "Jetson Orin Nano 8 GB", 8.0, 2.0, 102.0, "image tokens at most 2048; close the desktop"
+    ),
+    _jetson_orin("jetson-orin-nx", "Jetson Orin NX 16 GB", 16.0, 2.5, 102.4, "image tokens at most 2048"),
+    _jetson_orin("jetson-agx-orin", "Jetson AGX Orin 64 GB", 64.0, 4.0, 204.8),
+    _edge_llm(
+        "jetson-thor",
+        ("Jetson AGX Thor (T5000)",),
+        ("sm110",),
+        _BLACKWELL,
+        memory_gb=128.0,
+        reserved_gb=6.0,
+        bandwidth_gb_s=273.0,
+        shared_memory=True,
+        versions=_JETPACK_72 | {"JetPack": "7.0, 7.1 or 7.2 (L4T R38.2, R38.4, R39.2)"},
+    ),
+    _edge_llm(
+        "igx-thor",
+        ("IGX Thor (T7000)",),
+        ("sm110", "sm120"),
+        _BLACKWELL,
+        memory_gb=128.0,
+        reserved_gb=6.0,
+        bandwidth_gb_s=273.0,
+        shared_memory=True,
+        versions={"CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"},
+        notes=("with a discrete GPU (sm120), set CUDA_VISIBLE_DEVICES: all visible GPUs must share one SM",),
+    ),
+    _edge_llm(
+        "drive-thor",
+        ("DRIVE AGX Thor",),
+        ("sm110",),
+        _BLACKWELL,
+        memory_gb=64.0,
+        reserved_gb=6.0,
+        bandwidth_gb_s=273.0,
+        shared_memory=True,
+        versions={"DriveOS": "7.2", "CUDA": "13", "tensorrt-edgellm": "0.11.0"},
+    ),
+    _edge_llm(
+        "dgx-spark",
+        ("DGX Spark (GB10)",),
+        ("sm121",),
+        _BLACKWELL,
+        memory_gb=128.0,
+        reserved_gb=6.0,
+        bandwidth_gb_s=273.0,
+        shared_memory=True,
+        versions={"CUDA": "13", "TensorRT": "10.16.1.11", "tensorrt-edgellm": "0.11.0"},
+    ),
+    _edge_llm(
+        "edge-llm-sm80",
+        ("A100", "A30"),
+        ("sm80",),
+        _AMPERE,
+        memory_gb=80.0,
+        reserved_gb=1.0,
+        bandwidth_gb_s=2039.0,
+        versions=_X86_TENSORRT | {"OS": "Ubuntu 22.04 or 24.04"},
+        notes=("memory and bandwidth are those of an A100 80 GB SXM",),
+    ),
+    _edge_llm(
+        "edge-llm-sm86",
+        ("RTX A6000", "A10", "RTX 3090"),
+        ("sm86",),
+        _AMPERE,
+        memory_gb=24.0,
+        reserved_gb=1.0,
+        bandwidth_gb_s=600.0,
+        versions=_X86_TENSORRT,
+        notes=("memory and bandwidth are those of an A10",),
+    ),
+    _edge_llm(
+        "edge-llm-sm100",
+        ("B200",),
+        ("sm100",),
+        _BLACKWELL,
+        memory_gb=180.0,
+        reserved_gb=2.0,
+        bandwidth_gb_s=8000.0,
+        versions=_X86_TENSORRT,
+    ),
+    _edge_llm(
+        "edge-llm-sm120",
+        ("RTX PRO 6000 Blackwell", "RTX 5090"),
+        ("sm120",),
+        _BLACKWELL,
+        memory_gb=32.0,
+        reserved_gb=1.0,
+        bandwidth_gb_s=1792.0,
+        versions=_X86_TENSORRT,
+        notes=("memory and bandwidth are those of an RTX 5090",),
+    ),
+)
+TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}
+
+
+def target_for(name: str) -> Target:
+    """The row of a target.
+
+    Raises:
+        BuildError: unknown; the nearest name is told.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    plain = name.lower().replace("_", "-").replace(" ", "-")
+    nearest = difflib.get_close_matches(plain, TARGETS, n=1, cutoff=0.4)
+    mend = f"pass --target {nearest[0]}, or see them all with `egm targets`" if nearest else "see them with `egm targets`"
+    raise BuildError(f"a target ({', '.join(TARGETS)})", repr(name), mend)
