@@ -1,0 +1,184 @@
+"""Track: one object through consecutive small frames. Knows nothing of threads, rings or other tracks.
+
+Per frame: predict (camera motion, own velocity), align the grounded look there, search when that does not fit, and when
+nothing fits go on with the prediction alone until the object is seen again or is LOST.
+"""
+
+from __future__ import annotations
+
+import math
+
+from egm_edge.boxes import Box
+from egm_edge.tracking.appearance import Appearance, Fit, colour_distance
+from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.settings import TrackerSettings
+from egm_edge.tracking.similarity import Similarity
+from egm_edge.tracking.tracked import TrackedBox, TrackState
+
+GOOD_FIT = 0.85
+REFRESH_FRAMES = 5
+VELOCITY_MEMORY = 0.55
+COAST_DECAY_S = 0.5
+COLOUR_TOLERANCE = 45.0
+RECOVER_QUALITY = 0.75
+MAX_SCALE = 6.0
+MIN_SIDE_PX = 2.0
+
+
+class Track:
+    """One object, from the frame it was grounded on.
+
+    Args:
+        track_id: the caller's name.
+        box, amodal_box: pixels of the original image.
+        frame: the grounded frame; None when it is not known any more, which makes the track LOST from the start.
+        grounded_stamp_ns: stamp of the answer.
+        settings: when to give up.
+    """
+
+    def __init__(
+        self,
+        track_id: str,
+        box: Box,
+        amodal_box: Box | None,
+        frame: SmallFrame | None,
+        grounded_stamp_ns: int,
+        settings: TrackerSettings,
+    ) -> None:
+        self.track_id, self._settings = track_id, settings
+        self._grounded_stamp_ns = grounded_stamp_ns
+        self.stamp_ns = grounded_stamp_ns
+        self._state, self._quality = TrackState.GROUNDED, 1.0
+        self._box, self._amodal_box = box, amodal_box
+        self._velocity = 0j  # small pixels per second, relative to the background
+        self._seen_ns = grounded_stamp_ns
+        self._since_refresh = 0
+        self._look: Appearance | None = None
+        self._recent: Appearance | None = None
+        if frame is None:
+            self.lose()
+            return
+        self._seen_ns = self.stamp_ns = frame.stamp_ns
+        sx, sy = frame.to_small
+        self._to_small = (sx, sy)
+        inside = box.clipped(*frame.original_wh)
+        centre = complex((inside.x1 + inside.x2) / 2 * sx, (inside.y1 + inside.y2) / 2 * sy)
+        self._half_wh = (
+            max(MIN_SIDE_PX, (inside.x2 - inside.x1) * sx / 2),
+            max(MIN_SIDE_PX, (inside.y2 - inside.y1) * sy / 2),
+        )
+        self._pose = Similarity(1 + 0j, centre)
+        self._whole: tuple[complex, tuple[float, float]] | None = None
+        if amodal_box is not None:
+            middle = complex((amodal_box.x1 + amodal_box.x2) / 2 * sx, (amodal_box.y1 + amodal_box.y2) / 2 * sy)
+            half = ((amodal_box.x2 - amodal_box.x1) * sx / 2, (amodal_box.y2 - amodal_box.y1) * sy / 2)
+            self._whole = (middle - centre, half)
+        if inside.area_px2 <= 0:
+            self.lose()
+            return
+        self._box = inside
+        self._look = Appearance(frame, self._pose, self._half_wh)
+        if not self._look.usable:
+            self._look = None
+
+    @property
+    def state(self) -> TrackState:
+        return self._state
+
+    def result(self) -> TrackedBox:
+        return TrackedBox(
+            self.track_id, self._box, self._amodal_box, self._state, self._quality, self._grounded_stamp_ns, self.stamp_ns
+        )
+
+    def lose(self) -> None:
+        """Give up for good: it is not looked for any more."""
+        self._state, self._quality, self._look = TrackState.LOST, 0.0, None
+
+    def move_to(self, frame: SmallFrame) -> None:
+        """Carry the boxes on to the next frame."""
+        seconds = (frame.stamp_ns - self.stamp_ns) / 1e9
+        self.stamp_ns = frame.stamp_ns
+        if self._look is None:
+            self._state, self._quality = TrackState.LOST, 0.0
+            return
+        carried = frame.camera.after(self._pose)
+        predicted = Similarity(carried.turn, carried.shift + self._velocity * seconds)
+        unseen_s = (frame.stamp_ns - self._seen_ns) / 1e9
+        fit = self._find(frame, predicted, carried, unseen_s)
+        if fit is not None:
+            self._accept(fit, frame, carried, seconds)
+        else:
+            self._coast(predicted, seconds, unseen_s)
+        self._write_boxes(frame)
+
+    def _find(self, frame: SmallFrame, predicted: Similarity, carried: Similarity, unseen_s: float) -> Fit | None:
+        """The best believable fit, or None."""
+        look = self._look
+        assert look is not None
+        lost = self._state is TrackState.LOST
+        if lost and unseen_s > self._settings.recover_s:
+            return None
+        best = look.align(frame, predicted)
+        if best.quality < GOOD_FIT:
+            reach = max(self._half_wh) * min(3.0, 0.6 + 1.5 * unseen_s) + 2.0
+            for turn in (1.0,) if unseen_s < 0.3 else (1.0, 0.85, 1.18):
+                start, score = look.search(frame, Similarity(predicted.turn * turn, predicted.shift), reach)
+                if score > 0.3:
+                    best = max(best, look.align(frame, start), key=lambda fit: fit.quality)
+        if best.quality < GOOD_FIT and self._recent is not None and unseen_s < 0.5:
+            by_recent = self._recent.align(frame, predicted)
+            if by_recent.quality > best.quality + 0.1:
+                best = by_recent
+        wanted = RECOVER_QUALITY if lost or unseen_s > 0.3 else self._settings.min_quality
+        if best.quality < wanted or not 1 / MAX_SCALE < best.pose.scale < MAX_SCALE:
+            return None
+        if unseen_s > 0.1 and colour_distance(look, frame, best.pose) > COLOUR_TOLERANCE:
+            return None
+        return best
+
+    def _accept(self, fit: Fit, frame: SmallFrame, carried: Similarity, seconds: float) -> None:
+        if seconds > 0:
+            measured = (fit.pose.shift - carried.shift) / seconds
+            keep = VELOCITY_MEMORY if self._state is not TrackState.LOST else 0.0
+            self._velocity = keep * self._velocity + (1 - keep) * measured
+        self._pose, self._seen_ns, self._quality = fit.pose, frame.stamp_ns, min(1.0, fit.quality)
+        self._state = TrackState.PROPAGATED
+        self._since_refresh += 1
+        if fit.quality >= GOOD_FIT and fit.visible > 0.9 and self._since_refresh >= REFRESH_FRAMES:
+            self._recent = Appearance(frame, fit.pose, self._half_wh, like=self._look)
+            self._since_refresh = 0
+
+    def _coast(self, predicted: Similarity, seconds: float, unseen_s: float) -> None:
+        self._velocity *= math.exp(-seconds / COAST_DECAY_S)
+        if self._state is not TrackState.LOST:
+            self._pose = predicted
+            left = max(0.0, 1.0 - unseen_s / max(1e-6, self._settings.lost_after_s))
+            self._quality = min(self._quality, self._settings.min_quality * left)
+            self._state = TrackState.PROPAGATED
+        if unseen_s >= self._settings.lost_after_s:
+            self._state, self._quality = TrackState.LOST, 0.0
+
+    def _write_boxes(self, frame: SmallFrame) -> None:
+        """Boxes at the pose; while LOST the last believed ones stay."""
+        if self._state is TrackState.LOST:
+            return
+        whole = self._bounds(self._pose.shift, self._half_wh)
+        box = whole.clipped(*frame.original_wh)
+        if box.area_px2 < self._settings.min_visible * whole.area_px2:
+            self._state, self._quality = TrackState.LOST, 0.0
+            return
+        self._box = box
+        if self._whole is not None:
+            offset, half = self._whole
+            self._amodal_box = self._bounds(self._pose(offset), half)
+
+    def _bounds(self, centre: complex, half_wh: tuple[float, float]) -> Box:
+        """Bounds of the ellipse inscribed in the box, turned and scaled: between a turned disc and a turned rectangle."""
+        scale, angle = self._pose.scale, self._pose.angle_rad
+        cos, sin = math.cos(angle), math.sin(angle)
+        half_w = scale * math.hypot(half_wh[0] * cos, half_wh[1] * sin)
+        half_h = scale * math.hypot(half_wh[0] * sin, half_wh[1] * cos)
+        sx, sy = self._to_small
+        return Box(
+            (centre.real - half_w) / sx, (centre.imag - half_h) / sy, (centre.real + half_w) / sx, (centre.imag + half_h) / sy
+        )

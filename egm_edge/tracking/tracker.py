@@ -1,0 +1,147 @@
+"""Tracker: camera frames and slow answers in, boxes at camera rate out.
+
+Every camera frame goes through `push`, which keeps it small in a ring and moves every track to it. An answer about an
+older frame goes through `start`, which replays the ring from that frame to the newest one; the replay runs outside the
+lock, so a camera callback never waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.boxes import Box
+from egm_edge.tracking.frames import FrameRing, SmallFrame, shrink
+from egm_edge.tracking.settings import TrackerSettings
+from egm_edge.tracking.similarity import Similarity
+from egm_edge.tracking.track import Track
+from egm_edge.tracking.tracked import TrackedBox
+
+LATE_FRAME_NS = 100_000_000
+LAST_STEPS = 2
+
+
+class Tracker:
+    """Several objects through one camera. Safe to call from several threads.
+
+    Args:
+        settings: how much to remember and when to give up.
+
+    Example:
+        >>> import numpy as np
+        >>> from egm_edge.boxes import Box
+        >>> tracker = Tracker()
+        >>> for frame in range(10):
+        ...     image = np.full((120, 160), 90, np.uint8)
+        ...     image[40:70, 20 + 3 * frame : 60 + 3 * frame] = 200
+        ...     tracker.push(image, stamp_ns=frame * 33_000_000, color="grey")
+        >>> tracked = tracker.start("cmd-1", Box(20, 40, 60, 70), stamp_ns=0)
+        >>> tracked.state.value, round(tracked.box.x1), tracked.age_ms
+        ('PROPAGATED', 47, 297.0)
+    """
+
+    def __init__(self, settings: TrackerSettings | None = None) -> None:
+        self.settings = settings or TrackerSettings()
+        self._ring = FrameRing(self.settings.memory_s, self.settings.max_frames)
+        self._tracks: dict[str, Track] = {}
+        self._starting: dict[str, object] = {}
+        self._format: tuple[tuple[int, int], str] | None = None
+        self._lock = threading.Lock()  # of everything above
+        self._push_lock = threading.Lock()  # keeps frames in order
+
+    def push(self, image: NDArray[np.uint8], stamp_ns: int, color: str = "rgb") -> None:
+        """Take the next camera frame.
+
+        A stamp that is not newer than the last frame's is a late frame and ignored; one that lies further back is a clock
+        that jumped: everything is forgotten and every track is LOST. So it is when the image changes its size or colour.
+
+        Args:
+            image: [H, W, 3] (or [H, W] with color="grey") uint8; not kept.
+            stamp_ns: the camera's stamp.
+            color: "rgb", "bgr" or "grey".
+
+        Raises:
+            InputError: the image is of another type or shape.
+        """
+        levels = shrink(image, self.settings.working_side_px, color)
+        original_wh = (int(image.shape[1]), int(image.shape[0]))
+        small_wh = (levels[0].shape[1], levels[0].shape[0])
+        to_small = (small_wh[0] / original_wh[0], small_wh[1] / original_wh[1])
+        with self._push_lock:
+            with self._lock:
+                newest = self._ring.newest
+                if newest is not None and -LATE_FRAME_NS < stamp_ns - newest.stamp_ns <= 0:
+                    return
+                if self._format != (original_wh, color) or (newest is not None and stamp_ns < newest.stamp_ns):
+                    self._forget()
+                self._format = (original_wh, color)
+            frame = SmallFrame(stamp_ns, levels, original_wh, to_small, Similarity())
+            with self._lock:
+                self._ring.add(frame)
+                for track in self._tracks.values():
+                    track.move_to(frame)
+
+    def start(self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None) -> TrackedBox:
+        """Follow the object of an answer, from the frame it was given for to the newest one.
+
+        A track of the same id goes on until the new one has caught up, and is replaced then. `stop` and `clear` meanwhile
+        win, and so does a clock that jumps: the answer comes back LOST and nothing is followed.
+
+        Args:
+            track_id: any name; one track each.
+            box: modal box, pixels of the original image.
+            stamp_ns: stamp of the frame that was looked at, as given to `push`.
+            amodal_box: whole extent; keeps its place and size relative to `box`.
+
+        Returns:
+            The boxes at the newest frame. LOST when no frame of that stamp is kept (or the box is empty).
+        """
+        token = object()
+        with self._lock:
+            frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
+            self._starting[track_id] = token
+        track = Track(track_id, box, amodal_box, frames[0] if frames else None, stamp_ns, self.settings)
+        frames = frames[1:]
+        while len(frames) > LAST_STEPS:
+            for frame in frames:
+                track.move_to(frame)
+            with self._lock:
+                frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []
+        with self._lock:
+            wanted = self._starting.get(track_id) is token
+            if wanted:
+                del self._starting[track_id]
+                for frame in self._ring.after(track.stamp_ns):
+                    track.move_to(frame)
+                self._tracks[track_id] = track
+            else:
+                track.lose()
+            return track.result()
+
+    def stop(self, track_id: str) -> None:
+        """Forget a track; an unknown id is fine."""
+        with self._lock:
+            self._tracks.pop(track_id, None)
+            self._starting.pop(track_id, None)
+
+    def clear(self) -> None:
+        """Forget every track and every frame."""
+        with self._lock:
+            self._tracks.clear()
+            self._starting.clear()
+            self._ring.clear()
+
+    def boxes(self) -> tuple[TrackedBox, ...]:
+        """Every track at the newest frame, in the order they were started."""
+        with self._lock:
+            return tuple(track.result() for track in self._tracks.values())
+
+    def _forget(self) -> None:
+        """After a clock jump or another image format: nothing kept is comparable with what comes."""
+        self._ring.clear()
+        self._starting.clear()
+        for track in self._tracks.values():
+            track.lose()
+
