@@ -87,7 +87,13 @@ class Track:
 
     def result(self) -> TrackedBox:
         return TrackedBox(
-            self.track_id, self._box, self._amodal_box, self._state, self._quality, self._grounded_stamp_ns, self.stamp_ns
+            self.track_id,
+            self._box,
+            self._amodal_box,
+            self._state,
+            self._quality,
+            self._grounded_stamp_ns,
+            self.stamp_ns,
         )
 
     def lose(self) -> None:
@@ -180,5 +186,8 @@ class Track:
         half_h = scale * math.hypot(half_wh[0] * sin, half_wh[1] * cos)
         sx, sy = self._to_small
         return Box(
-            (centre.real - half_w) / sx, (centre.imag - half_h) / sy, (centre.real + half_w) / sx, (centre.imag + half_h) / sy
+            (centre.real - half_w) / sx,
+            (centre.imag - half_h) / sy,
+            (centre.real + half_w) / sx,
+            (centre.imag + half_h) / sy,
         )

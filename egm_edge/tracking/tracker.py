@@ -144,4 +144,3 @@ class Tracker:
         self._starting.clear()
         for track in self._tracks.values():
             track.lose()
-

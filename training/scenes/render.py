@@ -91,21 +91,27 @@ def render(scene: Scene, width_px: int, height_px: int) -> Rendered:
     Returns:
         The RGB picture and the layout in its pixels.
     """
+    image = expose(paint(scene, width_px, height_px), scene.surroundings)
+    return Rendered(image, layout(scene, width_px, height_px))
+
+
+def paint(scene: Scene, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB: the scene before lens and sensor, which `expose` adds."""
     image = _table(scene, width_px, height_px)
     for index in _far_to_near(scene):
         thing = scene.objects[index]
-        paint = np.array(COLOURS[thing.colour], np.float64) + thing.tint
+        colour = np.array(COLOURS[thing.colour], np.float64) + thing.tint
         polygons = _polygons(thing, width_px, height_px)
         hole = [polygon for polygon, part in zip(polygons, PARTS[thing.shape], strict=True) if part.shade == 0.0]
         behind = image.copy() if hole else image
         for polygon, part in zip(polygons, PARTS[thing.shape], strict=True):
             if part.shade:
-                cv2.fillPoly(image, [polygon], _paint(paint, part), cv2.LINE_AA, _SHIFT)
+                cv2.fillPoly(image, [polygon], _shade(colour, part), cv2.LINE_AA, _SHIFT)
         if hole:
             mask = np.zeros(image.shape[:2], np.uint8)
             cv2.fillPoly(mask, hole, 255, cv2.LINE_AA, _SHIFT)
             cv2.copyTo(behind, mask, image)
-    return Rendered(_camera(image, scene.surroundings), layout(scene, width_px, height_px))
+    return image
 
 
 def _far_to_near(scene: Scene) -> list[int]:
@@ -113,12 +119,21 @@ def _far_to_near(scene: Scene) -> list[int]:
     return sorted(range(len(bottoms)), key=bottoms.__getitem__)
 
 
-def _polygons(thing: SceneObject, width_px: int, height_px: int) -> list[NDArray[np.int32]]:
-    """Its parts in fixed-point pixels ([P, 2] int32, `_SHIFT` fractional bits; pixel centres are whole numbers)."""
+def outline_points(thing: SceneObject, width_px: int, height_px: int) -> list[NDArray[np.float64]]:
+    """Corners of its parts, [P, 2] float64 each, x and y in pixels; pixel centres are whole numbers."""
     side = thing.scale * math.sqrt(width_px * height_px)
     scale = np.array([-side if thing.mirrored else side, side])
     centre = np.array([thing.x * width_px - 0.5, thing.y * height_px - 0.5])
-    return [np.rint((part.points * scale + centre) * (1 << _SHIFT)).astype(np.int32) for part in PARTS[thing.shape]]
+    corners = [part.points * scale for part in PARTS[thing.shape]]
+    if thing.turn_deg:
+        cos, sin = math.cos(math.radians(thing.turn_deg)), math.sin(math.radians(thing.turn_deg))
+        corners = [points @ np.array([[cos, sin], [-sin, cos]]) for points in corners]
+    return [points + centre for points in corners]
+
+
+def _polygons(thing: SceneObject, width_px: int, height_px: int) -> list[NDArray[np.int32]]:
+    """The same in fixed point: int32 with `_SHIFT` fractional bits."""
+    return [np.rint(points * (1 << _SHIFT)).astype(np.int32) for points in outline_points(thing, width_px, height_px)]
 
 
 def _fill(mask: NDArray[np.uint8], polygons: list[NDArray[np.int32]], parts: tuple[Part, ...]) -> None:
@@ -148,7 +163,7 @@ def _shifted(bounds: tuple[int, int, int, int], dx: int, dy: int) -> Box:
     return Box(float(bounds[0] + dx), float(bounds[1] + dy), float(bounds[2] + dx), float(bounds[3] + dy))
 
 
-def _paint(rgb: NDArray[np.float64], part: Part) -> tuple[float, float, float]:
+def _shade(rgb: NDArray[np.float64], part: Part) -> tuple[float, float, float]:
     return tuple(float(v) for v in np.clip(rgb * part.shade + part.offset, 0, 255))  # type: ignore[return-value]
 
 
@@ -179,8 +194,8 @@ def _table(scene: Scene, width_px: int, height_px: int) -> NDArray[np.uint8]:
     return cv2.blur(image, (reach, reach)).astype(np.uint8, copy=False)
 
 
-def _camera(image: NDArray[np.uint8], look: Surroundings) -> NDArray[np.uint8]:
-    """Lens blur, exposure, white balance, sensor noise."""
+def expose(image: NDArray[np.uint8], look: Surroundings) -> NDArray[np.uint8]:
+    """Lens blur, exposure, white balance and sensor noise on a painted [H, W, 3] uint8 RGB picture."""
     height_px, width_px = image.shape[:2]
     if look.blur_px:
         image = cv2.GaussianBlur(image, (0, 0), look.blur_px * max(1.0, width_px / 256)).astype(np.uint8, copy=False)

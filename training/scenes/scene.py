@@ -23,6 +23,7 @@ class SceneObject:
         scale: outline length at scale 1, fraction of sqrt(width * height).
         mirrored: drawn left-right flipped (a mug's handle).
         tint: per-channel RGB offset of its paint, grey levels.
+        turn_deg: turned in the picture about (x, y), clockwise, degrees.
     """
 
     shape: str
@@ -33,6 +34,7 @@ class SceneObject:
     scale: float
     mirrored: bool = False
     tint: tuple[int, int, int] = (0, 0, 0)
+    turn_deg: float = 0.0
 
     def __post_init__(self) -> None:
         for value, known, noun in (
@@ -46,7 +48,7 @@ class SceneObject:
                 )
 
     def outline(self, aspect: float) -> tuple[float, float, float, float]:
-        """Amodal outline, xyxy, 0-1 of width and height, of an image `aspect` = width / height."""
+        """Amodal outline as if upright, xyxy, 0-1 of width and height, of an image `aspect` = width / height."""
         width, height = EXTENT_WH[self.shape]
         half_w = 0.5 * width * self.scale / math.sqrt(aspect)
         half_h = 0.5 * height * self.scale * math.sqrt(aspect)
