@@ -8,7 +8,8 @@ becomes one InputError. Decisions: EXIF orientation is applied; alpha is dropped
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def load_image(
     )
 
 
+def read_image_wh(data: bytes) -> tuple[int, int]:
+    """Width and height that a picture's header announces, pixels as stored (before EXIF orientation); nothing is decoded.
+
+    Raises:
+        InputError: no picture of a known format, or more than MAX_PIXELS.
+    """
+    name = f"{len(data)} bytes"
+    with _opened(data, name) as image:
+        return image.width, image.height
+
+
 def _from_array(array: NDArray[Any], color: str | None) -> NDArray[np.uint8]:
     import cv2
 
@@ -106,6 +118,14 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
         raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{len(data) >> 20} MiB", "make it smaller")
+    with _opened(data, name) as image:
+        image.load()
+        return _upright_rgb(image)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """An image whose header was checked and whose pixels are not decoded yet; Pillow's errors become InputErrors."""
     opener = _opener(data, name)
     if opener is None:
         raise InputError(_FORMATS, f"{name}, beginning with {data[:8]!r}", "convert it to one of these")
@@ -113,8 +133,7 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
         # Pillow's own limits are process-wide settings, so the header's size is checked here before load() decodes.
         with opener(io.BytesIO(data)) as image:
             _check_size(image.width, image.height, name)
-            image.load()
-            return _upright_rgb(image)
+            yield image
     except InputError:
         raise
     except Exception as error:  # on hostile bytes Pillow's decoders raise almost anything
