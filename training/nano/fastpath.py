@@ -21,6 +21,39 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 Cache = list[tuple[Tensor, Tensor]]
 
 
+class KvBuffer:
+    """Keys and values of R rows with room for `size` positions: generation writes in place instead of copying.
+
+    Args:
+        cache: per layer keys and values, each [R, kv_heads, L, head_dim], copied to the front.
+        size: positions in all.
+    """
+
+    def __init__(self, cache: Cache, size: int) -> None:
+        self.length = cache[0][0].shape[2]
+        self._layers = [tuple(self._room(part, size) for part in layer) for layer in cache]
+
+    def _room(self, part: Tensor, size: int) -> Tensor:
+        room = part.new_zeros(part.shape[0], part.shape[1], size, part.shape[3])
+        room[:, :, : self.length] = part
+        return room
+
+    def write(self, depth: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put [R, kv_heads, T, head_dim] behind what is there; returns all keys and values so far. `length` stays."""
+        end = self.length + k.shape[2]
+        keys, values = self._layers[depth]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, count: int) -> None:
+        """Every layer has written `count` positions."""
+        self.length += count
+
+    def take(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows, int64."""
+        self._layers = [tuple(part[rows] for part in layer) for layer in self._layers]
+
+
 @dataclass(frozen=True, slots=True)
 class Vision:
     """What the vision tower gives.
@@ -58,7 +91,8 @@ class FastNano:
         self.head_ids, self.tail_id = head_ids, tail_id
         self._vision_tables: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._prefix_tables: dict[tuple[int, int], tuple[Tensor, Tensor, int]] = {}
-        self._row_cos, self._row_sin = self._rotary(torch.arange(1024).expand(3, 1, -1))
+        self.device = self.text.embed_tokens.weight.device
+        self._row_cos, self._row_sin = self._rotary(torch.arange(1024, device=self.device).expand(3, 1, -1))
 
     def vision(self, patches: Tensor, grid_hw: tuple[int, int]) -> Vision:
         """Patches [B, N, 768] (channel-major, merge-block order, normalised to -1..1) through the tower."""
@@ -109,23 +143,25 @@ class FastNano:
         start = prefix.next_position
         past = [(k[image_index], v[image_index]) for k, v in prefix.cache]
         past_length = past[0][0].shape[2]
-        mask = torch.ones(length, past_length + length, dtype=torch.bool).tril(past_length)
+        mask = torch.ones(length, past_length + length, dtype=torch.bool, device=self.device).tril(past_length)
         cos, sin = self._row_cos[start : start + length], self._row_sin[start : start + length]
         hidden, _ = self._decode(self.text.embed_tokens(ids), cos, sin, past, mask, None)
         return hidden
 
-    def step(self, cache: Cache, ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Cache]:
+    def step(self, buffer: KvBuffer, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """One decoding step (or a left-padded prompt) for generation.
 
         Args:
-            cache: per layer keys and values [R, kv_heads, L, head_dim].
+            buffer: keys and values of R rows so far, L positions; grows by T.
             ids: [R, T]; positions: [R, T] rotary positions; mask: [R, 1, T, L + T] bool, True where attended.
 
         Returns:
-            [R, T, D] normalised hidden states, and the longer cache.
+            [R, T, D] normalised hidden states.
         """
         cos, sin = self._row_cos[positions][:, None], self._row_sin[positions][:, None]
-        return self._decode(self.text.embed_tokens(ids), cos, sin, cache, mask, None)
+        hidden, _ = self._decode(self.text.embed_tokens(ids), cos, sin, buffer, mask, None)
+        buffer.advance(ids.shape[1])
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.text.embed_tokens.weight)
@@ -135,12 +171,12 @@ class FastNano:
         hidden: Tensor,
         cos: Tensor,
         sin: Tensor,
-        past: Cache | None,
+        past: Cache | KvBuffer | None,
         mask: Tensor | None,
         deepstack: tuple[int, tuple[Tensor, ...]] | None,
     ) -> tuple[Tensor, Cache]:
         if mask is None:
-            mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()
+            mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool, device=self.device).tril()
         config = self.text.config
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         batch, length, _ = hidden.shape
@@ -154,7 +190,9 @@ class FastNano:
             q, k, v = mixed.transpose(1, 2).split([heads, kv_heads, kv_heads], 1)
             q = _rotate(_rms(q, attention.q_norm), cos, sin)
             k = _rotate(_rms(k, attention.k_norm), cos, sin)
-            if past is not None:
+            if isinstance(past, KvBuffer):
+                k, v = past.write(depth, k, v)
+            elif past is not None:
                 k, v = torch.cat([past[depth][0].to(k.dtype), k], 2), torch.cat([past[depth][1].to(v.dtype), v], 2)
             cache.append((k, v))
             out = _attend(q, k, v, mask)
@@ -173,7 +211,7 @@ class FastNano:
 
     def _vision_table(self, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if grid_hw not in self._vision_tables:
-            grid = torch.tensor([[1, *grid_hw]])
+            grid = torch.tensor([[1, *grid_hw]], device=self.device)
             tower = self.visual
             indices, weights = get_vision_interpolation_indices_and_weights(
                 grid, tower.num_grid_per_side, mode=tower.interpolation_mode,
@@ -187,16 +225,17 @@ class FastNano:
         if grid_hw not in self._prefix_tables:
             config = self.model.config
             count = grid_hw[0] * grid_hw[1] // 4
-            ids = torch.tensor([self.head_ids + [config.image_token_id] * count + [self.tail_id]])
+            ids = torch.tensor([self.head_ids + [config.image_token_id] * count + [self.tail_id]], device=self.device)
+            grid = torch.tensor([[1, *grid_hw]], device=self.device)
             kinds = (ids == config.image_token_id).int()
-            positions, _ = self.model.model.get_rope_index(ids, kinds, image_grid_thw=torch.tensor([[1, *grid_hw]]))
+            positions, _ = self.model.model.get_rope_index(ids, kinds, image_grid_thw=grid)
             cos, sin = self._rotary(positions)
             self._prefix_tables[grid_hw] = (cos, sin, int(positions.max()) + 1)
         return self._prefix_tables[grid_hw]
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin [T, head_dim] of positions [3, 1, T]."""
-        cos, sin = self.text.rotary_emb(torch.zeros(1), positions)
+        cos, sin = self.text.rotary_emb(torch.zeros(1, device=self.device), positions)
         return cos[0], sin[0]
 
 
@@ -213,8 +252,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     batch, heads, length, size = q.shape
     groups = k.shape[1]
-    if not torch.is_autocast_enabled("cpu"):
+    if q.is_cuda or not torch.is_autocast_enabled("cpu"):
         q, k = q.to(v.dtype), k.to(v.dtype)
+        if length == 1:
+            folded = F.scaled_dot_product_attention(q.view(batch, groups, -1, size), k, v, attn_mask=mask)
+            return folded.view(batch, heads, 1, size)
         k, v = k.repeat_interleave(heads // groups, 1), v.repeat_interleave(heads // groups, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
@@ -222,7 +264,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         k, v = k.to(torch.bfloat16).contiguous(), v.to(torch.bfloat16).contiguous()
         scores = q @ k.transpose(-1, -2)
         if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -30_000.0)
+            bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill_(~mask, -30_000.0)
             scores = (
                 scores.view(batch, groups, -1, length, k.shape[2]) + bias.view(-1, 1, 1, length, k.shape[2])
             ).view_as(scores)

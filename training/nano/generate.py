@@ -1,23 +1,59 @@
-"""Greedy answers for many queries on many equal-shaped images at once. Knows nothing of scenes or boxes."""
+"""Answers for many queries on many equal-shaped images at once, greedy or sampled. Knows nothing of scenes or boxes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from training.nano.fastpath import FastNano, Prefix
+from training.nano.fastpath import FastNano, KvBuffer, Prefix
+
+_COMPACT_BELOW = 0.7
+LONGEST_ANSWER = 160
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One answer.
+
+    Attributes:
+        ids: token ids, the stop token left out.
+        log_p: mean log-probability of its tokens (stop token included) under the distribution they were drawn from.
+        finished: it ended by itself, not at the token limit.
+    """
+
+    ids: list[int]
+    log_p: float
+    finished: bool
+
+
 def greedy(
     fast: FastNano,
     prefix: Prefix,
     image_index: list[int],
     prompts: list[list[int]],
     stop_id: int,
-    max_new_tokens: int = 160,
+    max_new_tokens: int = LONGEST_ANSWER,
 ) -> list[list[int]]:
-    """Continue every prompt on its image's prefix until `stop_id` (left out of the answer).
+    """The likeliest next token until `stop_id` (left out), for every prompt; see `generate`."""
+    return [answer.ids for answer in generate(fast, prefix, image_index, prompts, stop_id, max_new_tokens)]
+
+
+@torch.no_grad()
+def generate(
+    fast: FastNano,
+    prefix: Prefix,
+    image_index: list[int],
+    prompts: list[list[int]],
+    stop_id: int,
+    max_new_tokens: int = LONGEST_ANSWER,
+    *,
+    temperature: float = 0.0,
+    copies: int = 1,
+    generator: torch.Generator | None = None,
+) -> list[Sampled]:
+    """Continue every prompt on its image's prefix until `stop_id`.
 
     Args:
         fast, prefix: the model and its images' prefix.
@@ -25,41 +61,69 @@ def greedy(
         prompts: token ids after the prefix, any lengths.
         stop_id: token that ends an answer.
         max_new_tokens: cap.
+        temperature: 0 takes the likeliest token, else tokens are drawn from softmax(logits / temperature).
+        copies: answers per prompt; the prompt itself runs once.
+        generator: source of the draws, on the model's device.
 
     Returns:
-        One list of token ids per prompt.
+        `copies` answers per prompt, those of one prompt next to each other.
     """
-    index = torch.tensor(image_index)
-    cache = [(k[index], v[index]) for k, v in prefix.cache]
-    past = cache[0][0].shape[2]
+    device = fast.device
+    index = torch.tensor(image_index, device=device)
     longest = max(map(len, prompts))
-    ids = torch.tensor([[stop_id] * (longest - len(p)) + p for p in prompts])
-    pad = torch.tensor([longest - len(p) for p in prompts])
-    positions = (prefix.next_position + torch.arange(longest)[None] - pad[:, None]).clamp_min(0)
-    valid = torch.cat(
-        [torch.ones(len(prompts), past, dtype=torch.bool), torch.arange(longest)[None] >= pad[:, None]], 1
-    )
-    causal = torch.ones(longest, past + longest, dtype=torch.bool).tril(past)
-    mask = causal[None, None] & valid[:, None, None, :]
+    past = prefix.cache[0][0].shape[2]
+    ids = torch.tensor([[stop_id] * (longest - len(p)) + p for p in prompts], device=device)
+    pad = torch.tensor([longest - len(p) for p in prompts], device=device)
+    offsets = torch.arange(longest, device=device)[None]
+    positions = (prefix.next_position + offsets - pad[:, None]).clamp_min(0)
+    size = past + longest + max_new_tokens
+    valid = torch.ones(len(prompts), size, dtype=torch.bool, device=device)
+    valid[:, past : past + longest] = offsets >= pad[:, None]
+    causal = torch.ones(longest, past + longest, dtype=torch.bool, device=device).tril(past)
+    mask = causal[None, None] & valid[:, None, None, : past + longest]
     mask[:, :, :, 0] = True
-    answers: list[list[int]] = [[] for _ in prompts]
-    alive = torch.ones(len(prompts), dtype=torch.bool)
-    position = positions[:, -1:]
-    for _ in range(max_new_tokens):
-        hidden, cache = fast.step(cache, ids, positions, mask)
-        ids = fast.logits(hidden[:, -1:]).argmax(-1)
-        alive &= ids[:, 0] != stop_id
-        if not alive.any():
+    buffer = KvBuffer([(k[index], v[index]) for k, v in prefix.cache], size)
+    hidden = fast.step(buffer, ids, positions, mask)[:, -1]
+    rows = torch.arange(len(prompts), device=device).repeat_interleave(copies)
+    buffer.take(rows)
+    hidden, valid, position = hidden[rows], valid[rows], positions[rows, -1]
+
+    count = len(prompts) * copies
+    tokens = torch.full((count, max_new_tokens), stop_id, device=device)
+    log_p = torch.zeros(count, device=device)
+    lengths = torch.full((count,), max_new_tokens, device=device)
+    row = torch.arange(count, device=device)
+    alive = torch.ones(count, dtype=torch.bool, device=device)
+    for done in range(max_new_tokens):
+        drawn, drawn_log_p = _draw(fast.logits(hidden), temperature, generator)
+        tokens[row[alive], done] = drawn[alive]
+        log_p[row[alive]] += drawn_log_p[alive]
+        ended = alive & (drawn == stop_id)
+        lengths[row[ended]] = done
+        alive &= ~ended
+        if done + 1 == max_new_tokens or not alive.any():
             break
-        _append(answers, ids, alive)
+        if alive.float().mean() < _COMPACT_BELOW:
+            row, drawn, valid, position = row[alive], drawn[alive], valid[alive], position[alive]
+            buffer.take(alive.nonzero()[:, 0])
+            alive = torch.ones_like(row, dtype=torch.bool)
         position = position + 1
-        positions = position
-        valid = torch.cat([valid, torch.ones(len(prompts), 1, dtype=torch.bool)], 1)
-        mask = valid[:, None, None, :]
-    return answers
+        mask = valid[:, None, None, : buffer.length + 1]
+        hidden = fast.step(buffer, drawn[:, None], position[:, None], mask)[:, -1]
+    counts = (lengths + 1).clamp_max(max_new_tokens)
+    return [
+        Sampled(tokens[i, :length].tolist(), mean, length < max_new_tokens)
+        for i, (length, mean) in enumerate(zip(lengths.tolist(), (log_p / counts).tolist(), strict=True))
+    ]
 
 
-def _append(answers: list[list[int]], ids: Tensor, alive: Tensor) -> None:
-    for answer, token, going in zip(answers, ids[:, 0].tolist(), alive.tolist(), strict=True):
-        if going:
-            answer.append(token)
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """One token per row of logits [R, V], and its log-probability under the distribution drawn from, both [R]."""
+    scaled = logits.float() / (temperature or 1.0)
+    if temperature:
+        # Gumbel-max: an argmax, several times cheaper than torch.multinomial at these sizes.
+        noise = torch.empty_like(scaled).exponential_(generator=generator).log()
+        drawn = (scaled - noise).argmax(-1)
+    else:
+        drawn = scaled.argmax(-1)
+    return drawn, scaled.gather(1, drawn[:, None])[:, 0] - scaled.logsumexp(-1)
