@@ -105,7 +105,7 @@ class Appearance:
         patch, valid = _sample(frame, pose, size, step)
         if self.axis is None:
             return patch[..., 0].astype(np.float32), valid
-        return cv2.transform(patch, self.axis).astype(np.float32) - self.zero, valid
+        return cv2.transform(patch.astype(np.float32), self.axis) - self.zero, valid
 
     def align(self, frame: SmallFrame, start: Similarity) -> Fit:
         """The pose near `start` at which the frame looks most like this."""
