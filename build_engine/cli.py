@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.hub import resolve_checkpoint
+from build_engine.parity.report import summary as parity_line
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, target_for
 from egm_edge.bundle import Bundle
@@ -65,8 +66,7 @@ def describe(summary: dict[str, Any]) -> str:
     """The same for people."""
     size = f"{summary['bytes'] / 1e6:.1f} MB, {summary['hash'][:12]}"
     head = f"{summary['bundle']}  {summary['family']} {summary['precision']} for {summary['target']}, {size}"
-    facts = "".join(f"  {name} {value}" for name, value in summary["parity"].items() if name != "status")
-    return f"{head}\nparity: {summary['parity']['status']}{facts}"
+    return f"{head}\n{parity_line(summary['parity'])}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -174,6 +175,8 @@ class BundleWriter:
                     for name, sha256 in zip(names, hashes, strict=True)
                 },
             )
+            if parity["status"] == "verified":
+                manifest = replace(manifest, parity=parity | {"content_sha256": manifest.content_hash})
             (self.root / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
             _make_durable(self.root / MANIFEST_NAME)
             _make_durable(self.root)

@@ -26,7 +26,7 @@ MANIFEST_MAX_BYTES = 4 << 20
 HASH_CHUNK_BYTES = 4 << 20
 HASH_THREADS = 2
 SHA256_HEX = 64
-PARITY_STATUSES = ("verified", "unverified")
+PARITY_STATUSES = ("verified", "unverified", "failed")
 
 Verify = Literal["full", "sizes"]
 
@@ -52,7 +52,7 @@ class Manifest:
         limits: context_tokens and max_new_tokens.
         pixel_spec, pixel_spec_hash, prompt_spec, prompt_spec_hash: the two contracts and their hashes.
         calibration: confidence map, None when uncalibrated.
-        parity: agreement with the checkpoint; `status` is "verified" or "unverified".
+        parity: agreement with the checkpoint; `status` is "verified", "unverified" or "failed".
         versions: package name -> version that took part in the build.
         licences: part ("code", "weights"...) -> SPDX id or file under LICENSES/.
         files: relative POSIX path -> FileRecord, every file but bundle.json.
@@ -84,6 +84,11 @@ class Manifest:
     def hash(self) -> str:
         """sha256 of the canonical manifest: names the bundle and, through `files`, every byte in it."""
         return canonical_hash(asdict(self))
+
+    @property
+    def content_hash(self) -> str:
+        """As `hash`, parity and calibration left out: what a parity report speaks of."""
+        return canonical_hash({k: v for k, v in asdict(self).items() if k not in ("parity", "calibration")})
 
     def to_json(self) -> str:
         """The text of bundle.json: sorted keys, no timestamps, so that equal bundles are equal bytes."""

@@ -1,12 +1,11 @@
 """The CPU compiler: checkpoint to ONNX Runtime bundle, weights streamed, nothing of torch.
 
-Reads top to bottom: read the specs, check the disk, write the graphs, write the tables, gate on accuracy, commit.
+Reads top to bottom: read the specs, check the disk, write the graphs, write the tables, compare with the checkpoint, commit.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any, TextIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from build_engine import accuracy
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
+from build_engine.parity import build_gate
 from build_engine.progress import Progress
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from egm_edge import __version__
@@ -88,8 +87,8 @@ def build_cpu(
         out_dir: the bundle; appears complete or not at all.
         precision: "fp32", "int8" or "int4".
         force: replace a damaged bundle at `out_dir`.
-        gate: compare a quantised bundle with full precision on probe frames and refuse it when they differ too much
-            (checkpoints too large to hold in full precision are recorded as unverified instead).
+        gate: compare the bundle with its checkpoint, run by transformers, on probe pictures and refuse it when they differ
+            (checkpoints too large for that beside the build are recorded as unverified instead).
         max_pixels: area of the resized image at most; None for the checkpoint's own budget.
         max_new_tokens: generation limit that the bundle carries.
         progress_stream: where progress goes; None keeps silent.
@@ -109,35 +108,24 @@ def build_cpu(
         _write_graphs(plan, writer, bar)
         _write_tables(plan, writer)
         manifest = plan.manifest(precision)
-        bar.stage("accuracy gate")
-        parity = _gate(plan, writer, manifest, precision) if gate else accuracy.not_run("gate switched off")
+        bar.stage("parity gate")
+        parity = _gate(plan, writer, manifest) if gate else build_gate.unverified("the gate was switched off")
         bar.stage("hashing")
         bundle = writer.commit(**manifest, parity=parity)
         bar.finish()
         return bundle
 
 
-def _gate(plan: _Plan, writer: BundleWriter, manifest: dict[str, Any], precision: str) -> dict[str, Any]:
-    """Compare what was just written with a full-precision bundle of the same checkpoint."""
-    if precision == "fp32":
-        return accuracy.not_run(
-            "full precision: nothing was quantised; equality with transformers is a test of egm-edge"
-        )
-    if plan.checkpoint.parameter_count() > accuracy.MAX_REFERENCE_PARAMETERS:
-        return accuracy.not_run("the checkpoint is too large for a full-precision copy on the build machine")
-    candidate = _preview(writer, manifest)
-    # Inside the writer's own directory, so that whatever removes that one removes this one too.
-    with tempfile.TemporaryDirectory(prefix="reference-", dir=writer.root) as scratch:
-        out_dir, max_pixels = Path(scratch) / "fp32", plan.max_pixels
-        reference = build_cpu(plan.checkpoint.directory, out_dir, precision="fp32", gate=False, max_pixels=max_pixels)
-        return accuracy.check(reference, candidate, precision)
+def _gate(plan: _Plan, writer: BundleWriter, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Compare what was just written with its checkpoint."""
+    return build_gate.gate(_preview(writer, manifest), plan.checkpoint.directory, plan.checkpoint.parameter_count())
 
 
 def _preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
     """The bundle as written so far, not yet hashed: good for running it before it is committed."""
     names = (path.relative_to(writer.root).as_posix() for path in writer.root.rglob("*") if path.is_file())
     files = {name: FileRecord("0" * SHA256_HEX, (writer.root / name).stat().st_size) for name in names}
-    parity = accuracy.not_run("being compared")
+    parity = build_gate.unverified("being compared")
     return Bundle(
         writer.root, Manifest(egm_edge_version=__version__, **manifest, calibration=None, parity=parity, files=files)
     )
@@ -217,7 +205,8 @@ class _Plan:
             "precision": precision,
             "family": self.checkpoint.family,
             "model": self.engine().to_dict(),
-            "limits": {"max_new_tokens": self.max_new_tokens, "context_tokens": self.shape.max_positions},
+            "limits": {"max_new_tokens": self.max_new_tokens, "context_tokens": self.shape.max_positions}
+            | ({} if self.max_pixels is None else {"max_pixels": self.max_pixels}),
             "pixel_spec": self.pixel_spec.to_dict(),
             "pixel_spec_hash": self.pixel_spec.hash,
             "prompt_spec": self.prompt_spec.to_dict(),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts, Session
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
 
-__all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "open_backend"]
+__all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "load_backend", "open_backend"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Backend:
+    """As `load_backend`, and warn when nobody has shown that the bundle gives its checkpoint's boxes."""
+    if doubt := _doubt(bundle):
+        _log.warning("%s: %s; run `egm verify %s --reference CHECKPOINT`", bundle.root, doubt, bundle.root)
+    return load_backend(bundle, memory=memory, threads=threads)
+
+
+def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Backend:
     """Load the backend that runs `bundle`.
 
     Args:
@@ -29,6 +39,18 @@ def open_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
             "build it with `egm build … --target cpu`",
         )
     return _BACKENDS[target](bundle, memory, threads)
+
+
+def _doubt(bundle: Bundle) -> str:
+    """Why the bundle's boxes may not be its checkpoint's, "" when a parity report vouches for this very content."""
+    parity = bundle.manifest.parity
+    if parity["status"] == "failed":
+        return f"this bundle FAILED its parity check at {parity.get('first_divergence') or 'an unnamed stage'}"
+    if parity["status"] != "verified":
+        return "this bundle was never compared with its checkpoint"
+    if parity.get("content_sha256", bundle.manifest.content_hash) != bundle.manifest.content_hash:
+        return "this bundle was changed after it was compared with its checkpoint"
+    return ""
 
 
 def _onnx_runtime(bundle: Bundle, memory: str, threads: int | None) -> Backend:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from build_engine import accuracy
 from build_engine.compilers.cpu import build_cpu
+from build_engine.parity import bounds, build_gate
 from egm_edge.backends.onnx_runtime.backend import OnnxBackend
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.sessions import PREFILL, MemoryMode
@@ -24,31 +25,40 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_the_gate_measures_and_records_the_cost_of_quantisation(
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_the_gate_measures_and_records_the_cost_of_a_precision(
     checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:
-    parity = build_cpu(checkpoint, tmp_path / "bundle", precision=precision).manifest.parity
-    assert parity["status"] == "verified"
-    assert 0.0 < parity["kl_nats_mean"] < accuracy.MAX_MEAN_KL_NATS[precision]
-    assert parity["vision_cosine_min"] > accuracy.MIN_VISION_COSINE
-    assert parity["positions"] > 20 * parity["probes"]
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision=precision)
+    parity = bundle.manifest.parity
+    assert (parity["status"], parity["first_divergence"]) == ("verified", "")
+    assert parity["content_sha256"] == bundle.manifest.content_hash
+    stages = {stage["name"]: stage for stage in parity["stages"]}
+    assert list(stages) == ["pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "text"]
+    for name in ("vision embedding", "prefill logits"):
+        assert 0.0 < stages[name]["worst"] < stages[name]["bound"]
+    exact = parity["boxes"]["same_text"] == 1.0
+    assert exact or precision != "fp32"
 
 
 def test_the_gate_refuses_a_bundle_that_drifted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(accuracy.MAX_MEAN_KL_NATS, "int4", 1e-6)
-    with pytest.raises(BuildError, match="--precision"):
+    monkeypatch.setitem(bounds.BOUNDS, "int4", replace(bounds.BOUNDS["int4"], kl_nats=1e-9))
+    with pytest.raises(BuildError, match=r"prefill logits.*--precision"):
         build_cpu(checkpoint, tmp_path / "bundle", precision="int4")
     assert not (tmp_path / "bundle").exists()
     assert not list(tmp_path.iterdir())
 
 
-def test_full_precision_says_why_it_was_not_compared(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_a_build_without_the_reference_says_so(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setattr(build_gate.importlib.util, "find_spec", lambda name: None if name == package else object())
     parity = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32").manifest.parity
     assert parity["status"] == "unverified"
-    assert "full precision" in parity["why"]
+    assert package in parity["why"] and "egm verify" in parity["verify_with"]
 
 
 def test_low_memory_leaves_the_second_decoder_out_and_answers_alike(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""How far a backend may be from the checkpoint at each stage, by precision. Plain numbers.
+
+Full precision differs by the order of summation alone. The quantised bounds lie above what the shipped checkpoint and small
+random ones show (docs/parity.md has the measured values) and below what any of the mistakes in tests/build_engine/parity
+causes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PIXEL_STEP = 2e-5  # of a normalised value; one grey level is 0.008 and more
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of one precision.
+
+    Attributes:
+        vision: root-mean-square error of image embeddings over their own root mean square.
+        kl_nats: mean Kullback-Leibler divergence of next-token distributions, reference to backend.
+        logits: root-mean-square error of logits over their standard deviation.
+        same_text: every greedy reply must be the reference's, ties apart.
+        accuracy_points: Acc@0.5 that may be lost, percentage points; one case is always allowed.
+        disagreeing: share of the reference's boxes that the backend may answer with another one (IoU < 0.5).
+    """
+
+    vision: float
+    kl_nats: float
+    logits: float
+    same_text: bool = False
+    accuracy_points: float = 1.0
+    disagreeing: float = 0.05
+
+
+BOUNDS: dict[str, Bounds] = {
+    "fp32": Bounds(vision=5e-4, kl_nats=1e-6, logits=5e-4, same_text=True),
+    "fp16": Bounds(vision=1e-2, kl_nats=1e-3, logits=2e-2),
+    "bf16": Bounds(vision=5e-2, kl_nats=1e-2, logits=1e-1),
+    "int8": Bounds(vision=0.08, kl_nats=0.05, logits=0.20),
+    "int4": Bounds(vision=0.08, kl_nats=0.20, logits=0.40, disagreeing=0.15),
+}

@@ -1,0 +1,62 @@
+"""The last step of a build that can run on this machine: compare what was written with its checkpoint, refuse it or vouch
+for it. What cannot be compared here is recorded as unverified, with the command that does it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from build_engine.parity.cases import probes
+from egm_edge.backends import load_backend
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BuildError
+
+MAX_PARAMETERS = 400_000_000  # beyond this a float32 reference beside the build does not fit every build machine
+PROBE_TOKENS = 48
+VERIFY = "egm verify BUNDLE --reference CHECKPOINT"
+
+
+def unverified(why: str) -> dict[str, Any]:
+    """The parity section of a bundle that was not compared."""
+    return {"status": "unverified", "why": why, "verify_with": VERIFY}
+
+
+def gate(candidate: Bundle, checkpoint: Path, parameters: int) -> dict[str, Any]:
+    """Compare a bundle that is about to be committed.
+
+    Args:
+        candidate: as written so far; its files' hashes are not needed.
+        parameters: of the checkpoint.
+
+    Returns:
+        The parity section of its manifest.
+
+    Raises:
+        BuildError: it differs from its checkpoint by more than its precision's bounds.
+    """
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        return unverified(f"{' and '.join(missing)} not installed on the build machine")
+    if parameters > MAX_PARAMETERS:
+        return unverified(f"{parameters / 1e9:.1f} billion parameters: too large for a reference beside the build")
+    from build_engine.parity.gate import compare
+    from egm_edge.backends.transformers_reference import TransformersReference
+
+    reference = TransformersReference(checkpoint, max_pixels=candidate.manifest.limits.get("max_pixels"))
+    backend = load_backend(candidate, memory="fast")
+    try:
+        limit = min(PROBE_TOKENS, int(candidate.manifest.limits["max_new_tokens"]))
+        report = compare(candidate, backend, reference, probes(), max_new_tokens=limit)
+    finally:
+        backend.close()
+    if not report.passed:
+        stage = next(stage for stage in report.stages if stage.passed is not True)
+        measured = f"{stage.worst:.3g} {stage.unit}, bound {stage.bound:.3g}" if stage.worst is not None else ""
+        found = "; ".join(part for part in (measured, stage.detail) if part)
+        raise BuildError(
+            f"a {report.precision} bundle that follows its checkpoint",
+            f"another {stage.name} ({found})",
+            "build with a higher --precision, or --no-gate to take it as it is",
+        )
+    return report.to_dict()

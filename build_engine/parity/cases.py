@@ -1,0 +1,142 @@
+"""Cases: pictures with expressions that both sides of a comparison are asked. Knows nothing of models.
+
+Pictures travel as PNG bytes, so that each side decodes them with its own code.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.boxes import Box
+from egm_edge.errors import BuildError
+from egm_edge.grounding import Task
+from egm_edge.pixels import TILES, PixelSpec
+
+SCENE_SEED = 980_000_000  # beyond the ranges that EGM-Nano trains and is evaluated on
+SCENE_WH = (640, 480)
+# Kind of question, objects in the scene, task: the suites of EGM-Nano's model card in turn.
+SCENE_SUITES = (
+    ("attribute", (1, 3), Task.MODAL),
+    ("superlative", (3, 6), Task.MODAL),
+    ("ordinal", (3, 6), Task.MODAL),
+    ("relation", (3, 6), Task.MODAL),
+    ("attribute", (3, 6), Task.AMODAL),
+)
+MAX_SIZE_PROBE_PIXELS = 2_500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request.
+
+    Attributes:
+        picture: PNG or JPEG bytes.
+        truth: xyxy, pixels of the picture; None when it is not known.
+    """
+
+    picture: bytes
+    expression: str
+    task: Task
+    truth: Box | None = None
+
+
+def probes() -> list[Case]:
+    """Four requests on three drawn pictures of different aspect. They exercise every graph with realistic input and say
+    nothing about how well the model grounds."""
+    wide, tall, square = (_png(_table(*size, seed=i)) for i, size in enumerate(((480, 640), (400, 300), (320, 320))))
+    return [
+        Case(wide, "the red mug", Task.MODAL),
+        Case(wide, "the leftmost green box", Task.MODAL),
+        Case(tall, "the blue ball", Task.AMODAL),
+        Case(square, "the yellow block behind the red mug", Task.AMODAL),
+    ]
+
+
+def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
+    """`count` drawn tabletop scenes with their true boxes: the world that EGM-Nano knows."""
+    from training.scenes import layout, render, sample_query, sample_scene
+
+    made, seed = 0, first_seed
+    while made < count:
+        seed += 1
+        kind, objects, task = SCENE_SUITES[made % len(SCENE_SUITES)]
+        occlusion = 1.0 if task is Task.AMODAL else 0.35
+        scene = sample_scene(seed, objects, occlusion=occlusion)
+        where = layout(scene, *SCENE_WH)
+        query = sample_query(scene, where, random.Random(seed), kind=kind, task=task)
+        if query is None or query.box_norm1000 is None:
+            continue
+        made += 1
+        truth = Box.from_norm1000(query.box_norm1000, *SCENE_WH)
+        yield Case(_png(render(scene, *SCENE_WH).image), query.expression, task, truth)
+
+
+def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
+    """Rows of a grounding jsonl (the forms that `egm evaluate` reads), pictures beside it or under `pictures`.
+
+    Raises:
+        BuildError: a row whose picture cannot be used here.
+    """
+    from egm_edge.evaluate.rows import read_jsonl
+
+    found = []
+    for row in read_jsonl(path)[:limit]:
+        picture = (pictures or path.parent) / row.image
+        if row.mirrored or not picture.is_file():
+            why = "a mirrored row" if row.mirrored else f"no file {picture}"
+            raise BuildError(
+                f"rows of {path} with pictures as they stand", why, "pass --images DIR or leave the row out"
+            )
+        found.append(Case(picture.read_bytes(), row.expression, row.task, Box(*row.box) if row.box else None))
+    return found
+
+
+def size_probes(spec: PixelSpec) -> list[bytes]:
+    """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
+    unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
+    sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
+    for area in (spec.min_pixels, spec.max_pixels):
+        for share in (0.9, 1.3):
+            width = int((area * share * 4 / 3) ** 0.5)
+            sizes.append((width, int(width * 3 / 4)))
+    kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
+    return [_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept))]
+
+
+def _png(image_rgb: NDArray[np.uint8]) -> bytes:
+    done, data = cv2.imencode(".png", image_rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done
+    return data.tobytes()
+
+
+def _noise(width: int, height: int, *, seed: int) -> NDArray[np.uint8]:
+    """Soft colours with hard edges, different in every channel and corner."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 7, 3), np.uint8)
+    soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    soft[height // 2 :, : width // 3] = rng.integers(0, 256, 3, np.uint8)
+    return np.asarray(soft, np.uint8)
+
+
+def _table(height: int, width: int, *, seed: int) -> NDArray[np.uint8]:
+    """A grey table with four coloured shapes and a little noise."""
+    rng = np.random.default_rng(seed)
+    shade = np.linspace(120, 190, height)[:, None, None]
+    image = np.clip(shade + rng.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+    colours = ((200, 40, 40), (40, 160, 60), (50, 80, 200), (220, 190, 40))
+    for i, colour in enumerate(colours):
+        centre = (int(width * (0.15 + 0.22 * i)), int(height * rng.uniform(0.35, 0.75)))
+        radius = int(min(height, width) * rng.uniform(0.07, 0.13))
+        if i % 2:
+            cv2.circle(image, centre, radius, colour, -1, cv2.LINE_AA)
+        else:
+            corner = (centre[0] + radius, centre[1] + radius)
+            cv2.rectangle(image, (centre[0] - radius, centre[1] - radius), corner, colour, -1)
+    return image
