@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 from egm_edge.boxes import Box
-from egm_edge.tracking.appearance import Appearance, Fit, colour_distance
+from egm_edge.tracking.appearance import Appearance, Fit
 from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.sampling import Mask
 from egm_edge.tracking.settings import TrackerSettings
 from egm_edge.tracking.similarity import Similarity
 from egm_edge.tracking.tracked import TrackedBox, TrackState
@@ -19,8 +20,11 @@ GOOD_FIT = 0.85
 REFRESH_FRAMES = 5
 VELOCITY_MEMORY = 0.55
 COAST_DECAY_S = 0.5
-COLOUR_TOLERANCE = 45.0
 RECOVER_QUALITY = 0.75
+MIN_SEARCH_SCORE = 0.3
+PARTLY_HIDDEN = 0.8
+MOSTLY_VISIBLE = 0.92
+MAX_JUMP_PER_S = 5.0  # log scale plus radians
 MAX_SCALE = 6.0
 MIN_SIDE_PX = 2.0
 
@@ -53,6 +57,7 @@ class Track:
         self._velocity = 0j  # small pixels per second, relative to the background
         self._seen_ns = grounded_stamp_ns
         self._since_refresh = 0
+        self._hidden: Mask | None = None
         self._look: Appearance | None = None
         self._recent: Appearance | None = None
         if frame is None:
@@ -110,47 +115,58 @@ class Track:
         carried = frame.camera.after(self._pose)
         predicted = Similarity(carried.turn, carried.shift + self._velocity * seconds)
         unseen_s = (frame.stamp_ns - self._seen_ns) / 1e9
-        fit = self._find(frame, predicted, carried, unseen_s)
+        fit = self._find(frame, predicted, unseen_s, seconds)
         if fit is not None:
             self._accept(fit, frame, carried, seconds)
         else:
             self._coast(predicted, seconds, unseen_s)
         self._write_boxes(frame)
 
-    def _find(self, frame: SmallFrame, predicted: Similarity, carried: Similarity, unseen_s: float) -> Fit | None:
+    def _find(self, frame: SmallFrame, predicted: Similarity, unseen_s: float, seconds: float) -> Fit | None:
         """The best believable fit, or None."""
         look = self._look
         assert look is not None
         lost = self._state is TrackState.LOST
         if lost and unseen_s > self._settings.recover_s:
             return None
-        best = look.align(frame, predicted)
+        best = self._align(look, frame, predicted, seconds)
         if best.quality < GOOD_FIT:
             reach = max(self._half_wh) * min(3.0, 0.6 + 1.5 * unseen_s) + 2.0
             for turn in (1.0,) if unseen_s < 0.3 else (1.0, 0.85, 1.18):
                 start, score = look.search(frame, Similarity(predicted.turn * turn, predicted.shift), reach)
-                if score > 0.3:
-                    best = max(best, look.align(frame, start), key=lambda fit: fit.quality)
+                if score > MIN_SEARCH_SCORE:
+                    best = max(best, self._align(look, frame, start, seconds), key=lambda fit: fit.quality)
         if best.quality < GOOD_FIT and self._recent is not None and unseen_s < 0.5:
-            by_recent = self._recent.align(frame, predicted)
+            by_recent = self._align(self._recent, frame, predicted, seconds)
             if by_recent.quality > best.quality + 0.1:
                 best = by_recent
         wanted = RECOVER_QUALITY if lost or unseen_s > 0.3 else self._settings.min_quality
         if best.quality < wanted or not 1 / MAX_SCALE < best.pose.scale < MAX_SCALE:
             return None
-        if unseen_s > 0.1 and colour_distance(look, frame, best.pose) > COLOUR_TOLERANCE:
-            return None
         return best
 
+    def _align(self, look: Appearance, frame: SmallFrame, start: Similarity, seconds: float) -> Fit:
+        """Align; where part of the object is hidden, or it seems to turn or grow too fast, by shifting alone."""
+        fit = look.align(frame, start, ignore=self._hidden)
+        turned = fit.pose.turn / start.turn
+        jump = abs(math.log(max(1e-6, abs(turned)))) + abs(math.atan2(turned.imag, turned.real))
+        if fit.visible < PARTLY_HIDDEN or jump > MAX_JUMP_PER_S * max(seconds, 1 / 30):
+            shifted = look.align(frame, start, shift_only=True, ignore=self._hidden)
+            if shifted.visible > 0.9 * fit.visible or jump > MAX_JUMP_PER_S * max(seconds, 1 / 30):
+                return shifted
+        return fit
+
     def _accept(self, fit: Fit, frame: SmallFrame, carried: Similarity, seconds: float) -> None:
-        if seconds > 0:
+        if self._state is TrackState.LOST:
+            self._velocity = 0j
+        elif seconds > 0:
             measured = (fit.pose.shift - carried.shift) / seconds
-            keep = VELOCITY_MEMORY if self._state is not TrackState.LOST else 0.0
-            self._velocity = keep * self._velocity + (1 - keep) * measured
+            self._velocity = VELOCITY_MEMORY * self._velocity + (1 - VELOCITY_MEMORY) * measured
         self._pose, self._seen_ns, self._quality = fit.pose, frame.stamp_ns, min(1.0, fit.quality)
         self._state = TrackState.PROPAGATED
+        self._hidden = ~fit.fitting if fit.visible < MOSTLY_VISIBLE else None
         self._since_refresh += 1
-        if fit.quality >= GOOD_FIT and fit.visible > 0.9 and self._since_refresh >= REFRESH_FRAMES:
+        if fit.quality >= GOOD_FIT and fit.visible > MOSTLY_VISIBLE and self._since_refresh >= REFRESH_FRAMES:
             self._recent = Appearance(frame, fit.pose, self._half_wh, like=self._look)
             self._since_refresh = 0
 

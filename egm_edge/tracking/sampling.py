@@ -1,0 +1,89 @@
+"""Pixels of a frame on an object's grid, and the colour that tells the object from what is round it.
+
+Knows nothing of time. A grid is `size` samples, `step` object pixels apart, centred on the object's origin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.tracking.frames import LEVELS, SmallFrame
+from egm_edge.tracking.similarity import Similarity
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def sample(frame: SmallFrame, pose: Similarity, size: tuple[int, int], step: float) -> tuple[NDArray[np.uint8], Mask]:
+    """Read a grid.
+
+    Args:
+        frame: where to read; the pyramid level that fits the grid's step is taken.
+        pose: object coordinates to small pixels of `frame`.
+        size: samples across and down.
+        step: object pixels between two samples.
+
+    Returns:
+        [h, w, C] uint8 and which samples lie inside the image, [h, w]; the border is repeated outside.
+    """
+    stride = step * pose.scale
+    level = 0 if stride < 1.5 else 1 if stride < 3.0 else LEVELS - 1
+    image = frame.levels[level]
+    rows, columns = image.shape[:2]
+    fx, fy = columns / frame.wh[0], rows / frame.wh[1]
+    turn = pose.turn * step
+    first = pose.shift + turn * complex(0.5 - size[0] / 2, 0.5 - size[1] / 2)
+    a, b, c = turn.real * fx, -turn.imag * fx, first.real * fx - 0.5
+    d, e, f = turn.imag * fy, turn.real * fy, first.imag * fy - 0.5
+    patch = cv2.warpAffine(
+        image,
+        np.array([[a, b, c], [d, e, f]]),
+        size,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    ).reshape(size[1], size[0], -1)
+    right, down = size[0] - 1, size[1] - 1
+    xs = (c, c + a * right, c + b * down, c + a * right + b * down)
+    ys = (f, f + d * right, f + e * down, f + d * right + e * down)
+    if min(*xs, *ys) >= -0.5 and max(xs) <= columns - 0.5 and max(ys) <= rows - 0.5:
+        return patch.astype(np.uint8, copy=False), np.ones((size[1], size[0]), bool)
+    across, below = np.arange(size[0]), np.arange(size[1])[:, None]
+    x, y = a * across + b * below + c, d * across + e * below + f
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= columns - 0.5) & (y <= rows - 0.5)
+    return patch.astype(np.uint8, copy=False), inside
+
+
+def grid(size: tuple[int, int], step: float) -> tuple[Floats, Floats]:
+    """Object coordinates of every sample: u, v, [h, w] float32 each."""
+    columns = ((np.arange(size[0]) + 0.5 - size[0] / 2) * step).astype(np.float32)
+    rows = ((np.arange(size[1]) + 0.5 - size[1] / 2) * step).astype(np.float32)
+    u, v = np.meshgrid(columns, rows)
+    return u, v
+
+
+def colour_axis(pixels: Floats, core: Mask, around: Mask) -> tuple[Floats, float, float]:
+    """The line through colour space along which an object differs most from what is round it.
+
+    Args:
+        pixels: [h, w, C] float32.
+        core, around: [h, w], samples of the object's middle and of its surroundings.
+
+    Returns:
+        [1, C] weights of length 1, the middle value along them, and how far the two colours are apart, grey levels.
+    """
+    channels = pixels.shape[2]
+    grey = np.full(channels, 1 / math.sqrt(channels))
+    apart = np.zeros(channels)
+    if core.any() and around.any():
+        apart = np.median(pixels[core], 0).astype(np.float64) - np.median(pixels[around], 0)
+    length = float(np.linalg.norm(apart))
+    axis = grey
+    if channels > 1 and length > 1.0:
+        # Some grey stays in: shading inside an object is mostly grey.
+        axis = apart / length * min(1.0, length / 10.0) + 0.35 * math.copysign(1.0, float(apart.sum())) * grey
+        axis = axis / float(np.linalg.norm(axis))
+    return axis.astype(np.float32)[None, :], float(pixels.reshape(-1, channels).mean(0) @ axis), length
