@@ -18,5 +18,10 @@ setup(
     maintainer_email="egm-edge@users.noreply.github.com",
     description="Lifecycle node: camera image and a sentence in, a stamped box out.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["grounding_node = egm_ros.grounding_node:main"]},
+    entry_points={
+        "console_scripts": [
+            "grounding_node = egm_ros.grounding_node:main",
+            "simulated_camera = egm_ros.simulated_camera:main",
+        ]
+    },
 )

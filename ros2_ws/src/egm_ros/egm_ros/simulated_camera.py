@@ -1,0 +1,240 @@
+"""Simulated camera: a node that publishes a moving tabletop with its true boxes, or a video, a folder, a webcam.
+
+    ros2 run egm_ros simulated_camera --ros-args -p motion:=swerve -p seed:=4
+
+Publishes `image`, `image/compressed`, `camera_info` and, for the tabletop, `ground_truth` and `ground_truth_amodal`
+(vision_msgs/Detection2DArray: id = "object-N", class_id = what to call it, score = visible part). All messages of one
+frame carry the same stamp.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+from egm_edge.boxes import Box
+from egm_edge.errors import EgmError, InputError
+from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
+
+PLUMB_BOB = "plumb_bob"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """Default, description, and range or choices; all are read once at start-up."""
+
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        if self.choices and value not in self.choices:
+            raise InputError(f"{name} out of {', '.join(self.choices)}", repr(value), f"set {name}:=CHOICE")
+
+    @property
+    def descriptor(self) -> ParameterDescriptor:
+        described = ParameterDescriptor(description=self.description, read_only=True)
+        if self.low is not None and isinstance(self.default, float):
+            described.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=float(self.high or 0))]
+        elif self.low is not None:
+            described.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high or 0))]
+        return described
+
+
+PARAMETERS: dict[str, _Parameter] = {
+    "source": _Parameter("tabletop", "Where pictures come from.", choices=("tabletop", "video", "folder", "webcam")),
+    "path": _Parameter("", "File of source video, directory of source folder."),
+    "device": _Parameter(0, "Number of the webcam.", 0, 63),
+    "width": _Parameter(640, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", 0, 7680),
+    "height": _Parameter(480, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", 0, 4320),
+    "rate_hz": _Parameter(30.0, "Pictures per second.", 0.1, 240.0),
+    "seed": _Parameter(0, "Which tabletop.", 0, 2**31 - 1),
+    "motion": _Parameter("mixed", "What moves on the tabletop: a word of training.scenes.trajectories.MOTIONS."),
+    "seconds": _Parameter(4.0, "Tabletop: length of the sequence, which is played forwards and backwards.", 1.0, 60.0),
+    "loop": _Parameter(True, "Video and folder: begin again at the end; false ends the node there."),
+    "frame_id": _Parameter("camera_color_optical_frame", "Of every header."),
+    "field_of_view_deg": _Parameter(60.0, "Horizontal, for camera_info.", 1.0, 170.0),
+    "raw": _Parameter(True, "Publish `image` (sensor_msgs/Image)."),
+    "compressed": _Parameter(False, "Publish `image/compressed` (JPEG)."),
+    "jpeg_quality": _Parameter(85, "Of `image/compressed`.", 1, 100),
+    "reliability": _Parameter("best_effort", "Of all topics.", choices=("best_effort", "reliable")),
+}
+
+
+class SimulatedCamera(Node):
+    """Publishes one picture per tick.
+
+    Raises:
+        InputError: a parameter or the source is unusable.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("simulated_camera")
+        values = self._declare()
+        self._values = values
+        self._index = self.published = 0
+        self.ended = False
+        self.get_logger().info(f"preparing {values['source']}")
+        self._source = _open(values)
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[values["reliability"].upper()])
+        self._image = self.create_publisher(Image, "image", qos) if values["raw"] else None
+        self._compressed = (
+            self.create_publisher(CompressedImage, "image/compressed", qos) if values["compressed"] else None
+        )
+        self._info = self.create_publisher(CameraInfo, "camera_info", qos)
+        self._truth = {
+            kind: self.create_publisher(Detection2DArray, topic, qos)
+            for kind, topic in (("modal", "ground_truth"), ("amodal", "ground_truth_amodal"))
+        }
+        self._timer = self.create_timer(1.0 / values["rate_hz"], self._tick)
+        target = getattr(self._source, "target_name", "")
+        self.get_logger().info(
+            f"publishing at {values['rate_hz']:g} Hz" + (f"; it is about {target}" if target else "")
+        )
+
+    def _declare(self) -> dict[str, Any]:
+        values = {}
+        for name, parameter in PARAMETERS.items():
+            try:
+                values[name] = self.declare_parameter(name, parameter.default, parameter.descriptor).value
+            except Exception as error:  # rclpy raises several types here; all say which parameter and why
+                raise InputError(f"a valid {name}", str(error), parameter.description) from error
+            parameter.check(name, values[name])
+        return values
+
+    def _tick(self) -> None:
+        try:
+            picture = self._source.picture(self._index)
+        except EgmError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            self._index += 1
+            return
+        if picture is None:
+            self.get_logger().info("the source has ended")
+            self._timer.cancel()
+            self.ended = True
+            return
+        self._index += 1
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._values["frame_id"])
+        self._publish(picture, header)
+        self.published += 1
+
+    def _publish(self, picture: SourcePicture, header: Header) -> None:
+        """Truth first: who has the image can rely on its truth being under way."""
+        for kind, publisher in self._truth.items():
+            if picture.truth is not None:
+                publisher.publish(to_truth(picture.truth, kind, header))
+        self._info.publish(to_camera_info(picture.array.shape[1::-1], self._values["field_of_view_deg"], header))
+        if self._image is not None:
+            self._image.publish(to_image(picture, header))
+        if self._compressed is not None:
+            self._compressed.publish(to_compressed(picture, self._values["jpeg_quality"], header))
+
+    def destroy_node(self) -> None:
+        self._source.close()
+        super().destroy_node()
+
+
+def _open(values: dict[str, Any]) -> PictureSource:
+    size = (values["width"], values["height"])
+    path = Path(values["path"]).expanduser()
+    makers: dict[str, Callable[[], PictureSource]] = {
+        "tabletop": lambda: TabletopSource(
+            values["seed"], values["motion"], (max(64, size[0]), max(64, size[1])), values["rate_hz"], values["seconds"]
+        ),
+        "video": lambda: VideoSource(str(path), size, values["loop"]),
+        "folder": lambda: FolderSource(path, size, values["loop"]),
+        "webcam": lambda: VideoSource(values["device"], size),
+    }
+    return makers[values["source"]]()
+
+
+def to_image(picture: SourcePicture, header: Header) -> Image:
+    """[H, W, 3] uint8 to rgb8 or bgr8."""
+    height, width = picture.array.shape[:2]
+    message = Image(header=header, height=height, width=width, encoding=f"{picture.color}8", step=3 * width)
+    # array.array is the one type that rclpy takes without looking at every byte.
+    message.data = array.array("B", np.ascontiguousarray(picture.array).tobytes())
+    return message
+
+
+def to_compressed(picture: SourcePicture, jpeg_quality: int, header: Header) -> CompressedImage:
+    bgr = picture.array if picture.color == "bgr" else cv2.cvtColor(picture.array, cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+    message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
+    message.data = array.array("B", jpeg.tobytes())
+    return message
+
+
+def to_camera_info(size_wh: Sequence[int], field_of_view_deg: float, header: Header) -> CameraInfo:
+    """A pinhole without distortion, square pixels, principal point in the middle."""
+    width, height = (int(v) for v in size_wh)
+    focal_px = width / 2 / math.tan(math.radians(field_of_view_deg) / 2)
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    message = CameraInfo(header=header, width=width, height=height, distortion_model=PLUMB_BOB, d=[0.0] * 5)
+    message.k = [focal_px, 0.0, cx, 0.0, focal_px, cy, 0.0, 0.0, 1.0]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [focal_px, 0.0, cx, 0.0, 0.0, focal_px, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def to_truth(objects: Sequence[TrueObject], kind: str, header: Header) -> Detection2DArray:
+    """Args: kind: "modal" or "amodal"; objects without a visible pixel have no modal box and are left out there."""
+    detections = []
+    for number, thing in enumerate(objects):
+        box = thing.modal if kind == "modal" else thing.amodal
+        if box is not None:
+            hypothesis = ObjectHypothesisWithPose()
+            hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = thing.name, float(thing.visible)
+            found = Detection2D(header=header, id=f"object-{number}", bbox=_bounding_box(box))
+            found.results = [hypothesis]
+            detections.append(found)
+    return Detection2DArray(header=header, detections=detections)
+
+
+def _bounding_box(box: Box) -> BoundingBox2D:
+    message = BoundingBox2D(size_x=float(box.x2 - box.x1), size_y=float(box.y2 - box.y1))
+    message.center.position.x, message.center.position.y = float(box.x1 + box.x2) / 2, float(box.y1 + box.y2) / 2
+    return message
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run until SIGINT, SIGTERM or the end of the source; returns the exit code."""
+    rclpy.init(args=args)
+    try:
+        node = SimulatedCamera()
+    except EgmError as error:
+        sys.stderr.write(f"{error}\n")
+        rclpy.try_shutdown()
+        return error.exit_code
+    try:
+        while rclpy.ok() and not node.ended:
+            rclpy.spin_once(node, timeout_sec=0.5)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
