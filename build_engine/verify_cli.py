@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _cases(arguments: argparse.Namespace) -> list[Case]:
+def _cases(arguments: argparse.Namespace) -> Sequence[Case]:
     if arguments.data is not None:
         return rows(arguments.data, arguments.images, arguments.limit)
     count = arguments.scenes or (NANO_SCENES if arguments.reference == SHIPPED_NAME else 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -47,16 +48,17 @@ class Case:
     truth: Box | None = None
 
 
-def probes() -> list[Case]:
+@lru_cache(maxsize=1)
+def probes() -> tuple[Case, ...]:
     """Four requests on three drawn pictures of different aspect. They exercise every graph with realistic input and say
     nothing about how well the model grounds."""
     wide, tall, square = (_png(_table(*size, seed=i)) for i, size in enumerate(((480, 640), (400, 300), (320, 320))))
-    return [
+    return (
         Case(wide, "the red mug", Task.MODAL),
         Case(wide, "the leftmost green box", Task.MODAL),
         Case(tall, "the blue ball", Task.AMODAL),
         Case(square, "the yellow block behind the red mug", Task.AMODAL),
-    ]
+    )
 
 
 def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
@@ -98,7 +100,8 @@ def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
     return found
 
 
-def size_probes(spec: PixelSpec) -> list[bytes]:
+@lru_cache(maxsize=4)
+def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
     """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
@@ -107,7 +110,7 @@ def size_probes(spec: PixelSpec) -> list[bytes]:
             width = int((area * share * 4 / 3) ** 0.5)
             sizes.append((width, int(width * 3 / 4)))
     kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
-    return [_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept))]
+    return tuple(_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
 
 
 def _png(image_rgb: NDArray[np.uint8]) -> bytes:

@@ -49,6 +49,7 @@ class _Run:
     deepstack: list[tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = field(default_factory=list)
     logits: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
     boxes: list[BoxPair] = field(default_factory=list)
+    vision_problems: list[str] = field(default_factory=list)
     deepstack_problems: list[str] = field(default_factory=list)
     prefill_problems: list[str] = field(default_factory=list)
     text_problems: list[str] = field(default_factory=list)
@@ -79,12 +80,15 @@ def compare(
     grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path(TOKENIZER))))
     side = _BackendSide(bundle, grounder)
     found = [_pixels(side, reference, cases), _prompt(side, reference)]
-    run = _Run(deepstack_problems=_deepstack_settings(manifest.model, reference))
-    run.prefill_problems += _decoder_settings(manifest.model, reference)
-    run.text_problems += _end_tokens(manifest.model, reference)
+    run = _Run(
+        vision_problems=_vision_settings(manifest.model, reference),
+        deepstack_problems=_deepstack_settings(manifest.model, reference),
+        prefill_problems=_decoder_settings(manifest.model, reference),
+        text_problems=_end_tokens(manifest.model, reference),
+    )
     broken = _run_cases(side, reference, cases, run, bounds, max_new_tokens, traced, advance)
     boxes = BoxAgreement.of(run.boxes) if not broken else None
-    found += _measured_stages(run, bounds, boxes, broken)
+    found += [*_measured_stages(run, bounds, boxes, broken)]
     return ParityReport(
         against=reference.name,
         backend=f"{backend.facts.runtime} ({backend.facts.device})",
@@ -171,6 +175,11 @@ def _prompt(side: _BackendSide, reference: TransformersReference) -> StageResult
     return stages.prompt(pairs, lambda ids: reference.text(ids, marked=True))
 
 
+def _vision_settings(model: dict[str, Any], reference: TransformersReference) -> list[str]:
+    ours, theirs = (model.get("vision") or {}).get("rope_theta"), reference.vision_rope_theta
+    return stages.changed_fields({"rope_theta": ours}, {"rope_theta": theirs})
+
+
 def _deepstack_settings(model: dict[str, Any], reference: TransformersReference) -> list[str]:
     ours = (model.get("vision") or {}).get("deepstack")
     return [] if ours == reference.deepstack_count else [f"{ours} features instead of {reference.deepstack_count}"]
@@ -203,7 +212,9 @@ def _run_cases(
     for number, (case, prepared, reply) in enumerate(_asked(side, reference, cases, max_new_tokens)):
         try:
             frame = side.grounder.frame(case.picture)
-            answer = side.grounder.ground(frame, case.expression, task=case.task, max_new_tokens=max_new_tokens)
+            answer = side.grounder.ground(
+                frame, case.expression, task=case.task, max_new_tokens=max_new_tokens, force_syntax=False
+            )
             if number < traced:
                 request = side.grounder.token_ids(case.expression, case.task)
                 theirs = reference.trace(prepared, reply, len(request))
@@ -290,26 +301,25 @@ def _tie(
 
 
 def _measured_stages(run: _Run, bounds: Bounds, boxes: BoxAgreement | None, broken: str) -> Iterator[StageResult]:
-    vision = stages.vision(run.embeddings, bounds)
+    vision = stages.vision(run.embeddings, bounds, run.vision_problems)
     deepstack = stages.deep_stack(run.deepstack, bounds, run.deepstack_problems)
     logits = stages.logits(run.logits, bounds, run.prefill_problems)
-    if not broken:
-        assert boxes is not None
+    if boxes is not None:
         yield from (vision, deepstack, logits, stages.text(boxes, bounds, run.text_problems))
         return
-    # The engine stopped: stages that it finished stand, settings that differ speak first, the next one takes the blame.
-    seen = bool(run.embeddings)
-    blamed = any(stage.passed is False for stage in (deepstack, logits)) or (seen and vision.passed is False)
-    at_vision = not blamed and not seen and "vision" in broken
-    yield (
-        vision
-        if seen
-        else StageResult("vision embedding", False if at_vision else None, detail=broken if at_vision else "")
-    )
-    yield deepstack if deepstack.passed is False or seen else StageResult("deep-stack", None)
-    detail = "; ".join(part for part in (logits.detail, "" if at_vision else broken) if part)
-    yield StageResult("prefill logits", None if at_vision or deepstack.passed is False else False, detail=detail)
-    yield StageResult("text", None)
+    # The engine stopped. What it finished and settings that differ speak for themselves; else its own words name the stage.
+    results = {stage.name: stage for stage in (vision, deepstack, logits)}
+    if not run.embeddings:
+        results |= {name: StageResult(name, None) for name in results if results[name].passed is not False}
+    if all(stage.passed is not False for stage in results.values()):
+        blamed = next((name for word, name in _BLAMED if word in broken), "prefill logits")
+        results[blamed] = StageResult(blamed, False, detail=broken)
+    yield from results.values()
+    yield StageResult("text", None, detail="" if broken in (s.detail for s in results.values()) else broken)
+
+
+# Words of an engine's error, most telling first.
+_BLAMED = (("deepstack", "deep-stack"), ("vision", "vision embedding"), ("patches", "vision embedding"))
 
 
 def _opened(picture: bytes) -> Image.Image:

@@ -72,10 +72,12 @@ def prompt(
     return StageResult("prompt", True, detail=f"{len(pairs)} prompts, the same tokens")
 
 
-def vision(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], bounds: Bounds) -> StageResult:
+def vision(
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], bounds: Bounds, problems: Sequence[str] = ()
+) -> StageResult:
     """Image embeddings [t, H], (reference, backend) per picture."""
-    problems, worst = _features(pairs, "embeddings")
-    return _result("vision embedding", problems, worst, bounds.vision, RELATIVE)
+    found, worst = _features(pairs, "embeddings")
+    return _result("vision embedding", [*problems, *found], worst, bounds.vision, RELATIVE)
 
 
 def deep_stack(

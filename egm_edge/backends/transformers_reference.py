@@ -129,6 +129,12 @@ class TransformersReference:
         section = getattr(rotary, "mrope_section", None)
         return float(rotary.config.rope_parameters["rope_theta"]), tuple(section) if section else None
 
+    @property
+    def vision_rope_theta(self) -> float:
+        """Base of the vision tower's rotary frequencies, 0 where it has none."""
+        rope = getattr(self.model.config.vision_config, "rope_parameters", None)
+        return float(rope["rope_theta"]) if rope else 0.0
+
     def pixel_values(self, image: Image) -> tuple[NDArray[np.float32], tuple[int, int] | None]:
         """One picture through the checkpoint's image processor: pixels, and rows and columns of patches where it has them."""
         options = dict(getattr(self.processor, "image_defaults", ()))
