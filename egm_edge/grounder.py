@@ -13,27 +13,34 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from egm_edge.asking import Question, answer
 from egm_edge.backends import Backend, open_backend
 from egm_edge.backends.base import EngineFrame
-from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, Verify
-from egm_edge.decoding import Generation, StopReason, TokenEvent, greedy
+from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
+from egm_edge.decoding.answer_syntax import AnswerSyntax
+from egm_edge.decoding.cost import CostModel
 from egm_edge.errors import BundleError, InputError
-from egm_edge.families import PromptSpec, encode_prompt, family_for
+from egm_edge.families import PromptSpec, encode_prompt, encode_user_text, family_for
 from egm_edge.families.prompts import prefix_ids
-from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+from egm_edge.grounding import Grounding, Task
 from egm_edge.images import load_image
-from egm_edge.parsing import Parsed, parse_answer
 from egm_edge.pixels import Pixels, PixelSpec, preprocess
 from egm_edge.request import check_expression
+from egm_edge.streaming import GroundingStream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ImageSource = str | Path | bytes | NDArray[np.uint8]
 TOKENIZER = "tokenizer.json"
@@ -65,7 +72,10 @@ class Grounder:
     """Answers expressions on frames with one bundle. Requests from several threads are answered one after another.
 
     Attributes:
-        speculate: check drafted tokens several at a time where the text repeats itself; same tokens, fewer steps.
+        cost: what requests cost on this machine, learned from every one.
+        stop_ids: end tokens; without any, answers go on to the token limit and are held to no syntax.
+        speculate: check several drafted tokens in one step; same tokens, fewer steps.
+        lookup: draft what repeats earlier text too, not only the answer's known frame.
 
     Use `Grounder.from_bundle`; the constructor takes parts already opened, for tests and other runtimes.
     """
@@ -82,13 +92,15 @@ class Grounder:
         self._check_specs()
         self.tokenizer = tokenizer
         self.speculate = True
+        self.lookup = True
         self._lock = threading.Lock()
         self._family = family_for(manifest.family)
         self._image_token_id = int(manifest.model["image_token_id"])
         self.stop_ids = frozenset(manifest.model["stop_token_ids"])
-        self._max_new_tokens = int(manifest.limits["max_new_tokens"])
-        self._context_tokens = int(manifest.limits["context_tokens"])
-        self._thinking = self.prompt_spec.suffix.rstrip().endswith("<think>")
+        self.cost = CostModel()
+        self.max_new_tokens = int(manifest.limits["max_new_tokens"])
+        self.context_tokens = int(manifest.limits["context_tokens"])
+        self.thinking = self.prompt_spec.suffix.rstrip().endswith("<think>")
 
     @classmethod
     def from_bundle(
@@ -164,9 +176,10 @@ class Grounder:
         task: Task | str = Task.MODAL,
         color: str | None = None,
         stamp_ns: int | None = None,
-        max_new_tokens: int | None = None,
+        prompt: str | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
+        **decoding: Unpack[DecodingKeywords],
     ) -> Grounding:
         """Find what an expression refers to.
 
@@ -175,70 +188,72 @@ class Grounder:
             expression: the referring text, inserted into the prompt as typed.
             task: "modal" (visible extent) or "amodal" (whole object).
             color, stamp_ns: as in `frame`; only for images that are not yet a Frame.
-            max_new_tokens: cap on generated tokens; None for the bundle's own. The model's context caps them too.
+            prompt: the whole user text instead of the task's own sentence, for clients that write their own.
             should_stop: asked before every token; True ends the request as CANCELLED.
-            on_token: told about every token as it comes.
+            on_token: told about every token as it comes (of several samples, the first one's).
+            decoding: max_new_tokens, deadline_ms, max_think_tokens, samples, temperature, top_p, seed and force_syntax;
+                see `egm_edge.decoding.DecodingOptions`.
 
         Raises:
             InputError: the image, the expression or an argument cannot be used.
         """
         started = time.perf_counter()
-        task = Task.parse(task)
-        check_expression(expression)
-        limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise InputError("max_new_tokens of at least 1", str(limit), "raise it")
+        request = self._question(expression, task, prompt, DecodingOptions(**decoding), started)
         frame = image if isinstance(image, Frame) else self.frame(image, color=color, stamp_ns=stamp_ns)
         if frame.owner is not self:
             raise InputError(
                 "a frame made by this Grounder", "a frame of another one", "make it with grounder.frame(image)"
             )
+        request = replace(request, made_frame=frame is not image, should_stop=should_stop, on_token=on_token)
         with self._lock:
-            request_ids = self.token_ids(expression, task)
-            reused = frame.engine_frame is not None
-            engine_frame = frame.engine_frame = frame.engine_frame or self._open_frame(frame.pixels)
-            opening = time.perf_counter()
-            session = self.backend.open_session(engine_frame)
-            room = self._context_tokens - engine_frame.prefix_token_count - len(request_ids)
-            reopened_ms = (time.perf_counter() - opening) * 1e3
-            generation = greedy(
-                session,
-                request_ids,
-                self.tokenizer,
-                self.stop_ids,
-                max_new_tokens=max(1, min(limit, room)),
-                thinking=self._thinking,
-                speculate=self.speculate and self.backend.capabilities.rewind,
-                should_stop=should_stop,
-                on_token=on_token,
-            )
-        generated = time.perf_counter()
-        parsed = parse_answer(generation.marked_text, task=task, in_thought=self._thinking)
-        finished = time.perf_counter()
-        made_here = frame is not image
-        timings = Timings(
-            decode_image_ms=frame.decode_image_ms if made_here else 0.0,
-            preprocess_ms=frame.preprocess_ms if made_here else 0.0,
-            vision_ms=0.0 if reused else engine_frame.vision_ms,
-            prefill_ms=generation.prefill_ms + (reopened_ms if reused else engine_frame.prefill_ms),
-            think_ms=generation.think_ms,
-            answer_ms=generation.answer_ms,
-            parse_ms=(finished - generated) * 1e3,
-            ttft_ms=(generated - started) * 1e3 - generation.think_ms - generation.answer_ms,
-            total_ms=(finished - started) * 1e3,
-            frame_reused=reused,
-        )
-        tokens = TokenCounts(
-            prompt=engine_frame.prefix_token_count + len(request_ids),
-            image=engine_frame.image_token_count,
-            think=generation.think_tokens,
-            completion=len(generation.token_ids),
-            decode_steps=generation.steps,
-        )
-        cut = ""
-        if generation.stop_reason is StopReason.TOKEN_LIMIT:
-            cut = "max_new_tokens" if limit <= room else "context_tokens"
-        return self._grounding(frame, expression, task, generation, parsed, tokens, timings, cut)
+            return answer(self, frame, request)
+
+    def stream(
+        self,
+        image: ImageSource | Frame,
+        expression: str,
+        *,
+        task: Task | str = Task.MODAL,
+        color: str | None = None,
+        stamp_ns: int | None = None,
+        prompt: str | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **decoding: Unpack[DecodingKeywords],
+    ) -> GroundingStream:
+        """As `ground`, as an iterator: every TokenEvent as it comes, the Grounding last.
+
+        The request starts at once, in a thread of its own. `close()`, the end of a `with` block, or losing the last
+        reference cancels it.
+        """
+        DecodingOptions(**decoding)  # an argument that cannot be used is refused here, not in the first event
+        self._check_text(expression, prompt)
+
+        def run(closed: Callable[[], bool], tell: Callable[[TokenEvent], None]) -> Grounding:
+            def stop() -> bool:
+                return closed() or (should_stop is not None and should_stop())
+
+            return self.ground(
+                image, expression, task=task, color=color, stamp_ns=stamp_ns, prompt=prompt, should_stop=stop,
+                on_token=tell, **decoding,
+            )  # fmt: skip
+
+        return GroundingStream(run)
+
+    def _question(
+        self, expression: str, task: Task | str, prompt: str | None, options: DecodingOptions, started: float
+    ) -> Question:
+        task = Task.parse(task)
+        self._check_text(expression, prompt)
+        ids = self.token_ids(expression, task)
+        if prompt is not None:
+            ids = encode_user_text(self.tokenizer, self.prompt_spec, prompt)
+        return Question(expression, task, ids, options, started, made_frame=False)
+
+    def _check_text(self, expression: str, prompt: str | None) -> None:
+        tags = self.prompt_spec.modal + self.prompt_spec.amodal
+        check_expression(expression, tags=tags if prompt is not None else "")
+        if prompt is not None:
+            check_expression(prompt, tags=tags)
 
     def token_ids(self, expression: str, task: Task | str = Task.MODAL) -> list[int]:
         """The prompt tokens that follow a frame's prefix."""
@@ -249,46 +264,19 @@ class Grounder:
         grey = np.full((64, 64, 3), 128, np.uint8)
         self.ground(grey, "warm up", color="rgb", max_new_tokens=2)
 
-    def _open_frame(self, pixels: Pixels) -> EngineFrame:
-        prefix = self._family.prefix_token_ids(
-            prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, pixels
-        )
-        return self.backend.open_frame(pixels, prefix)
+    @cached_property
+    def syntax(self) -> AnswerSyntax:
+        """The family's answer syntax in this bundle's tokens; seconds for a large vocabulary, so `warm_up` asks for it."""
+        return AnswerSyntax(self.prompt_spec.answer_syntax, self.tokenizer)
 
-    def _grounding(
-        self,
-        frame: Frame,
-        expression: str,
-        task: Task,
-        generation: Generation,
-        parsed: Parsed,
-        tokens: TokenCounts,
-        timings: Timings,
-        cut: str,
-    ) -> Grounding:
-        stopped = generation.stop_reason is StopReason.STOPPED
-        outcome = Outcome.CANCELLED if stopped else parsed.outcome
-        box = None
-        if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
-            box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
-        return Grounding(
-            outcome=outcome,
-            expression=expression,
-            task=task,
-            image_wh=frame.image_wh,
-            box=box,
-            label=parsed.label,
-            reasoning=parsed.reasoning,
-            text=generation.text,
-            parse_rule=parsed.rule,
-            tokens=tokens,
-            timings=timings,
-            stamp_ns=frame.stamp_ns,
-            cut=cut,
-            bundle_hash=self.bundle_hash,
-            pixel_spec_hash=self.pixel_spec_hash,
-            prompt_spec_hash=self.prompt_spec_hash,
-        )
+    def engine_frame(self, frame: Frame) -> EngineFrame:
+        """The frame inside the engine, opened by whoever asks first."""
+        if frame.engine_frame is None:
+            prefix = self._family.prefix_token_ids(
+                prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, frame.pixels
+            )
+            frame.engine_frame = self.backend.open_frame(frame.pixels, prefix)
+        return frame.engine_frame
 
     def _check_specs(self) -> None:
         """The specs that this code derives must be the ones the bundle was built with."""

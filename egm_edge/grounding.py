@@ -100,7 +100,13 @@ class Grounding:
         timings: per-stage wall clock.
         stamp_ns: the caller's stamp of the frame, carried through untouched.
         deadline_met: None when no deadline was asked for.
-        cut: what cut the answer short: "max_new_tokens", "context_tokens" (the model's own limit), "" for nothing.
+        cut: what was cut short, several separated by ", ", "" for nothing: "image_tokens" (a smaller image), "thought",
+            "samples", "answer" (its label; the box is whole) for the deadline or as asked for, "max_new_tokens",
+            "context_tokens" (the model's own limit).
+        agreement: share of the samples that agree with this answer, 0.0-1.0; None for a single one.
+        samples: how many answers voted.
+        spread_px: standard deviation of x1, y1, x2, y2 that the model's digits leave open, pixels; None where it did not
+            choose them freely.
         bundle_hash, pixel_spec_hash, prompt_spec_hash: what produced this answer.
     """
 
@@ -119,6 +125,9 @@ class Grounding:
     stamp_ns: int | None = None
     deadline_met: bool | None = None
     cut: str = ""
+    agreement: float | None = None
+    samples: int = 1
+    spread_px: tuple[float, float, float, float] | None = None
     bundle_hash: str = ""
     pixel_spec_hash: str = ""
     prompt_spec_hash: str = ""
@@ -135,6 +144,7 @@ class Grounding:
             "task": self.task.value,
             "image_wh": list(self.image_wh),
             "box": list(self.box.xyxy) if self.box else None,
+            "spread_px": list(self.spread_px) if self.spread_px else None,
             "tokens": asdict(self.tokens),
             "timings": asdict(self.timings),
         }
@@ -150,6 +160,7 @@ class Grounding:
             "task": Task(known["task"]),
             "image_wh": tuple(known["image_wh"]),
             "box": Box(*box) if box else None,
+            "spread_px": tuple(known["spread_px"]) if known.get("spread_px") else None,
             "tokens": TokenCounts(**known.get("tokens", {})),
             "timings": Timings(**known.get("timings", {})),
         }

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.errors import BackendError
 from egm_edge.pixels import Pixels
 
 
@@ -26,11 +27,13 @@ class Capabilities:
         tokens: logits of every step are exposed (forced syntax, confidence, deadlines at token granularity).
         frame_reuse: a second expression on a frame skips vision and image prefix.
         rewind: `Session.truncate` works (speculation, several samples from one prefill).
+        interrupt: `Backend.interrupt` stops a call that is running (deadlines in the middle of vision or prefill).
     """
 
     tokens: bool = True
     frame_reuse: bool = True
     rewind: bool = True
+    interrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,10 @@ class RuntimeFacts:
     device: str = "cpu"
     threads: int = 0
     memory: str = ""
+
+
+class Interrupted(BackendError):
+    """The engine call was stopped from outside, by `Backend.interrupt`."""
 
 
 class EngineFrame(Protocol):
@@ -98,6 +105,12 @@ class Backend(Protocol):
 
     def open_session(self, frame: EngineFrame) -> Session:
         """Start a request on `frame`, rewound to its prefix."""
+
+    def interrupt(self) -> None:
+        """Make the call that runs now, and all that follow, raise Interrupted; from any thread."""
+
+    def resume(self) -> None:
+        """Undo `interrupt`."""
 
     def close(self) -> None:
         """Free the engine."""

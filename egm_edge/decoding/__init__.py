@@ -1,6 +1,17 @@
 """Decoding: pure functions and small objects over logits. No engine, no model library, no ROS."""
 
+from egm_edge.decoding.budget import Budget
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
-from egm_edge.decoding.greedy import greedy
+from egm_edge.decoding.generate import generate
+from egm_edge.decoding.options import DecodingKeywords, DecodingOptions
 
-__all__ = ["Generation", "Stage", "StopReason", "TokenEvent", "greedy"]
+__all__ = [
+    "Budget",
+    "DecodingKeywords",
+    "DecodingOptions",
+    "Generation",
+    "Stage",
+    "StopReason",
+    "TokenEvent",
+    "generate",
+]

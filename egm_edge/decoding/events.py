@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from egm_edge.decoding.spread import NumberChoice
+
 
 class Stage(str, Enum):
     """Which part of the reply a token belongs to: the thought, up to and including its closing tag, or the answer."""
@@ -19,6 +21,7 @@ class StopReason(str, Enum):
     END_TOKEN = "end_token"
     TOKEN_LIMIT = "token_limit"
     STOPPED = "stopped"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,13 @@ class Generation:
         text: their text, special tokens left out.
         marked_text: their text with special tokens, for parsing (InternVL's <box> is one).
         think_tokens: how many belong to the thought.
-        steps: decode steps that the engine ran; fewer than tokens where drafts were right.
+        steps: decode steps that the engine ran; fewer than tokens where several were checked at once.
         stop_reason: why it ended.
         prefill_ms: the request's own prompt tokens, up to the first logits.
         think_ms, answer_ms: time of the generated tokens of each stage.
+        cut: what was cut short: "thought", "answer", "max_new_tokens", in order.
+        log_probabilities: natural logarithm of each token's probability, NaN for tokens that the model did not choose.
+        choices: how sure the model was of every token of a coordinate.
     """
 
     token_ids: tuple[int, ...]
@@ -60,3 +66,6 @@ class Generation:
     prefill_ms: float
     think_ms: float
     answer_ms: float
+    cut: tuple[str, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
+    choices: tuple[NumberChoice, ...] = ()

@@ -35,6 +35,17 @@ def encode_prompt(tokenizer: Tokenizer, spec: PromptSpec, expression: str, task:
     return prefix_ids(tokenizer, spec), request_ids
 
 
+def encode_user_text(tokenizer: Tokenizer, spec: PromptSpec, text: str) -> list[int]:
+    """Token ids of a request whose user text is given whole, suffix included.
+
+    Tags that stand in the family's own task texts (InternVL's `<ref>`) are control tokens here too; all others stay text.
+    """
+    own = spec.modal + spec.amodal
+    controls = [token for token in control_tokens(tokenizer) if token not in own]
+    pieces = _without_typed_control_tokens(text + spec.suffix, range(len(text)), controls)
+    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False).ids]
+
+
 def prefix_ids(tokenizer: Tokenizer, spec: PromptSpec) -> list[int]:
     """Token ids of the prefix: the part that every request on a frame shares, one image token in it."""
     return tokenizer.encode(spec.prefix, add_special_tokens=False).ids

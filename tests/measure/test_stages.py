@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from egm_edge import grounder as grounder_module
+from egm_edge import asking, grounder as grounder_module
 from egm_edge.bundle import Bundle
-from egm_edge.decoding import greedy as _greedy  # noqa: F401 (its module is patched below)
+from egm_edge.decoding import generate as _generate  # noqa: F401 (its module is patched below)
 from egm_edge.grounder import Grounder
 from egm_edge.measure.report import samples_dict, summarise
 from egm_edge.measure.runner import ask, measure_requests
@@ -45,13 +45,14 @@ def inject(monkeypatch: pytest.MonkeyPatch, grounder: Grounder, stage: str, paus
     if stage not in HOST_STAGES:
         scripted(grounder).pauses_s[stage.removesuffix("_ms")] = SLEEP_S
         return
-    inner = getattr(grounder_module, HOST_STAGES[stage])
+    module = asking if stage == "parse_ms" else grounder_module
+    inner = getattr(module, HOST_STAGES[stage])
 
     def slowed(*arguments: Any, **options: Any) -> Any:
         pause(SLEEP_S)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(grounder_module, HOST_STAGES[stage], slowed)
+    monkeypatch.setattr(module, HOST_STAGES[stage], slowed)
 
 
 @pytest.fixture
@@ -69,7 +70,8 @@ def virtual_pause(monkeypatch: pytest.MonkeyPatch, grounder: Grounder) -> Callab
         now[0] += seconds
 
     clock = SimpleNamespace(perf_counter=perf_counter)
-    for name in ("egm_edge.grounder", "egm_edge.decoding.greedy", "egm_edge.measure.runner"):
+    decoding = ("egm_edge.decoding.generate", "egm_edge.decoding.reply")
+    for name in ("egm_edge.grounder", "egm_edge.asking", *decoding, "egm_edge.measure.runner"):
         monkeypatch.setattr(sys.modules[name], "time", clock)
     scripted(grounder).clock, scripted(grounder).pause = perf_counter, pause
     return pause
@@ -83,6 +85,7 @@ def test_a_sleep_shows_in_its_stage_and_nowhere_else(
     virtual_pause: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    grounder.speculate = False  # the first answer would teach the second one its layout, and so save it steps
     (before,) = measure_requests(grounder, workload, 1, None)
     inject(monkeypatch, grounder, stage, virtual_pause)
     (after,) = measure_requests(grounder, workload, 1, None)

@@ -83,7 +83,7 @@ class OnnxBackend:
         threads: compute threads; None for one per physical core.
     """
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(interrupt=True)
 
     def __init__(
         self, bundle: Bundle, *, memory: MemoryMode | str = MemoryMode.AUTO, threads: int | None = None
@@ -97,6 +97,7 @@ class OnnxBackend:
         self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
         self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
         self._resident: OnnxFrame | None = None
+        self._run_options = ort.RunOptions()
         self.facts = RuntimeFacts(
             f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value
         )
@@ -129,6 +130,13 @@ class OnnxBackend:
         self.cache.length = frame.prefix_token_count
         return OnnxSession(self, frame)
 
+    def interrupt(self) -> None:
+        """End the run that is under way, and refuse others, until `resume`; from any thread."""
+        self._run_options.terminate = True
+
+    def resume(self) -> None:
+        self._run_options.terminate = False
+
     def close(self) -> None:
         self._resident = None
         del self.sessions, self.cache
@@ -160,15 +168,15 @@ class OnnxBackend:
             binding.bind_cpu_input(f"deepstack_{i}", extra[None])
         self.cache.bind(binding, count)
         binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
-        with running("decoder"):
-            session.run_with_iobinding(binding)
+        with running("decoder", self._run_options):
+            session.run_with_iobinding(binding, self._run_options)
         self.cache.length += count
         return hidden[0]
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [n, V] of hidden states [n, H]."""
-        with running("head"):
-            logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]})[0][0]
+        with running("head", self._run_options):
+            logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]}, self._run_options)[0][0]
         if self.config.rescored_logits:
             for row, state in zip(logits, hidden, strict=True):
                 self.embedding.rescore(row, state, self.config.rescored_logits)
@@ -187,16 +195,16 @@ class OnnxBackend:
         extras = [np.zeros_like(embeds) for _ in frame.deepstack]
         for extra, feature in zip(extras, frame.deepstack, strict=True):
             extra[at_image] = feature
-        self._resident = frame
         self.decode(embeds, extras)
+        self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
 
     def _see(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
         inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
-        with running("vision"):
-            embeddings, *deepstack = self.sessions.vision.run(names, inputs)
+        with running("vision", self._run_options):
+            embeddings, *deepstack = self.sessions.vision.run(names, inputs, self._run_options)
         return embeddings, deepstack
 
     def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> dict[str, NDArray[np.float32]]:

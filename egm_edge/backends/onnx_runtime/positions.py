@@ -47,11 +47,16 @@ def merge_block_order(grid_hw: tuple[int, int], merge: int) -> tuple[NDArray[np.
 
 
 def vision_table(grid_hw: tuple[int, int], merge: int, head_dim: int, theta: float) -> Table:
-    """Cos and sin of the vision tower, [N, d/2] each: first half of the frequencies by row, second half by column."""
+    """Cos and sin of `vision_angles`, [N, d/2] each."""
+    angles = vision_angles(grid_hw, merge, head_dim, theta)
+    return np.cos(angles), np.sin(angles)
+
+
+def vision_angles(grid_hw: tuple[int, int], merge: int, head_dim: int, theta: float) -> NDArray[np.float32]:
+    """Rotary angles of the vision tower, [N, d/2]: first half of the frequencies by row, second half by column."""
     rows, columns = merge_block_order(grid_hw, merge)
     frequencies = inverse_frequencies(head_dim // 4, theta, head_dim // 2)
-    angles = np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], 1).astype(np.float32)
-    return np.cos(angles), np.sin(angles)
+    return np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], 1).astype(np.float32)
 
 
 def resampled_positions(table: NDArray[np.float32], grid_hw: tuple[int, int], merge: int) -> NDArray[np.float32]:
@@ -64,8 +69,8 @@ def resampled_positions(table: NDArray[np.float32], grid_hw: tuple[int, int], me
         [N, D] in merge-block order.
     """
     side = round(len(table) ** 0.5)
-    row_low, row_high, row_share = _taps(grid_hw[0], side)
-    column_low, column_high, column_share = _taps(grid_hw[1], side)
+    row_low, row_high, row_share = grid_taps(grid_hw[0], side)
+    column_low, column_high, column_share = grid_taps(grid_hw[1], side)
     rows, columns = merge_block_order(grid_hw, merge)
     down, right = row_share[rows][:, None], column_share[columns][:, None]
     top, bottom = row_low[rows] * side, row_high[rows] * side
@@ -75,7 +80,7 @@ def resampled_positions(table: NDArray[np.float32], grid_hw: tuple[int, int], me
     return (upper * (1 - down) + lower * down).astype(np.float32)
 
 
-def _taps(count: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def grid_taps(count: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """For each of `count` places: the grid line at or before it, the next one, and the share of the next."""
     places = np.linspace(0, side - 1, count, dtype=np.float32)
     low = places.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Greedy decoding over a scripted session: stages, limits, cancelling, events."""
+"""Free decoding over a scripted session: stages, limits, cancelling, events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from egm_edge.decoding import Stage, StopReason, TokenEvent, greedy
+from egm_edge.decoding import Budget, Stage, StopReason, TokenEvent, generate
 from egm_edge.decoding.lookup import PromptLookup
 from tests.support.qwen_tokenizer import QWEN3_SPECIALS, byte_tokenizer
 
@@ -63,7 +63,7 @@ def test_tokens_are_counted_to_the_stage_they_belong_to(
     tokenizer: Tokenizer, text: str, thinking: bool, thought: str
 ) -> None:
     session, end = _session(tokenizer, text)
-    generation = greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=99, thinking=thinking)
+    generation = generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(99), thinking=thinking)
     assert generation.text == generation.marked_text == text
     assert generation.stop_reason is StopReason.END_TOKEN
     assert tokenizer.decode(generation.token_ids[: generation.think_tokens]) == thought
@@ -72,7 +72,7 @@ def test_tokens_are_counted_to_the_stage_they_belong_to(
 
 def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
-    generation = greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=3, thinking=False)
+    generation = generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(3), thinking=False)
     assert (generation.text, generation.stop_reason) == ("abc", StopReason.TOKEN_LIMIT)
     assert session.steps == 3
 
@@ -80,12 +80,12 @@ def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) 
 def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
     answers = iter([False, False, True])
-    generation = greedy(
+    generation = generate(
         session,
         ScriptedSession.REQUEST,
         tokenizer,
         {end},
-        max_new_tokens=9,
+        Budget(9),
         thinking=False,
         should_stop=lambda: next(answers),
     )
@@ -95,7 +95,7 @@ def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
 def test_events_spell_the_reply_and_change_stage_after_the_closing_tag(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "né 猫</think>x")
     events: list[TokenEvent] = []
-    greedy(session, ScriptedSession.REQUEST, tokenizer, {end}, max_new_tokens=99, thinking=True, on_token=events.append)
+    generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(99), thinking=True, on_token=events.append)
     assert "".join(event.text for event in events) == "né 猫</think>x"
     assert [event.count for event in events] == list(range(1, len(events) + 1))
     assert [event.stage for event in events if event.text == "x"] == [Stage.ANSWER]
@@ -111,12 +111,12 @@ def test_drafts_change_the_steps_but_no_token(tokenizer: Tokenizer, limit: int) 
     for speculate in (False, True):
         session, end = _session(tokenizer, REPETITIVE)
         seen: list[TokenEvent] = []
-        replies[speculate] = greedy(
+        replies[speculate] = generate(
             session,
             ScriptedSession.REQUEST,
             tokenizer,
             {end},
-            max_new_tokens=limit,
+            Budget(limit),
             thinking=True,
             speculate=speculate,
             on_token=seen.append,
@@ -137,12 +137,12 @@ def test_a_stop_among_accepted_drafts_keeps_only_what_was_asked_for(tokenizer: T
     for stop_after in range(40, 80):
         session, end = _session(tokenizer, REPETITIVE)
         seen: list[TokenEvent] = []
-        generation = greedy(
+        generation = generate(
             session,
             ScriptedSession.REQUEST,
             tokenizer,
             {end},
-            max_new_tokens=200,
+            Budget(200),
             thinking=True,
             should_stop=lambda seen=seen, n=stop_after: len(seen) >= n,
             on_token=seen.append,

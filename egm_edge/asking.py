@@ -1,0 +1,289 @@
+"""One request on an opened Grounder: frame, session, decoding, votes, and the Grounding that comes of it.
+
+Knows the order of the stages and measures them; each stage belongs to another module.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from egm_edge.backends.base import Backend, EngineFrame, Interrupted
+from egm_edge.boxes import Box
+from egm_edge.decoding import Budget, DecodingOptions, Generation, StopReason, TokenEvent, generate
+from egm_edge.decoding.automaton import BOX_NUMBERS, NUMBER_MAX
+from egm_edge.decoding.guide import Guide
+from egm_edge.decoding.pick import Pick
+from egm_edge.decoding.spread import spread_norm1000
+from egm_edge.decoding.votes import Vote, vote
+from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+from egm_edge.parsing import Parsed, parse_answer
+
+if TYPE_CHECKING:
+    from egm_edge.grounder import Frame, Grounder
+
+CLOSING_STEPS = 3  # closing the thought, the frame of the answer, and one that a draft may lose
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a frame.
+
+    Attributes:
+        expression, task: as in Grounding.
+        request_ids: the prompt tokens behind the frame's prefix.
+        options: how to decode.
+        started: when the call began, `time.perf_counter()` seconds.
+        made_frame: the call made the frame itself, so its cost is part of the request.
+        should_stop, on_token: as in `Grounder.ground`.
+    """
+
+    expression: str
+    task: Task
+    request_ids: list[int]
+    options: DecodingOptions
+    started: float
+    made_frame: bool
+    should_stop: Callable[[], bool] | None = None
+    on_token: Callable[[TokenEvent], None] | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the answer is due, perf_counter seconds; infinite for never."""
+        due_ms = self.options.deadline_ms
+        return math.inf if due_ms is None else self.started + due_ms / 1e3
+
+
+def answer(grounder: Grounder, frame: Frame, question: Question) -> Grounding:
+    """Answer one question; the caller holds the grounder's lock."""
+    with _interrupted_at(grounder.backend, question.deadline):
+        return _Request(grounder, frame, question).run()
+
+
+class _Request:
+    """A request under way."""
+
+    def __init__(self, grounder: Grounder, frame: Frame, question: Question) -> None:
+        self.grounder, self.frame, self.question = grounder, frame, question
+        self.reused = frame.engine_frame is not None
+        self.engine_frame: EngineFrame | None = None
+        self.reopened_ms = 0.0
+        self.cut: list[str] = []
+
+    def run(self) -> Grounding:
+        try:
+            generations = self._generate()
+        except Interrupted:
+            generations = []
+        generated = time.perf_counter()
+        if not generations:
+            return self._timed_out(generated)
+        task = self.question.task
+        parsed = [parse_answer(g.marked_text, task=task, in_thought=self.grounder.thinking) for g in generations]
+        chosen, ballot = _choose(generations, parsed)
+        return self._grounding(generations, chosen, parsed[chosen], ballot, generated)
+
+    def _generate(self) -> list[Generation]:
+        grounder, question, options = self.grounder, self.question, self.question.options
+        frame = self.engine_frame = grounder.engine_frame(self.frame)
+        grounder.cost.note_frame(frame.image_token_count, frame.vision_ms + frame.prefill_ms)
+        room = grounder.context_tokens - frame.prefix_token_count - len(question.request_ids)
+        limit = grounder.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
+        self.limit_cut = "max_new_tokens" if limit <= room else "context_tokens"
+        budget = Budget(
+            max_new_tokens=max(1, min(limit, room)),
+            max_think_tokens=options.max_think_tokens,
+            deadline=question.deadline,
+            answer_ms=self._answer_ms,
+        )
+        generations: list[Generation] = []
+        for sample in range(options.samples or 1):
+            if generations and (budget.time_to_answer() or generations[-1].stop_reason is StopReason.STOPPED):
+                self.cut.append("samples")
+                break
+            generations.append(self._sample(frame, budget, sample))
+        return generations
+
+    def _sample(self, frame: EngineFrame, budget: Budget, sample: int) -> Generation:
+        grounder, options = self.grounder, self.question.options
+        needs_guide = options.force_syntax or options.deadline_ms is not None or options.max_think_tokens is not None
+        guide = None
+        if needs_guide and grounder.stop_ids:
+            guide = Guide(grounder.syntax, self.question.expression, strict=options.force_syntax)
+        opening = time.perf_counter()
+        session = grounder.backend.open_session(frame)
+        self.reopened_ms += (time.perf_counter() - opening) * 1e3
+        generation = generate(
+            session,
+            self.question.request_ids,
+            grounder.tokenizer,
+            grounder.stop_ids,
+            budget,
+            thinking=grounder.thinking,
+            guide=guide,
+            pick=_pick(options, sample),
+            speculate=grounder.speculate and grounder.backend.capabilities.rewind,
+            lookup=grounder.lookup,
+            should_stop=self.question.should_stop,
+            on_token=self.question.on_token if sample == 0 else None,
+            on_step=grounder.cost.note_step,
+        )
+        grounder.cost.note_prompt(len(self.question.request_ids), generation.prefill_ms)
+        if not generation.cut and generation.stop_reason is StopReason.END_TOKEN:
+            grounder.cost.note_thought(generation.think_tokens)
+        return generation
+
+    def _answer_ms(self) -> tuple[float, float]:
+        digits = 1 if self.grounder.syntax.tokens.whole_numbers else len(str(NUMBER_MAX)) - 1
+        return self.grounder.cost.answer_ms(CLOSING_STEPS + BOX_NUMBERS * digits)
+
+    def _grounding(
+        self, generations: list[Generation], chosen: int, parsed: Parsed, ballot: Vote | None, generated: float
+    ) -> Grounding:
+        frame, generation, question = self.frame, generations[chosen], self.question
+        outcome = _outcome(generation, parsed, ballot)
+        box = spread = None
+        if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
+            box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
+            spread = _spread_px(generation, frame.image_wh)
+        cut = [*self.cut, *generation.cut]
+        if generation.stop_reason is StopReason.TOKEN_LIMIT or "max_new_tokens" in cut:
+            cut = [*(c for c in cut if c != "max_new_tokens"), self.limit_cut]
+        finished = time.perf_counter()
+        grounding = Grounding(
+            outcome=outcome,
+            expression=question.expression,
+            task=question.task,
+            image_wh=frame.image_wh,
+            box=box,
+            label=parsed.label,
+            reasoning=parsed.reasoning,
+            text=generation.text,
+            parse_rule=parsed.rule,
+            tokens=self._tokens(generations),
+            timings=self._timings(generations, generated, finished),
+            cut=", ".join(cut),
+            agreement=None if ballot is None else ballot.agreement,
+            samples=len(generations),
+            spread_px=spread,
+        )
+        return self._stamped(grounding, finished)
+
+    def _timed_out(self, generated: float) -> Grounding:
+        """The engine was stopped before the first token of an answer."""
+        question = self.question
+        grounding = Grounding(
+            outcome=Outcome.TIMED_OUT,
+            expression=question.expression,
+            task=question.task,
+            image_wh=self.frame.image_wh,
+            tokens=self._tokens([]),
+            timings=self._timings([], generated, generated),
+            cut=", ".join([*self.cut, "answer"]),
+        )
+        return self._stamped(grounding, generated)
+
+    def _stamped(self, grounding: Grounding, finished: float) -> Grounding:
+        """With the frame's stamp, the hashes, and whether the deadline was met."""
+        grounder, deadline = self.grounder, self.question.deadline
+        answered = grounding.outcome in (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
+        return replace(
+            grounding,
+            stamp_ns=self.frame.stamp_ns,
+            deadline_met=None if deadline == math.inf else answered and finished <= deadline,
+            bundle_hash=grounder.bundle_hash,
+            pixel_spec_hash=grounder.pixel_spec_hash,
+            prompt_spec_hash=grounder.prompt_spec_hash,
+        )
+
+    def _tokens(self, generations: list[Generation]) -> TokenCounts:
+        frame = self.engine_frame
+        return TokenCounts(
+            prompt=(frame.prefix_token_count if frame else 0) + len(self.question.request_ids),
+            image=frame.image_token_count if frame else 0,
+            think=sum(g.think_tokens for g in generations),
+            completion=sum(len(g.token_ids) for g in generations),
+            decode_steps=sum(g.steps for g in generations),
+        )
+
+    def _timings(self, generations: list[Generation], generated: float, finished: float) -> Timings:
+        frame, engine_frame, started = self.frame, self.engine_frame, self.question.started
+        think_ms, answer_ms = sum(g.think_ms for g in generations), sum(g.answer_ms for g in generations)
+        frame_prefill_ms = 0.0 if engine_frame is None else engine_frame.prefill_ms
+        return Timings(
+            decode_image_ms=frame.decode_image_ms if self.question.made_frame else 0.0,
+            preprocess_ms=frame.preprocess_ms if self.question.made_frame else 0.0,
+            vision_ms=0.0 if self.reused or engine_frame is None else engine_frame.vision_ms,
+            prefill_ms=sum(g.prefill_ms for g in generations) + (self.reopened_ms if self.reused else frame_prefill_ms),
+            think_ms=think_ms,
+            answer_ms=answer_ms,
+            parse_ms=(finished - generated) * 1e3,
+            ttft_ms=(generated - started) * 1e3 - think_ms - answer_ms,
+            total_ms=(finished - started) * 1e3,
+            frame_reused=self.reused,
+        )
+
+
+def _pick(options: DecodingOptions, sample: int) -> Pick:
+    """The first answer is that of a single request; the others are drawn, or a vote would be unanimous."""
+    temperature, top_p = options.temperature, options.top_p
+    if sample and temperature == 0.0:
+        temperature, top_p = VOTE_TEMPERATURE, VOTE_TOP_P
+    seed = options.seed if options.seed is not None else (0 if options.temperature == 0.0 else None)
+    return Pick(temperature, top_p, None if seed is None else seed + sample)
+
+
+VOTE_TEMPERATURE, VOTE_TOP_P = 0.7, 0.9  # what EGM's own rollouts are drawn with (verl/scripts/grounding_qwen.sh)
+
+
+def _choose(generations: list[Generation], parsed: list[Parsed]) -> tuple[int, Vote | None]:
+    """Which answer stands for all, and the vote (None for a single one). Unreadable answers have no vote."""
+    voters = [i for i, p in enumerate(parsed) if p.outcome in (Outcome.FOUND, Outcome.NOT_FOUND)]
+    if len(generations) == 1 or not voters:
+        return 0, None
+    ballot = vote([parsed[i].box_norm1000 for i in voters])
+    if ballot.winner is not None:
+        return voters[ballot.winner], ballot
+    return next(i for i in voters if parsed[i].outcome is Outcome.NOT_FOUND), ballot
+
+
+def _outcome(generation: Generation, parsed: Parsed, ballot: Vote | None) -> Outcome:
+    if generation.stop_reason is StopReason.STOPPED:
+        return Outcome.CANCELLED
+    if ballot is not None and ballot.ambiguous:
+        return Outcome.AMBIGUOUS
+    if generation.stop_reason is StopReason.DEADLINE and parsed.outcome is Outcome.UNPARSABLE:
+        return Outcome.TIMED_OUT
+    return parsed.outcome
+
+
+def _spread_px(generation: Generation, image_wh: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    spread = spread_norm1000(list(generation.choices))
+    if spread is None:
+        return None
+    width, height = image_wh
+    x1, y1, x2, y2 = spread
+    return x1 * width / NUMBER_MAX, y1 * height / NUMBER_MAX, x2 * width / NUMBER_MAX, y2 * height / NUMBER_MAX
+
+
+@contextmanager
+def _interrupted_at(backend: Backend, deadline: float) -> Iterator[None]:
+    """Stop the engine in the middle of a call when the deadline comes, where the backend can."""
+    if deadline == math.inf or not backend.capabilities.interrupt:
+        yield
+        return
+    backend.resume()
+    timer = threading.Timer(max(deadline - time.perf_counter(), 0.0), backend.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        backend.resume()

@@ -1,0 +1,275 @@
+"""Generate one reply over a Session: feed the request, then token after token until the answer is whole.
+
+Several tokens go through the engine in one step where it is known what will probably come: the answer's constant frame, boxes
+of the thought, repeated words. Every one of them is checked against the model's own choice, so that drafts change the
+number of steps and no token. Knows nothing of engines (a Session gives logits).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from egm_edge.backends.base import Interrupted, Session
+from egm_edge.decoding.budget import Budget
+from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
+from egm_edge.decoding.guide import Guide
+from egm_edge.decoding.lookup import PromptLookup
+from egm_edge.decoding.pick import Pick, log_probability
+from egm_edge.decoding.reply import Reply
+
+OnStep = Callable[[int, float], None]
+
+
+def generate(
+    session: Session,
+    request_ids: Sequence[int],
+    tokenizer: Tokenizer,
+    stop_ids: Collection[int],
+    budget: Budget,
+    *,
+    thinking: bool,
+    guide: Guide | None = None,
+    pick: Pick | None = None,
+    speculate: bool = True,
+    lookup: bool = True,
+    should_stop: Callable[[], bool] | None = None,
+    on_token: Callable[[TokenEvent], None] | None = None,
+    on_step: OnStep | None = None,
+) -> Generation:
+    """Generate one reply.
+
+    Args:
+        session: opened on the frame, at its prefix.
+        request_ids: the prompt tokens after the frame's prefix.
+        tokenizer: turns ids into text.
+        stop_ids: end tokens; they are not part of the reply.
+        budget: tokens and time that it may cost.
+        thinking: the prompt already opened a thought, so the reply begins inside it.
+        guide: holds the answer to its syntax; None decodes freely.
+        pick: chooses tokens; None for the most likely.
+        speculate: check drafts in one step, and end where only the end can follow; needs a session that can rewind.
+            Without it every token is asked for by itself.
+        lookup: draft repeated text too, not only what the guide knows.
+        should_stop: asked before every token; True ends the generation.
+        on_token: told about every token.
+        on_step: told tokens and milliseconds of every decode step.
+    """
+    run = _Run(session, tokenizer, stop_ids, budget, thinking, guide, pick or Pick(), should_stop, on_token, on_step)
+    run.speculate = speculate
+    run.lookup = PromptLookup(request_ids) if speculate and lookup else None
+    return run.generate(request_ids)
+
+
+class _Run:
+    """One reply under way."""
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        stop_ids: Collection[int],
+        budget: Budget,
+        thinking: bool,
+        guide: Guide | None,
+        pick: Pick,
+        should_stop: Callable[[], bool] | None,
+        on_token: Callable[[TokenEvent], None] | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.session, self.tokenizer, self.budget = session, tokenizer, budget
+        self.stop_ids = frozenset(stop_ids)
+        self.guide, self.pick, self.on_step = guide, pick, on_step
+        self.reply = Reply(tokenizer, thinking, self.stop_ids, budget.max_new_tokens, should_stop, on_token)
+        self.speculate = True
+        self.lookup: PromptLookup | None = None
+        self.cut: list[str] = []
+        self.steps = 0
+
+    def generate(self, request_ids: Sequence[int]) -> Generation:
+        started = first = time.perf_counter()
+        try:
+            opening = self._open(list(request_ids))
+            first = time.perf_counter()
+            tokens = self._next(opening) if self.reply.reason is None else []
+            while tokens and len(self.reply.ids) < self.budget.max_new_tokens:
+                tokens = self._step(tokens)
+        except Interrupted:
+            first = time.perf_counter() if first == started else first
+            self._interrupted()
+        return self._finish(started, first)
+
+    def _open(self, request_ids: list[int]) -> NDArray[np.float32]:
+        """Feed the request, its thought closed at once where none is wanted; logits [V] after it."""
+        closing: list[int] = []
+        guide = self.guide
+        if guide is not None and self.reply.stage is Stage.ANSWER and (guide.strict or self.budget.without_thought):
+            guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
+        elif guide is not None and self.budget.without_thought:
+            closing = guide.syntax.close_thought
+        logits = self.session.extend([*request_ids, *closing])
+        if closing and guide is not None:
+            self._force(closing)
+            guide.start()
+        return logits
+
+    def _step(self, certain: list[int]) -> list[int]:
+        """Feed certain tokens and a draft behind them; returns the certain tokens that come next, [] at the end."""
+        draft = self._draft(self.budget.max_new_tokens - len(self.reply.ids) - 1)
+        began = time.perf_counter()
+        fed = [*certain, *draft]
+        rows = self.session.extend(fed, every_position=True)[len(certain) - 1 :] if draft else None
+        rows = self.session.extend(fed)[None] if rows is None else rows
+        self.steps += 1
+        if self.on_step is not None:
+            self.on_step(len(fed), (time.perf_counter() - began) * 1e3)
+        for place, row in enumerate(rows):
+            tokens = self._next(row)
+            right = place < len(draft) and tokens == draft[place : place + 1]
+            if not tokens or not right:
+                if self.lookup is not None and draft:
+                    self.lookup.judged(place)
+                if tokens and place < len(draft):
+                    self.session.truncate(self.session.length - len(draft) + place)
+                return tokens
+        raise AssertionError("the last row has no draft behind it")
+
+    def _draft(self, room: int) -> list[int]:
+        if room <= 0 or not self.speculate:
+            return []
+        draft = self.guide.propose() if self.guide is not None else []
+        if not draft and self.lookup is not None:
+            draft = self.lookup.propose(room)
+        return draft[:room]
+
+    def _next(self, logits: NDArray[np.float32]) -> list[int]:
+        """The tokens that come next, taken into the reply: the model's choice, or the end of a thought that must end."""
+        guide, reply = self.guide, self.reply
+        if guide is None:
+            return self._freely(logits)
+        if reply.stage is Stage.ANSWER:
+            return self._answer(guide, logits) if guide.state is not None else self._freely(logits)
+        if cut := self._thought_is_over(guide):
+            self.cut.append(cut)
+            return self._close_thought(guide)
+        token = self.pick(logits)
+        rest = reply.would_end_thought(guide.syntax.written(token))
+        if guide.strict and (token in self.stop_ids or (rest is not None and not guide.start(rest.encode()))):
+            if not self._affords_answer(guide):
+                return [token] if self._take(token, logits) else []
+            return self._close_thought(guide)
+        if not self._take(token, logits):
+            return []
+        if reply.stage is Stage.THINK:
+            guide.listen(token)
+        elif not guide.strict:
+            self.guide = None
+        return [token]
+
+    def _freely(self, logits: NDArray[np.float32]) -> list[int]:
+        if self.budget.expired():
+            self.reply.reason = StopReason.DEADLINE
+            return []
+        token = self.pick(logits)
+        return [token] if self._take(token, logits) else []
+
+    def _answer(self, guide: Guide, logits: NDArray[np.float32]) -> list[int]:
+        """The answer's next token, held to its syntax; [] when it is whole or must end here."""
+        if guide.box_complete and (cut := self._answer_is_over(guide)) is not None:
+            self.cut += [cut] if cut else []
+            self._end_answer(guide)
+            return []
+        if self.budget.expired():
+            self.reply.reason = StopReason.DEADLINE
+            return []
+        token = guide.choose(logits, self.pick, self.stop_ids)
+        if not self._take(token, logits):
+            return []
+        if self.reply.stage is Stage.THINK:  # the token opened one
+            guide.pause()
+            return [token]
+        guide.take(token)
+        if guide.finished and self.speculate:
+            self.reply.reason = StopReason.END_TOKEN
+            return []
+        return [token]
+
+    def _thought_is_over(self, guide: Guide) -> str:
+        """What ends the thought here, "" for nothing."""
+        most, left = self.budget.max_think_tokens, self.budget.max_new_tokens - len(self.reply.ids)
+        if self.budget.time_to_answer():
+            guide.hurried = True
+            return "thought"
+        if most is not None and self.reply.think_tokens >= most:
+            return "thought"
+        needed = guide.answer_tokens
+        return "max_new_tokens" if left <= needed < self.budget.max_new_tokens else ""
+
+    def _answer_is_over(self, guide: Guide) -> str | None:
+        """What ends an answer whose box stands, "" for an endless label, None where it goes on."""
+        if guide.overlong:
+            return ""
+        if self.budget.last_step():
+            return "answer"
+        left = self.budget.max_new_tokens - len(self.reply.ids)
+        return "max_new_tokens" if left <= guide.ending_room else None
+
+    def _affords_answer(self, guide: Guide) -> bool:
+        return self.budget.max_new_tokens - len(self.reply.ids) >= guide.answer_tokens
+
+    def _close_thought(self, guide: Guide) -> list[int]:
+        closing = guide.syntax.close_thought
+        self._force(closing)
+        guide.start()
+        return closing if self.reply.reason is None else []
+
+    def _end_answer(self, guide: Guide) -> None:
+        """Write the rest of an answer whose box stands, without the model."""
+        self._force(guide.ending())
+        self.reply.reason = self.reply.reason or StopReason.END_TOKEN
+
+    def _force(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not self.reply.take(token):
+                break
+            if self.lookup is not None:
+                self.lookup.add(token)
+
+    def _take(self, token: int, logits: NDArray[np.float32]) -> bool:
+        taken = self.reply.take(token, log_probability(logits, token))
+        if taken and self.lookup is not None:
+            self.lookup.add(token)
+        return taken
+
+    def _interrupted(self) -> None:
+        """The engine was stopped in the middle of a step: keep a box that stands already."""
+        if self.guide is not None and self.guide.box_complete:
+            self.cut.append("answer")
+            self._end_answer(self.guide)
+        else:
+            self.reply.reason = StopReason.DEADLINE if self.budget.expired() else StopReason.STOPPED
+
+    def _finish(self, started: float, first: float) -> Generation:
+        finished, reply = time.perf_counter(), self.reply
+        if reply.reason is StopReason.END_TOKEN and self.guide is not None and not self.cut:
+            self.guide.learn()
+        thought_ended = reply.thought_ended_at or (finished if reply.stage is Stage.THINK else first)
+        thought_ended = max(thought_ended, first)
+        return Generation(
+            token_ids=tuple(reply.ids),
+            text=self.tokenizer.decode(reply.ids, skip_special_tokens=True),
+            marked_text=self.tokenizer.decode(reply.ids, skip_special_tokens=False),
+            think_tokens=reply.think_tokens,
+            steps=self.steps,
+            stop_reason=reply.reason or StopReason.TOKEN_LIMIT,
+            prefill_ms=(first - started) * 1e3,
+            think_ms=(thought_ended - first) * 1e3,
+            answer_ms=(finished - thought_ended) * 1e3,
+            cut=tuple(self.cut),
+            log_probabilities=tuple(reply.log_probabilities),
+            choices=tuple(self.guide.choices) if self.guide is not None else (),
+        )

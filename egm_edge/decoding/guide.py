@@ -1,0 +1,279 @@
+"""Guide: holds one answer to its syntax and says how it will probably go on.
+
+Follows a reply token by token. In the thought it only listens (boxes named there tend to come back in the answer); in the
+answer it restricts the choice of every token and drafts what comes next: the constant frame, a box of the thought, the label.
+Knows nothing of engines or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.decoding.answer_syntax import AnswerSyntax, Kind, Layout
+from egm_edge.decoding.automaton import BOX_NUMBERS, MAX_SPACES, NUMBER_MAX, State, fits
+from egm_edge.decoding.pick import Pick
+from egm_edge.decoding.spread import NumberChoice, number_choice
+
+MAX_LABEL_TOKENS = 64
+MAX_BOX_DRAFT_TOKENS = 16
+MAX_LABEL_DRAFT_TOKENS = 6
+
+BoxTokens = tuple[tuple[int, ...], ...]
+
+
+class Guide:
+    """The syntax of one reply.
+
+    Args:
+        syntax: of the bundle.
+        expression: what was asked for; labels repeat it.
+        strict: hold every answer to the syntax; else only one that the clock or a token limit forces.
+
+    Attributes:
+        state: where the answer is, None before it begins.
+        choices: how sure the model was of every token of a coordinate, in order.
+        hurried: constant tokens are taken as they stand instead of being compared with the model's own choice.
+    """
+
+    def __init__(self, syntax: AnswerSyntax, expression: str, *, strict: bool = True) -> None:
+        self.syntax, self.expression, self.strict = syntax, expression, strict
+        self.state: State | None = None
+        self.choices: list[NumberChoice] = []
+        self.hurried = False
+        self._layout: Layout = syntax.layout
+        self._answer: list[int] = []
+        self._slot, self._in_slot, self._at = 0, False, 0  # place in the layout; _at < 0 once the answer left it
+        self._label: list[int] = []
+        self._number: list[tuple[int, ...]] = []
+        self._after_box = 0
+        self._heard = _BoxListener(syntax)
+
+    @property
+    def finished(self) -> bool:
+        """The answer is whole: nothing but the end may follow."""
+        return self.state is not None and self.syntax.automaton.ends(self.state)
+
+    @property
+    def box_complete(self) -> bool:
+        """Four numbers stand, so the answer can be ended without the model."""
+        return self.state is not None and (len(self.state.numbers) == BOX_NUMBERS or self._after_last_digit(self.state))
+
+    @property
+    def overlong(self) -> bool:
+        """The label goes on and on; the box is there."""
+        return self._after_box > MAX_LABEL_TOKENS
+
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens that closing the thought and writing a box without a label take."""
+        constant = max(sum(map(len, self._layout.pieces[:-1])), len(self._layout.empty))
+        digits = 1 if self.syntax.tokens.whole_numbers else len(str(NUMBER_MAX))
+        return (
+            len(self.syntax.close_thought) + constant + BOX_NUMBERS * digits + len(self._layout.pieces[-1]) + MAX_SPACES
+        )
+
+    @property
+    def ending_room(self) -> int:
+        """How many tokens `ending` needs."""
+        return len(self.ending()) if self.box_complete else 0
+
+    def start(self, written: bytes = b"", *, may_think: bool = False) -> bool:
+        """The answer begins, `written` being what its first token already wrote; False where that breaks the syntax."""
+        state: State | None = self.syntax.start_or_thought if may_think else self.syntax.automaton.start
+        for byte in written:
+            if state is None:
+                return False
+            state = self.syntax.automaton.advance(state, byte)
+        self.state = state
+        return state is not None
+
+    def pause(self) -> None:
+        """A thought begins after all."""
+        self.state = None
+
+    def listen(self, token: int) -> None:
+        """Hear a token of the thought."""
+        self._heard.add(token)
+
+    def allows(self, token: int) -> bool:
+        return self.state is not None and self.syntax.step(self.state, token) is not None
+
+    def choose(self, logits: NDArray[np.float32], pick: Pick, stop_ids: frozenset[int]) -> int:
+        """The answer's next token: the model's choice among those that the syntax allows.
+
+        Args:
+            logits: [V]. stop_ids: end tokens, allowed where the answer may end.
+        """
+        assert self.state is not None
+        state = self.state
+        if self.hurried and (planned := self._constant_ahead()):
+            token = planned[0]
+        elif self.syntax.automaton.accepts(state):
+            ends = np.array(sorted(stop_ids), np.int64)
+            token = pick(
+                logits,
+                lambda t: t in stop_ids or self.allows(t),
+                lambda: np.concatenate([self.syntax.allowed(state), ends]),
+            )
+        else:
+            token = pick(logits, self.allows, lambda: self.syntax.allowed(state))
+        if self.syntax.automaton.in_number(state):
+            choice = number_choice(logits, state, token, self.syntax.tokens)
+            self.choices += [choice] if choice else []
+        return token
+
+    def take(self, token: int) -> None:
+        """Follow a token of the answer."""
+        assert self.state is not None
+        after = self.syntax.step(self.state, token)
+        if after is None:
+            return
+        kind = self.syntax.kind(self.state, token, after)
+        self._follow_layout(kind, token, new_number=kind is Kind.NUMBER and not self.state.digits)
+        if kind is Kind.LABEL:
+            self._label.append(token)
+        self._answer.append(token)
+        self._after_box += len(self.state.numbers) == BOX_NUMBERS
+        self.state = after
+
+    def ending(self) -> list[int]:
+        """Tokens that end the answer from here without asking the model; the box must stand."""
+        assert self.state is not None
+        words = self.syntax.automaton.shortest_ending(self.state)
+        return self.syntax.encode((words or b"").decode())
+
+    def learn(self) -> None:
+        """Remember how this answer was laid out, for the drafts of the next one."""
+        layout = self.syntax.layout_of(self._answer)
+        if layout is not None:
+            whole = self._decoded(self._label).strip() == self.expression.strip()
+            self.syntax.layout = Layout(layout.pieces, layout.slots, layout.empty, whole)
+
+    def propose(self) -> list[int]:
+        """The tokens that probably come next, [] when nothing is known."""
+        if self.state is None:
+            return []
+        draft = self._constant_ahead()
+        slot = self._slot + (1 if self._in_slot and draft else 0)
+        if self._at < 0:
+            return []
+        if self._in_slot and not draft:
+            return self._rest_of_slot()
+        if slot < len(self._layout.slots):
+            draft += self._slot_draft(self._layout.slots[slot] if not self._in_slot else Kind.CONSTANT)
+        return draft
+
+    def _follow_layout(self, kind: Kind, token: int, *, new_number: bool) -> None:
+        if kind is Kind.CONSTANT:
+            if self._in_slot:
+                self._slot, self._in_slot, self._at = self._slot + 1, False, 0
+            piece = self._layout.pieces[self._slot] if self._slot < len(self._layout.pieces) else ()
+            on_track = 0 <= self._at < len(piece) and piece[self._at] == token
+            self._at = self._at + 1 if on_track else -1
+            return
+        if kind is Kind.NUMBER:
+            if new_number:
+                self._number.append(())
+            self._number[-1] += (token,)
+        expected = self._layout.slots[self._slot] if self._slot < len(self._layout.slots) else Kind.CONSTANT
+        self._in_slot = True
+        self._at = 0 if kind is expected else -1
+
+    def _constant_ahead(self) -> list[int]:
+        """The constant tokens that the layout has next, where they are certain to come next if it is kept."""
+        if self._at < 0 or self.state is None:
+            return []
+        if not self._in_slot:
+            return list(self._layout.pieces[self._slot][self._at :]) if self._slot < len(self._layout.pieces) else []
+        if self.state.digits and self._number_is_over(self.state):
+            return list(self._layout.pieces[self._slot + 1])
+        return []
+
+    def _number_is_over(self, state: State) -> bool:
+        more = any(fits(state.digits + digit, state.numbers) for digit in "0123456789")
+        return self.syntax.tokens.whole_numbers or not more
+
+    def _after_last_digit(self, state: State) -> bool:
+        left = self.syntax.automaton.leave_number(state) if state.digits else None
+        return left is not None and len(left.numbers) == BOX_NUMBERS
+
+    def _slot_draft(self, kind: Kind) -> list[int]:
+        """What may stand in the slot that begins after the constant tokens."""
+        if kind is Kind.NUMBER and len(self._heard.boxes) == 1 and not self._number:
+            return self._box_draft()
+        return self._label_draft() if kind is Kind.LABEL else []
+
+    def _rest_of_slot(self) -> list[int]:
+        if self._layout.slots[self._slot] is Kind.LABEL:
+            return self._label_draft()
+        return self._box_draft()
+
+    def _box_draft(self) -> list[int]:
+        """The rest of the last box of the thought that begins with the tokens written so far, and the frame after it."""
+        box = next((b for b in reversed(self._heard.boxes) if self._begins(b)), None)
+        if box is None:
+            return []
+        done, slot, draft = len(self._number), self._slot, []
+        if self._number:
+            draft = [*box[done - 1][len(self._number[-1]) :]]
+        else:
+            draft, done = [*box[0]], 1
+        for number in [*box[done:], ()]:
+            slot += 1
+            draft += [*self._layout.pieces[slot], *number]
+        return draft[:MAX_BOX_DRAFT_TOKENS]
+
+    def _begins(self, box: BoxTokens) -> bool:
+        if not self._number:
+            return True
+        done = len(self._number) - 1
+        return box[:done] == tuple(self._number[:done]) and box[done][: len(self._number[-1])] == self._number[-1]
+
+    def _label_draft(self) -> list[int]:
+        """More of the expression, as far as the label agrees with it."""
+        said = self._decoded(self._label)
+        at = self.expression.find(said)
+        if at < 0 or (not said and not self._layout.label_is_expression):
+            return []
+        rest = self.expression[at + len(said) :]
+        if not self._layout.label_is_expression:
+            rest = " " + rest.split()[0] if rest.startswith(" ") and rest.split() else ""
+        words = self.syntax.encode(rest)
+        after = self._slot + 1 if self._slot + 1 < len(self._layout.pieces) else self._slot
+        return (
+            [*words, *self._layout.pieces[after]][:MAX_BOX_DRAFT_TOKENS]
+            if words or self._layout.label_is_expression
+            else []
+        )
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return b"".join(self.syntax.tokens.of[token] for token in tokens).decode(errors="ignore")
+
+
+class _BoxListener:
+    """Finds boxes in a thought: four numbers with commas or blanks between them."""
+
+    def __init__(self, syntax: AnswerSyntax) -> None:
+        self.boxes: list[BoxTokens] = []
+        self._tokens = syntax.tokens
+        self._numbers: list[tuple[int, ...]] = []
+        self._joined = False
+
+    def add(self, token: int) -> None:
+        written = self._tokens.of[token] if token < len(self._tokens.of) else b""
+        if written.isdigit():
+            if self._joined and self._numbers and not self._tokens.whole_numbers:
+                self._numbers[-1] += (token,)
+            else:
+                self._numbers.append((token,))
+            self._joined = True
+            return
+        self._joined = False
+        if written.strip() in (b"", b","):
+            return
+        if len(self._numbers) == BOX_NUMBERS:
+            self.boxes.append(tuple(self._numbers))
+        self._numbers = []
