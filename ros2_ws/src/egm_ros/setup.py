@@ -22,6 +22,7 @@ setup(
         "console_scripts": [
             "grounding_node = egm_ros.grounding_node:main",
             "simulated_camera = egm_ros.simulated_camera:main",
+            "depth_locator = egm_ros.depth_locator:main",
         ]
     },
 )

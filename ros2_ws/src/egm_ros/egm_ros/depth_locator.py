@@ -1,0 +1,158 @@
+"""depth_locator: Detection2DArray and a registered depth image in, Detection3DArray in metres out.
+
+    ros2 run egm_ros depth_locator --ros-args -r depth:=/camera/aligned_depth_to_color/image_raw \\
+        -r camera_info:=/camera/color/camera_info
+
+A node of its own: who has no depth camera runs nothing of it, and depth frames never wait behind colour ones. Ids, names
+and scores are those of the 2-D detections; the header is theirs, too (stamp of the colour frame, its optical frame).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray
+
+from egm_edge.boxes import Box
+from egm_edge.errors import InputError
+from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
+
+PARAMETERS: dict[str, tuple[float, float, float, str]] = {
+    "max_depth_m": (10.0, 0.1, 1000.0, "Farther values are not believed."),
+    "min_support": (0.1, 0.0, 1.0, "Least share of a box's pixels with a believable distance."),
+    "stamp_tolerance_s": (0.05, 0.0, 5.0, "Detection and depth image may be this far apart in time."),
+    "memory_s": (1.0, 0.05, 30.0, "Depth images are kept this long, for detections that come late."),
+}
+WARN_PERIOD_S = 5.0
+
+
+def stamp_ns_of(message: Image | Detection2DArray) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+class DepthMemory:
+    """The last depth images, found by stamp."""
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory_ns = int(memory_s * 1e9)
+        self._images: deque[Image] = deque()
+
+    def add(self, image: Image) -> None:
+        newest = stamp_ns_of(image)
+        if self._images and newest < stamp_ns_of(self._images[-1]):
+            self._images.clear()  # the clock jumped back
+        self._images.append(image)
+        while newest - stamp_ns_of(self._images[0]) > self._memory_ns:
+            self._images.popleft()
+
+    def nearest(self, stamp_ns: int, tolerance_ns: int) -> Image | None:
+        best = min(self._images, key=lambda image: abs(stamp_ns_of(image) - stamp_ns), default=None)
+        return best if best is not None and abs(stamp_ns_of(best) - stamp_ns) <= tolerance_ns else None
+
+
+class DepthLocator(Node):
+    """Joins detections with depth by stamp."""
+
+    def __init__(self) -> None:
+        super().__init__("depth_locator")
+        for name, (default, low, high, text) in PARAMETERS.items():
+            span = FloatingPointRange(from_value=low, to_value=high)
+            self.declare_parameter(name, default, ParameterDescriptor(description=text, floating_point_range=[span]))
+        self._memory = DepthMemory(self._value("memory_s"))
+        self._waiting: deque[Detection2DArray] = deque(maxlen=5)
+        self._camera: Pinhole | None = None
+        self._out = self.create_publisher(Detection3DArray, "detections3d", 10)
+        self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data)
+        self.create_subscription(Image, "depth", self._on_depth, qos_profile_sensor_data)
+        self.create_subscription(Detection2DArray, "detections", self._on_detections, 10)
+
+    def _value(self, name: str) -> float:
+        return float(self.get_parameter(name).value)
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text, throttle_duration_sec=WARN_PERIOD_S)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        try:
+            self._camera = Pinhole.from_camera_info(message)
+        except InputError as error:
+            self._warn(f"camera_info refused: {error}")
+
+    def _on_depth(self, message: Image) -> None:
+        try:
+            check_depth(message)
+        except InputError as error:
+            self._warn(f"depth image refused: {error}")
+            return
+        self._memory.add(message)
+        waiting, self._waiting = self._waiting, deque(maxlen=self._waiting.maxlen)
+        for detections in waiting:
+            self._on_detections(detections)
+
+    def _on_detections(self, message: Detection2DArray) -> None:
+        stamp_ns, tolerance_ns = stamp_ns_of(message), int(self._value("stamp_tolerance_s") * 1e9)
+        image = self._memory.nearest(stamp_ns, tolerance_ns)
+        if image is None or self._camera is None:
+            self._waiting.append(message)  # its depth image may still be on its way
+            self._warn(
+                "waiting for " + ("camera_info" if self._camera is None else "a depth image of a detection's stamp")
+            )
+            return
+        depth_m = depth_in_metres(image)
+        found = [(one, self._locate(depth_m, one)) for one in message.detections]
+        self._out.publish(
+            Detection3DArray(
+                header=message.header, detections=[to_detection3d(one, box) for one, box in found if box is not None]
+            )
+        )
+
+    def _locate(self, depth_m: NDArray[np.float32], detection: Detection2D) -> MetricBox | None:
+        assert self._camera is not None
+        bbox = detection.bbox
+        x, y, w, h = bbox.center.position.x, bbox.center.position.y, bbox.size_x, bbox.size_y
+        try:
+            box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        except InputError as error:
+            self._warn(f"detection refused: {error}")
+            return None
+        limits = {"max_depth_m": self._value("max_depth_m"), "min_support": self._value("min_support")}
+        return locate(depth_m, self._camera, box, **limits)
+
+
+def to_detection3d(detection: Detection2D, box: MetricBox) -> Detection3D:
+    """The same detection in space: upright, so the orientation is the identity."""
+    message = Detection3D(header=detection.header, id=detection.id, results=detection.results)
+    position, size = message.bbox.center.position, message.bbox.size
+    position.x, position.y, position.z = box.centre
+    size.x, size.y, size.z = box.size
+    for result in message.results:
+        result.pose.pose.position = position
+    return message
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run until SIGINT or SIGTERM."""
+    rclpy.init(args=args)
+    node = DepthLocator()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

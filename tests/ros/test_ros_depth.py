@@ -1,0 +1,70 @@
+"""depth_locator as a process: a depth image and a box in, a place in metres under the detection's own header out."""
+
+from __future__ import annotations
+
+import array
+import sys
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import qos_profile_sensor_data
+from ros_client import until
+from ros_fixtures import MakeNode
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
+
+pytestmark = pytest.mark.ros
+
+
+def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("depth_test", context=context, namespace="/d")
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    found: list[Detection3DArray] = []
+    node.create_subscription(Detection3DArray, "detections3d", found.append, 10)
+    depth = node.create_publisher(Image, "depth", qos_profile_sensor_data)
+    info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+    boxes = node.create_publisher(Detection2DArray, "detections", 10)
+    locator = make_node([sys.executable, "-m", "egm_ros.depth_locator"], ["-r", "__ns:=/d"])
+    millimetres = np.full((120, 160), 2000, np.uint16)
+    millimetres[40:80, 60:100] = 800
+    image = Image(height=120, width=160, encoding="16UC1", step=320)
+    image.data = array.array("B", millimetres.tobytes())
+    garbage = Image(height=120, width=160, encoding="16UC1", step=1)
+    camera = CameraInfo(height=120, width=160, k=[100.0, 0.0, 79.5, 0.0, 100.0, 59.5, 0.0, 0.0, 1.0])
+    one = Detection2D(id="cmd-1", bbox=BoundingBox2D(size_x=40.0, size_y=40.0))
+    one.bbox.center.position.x, one.bbox.center.position.y = 80.0, 60.0
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = "the red mug", 0.5
+    one.results = [hypothesis]
+    late = Detection2DArray(detections=[one])
+
+    def send() -> bool:
+        seconds = node.get_clock().now().to_msg().sec
+        for message in (garbage, image, late):
+            message.header.stamp.sec = seconds
+        late.header.frame_id = one.header.frame_id = "eye"
+        for publisher, message in ((info, camera), (depth, garbage), (boxes, late), (depth, image), (boxes, late)):
+            publisher.publish(message)
+            executor.spin_once(timeout_sec=0.02)
+        return any(array.detections for array in found)
+
+    try:
+        until(send, 30, "a detection in space")
+        array3d = next(array for array in found if array.detections)
+        (got,) = array3d.detections
+        position, size = got.bbox.center.position, got.bbox.size
+        assert (position.x, position.y, position.z) == pytest.approx((0.0, 0.0, 0.8), abs=0.005)
+        assert (size.x, size.y) == pytest.approx((0.32, 0.32), rel=0.02)
+        assert (got.id, got.results[0].hypothesis.class_id) == ("cmd-1", "the red mug")
+        assert array3d.header.frame_id == "eye" and array3d.header.stamp.sec > 0
+        assert "depth image refused" in locator.log, "garbage is named, not fatal"
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+    assert locator.stop() == 0
