@@ -1,4 +1,4 @@
-"""`egm evaluate BUNDLE --data FILE...`: accuracy on data, resumable; `egm evaluate compare DIR DIR`: two runs row by row.
+"""`egm evaluate BUNDLE|URL --data FILE...`: accuracy on data, resumable; `egm evaluate compare DIR DIR`: two runs row by row.
 
 Everything cheap (data, pictures, output folder) is checked before the model is loaded.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
+from egm_edge.evaluate.budget import Budgets
 from egm_edge.grounding import Task
 
 EPILOG = """\
@@ -20,12 +25,16 @@ examples:
   egm evaluate out/egm-4b-cpu --data refcoco_val.jsonl refcoco_testA.jsonl --images coco --out out/eval
   egm evaluate out/egm-nano-cpu --data 'refcoco+/refs(unc).p' --images coco --limit 200
   egm evaluate out/egm-nano-cpu --data scenes.jsonl --budgets 8,16,32,64,128
+  egm evaluate out/egm-nano-cpu --data scenes.jsonl --max-think-tokens 0,16,32,64
+  egm evaluate http://localhost:8000/v1 --data refcoco_testA.jsonl --images coco --concurrency 32
   egm evaluate compare out/eval-fp32 out/eval-int8
 
 Data: EGM's evaluation jsonl, jsonl of this project, or the original refs pickle with instances.json beside it.
 --out gets records.jsonl (one line per answer), report.json, report.md, gallery.html and, with --budgets, the curves. The
 same command goes on where a killed run stopped. Accuracy is Acc@0.5: IoU strictly above 0.5.
+A server is asked --concurrency rows at a time, in the family's own words, greedily; its key is read from OPENAI_API_KEY.
 """
+SERVER_TOKENS = 4096  # as the EGM evaluation asks for
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +48,7 @@ def _evaluate(argv: list[str]) -> int:
     from egm_edge.evaluate.records import RecordLog
     from egm_edge.evaluate.refer import read_refer
     from egm_edge.evaluate.rows import read_jsonl
-    from egm_edge.evaluate.run import data_identity, evaluate_rows, spread
+    from egm_edge.evaluate.run import data_identity, in_order, spread
 
     paths = [Path(p) for p in arguments.data]
     task = Task(arguments.task) if arguments.task else None
@@ -48,35 +57,22 @@ def _evaluate(argv: list[str]) -> int:
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
 
-    from egm_edge.bundle import Bundle
-    from egm_edge.grounder import Grounder
     from egm_edge.measure.files import replace_text
     from egm_edge.measure.progress import Progress
 
-    bundle = Bundle.open(arguments.bundle)
-    budgets = arguments.budgets or [int(bundle.manifest.limits["max_new_tokens"])]
-    identity = {
-        "bundle_hash": bundle.hash,
-        "family": bundle.manifest.family,
-        "target": bundle.manifest.target,
-        "precision": bundle.manifest.precision,
-        "pixel_spec_hash": bundle.manifest.pixel_spec_hash,
-        "prompt_spec_hash": bundle.manifest.prompt_spec_hash,
+    asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
+    identity = asked.identity | {
         "data": data_identity(paths),
         "task": arguments.task or "as the data says",
         "limit_per_split": arguments.limit,
-        "budgets": budgets,
+        "budget_kind": asked.budgets.kind.name,
+        "budgets": list(asked.budgets.values),
     }
-    out = Path(arguments.out or f"out/evaluate-{bundle.hash[:12]}")
+    out = Path(arguments.out or f"out/evaluate-{asked.name}")
     with RecordLog(out, identity) as log:
-        if len(log.records) < len(rows) * len(budgets):
-            grounder = Grounder.from_opened(bundle, memory=arguments.memory, threads=arguments.threads)
-            try:
-                progress = Progress("evaluate", None if arguments.json else sys.stderr)
-                evaluate_rows(grounder, rows, pictures, budgets, log, progress)
-            finally:
-                grounder.close()
-        records = log.records
+        if len(in_order(log.records, rows, asked.budgets)) < len(rows) * len(asked.budgets.values):
+            asked.run(rows, pictures, log, Progress("evaluate", None if arguments.json else sys.stderr))
+        records = in_order(log.records, rows, asked.budgets)
 
         from egm_edge.evaluate.gallery import gallery, worst
         from egm_edge.evaluate.report import curve_svgs, to_json, to_markdown
@@ -93,6 +89,74 @@ def _evaluate(argv: list[str]) -> int:
             replace_text(out / name, svg)
     print(json.dumps(values, ensure_ascii=False) if arguments.json else f"{markdown}\nwritten to {out}")
     return 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is evaluated: its name for the default folder, its identity, its budgets, and how to ask it."""
+
+    name: str
+    identity: dict[str, Any]
+    budgets: Budgets
+    run: Callable[[Any, Any, Any, Any], None]
+
+
+def _bundle(arguments: argparse.Namespace) -> _Asked:
+    from egm_edge.bundle import Bundle
+    from egm_edge.evaluate.run import evaluate_rows
+
+    bundle = Bundle.open(arguments.bundle)
+    manifest = bundle.manifest
+    budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
+
+    def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
+        from egm_edge.grounder import Grounder
+
+        with Grounder.from_opened(bundle, memory=arguments.memory, threads=arguments.threads) as grounder:
+            evaluate_rows(grounder, rows, pictures, budgets, log, progress)
+
+    identity = {
+        "bundle_hash": bundle.hash,
+        "family": manifest.family,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "pixel_spec_hash": manifest.pixel_spec_hash,
+        "prompt_spec_hash": manifest.prompt_spec_hash,
+    }
+    return _Asked(bundle.hash[:12], identity, budgets, run)
+
+
+def _server(arguments: argparse.Namespace) -> _Asked:
+    from egm_edge.evaluate.server import AskedServer, evaluate_server
+    from egm_edge.families import family_for
+    from egm_edge.openai_client import OpenAIClient, Retry
+
+    retry = Retry(tries=arguments.tries, timeout_s=arguments.timeout_s)
+    client = OpenAIClient(arguments.bundle, key=os.environ.get(arguments.key_variable), retry=retry)
+    budgets = _budgets_of(arguments, SERVER_TOKENS)
+    if budgets.kind.name != "max_new_tokens":
+        raise InputError("--budgets for a server", f"--{budgets.kind.name}", "only a bundle can be limited so")
+    family = family_for(arguments.family)
+    model = arguments.model or client.models()[0]
+    asked = AskedServer(client, family, model, arguments.concurrency)
+
+    def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
+        evaluate_server(asked.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
+
+    identity = {"server": client.base_url, "model": model, "family": family.name, "prompt": family.modal}
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.base_url.partition('://')[2]} {model}").strip("-")[:80]
+    return _Asked(name, identity, budgets, run)
+
+
+def _budgets_of(arguments: argparse.Namespace, default_tokens: int) -> Budgets:
+    for name in ("max_think_tokens", "deadline_ms"):
+        if values := getattr(arguments, name):
+            return Budgets.of(name, values)
+    return Budgets.of("max_new_tokens", arguments.budgets or [default_tokens])
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def _compare(argv: list[str]) -> int:
@@ -135,18 +199,28 @@ def _compare(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm evaluate", description="Accuracy of a bundle on grounding data.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle directory, or an OpenAI-compatible server's /v1")
     parser.add_argument("--data", metavar="FILE", nargs="+", required=True, help="jsonl files or refs pickles")
     parser.add_argument("--images", metavar="DIR", help="folder of the pictures (default: beside the data)")
-    parser.add_argument("--out", metavar="DIR", help="where records and reports go (default: out/evaluate-HASH)")
+    parser.add_argument("--out", metavar="DIR", help="where records and reports go (default: out/evaluate-NAME)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="at most N rows of every split, evenly spaced")
-    parser.add_argument("--budgets", type=_budgets, metavar="N,N,...", help="ask every row once with each token cap")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--budgets", type=_budgets, metavar="N,N,...", help="ask every row once with each token cap")
+    kinds.add_argument("--max-think-tokens", type=_budgets, metavar="N,N,...", help="... with each cap on the thought")
+    kinds.add_argument("--deadline-ms", type=_budgets, metavar="MS,MS,...", help="... with each deadline")
     parser.add_argument("--task", choices=[t.value for t in Task], help="ask all rows so (default: as the data says)")
     parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    server = parser.add_argument_group("for a server")
+    server.add_argument("--model", metavar="NAME", help="as the server names it (default: its first)")
+    server.add_argument("--family", default="qwen3_vl", help="whose prompt to use (default: qwen3_vl)")
+    server.add_argument("--concurrency", type=whole_number(1, 1024), default=16, metavar="N", help="(default: 16)")
+    server.add_argument("--tries", type=whole_number(1, 100), default=6, metavar="N", help="per row (default: 6)")
+    server.add_argument("--timeout-s", type=positive_int, default=120, metavar="S", help="per try (default: 120)")
+    server.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds the key")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
 def _budgets(text: str) -> list[int]:
-    return sorted({positive_int(part) for part in text.split(",")})
+    return sorted({whole_number(0, 2**31 - 1)(part) for part in text.split(",")})

@@ -1,14 +1,21 @@
-"""Finds the pictures that rows name, before anything is spent on them. Knows nothing of models."""
+"""Finds the pictures that rows name, before anything is spent on them, and encodes them for servers. Knows no models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+from PIL import Image
+
 from egm_edge.errors import InputError
 from egm_edge.evaluate.rows import EvaluationRow
+from egm_edge.images import EXIF_ORIENTATION, load_image
 
 FOLDERS = ("", "coco", "images")  # EGM's rows say "coco/train2014/…", the original distribution "train2014/…"
+
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 def find_pictures(rows: Sequence[EvaluationRow], roots: Sequence[Path]) -> dict[str, Path]:
@@ -37,3 +44,22 @@ def find_pictures(rows: Sequence[EvaluationRow], roots: Sequence[Path]) -> dict[
             "pass their folder with --images DIR",
         )  # fmt: skip
     return found
+
+
+def encoded(path: Path, *, mirrored: bool = False) -> tuple[bytes, str, tuple[int, int]]:
+    """A picture for a server: its bytes, their media type, and its width and height when upright.
+
+    The file's own bytes wherever every server reads them alike; mirrored, turned by its EXIF tag or of another format, it
+    is sent upright as PNG, without loss.
+
+    Raises:
+        InputError: it cannot be read as a picture.
+    """
+    array = load_image(path)
+    image_wh = (array.shape[1], array.shape[0])
+    with Image.open(path) as header:
+        kind, turned = header.format or "", header.getexif().get(EXIF_ORIENTATION, 1) != 1
+    if kind in SENT_AS_THEY_ARE and not (mirrored or turned):
+        return path.read_bytes(), SENT_AS_THEY_ARE[kind], image_wh
+    upright = np.ascontiguousarray((array[:, ::-1] if mirrored else array)[..., ::-1])
+    return cv2.imencode(".png", upright)[1].tobytes(), "image/png", image_wh

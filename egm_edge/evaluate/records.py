@@ -27,13 +27,15 @@ class Record:
 
     Attributes:
         id, dataset, split, kind, task, image, image_wh, expression: of the row.
-        budget: cap on generated tokens.
+        budget: what the request was allowed; of `budget_kind`, see `egm_edge.evaluate.budget`.
         target: xyxy pixels, None for a thing that is not there.
-        outcome, box, rule, cut, text: of the Grounding; box is xyxy pixels or None.
+        outcome, box, rule, cut, text: of the Grounding; box is xyxy pixels or None. "REFUSED" of a server that refused it.
         iou: with the target, 0.0 where there is no box, None where there is no target.
         tokens: prompt, image, think, completion.
-        timings: milliseconds of the request itself; a frame shared with the row before costs nothing here.
+        timings: milliseconds of the request itself; a frame shared with the row before costs nothing here. Of a server
+            the client's wall time and how many requests were open at once.
         total_ms: of the request on a frame of its own: what sharing saved is added from this frame's own first request.
+        deadline_met: None without a deadline.
     """
 
     id: str
@@ -55,6 +57,8 @@ class Record:
     tokens: dict[str, int] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     total_ms: float = 0.0
+    budget_kind: str = "max_new_tokens"
+    deadline_met: bool | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from egm_edge.evaluate.budget import BUDGET_KINDS
 from egm_edge.evaluate.intervals import Interval, Paired
 from egm_edge.evaluate.published import matching, published_models, sources
 from egm_edge.evaluate.summary import Group, Summary
@@ -36,7 +37,7 @@ def to_markdown(identity: dict[str, Any], summary: Summary) -> str:
     """The report for people."""
     lines = ["# Grounding evaluation", ""]
     lines += [f"- {name}: {_plain(value)}" for name, value in identity.items()]
-    lines += [f"- token budget: {summary.budget}", ""]
+    lines += [f"- shown below: {summary.budget_kind} {summary.budget}", ""]
     lines += [METRIC_NOTE, ""]
     if summary.overall:
         groups = [*summary.splits, *([summary.overall] if len(summary.splits) > 1 else [])]
@@ -62,12 +63,12 @@ def to_markdown(identity: dict[str, Any], summary: Summary) -> str:
         ]
     rules = [[name or "-", str(count)] for name, count in summary.rules.items()]
     lines += ["## How answers were read", "", markdown_table(("rule or outcome", "answers"), rules), ""]
-    lines += ["## Token budget", "", curve_table(summary), ""]
+    lines += ["## Budget", "", curve_table(summary), ""]
     percentiles = ", ".join(f"{name} {value:,.0f}" for name, value in summary.milliseconds.items())
-    lines += [
-        f"Milliseconds a request, batch 1, frame of its own: {percentiles}. For latency proper use `egm measure`.",
-        "",
-    ]
+    how = "batch 1, frame of its own"
+    if summary.concurrency > 1:
+        how = f"client's wall time, {summary.concurrency} requests open at once: a loaded server, not its latency"
+    lines += [f"Milliseconds a request ({how}): {percentiles}. For latency proper use `egm measure`.", ""]
     beside = beside_published(summary)
     if beside:
         lines += ["## Beside the published tables (Acc@0.5 %)", "", beside, ""]
@@ -89,11 +90,12 @@ def group_table(groups: Sequence[Group]) -> str:
 
 def curve_table(summary: Summary) -> str:
     """Accuracy at every budget."""
-    head = ("max new tokens", "rows", "Acc@0.5 %", "95 %", "mean tokens", "truncated", "median ms")
+    label = BUDGET_KINDS[summary.budget_kind].label
+    head = (label, "rows", "Acc@0.5 %", "95 %", "mean tokens", "truncated", "median ms", "p95 ms", "late")
     rows = [
         [
             str(p.budget), str(p.rows), _percent(p.acc50), _range(p.acc50_95), f"{p.mean_tokens:.1f}", str(p.truncated),
-            f"{p.median_ms:.0f}",
+            f"{p.median_ms:.0f}", f"{p.p95_ms:.0f}", "-" if p.late_share is None else f"{p.late_share:.1%}",
         ]
         for p in summary.curve
     ]  # fmt: skip
@@ -101,15 +103,17 @@ def curve_table(summary: Summary) -> str:
 
 
 def curve_svgs(summary: Summary) -> dict[str, str]:
-    """File name -> SVG: accuracy against token budget, and against milliseconds; empty for a single budget."""
+    """File name -> SVG: accuracy against budget, tokens really generated, and milliseconds; empty for a single budget."""
     if len(summary.curve) < 2:
         return {}
     accuracies = [p.acc50 * 100 for p in summary.curve]
     bars = [(p.acc50_95[0] * 100, p.acc50_95[1] * 100) for p in summary.curve]
+    load = "batch 1" if summary.concurrency == 1 else f"{summary.concurrency} at once"
     axes = {
-        "accuracy_by_budget.svg": ("maximum new tokens", [float(p.budget) for p in summary.curve]),
+        "accuracy_by_budget.svg": (BUDGET_KINDS[summary.budget_kind].label, [float(p.budget) for p in summary.curve]),
+        "accuracy_by_tokens.svg": ("generated tokens (mean)", [p.mean_tokens for p in summary.curve]),
         "accuracy_by_milliseconds.svg": (
-            "milliseconds a request (median, batch 1)",
+            f"milliseconds a request (median, {load})",
             [p.median_ms for p in summary.curve],
         ),
     }

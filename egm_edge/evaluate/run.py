@@ -1,4 +1,4 @@
-"""The evaluation loop: rows in, records out. Consecutive rows of one picture share its frame.
+"""The evaluation loop of a bundle: rows in, records out. Consecutive rows of one picture share its frame.
 
 Knows the Grounder's public face only; whatever answers `frame` and `ground` as it does can be evaluated.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from egm_edge.bundle import sha256_of
 from egm_edge.errors import InputError
+from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.metrics import iou_rows
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.evaluate.rows import EvaluationRow
@@ -27,14 +28,15 @@ class Asked(Protocol):
 
     def frame(self, image: Any, *, color: str | None = None) -> Any: ...
 
-    def ground(self, image: Any, expression: str, *, task: Any, max_new_tokens: int | None) -> Grounding: ...
+    @property
+    def ground(self) -> Callable[..., Grounding]: ...
 
 
 def evaluate_rows(
     asked: Asked,
     rows: Sequence[EvaluationRow],
     pictures: Mapping[str, Path],
-    budgets: Sequence[int],
+    budgets: Budgets,
     log: RecordLog,
     on_record: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -42,21 +44,28 @@ def evaluate_rows(
 
     Args:
         pictures: image name of a row -> file.
-        budgets: caps on generated tokens; every row is asked once for each.
+        budgets: every row is asked once for each.
         on_record: told (done, total) after each record, those of earlier runs included.
     """
+    total = len(rows) * len(budgets.values)
+    missing = unanswered(rows, budgets, log)
+    shared = _Shared(asked, budgets)
+    for done, (row, budget) in enumerate(missing, total - len(missing) + 1):
+        log.append(shared.answer(row, pictures[row.image], budget))
+        if on_record:
+            on_record(done, total)
+
+
+def unanswered(rows: Sequence[EvaluationRow], budgets: Budgets, log: RecordLog) -> list[tuple[EvaluationRow, int]]:
+    """(row, budget) that the log does not hold yet, row by row."""
     held = {record.key for record in log.records}
-    total = len(rows) * len(budgets)
-    done = sum((row.id, budget) in held for row in rows for budget in budgets)
-    shared = _Shared(asked)
-    for row in rows:
-        for budget in budgets:
-            if (row.id, budget) in held:
-                continue
-            log.append(shared.answer(row, pictures[row.image], budget))
-            done += 1
-            if on_record:
-                on_record(done, total)
+    return [(row, budget) for row in rows for budget in budgets.values if (row.id, budget) not in held]
+
+
+def in_order(records: Sequence[Record], rows: Sequence[EvaluationRow], budgets: Budgets) -> list[Record]:
+    """The records of these rows and budgets in the order of the rows, whatever order they were answered in."""
+    place = {(row.id, budget): i for i, (row, budget) in enumerate((r, b) for r in rows for b in budgets.values)}
+    return sorted((r for r in records if r.key in place), key=lambda r: place[r.key])
 
 
 def spread(rows: Sequence[EvaluationRow], limit: int | None) -> list[EvaluationRow]:
@@ -86,24 +95,51 @@ def data_identity(paths: Sequence[Path]) -> list[dict[str, str]]:
     return [{"name": path.name, "sha256": sha256_of(path)} for path in paths]
 
 
+def iou_with(box: Sequence[float] | None, row: EvaluationRow) -> float | None:
+    """IoU of an answer with the row's target: 0.0 without a box, None where there is no target."""
+    return None if row.box is None else float(iou_rows([box or [np.nan] * 4], [row.box])[0])
+
+
+def require_size(image_wh: tuple[int, int], row: EvaluationRow, picture: Path) -> None:
+    """The picture must have the size that the row states.
+
+    Raises:
+        InputError: another size.
+    """
+    if row.image_wh is not None and image_wh != row.image_wh:
+        raise InputError(
+            f"{picture} of {row.image_wh[0]}x{row.image_wh[1]} pixels, as row {row.id} says",
+            f"{image_wh[0]}x{image_wh[1]}",
+            "take the pictures that belong to the data",
+        )
+
+
 class _Shared:
     """Keeps the last picture's frame, and what its first request paid for it."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, asked: Asked, budgets: Budgets) -> None:
+        self._asked, self._kind = asked, budgets.kind
         self._key: tuple[str, bool] | None = None
         self._frame: Any = None
         self._frame_ms = 0.0
 
     def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
-        self._open(row, picture)
-        frame = self._frame
-        grounding = self._asked.ground(frame, row.expression, task=row.task, max_new_tokens=budget)
-        timings = grounding.timings
-        making_ms = frame.decode_image_ms + frame.preprocess_ms
-        if not timings.frame_reused:
-            self._frame_ms = timings.vision_ms + getattr(frame.engine_frame, "prefill_ms", 0.0)
-        total_ms = timings.total_ms + making_ms + (self._frame_ms if timings.frame_reused else 0.0)
+        limit = {self._kind.name: budget}
+        if self._kind.shares_frames:
+            self._open(row, picture)
+            frame = self._frame
+            grounding = self._asked.ground(frame, row.expression, task=row.task, **limit)
+            timings = grounding.timings
+            total_ms = timings.total_ms + frame.decode_image_ms + frame.preprocess_ms
+            if timings.frame_reused:
+                total_ms += self._frame_ms
+            else:
+                self._frame_ms = timings.vision_ms + getattr(frame.engine_frame, "prefill_ms", 0.0)
+        else:
+            source = _source(row, picture)
+            grounding = self._asked.ground(source, row.expression, task=row.task, color="rgb", **limit)
+            require_size(grounding.image_wh, row, picture)
+            timings, total_ms = grounding.timings, grounding.timings.total_ms
         box = grounding.box.xyxy if grounding.box else None
         return Record(
             id=row.id,
@@ -115,32 +151,30 @@ class _Shared:
             image_wh=grounding.image_wh,
             expression=row.expression,
             budget=budget,
+            budget_kind=self._kind.name,
             target=row.box,
             outcome=grounding.outcome.value,
             box=box,
             rule=grounding.parse_rule,
             cut=grounding.cut,
             text=grounding.text,
-            iou=None if row.box is None else float(iou_rows([box or [np.nan] * 4], [row.box])[0]),
+            iou=iou_with(box, row),
             tokens=asdict(grounding.tokens),
             timings=asdict(timings),
             total_ms=total_ms,
+            deadline_met=grounding.deadline_met,
         )
 
     def _open(self, row: EvaluationRow, picture: Path) -> None:
         if self._key == (row.image, row.mirrored):
             return
         self._key = None
-        if row.mirrored:
-            mirrored: NDArray[np.uint8] = np.ascontiguousarray(load_image(picture)[:, ::-1])
-            frame = self._asked.frame(mirrored, color="rgb")
-        else:
-            frame = self._asked.frame(picture)
-        if row.image_wh is not None and frame.image_wh != row.image_wh:
-            raise InputError(
-                f"{picture} of {row.image_wh[0]}x{row.image_wh[1]} pixels, as row {row.id} says",
-                f"{frame.image_wh[0]}x{frame.image_wh[1]}",
-                "take the pictures that belong to the data",
-            )
+        frame = self._asked.frame(_source(row, picture), color="rgb")
+        require_size(frame.image_wh, row, picture)
         self._frame = frame
         self._key = (row.image, row.mirrored)
+
+
+def _source(row: EvaluationRow, picture: Path) -> Path | NDArray[np.uint8]:
+    """The picture as the row wants it: its file, or a mirrored RGB array."""
+    return np.ascontiguousarray(load_image(picture)[:, ::-1]) if row.mirrored else picture

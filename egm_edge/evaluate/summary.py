@@ -59,7 +59,12 @@ class Negatives:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One token budget: accuracy, tokens really used, and milliseconds of a request on a frame of its own (median)."""
+    """One budget: accuracy, tokens really used, and milliseconds of a request on a frame of its own.
+
+    Attributes:
+        rows: positives; tokens, truncations and milliseconds are over negatives too.
+        late_share: answers after their deadline, 0.0-1.0; None without one.
+    """
 
     budget: int
     rows: int
@@ -68,6 +73,8 @@ class CurvePoint:
     mean_tokens: float
     truncated: int
     median_ms: float
+    p95_ms: float
+    late_share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,14 @@ class Summary:
         overall: all positives, whatever their split; None when there are none.
         average, average_95: unweighted Acc@0.5 over the eight RefCOCO-family splits; None unless all eight are complete.
         rules: how answers were read: "json", "bracket_list"... for boxes, "NOT_FOUND" or "UNPARSABLE" for none.
-        milliseconds: percentile -> total per request on a frame of its own, all rows; batch 1.
+        milliseconds: percentile -> total per request on a frame of its own, all rows; batch 1. Of a server the client's
+            wall time with up to `concurrency` requests open.
+        budget_kind: what the budgets limit, see `egm_edge.evaluate.budget`. concurrency: 1 for a bundle.
     """
 
     budget: int
+    budget_kind: str
+    concurrency: int
     overall: Group | None
     splits: list[Group]
     average: float | None
@@ -113,6 +124,8 @@ def summarise(records: Sequence[Record]) -> Summary:
     milliseconds = np.percentile([r.total_ms for r in full], MS_PERCENTILES)
     return Summary(
         budget=budget,
+        budget_kind=full[0].budget_kind,
+        concurrency=max(int(record.timings.get("concurrency", 1)) for record in full),
         overall=group("all", positives) if positives else None,
         splits=[group(" ".join(split), by_split[split]) for split in order if split in by_split],
         average=average,
@@ -149,6 +162,8 @@ def group(name: str, rows: Sequence[Record]) -> Group:
 def _point(budget: int, rows: Sequence[Record]) -> CurvePoint:
     positives = [r for r in rows if r.target is not None]
     iou = _ious(positives)
+    met = [r.deadline_met for r in rows if r.deadline_met is not None]
+    median_ms, p95_ms = np.percentile([r.total_ms for r in rows], (50, 95))
     return CurvePoint(
         budget=budget,
         rows=len(positives),
@@ -156,7 +171,9 @@ def _point(budget: int, rows: Sequence[Record]) -> CurvePoint:
         acc50_95=wilson(sum(v > 0.5 for v in iou), len(iou)),
         mean_tokens=float(np.mean([r.tokens.get("completion", 0) for r in rows])),
         truncated=sum(bool(r.cut) for r in rows),
-        median_ms=float(np.median([r.total_ms for r in rows])),
+        median_ms=float(median_ms),
+        p95_ms=float(p95_ms),
+        late_share=met.count(False) / len(met) if met else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from egm_edge.bundle import Bundle
 from egm_edge.cli.evaluate import main
 from egm_edge.errors import InputError
+from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.gallery import gallery, worst
 from egm_edge.evaluate.metrics import EIGHT_SPLITS
 from egm_edge.evaluate.records import Record, RecordLog
@@ -20,6 +22,7 @@ from egm_edge.evaluate.report import beside_published, curve_svgs, to_json, to_m
 from egm_edge.evaluate.rows import read_jsonl
 from egm_edge.evaluate.run import evaluate_rows
 from egm_edge.evaluate.summary import summarise
+from egm_edge.grounder import Grounder
 from tests.evaluate.conftest import egm_row, write_lines
 from tests.measure.scripted import scripted_grounder
 
@@ -39,12 +42,26 @@ def reply_to(words: str) -> str:
     return "</think>I do not know" if "mumble" in words else "</think>[]" if "nothing" in words else BOX
 
 
+class Free:
+    """A grounder that decodes freely, so that an answer may be unreadable."""
+
+    def __init__(self, grounder: Grounder) -> None:
+        self.frame = grounder.frame
+        self.ground = partial(grounder.ground, force_syntax=False)
+
+
 @pytest.fixture
 def records(tiny_cpu_bundle: Bundle, frames_dir: Path, tmp_path: Path) -> list[Record]:
     rows = read_jsonl(write_lines(tmp_path / "scripted.jsonl", ROWS))
     pictures = {"a.png": frames_dir / "a.png"}
     with RecordLog(tmp_path / "out", {"of": "a test"}) as log:
-        evaluate_rows(scripted_grounder(tiny_cpu_bundle, reply_to), rows, pictures, [12, 200], log)
+        evaluate_rows(
+            Free(scripted_grounder(tiny_cpu_bundle, reply_to)),
+            rows,
+            pictures,
+            Budgets.of("max_new_tokens", [12, 200]),
+            log,
+        )
         return log.records
 
 
@@ -67,7 +84,8 @@ def test_a_budget_that_cuts_answers_loses_them(records: list[Record]) -> None:
     assert (small.acc50, large.acc50) == (0.0, 0.4)
     assert small.truncated == 5  # all but the two short "[]"
     assert small.mean_tokens <= 12
-    assert set(curve_svgs(summarise(records))) == {"accuracy_by_budget.svg", "accuracy_by_milliseconds.svg"}
+    names = {"accuracy_by_budget.svg", "accuracy_by_tokens.svg", "accuracy_by_milliseconds.svg"}
+    assert set(curve_svgs(summarise(records))) == names
 
 
 def test_rows_of_one_picture_share_its_frame_and_pay_it_in_total_ms(records: list[Record]) -> None:
@@ -80,7 +98,13 @@ def test_a_picture_of_another_size_than_the_data_says_stops_the_run(
 ) -> None:
     rows = read_jsonl(write_lines(tmp_path / "d.jsonl", [ROWS[0] | {"width": 97}]))
     with RecordLog(tmp_path / "o", {}) as log, pytest.raises(InputError, match="97x64 pixels"):
-        evaluate_rows(scripted_grounder(tiny_cpu_bundle), rows, {"a.png": frames_dir / "a.png"}, [8], log)
+        evaluate_rows(
+            scripted_grounder(tiny_cpu_bundle),
+            rows,
+            {"a.png": frames_dir / "a.png"},
+            Budgets.of("max_new_tokens", [8]),
+            log,
+        )
 
 
 def test_reports_say_what_the_metric_is_and_have_no_nan(records: list[Record]) -> None:

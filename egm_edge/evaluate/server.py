@@ -1,0 +1,202 @@
+"""Evaluates an OpenAI-compatible server: many requests at once, the family's own prompt, the one parser.
+
+A request that fails on its way is no wrong answer: it is left for the next run of the same command. One that the server
+refuses by itself is: it counts as an answer without a box, under the outcome REFUSED.
+"""
+
+from __future__ import annotations
+
+import base64
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from egm_edge.boxes import Box
+from egm_edge.errors import BackendError, EgmError
+from egm_edge.evaluate.budget import Budgets
+from egm_edge.evaluate.pictures import encoded
+from egm_edge.evaluate.records import Record, RecordLog
+from egm_edge.evaluate.rows import EvaluationRow
+from egm_edge.evaluate.run import iou_with, require_size, unanswered
+from egm_edge.families import Family
+from egm_edge.grounding import Task
+from egm_edge.openai_client import Completion, NoAnswerError, OpenAIClient, RequestRefusedError
+from egm_edge.parsing import parse_answer
+
+REFUSED = "REFUSED"
+REFUSALS_BEFORE_GIVING_UP = 8
+_Job = tuple[EvaluationRow, Path, int]
+_Done = Record | EgmError | BaseException
+
+
+class AskedServer:
+    """Answers rows through a server.
+
+    Args:
+        family: whose task texts are used. model: as the server names it. concurrency: requests open at once, for the record.
+    """
+
+    def __init__(self, client: OpenAIClient, family: Family, model: str, concurrency: int) -> None:
+        self._client, self._family, self._model, self._concurrency = client, family, model, concurrency
+
+    def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
+        """One row, asked once (and again where the way there fails).
+
+        Raises:
+            NoAnswerError: it did not come through. BackendError: the server refuses us altogether.
+            InputError: the picture cannot be used.
+        """
+        data, media_type, image_wh = encoded(picture, mirrored=row.mirrored)
+        require_size(image_wh, row, picture)
+        sentence = (self._family.amodal if row.task is Task.AMODAL else self._family.modal).replace(
+            "{expression}", row.expression
+        )
+        body = {
+            "model": self._model,
+            "messages": [grounding_message(data, media_type, sentence)],
+            "max_tokens": budget,
+            "temperature": 0,
+        }
+        try:
+            completion = self._client.complete(body)
+        except RequestRefusedError as error:
+            return self._record(row, budget, image_wh, Completion("", finish_reason=error.found), REFUSED)
+        return self._record(row, budget, image_wh, completion)
+
+    def _record(
+        self, row: EvaluationRow, budget: int, image_wh: tuple[int, int], completion: Completion, outcome: str = ""
+    ) -> Record:
+        cut = "max_new_tokens" if completion.finish_reason == "length" else ""
+        parsed = parse_answer(completion.text, task=row.task, in_thought=bool(cut) and _all_thought(completion))
+        box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
+        milliseconds = completion.seconds * 1e3
+        return Record(
+            id=row.id,
+            dataset=row.dataset,
+            split=row.split,
+            kind=row.kind,
+            task=row.task.value,
+            image=row.image,
+            image_wh=image_wh,
+            expression=row.expression,
+            budget=budget,
+            target=row.box,
+            outcome=outcome or parsed.outcome.value,
+            box=box,
+            rule=parsed.rule if not outcome else completion.finish_reason,
+            cut=cut,
+            text=f"<think>{completion.reasoning}</think>{completion.text}" if completion.reasoning else completion.text,
+            iou=iou_with(box, row),
+            tokens={"prompt": completion.prompt_tokens, "completion": completion.completion_tokens},
+            timings={"request_ms": milliseconds, "concurrency": self._concurrency},
+            total_ms=milliseconds,
+        )
+
+
+def grounding_message(image: bytes, media_type: str, sentence: str) -> dict[str, Any]:
+    """One user message, picture first, as the EGM evaluation scripts send it."""
+    address = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
+    picture = {"type": "image_url", "image_url": {"url": address, "detail": "high"}}
+    return {"role": "user", "content": [picture, {"type": "text", "text": sentence}]}
+
+
+def evaluate_server(
+    answer: Callable[[EvaluationRow, Path, int], Record],
+    rows: Sequence[EvaluationRow],
+    pictures: Mapping[str, Path],
+    budgets: Budgets,
+    log: RecordLog,
+    concurrency: int,
+    on_record: Callable[[int, int], None] | None = None,
+) -> None:
+    """Answer what the log does not hold yet, `concurrency` rows at a time.
+
+    Raises:
+        BackendError: the server refuses us, answers nothing at all any more, or left rows unanswered.
+    """
+    jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    missing = unanswered(rows, budgets, log)
+    for row, budget in missing:
+        jobs.put((row, pictures[row.image], budget))
+    results: queue.SimpleQueue[_Done] = queue.SimpleQueue()
+    for _ in range(min(concurrency, len(missing))):  # daemons: Ctrl-C must not wait for a server that is silent
+        threading.Thread(target=_work, args=(answer, jobs, results), daemon=True).start()
+    try:
+        _collect(results, len(missing), log, concurrency, len(rows) * len(budgets.values), on_record)
+    finally:
+        while not jobs.empty():  # what nobody has begun stays undone
+            jobs.get()
+
+
+def _work(
+    answer: Callable[[EvaluationRow, Path, int], Record],
+    jobs: queue.SimpleQueue[_Job | None],
+    results: queue.SimpleQueue[_Done],
+) -> None:
+    while True:
+        try:
+            job = jobs.get_nowait()
+        except queue.Empty:
+            return
+        if job is None:
+            return
+        try:
+            results.put(answer(*job))
+        except BaseException as error:  # judged by the collecting thread
+            results.put(error)
+
+
+def _collect(
+    results: queue.SimpleQueue[_Done],
+    count: int,
+    log: RecordLog,
+    concurrency: int,
+    total: int,
+    on_record: Callable[[int, int], None] | None,
+) -> None:
+    """Write records as they come. Refusals are held back until the server has answered anything at all."""
+    done = total - count
+    answered_once = any(record.outcome != REFUSED for record in log.records)
+    held: list[Record] = []
+    failures: list[NoAnswerError] = []
+    in_a_row = 0
+    for _ in range(count):
+        result = results.get()
+        if isinstance(result, NoAnswerError):
+            failures.append(result)
+            in_a_row += 1
+            if in_a_row >= max(REFUSALS_BEFORE_GIVING_UP, 2 * concurrency):
+                break
+            continue
+        if not isinstance(result, Record):
+            raise result
+        in_a_row = 0
+        held.append(result)
+        answered_once = answered_once or result.outcome != REFUSED
+        if not answered_once:
+            if len(held) >= REFUSALS_BEFORE_GIVING_UP:
+                break
+            continue
+        for record in held:
+            log.append(record)
+            done += 1
+            if on_record:
+                on_record(done, total)
+        held.clear()
+    if held:
+        raise BackendError("a server that answers", f"only refusals: {held[0].rule}", "check the model and the budget")
+    if failures:
+        found = f"{total - done} without one; the first: {failures[0].found}"
+        raise BackendError(
+            f"answers to all {total} requests", found, "run the same command again: it asks only for these"
+        )
+
+
+def _all_thought(completion: Completion) -> bool:
+    """Whether a cut answer never came out of its thought. Templates may open the thought in the prompt, so that the text
+    shows no sign of it: then anything that is no answer's beginning is taken for a thought."""
+    if completion.reasoning or "</think>" in completion.text:
+        return False
+    return not completion.text.lstrip().startswith(("[", "{", "`", "<|", "<ref>", "<box>", "<answer>"))
