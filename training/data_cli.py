@@ -1,4 +1,5 @@
-"""`egm data ...`: check a data set, convert one, mirror it, filter it, look for leaks, generate reasoning traces."""
+"""`egm data ...`: check a data set, convert one, mirror it, filter it, look for leaks, generate reasoning traces, write
+held-out scenes."""
 
 from __future__ import annotations
 
@@ -72,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens"
     )
     traces.set_defaults(run=_traces)
+    scenes = verbs.add_parser("scenes", help="write held-out tabletop scenes: pictures, and rows for `egm evaluate`")
+    scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
+    scenes.add_argument(
+        "--suites", default="easy,modal,amodal-occluded,negative", help="comma-separated (default: all)"
+    )
+    scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
+    scenes.set_defaults(run=_scenes)
     for writer in (convert, flip, leaks, difficulty, traces):
         writer.add_argument("--out", "-o", type=Path, required=True, help="jsonl to write")
     return parser
@@ -139,6 +147,15 @@ def _traces(arguments: argparse.Namespace) -> int:
     print(report)
     _write(arguments.out, reasoned)
     return 0 if len(reasoned) == len(rows) else 1
+
+
+def _scenes(arguments: argparse.Namespace) -> int:
+    from egm_edge.measure.progress import Progress
+    from training.nano.held_out import write_held_out
+
+    path = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr))
+    print(f"rows in {path}")
+    return 0
 
 
 def _write(path: Path, rows: list[Row]) -> int:
