@@ -165,8 +165,8 @@ def preprocess(image_rgb: NDArray[np.uint8], spec: PixelSpec) -> Pixels:
             "a non-empty image with 3 channels", _describe(image_rgb), "load it with egm_edge.images.load_image"
         )
     image = np.ascontiguousarray(image_rgb)
-    resized_height, resized_width = spec.resized_hw(height, width)
-    canvas = resize_bicubic(image, resized_width, resized_height)
+    canvas = resized(image, spec)
+    resized_height, resized_width = canvas.shape[:2]
     if spec.rule == TILES:
         grid_hw = (resized_height // spec.tile_size, resized_width // spec.tile_size)
         thumbnail = resize_bicubic(image, spec.tile_size, spec.tile_size) if grid_hw != (1, 1) else None
@@ -175,6 +175,12 @@ def preprocess(image_rgb: NDArray[np.uint8], spec: PixelSpec) -> Pixels:
     patches = _cut_patches(canvas, spec.patch_size, spec.merge_size)
     grid_hw = (resized_height // spec.patch_size, resized_width // spec.patch_size)
     return Pixels(patches, grid_hw, (width, height), len(patches) // spec.merge_size**2)
+
+
+def resized(image_rgb: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.uint8]:
+    """The whole picture at the size that patches (tiles: without the thumbnail) are cut from, [H, W, 3] uint8 RGB."""
+    height, width = spec.resized_hw(*image_rgb.shape[:2])
+    return resize_bicubic(np.ascontiguousarray(image_rgb), width, height)
 
 
 def normalise(pixels: Pixels, spec: PixelSpec, *, duplicate_temporal: bool = True) -> NDArray[np.float32]:

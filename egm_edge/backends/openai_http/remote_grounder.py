@@ -1,0 +1,285 @@
+"""RemoteGrounder: `Grounder.ground` answered by an OpenAI-compatible server.
+
+    grounder = RemoteGrounder.from_url("http://127.0.0.1:8000", contract="out/egm-4b-serve")
+    grounding = grounder.ground("frame.png", "the red mug left of the kettle", deadline_ms=1500)
+
+The server renders the chat template, tokenises and decodes; this side owns the task text, the pixels and the parser. With a
+contract (a bundle of the same checkpoint, or the checkpoint itself) the picture is resized here by the checkpoint's own rule
+and sent losslessly, so that the server's processor finds nothing left to resize. Logits stay on the server: no forced syntax,
+no confidence, no voting.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.backends.base import Capabilities, RuntimeFacts
+from egm_edge.backends.openai_http.chat_stream import Server, model_names
+from egm_edge.backends.openai_http.contract import Contract
+from egm_edge.backends.openai_http.reply import Limits, RemoteReply, ask
+from egm_edge.boxes import Box
+from egm_edge.decoding import TokenEvent
+from egm_edge.errors import InputError
+from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+from egm_edge.images import load_image
+from egm_edge.parsing import parse_answer
+from egm_edge.request import check_expression
+
+ImageSource = str | Path | bytes | NDArray[np.uint8]
+MAX_NEW_TOKENS = 1024
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFrame:
+    """One picture, encoded once for every expression on it.
+
+    Attributes:
+        image_wh: width and height of the original image, pixels.
+        sent_wh: of the picture that is sent.
+        stamp_ns: the caller's stamp.
+        decode_image_ms, preprocess_ms: what making the frame cost.
+    """
+
+    image_wh: tuple[int, int]
+    sent_wh: tuple[int, int]
+    stamp_ns: int | None
+    decode_image_ms: float
+    preprocess_ms: float
+    data_url: str = field(repr=False)
+    image_tokens: int = 0
+
+
+class RemoteGrounder:
+    """Answers expressions through a server; same arguments and same Groundings as `Grounder`. Threads may share it.
+
+    Attributes:
+        server: where it asks. model: the name it asks for.
+        contract: pixels and prompts of the checkpoint that is served; without one the server's own resize is trusted.
+        extra_body: fields that every request carries beside the standard ones (`mm_processor_kwargs`, `top_k`, …).
+    """
+
+    capabilities = Capabilities(tokens=False, frame_reuse=False, rewind=False, interrupt=True)
+
+    def __init__(
+        self, server: Server, model: str, contract: Contract, *, extra_body: Mapping[str, Any] | None = None
+    ) -> None:
+        self.server, self.model, self.contract = server, model, contract
+        self.extra_body = dict(extra_body or {})
+        self.facts = RuntimeFacts("OpenAI-compatible server", server.where)
+        self._told_difference = False
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        contract: str | Path | None = None,
+        family: str = "qwen3_vl",
+        model: str | None = None,
+        api_key: str = "",
+        extra_body: Mapping[str, Any] | None = None,
+        stall_timeout_s: float = 60.0,
+    ) -> RemoteGrounder:
+        """Reach a server.
+
+        Args:
+            url: "http://HOST:PORT", with or without /v1.
+            contract: a bundle or checkpoint directory of the model that is served.
+            family: task text and answer syntax where no contract is given.
+            model: its name on the server; None for the only one there.
+            api_key: a bearer token.
+            extra_body: further request fields.
+            stall_timeout_s: silence after which a request without deadline is given up.
+
+        Raises:
+            BackendError: nobody answers, or several models are there and none was named.
+            BundleError, CheckpointError: the contract cannot be read.
+        """
+        server = Server(url, api_key, stall_timeout_s=stall_timeout_s)
+        agreed = Contract.read(contract) if contract is not None else Contract.of_family(family)
+        if model is None:
+            names = model_names(server, server.connect_timeout_s)
+            if len(names) > 1:
+                raise InputError("the name of a model", f"{len(names)}: {', '.join(names[:5])}", "pass one of them")
+            model = names[0]
+        return cls(server, model, agreed, extra_body=extra_body)
+
+    def __enter__(self) -> RemoteGrounder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held between requests."""
+
+    def warm_up(self) -> None:
+        """One small request."""
+        self.ground(np.full((64, 64, 3), 128, np.uint8), "warm up", color="rgb", max_new_tokens=2)
+
+    def frame(self, image: ImageSource, *, color: str | None = None, stamp_ns: int | None = None) -> RemoteFrame:
+        """Read and encode an image; arguments and errors as `Grounder.frame`."""
+        started = time.perf_counter()
+        array = load_image(image, color=color)
+        decoded = time.perf_counter()
+        sent, image_tokens = self.contract.picture_to_send(array)
+        url = "data:image/png;base64," + base64.b64encode(_png(sent)).decode("ascii")
+        finished = time.perf_counter()
+        from_array = isinstance(image, np.ndarray)
+        return RemoteFrame(
+            image_wh=(array.shape[1], array.shape[0]),
+            sent_wh=(sent.shape[1], sent.shape[0]),
+            stamp_ns=stamp_ns,
+            decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
+            preprocess_ms=(finished - (started if from_array else decoded)) * 1e3,
+            data_url=url,
+            image_tokens=image_tokens,
+        )
+
+    def ground(
+        self,
+        image: ImageSource | RemoteFrame,
+        expression: str,
+        *,
+        task: Task | str = Task.MODAL,
+        color: str | None = None,
+        stamp_ns: int | None = None,
+        max_new_tokens: int | None = None,
+        deadline_ms: float | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        on_token: Callable[[TokenEvent], None] | None = None,
+    ) -> Grounding:
+        """Find what an expression refers to; arguments as `Grounder.ground`.
+
+        A deadline or `should_stop` drops the connection at once, wherever the answer is; a box that stands by then counts.
+
+        Raises:
+            InputError: the image, the expression or an argument cannot be used.
+            BackendError: the server cannot be reached, refuses, or sends what is no answer.
+        """
+        started = time.perf_counter()
+        task = Task.parse(task)
+        check_expression(expression)
+        limits = Limits.of(max_new_tokens or MAX_NEW_TOKENS, deadline_ms, started, self.server.stall_timeout_s)
+        frame = image if isinstance(image, RemoteFrame) else self.frame(image, color=color, stamp_ns=stamp_ns)
+        body = self._body(frame, expression, task, limits)
+        reply = ask(self.server, body, limits, should_stop, on_token, in_thought=self.contract.in_thought)
+        grounding = self._grounding(frame, expression, task, reply, limits, started, made_here=frame is not image)
+        self._compare_prompt(frame, expression, task, reply)
+        return grounding
+
+    def _body(self, frame: RemoteFrame, expression: str, task: Task, limits: Limits) -> dict[str, Any]:
+        content = [
+            {"type": "image_url", "image_url": {"url": frame.data_url}},
+            {"type": "text", "text": self.contract.task_text(expression, task)},
+        ]
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": limits.max_new_tokens,
+            "temperature": 0.0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self.contract.special_token_syntax:
+            body["skip_special_tokens"] = (
+                False  # <box> is a special token of InternVL3 (vLLM and SGLang know the field)
+            )
+        return body | self.extra_body
+
+    def _grounding(
+        self,
+        frame: RemoteFrame,
+        expression: str,
+        task: Task,
+        reply: RemoteReply,
+        limits: Limits,
+        started: float,
+        *,
+        made_here: bool,
+    ) -> Grounding:
+        generated = time.perf_counter()
+        parsed = parse_answer(reply.text, task=task, in_thought=self.contract.in_thought and not reply.thought_apart)
+        outcome, cut = parsed.outcome, ""
+        if reply.stopped and outcome is not Outcome.FOUND:
+            outcome = Outcome.CANCELLED
+        elif reply.out_of_time:
+            outcome = outcome if outcome is Outcome.FOUND else Outcome.TIMED_OUT
+            cut = "answer" if outcome is Outcome.FOUND else ""
+        elif reply.stopped:
+            outcome = Outcome.CANCELLED
+        elif reply.finish_reason == "length":
+            cut = "max_new_tokens"
+        box = None
+        if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
+            box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
+        finished = time.perf_counter()
+        first = reply.first_token_at or generated
+        return Grounding(
+            outcome=outcome,
+            expression=expression,
+            task=task,
+            image_wh=frame.image_wh,
+            box=box,
+            label=parsed.label if box else "",
+            reasoning=parsed.reasoning,
+            text=reply.text,
+            parse_rule=parsed.rule if box else "",
+            tokens=TokenCounts(
+                prompt=reply.prompt_tokens,
+                image=frame.image_tokens,
+                think=reply.think_tokens,
+                completion=reply.completion_tokens,
+                decode_steps=reply.completion_tokens,
+            ),
+            timings=Timings(
+                decode_image_ms=frame.decode_image_ms if made_here else 0.0,
+                preprocess_ms=frame.preprocess_ms if made_here else 0.0,
+                prefill_ms=(first - reply.sent_at) * 1e3,
+                think_ms=max(0.0, (reply.answer_from or generated) - first) * 1e3 if reply.think_tokens else 0.0,
+                answer_ms=max(0.0, generated - (reply.answer_from or first)) * 1e3,
+                parse_ms=(finished - generated) * 1e3,
+                ttft_ms=(first - started) * 1e3,
+                total_ms=(finished - started) * 1e3,
+            ),
+            stamp_ns=frame.stamp_ns,
+            deadline_met=None if limits.ends_at is None else finished <= limits.ends_at and box is not None,
+            cut=cut,
+            bundle_hash=self.contract.bundle_hash,
+            pixel_spec_hash=self.contract.pixel_spec_hash,
+            prompt_spec_hash=self.contract.prompt_spec_hash,
+        )
+
+    def _compare_prompt(self, frame: RemoteFrame, expression: str, task: Task, reply: RemoteReply) -> None:
+        """Say it once when the server counts other prompt tokens: then it resized or worded the request otherwise."""
+        expected = self.contract.prompt_tokens(expression, task, frame.image_tokens)
+        if not expected or not reply.prompt_tokens or reply.prompt_tokens == expected or self._told_difference:
+            return
+        self._told_difference = True
+        _log.warning(
+            "%s counts %d prompt tokens where the checkpoint's own processor makes %d: its pixel budget or chat template "
+            "differs, and so may its boxes",
+            self.server.where, reply.prompt_tokens, expected,
+        )  # fmt: skip
+
+
+def _png(image_rgb: NDArray[np.uint8]) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image_rgb[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise InputError("an image that can be written as PNG", f"one of shape {image_rgb.shape}", "check the image")
+    return data.tobytes()
