@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import sys
-from dataclasses import replace
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from egm_edge.errors import CheckpointError, EgmError
+from egm_edge.errors import CheckpointError, EgmError, InputError
 
+if TYPE_CHECKING:
+    import torch
+
+_STOPPED = 130
 _CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
 # Verbs with a command line of their own: module, what they do.
 _STAGES = {
@@ -29,15 +35,22 @@ def main(argv: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (_, summary) in _STAGES.items():
         verbs.add_parser(name, help=summary)
-    nano = verbs.add_parser("nano", help="train EGM-Nano on procedural tabletop scenes (resumes where it stopped)")
-    nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
-    nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="run directory (default: runs/nano)")
-    nano.add_argument(
-        "--smoke", action="store_true", help="a run of about a minute that proves the path, not the model"
+    nano = verbs.add_parser(
+        "nano",
+        help="train EGM-Nano on procedural tabletop scenes: base, three arms, comparison (resumes where it stopped)",
     )
+    nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
+    nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="directory of the runs (default: runs/nano)")
+    nano.add_argument("--only", metavar="RUN", help="train this run of the configuration and stop: arms side by side")
+    nano.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU when there is one"
+    )
+    nano.add_argument("--smoke", action="store_true", help="minutes that prove the path, not the model")
     nano.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="measure a checkpoint instead of training")
+    nano.add_argument(
+        "--direct", action="store_true", help="with --evaluate: ask for the box at once, without a thought"
+    )
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
-    nano.add_argument("--write-card", action="store_true", help="with --evaluate: write README.md into the checkpoint")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -48,35 +61,32 @@ def main(argv: list[str]) -> int:
 
 
 def _nano(arguments: argparse.Namespace) -> int:
+    from training.nano.config import load_plan, smoke
+    from training.nano.pipeline import train_plan
+    from training.nano.train import prepare
+
+    device = prepare(arguments.device)
     if arguments.evaluate:
-        return _evaluate(arguments.evaluate, arguments.count, arguments.write_card, arguments.out)
-    from training.nano.config import load_config
-    from training.nano.train import train
-
-    config = load_config(arguments.config)
-    if arguments.smoke:
-        stages = tuple(replace(stage, cpu_minutes=0.25) for stage in config.stages)
-        config = replace(config, stages=stages, checkpoint_seconds=10.0, warmup_steps=20)
-    print(train(config, arguments.out))
-    return 0
+        return _evaluate(arguments.evaluate, arguments.count, not arguments.direct, device)
+    plan = load_plan(arguments.config)
+    if arguments.only not in (None, *(run.name for run in plan.runs)):
+        names = ", ".join(run.name for run in plan.runs)
+        raise InputError(f"a run of {arguments.config} ({names})", repr(arguments.only), "name one of them with --only")
+    finished = train_plan(smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only)
+    print(finished or f"stopped; the same command goes on in {arguments.out}")
+    return 0 if finished else _STOPPED
 
 
-def _evaluate(checkpoint: Path, count: int, write_card: bool, run: Path) -> int:
-    import torch
-
-    from training.nano.card import model_card
-    from training.nano.evaluate import full_report, load_fast, report_json
-    from training.nano.state import cost_of
+def _evaluate(checkpoint: Path, count: int, reasoning: bool, device: torch.device) -> int:
+    from training.nano.card import measured_values
+    from training.nano.compare import EASY, SUITES, Asked, measure
 
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
-    torch.set_num_threads(1)
-    fast = load_fast(checkpoint)
-    report = full_report(fast, count)
-    print(report_json(report))
-    if write_card:
-        parameters = sum(weight.numel() for weight in fast.model.parameters())
-        (checkpoint / "README.md").write_text(model_card(report, cost_of(run / "log.jsonl"), parameters))
+    asked = Asked(checkpoint.name, checkpoint, reasoning)
+    with tempfile.TemporaryDirectory() as cache:
+        found = measure([asked], [*SUITES, EASY], count, Path(cache), device)
+    print(json.dumps({suite: measured_values(one[asked.name]) for suite, one in found.items()}, indent=1))
     return 0
 
 

@@ -115,7 +115,7 @@ def _patch_loss(heads: AuxiliaryHeads, patches: Tensor, dense: Dense, grid_hw: t
     loss = F.cross_entropy(heads.patch_class(patches).flatten(0, 1), classes.flatten())
     features = patches[at]
     loss = loss + 0.5 * F.cross_entropy(heads.patch_colour(features), _of(dense.colour, owner)[at])
-    centre = _patch_centres(grid_hw).expand(owner.shape[0], -1, -1)[at]
+    centre = _patch_centres(grid_hw).to(patches.device).expand(owner.shape[0], -1, -1)[at]
     boxes = heads.patch_box(features) + centre.repeat(1, 4)
     modal, amodal = _boxes(dense.modal, owner)[at], _boxes(dense.amodal, owner)[at]
     return loss + 4.0 * (boxes - torch.cat([modal, amodal], -1)).abs().mean() + 1.0 - _iou(boxes[:, :4], modal).mean()

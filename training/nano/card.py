@@ -1,11 +1,128 @@
-"""The model card of EGM-Nano: measured numbers in, README.md out. Knows nothing of how they were measured."""
+"""Report and the model card of EGM-Nano: measured numbers in, README.md out. Knows nothing of how they were measured."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from egm_edge.evaluate.intervals import Paired
+from training.nano.compare import AMODAL, MODAL, NEGATIVE, Measured, Results
 from training.nano.evaluate import Score
 from training.nano.state import Cost
 
-_HEAD = """\
+_HOW = {
+    "direct": "every answer at once, no thought",
+    "sft": "reasoning SFT",
+    "grpo": "reasoning SFT, then GRPO",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything measured.
+
+    Attributes:
+        arms: names of the compared checkpoints, in order.
+        best: the one that is shipped.
+        results: suite -> arm -> raw results.
+        extra: suite -> name -> raw results of the shipped one alone.
+        pairs: (suite, first arm, second arm) -> second against first on the same scenes.
+        costs: arm -> what its training took from random weights on, None when unknown.
+        parameters: of the model.
+    """
+
+    arms: tuple[str, ...]
+    best: str
+    results: Results
+    extra: Results
+    pairs: dict[tuple[str, str, str], Paired]
+    costs: dict[str, Cost | None]
+    parameters: int
+
+
+def report_values(report: Report) -> dict[str, Any]:
+    """The report as JSON values, without the raw results."""
+    return {
+        "best": report.best,
+        "parameters": report.parameters,
+        "costs": {name: asdict(cost) if cost else None for name, cost in report.costs.items()},
+        "suites": {
+            suite: {name: measured_values(measured) for name, measured in found.items()}
+            for suite, found in (report.results | report.extra).items()
+        },
+        "pairs": [
+            {"suite": suite, "first": first, "second": second, **asdict(found)}
+            for (suite, first, second), found in report.pairs.items()
+        ],
+    }
+
+
+def measured_values(measured: Measured) -> dict[str, Any]:
+    """One checkpoint on one suite as JSON values."""
+    kinds = {
+        kind: {
+            "acc@0.5": round(s.accuracy, 4),
+            "ci95": _rounded(s.interval95),
+            "mean_iou": round(s.mean_iou, 4),
+            "n": s.count,
+        }
+        for kind, s in measured.by_kind().items()
+    }
+    share, interval = measured.rejection
+    return {"kinds": kinds, "answered_not_there": {"share": round(share, 4), "ci95": _rounded(interval)}}
+
+
+def _rounded(interval: tuple[float, float]) -> list[float]:
+    return [round(value, 4) for value in interval]
+
+
+def model_card(report: Report) -> str:
+    """Render the card."""
+    modal, amodal, negative = (report.results[suite.name] for suite in (MODAL, AMODAL, NEGATIVE))
+    arms = "\n".join(
+        f"| {name}{' (shipped)' if name == report.best else ''} | {_HOW.get(name, '')} | {_cell(modal[name])} | "
+        f"{_cell(amodal[name])} | {_cell(negative[name])} | {_share(modal[name])} |"
+        for name in report.arms
+    )
+    kinds = "\n".join(
+        f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {s.interval95[0]:.3f} - {s.interval95[1]:.3f} | {s.mean_iou:.3f} |"
+        for suite, found in (report.results | report.extra).items()
+        for name, measured in found.items()
+        if suite in report.extra or name == report.best
+        for kind, s in measured.by_kind().items()
+        if not (kind != "all" and s.count == len(measured.ious))
+    )
+    pairs = "\n".join(
+        f"| {second} against {first} | {suite} | {p.acc50_gain:+.3f} | {p.acc50_gain95[0]:+.3f} to {p.acc50_gain95[1]:+.3f} | "
+        f"{p.only_second} / {p.only_first} | {p.mcnemar_p:.2g} |"
+        for (suite, first, second), p in report.pairs.items()
+    )
+    costs = "\n".join(
+        f"| {name} | {cost.cpu_minutes:.0f} | {cost.stages} | {cost.scenes:,} | {cost.queries:,} |"
+        for name, cost in report.costs.items()
+        if cost
+    )
+    return _CARD.format(
+        arms=arms,
+        kinds=kinds,
+        pairs=pairs,
+        costs=costs,
+        parameters=report.parameters / 1e6,
+        count=len(modal[report.best].ious),
+    )
+
+
+def _cell(measured: Measured) -> str:
+    found: Score = measured.by_kind()["all"]
+    return f"{found.accuracy:.3f} ({found.interval95[0]:.3f} - {found.interval95[1]:.3f})"
+
+
+def _share(measured: Measured) -> str:
+    share, (low, high) = measured.rejection
+    return f"{share:.3f} ({low:.3f} - {high:.3f})"
+
+
+_CARD = """\
 ---
 license: apache-2.0
 library_name: transformers
@@ -24,20 +141,43 @@ for those: everything that runs for Nano runs for them by changing one path.
 ## Measured
 
 Greedy decoding, held-out seeds, 640x480 frames shrunk to 256x192 by the image processor's bicubic resize, one question a
-scene, bf16 weights as shipped, fp32 arithmetic. A box counts when its IoU is at least 0.5; a negative (the thing asked for is
-not there) counts when the answer is the empty list. Intervals are 95 % Wilson intervals.
+scene, {count:,} scenes a suite, 3-6 objects, all query kinds in turn; bf16 weights as shipped, fp32 arithmetic. Acc@0.5: the
+box's IoU is at least 0.5; a negative (the thing asked for is not there) counts when the answer is the empty list. Brackets
+are 95 % Wilson intervals. Three checkpoints from one base, trained for the same CPU time:
+
+| checkpoint | how | Acc@0.5 modal | amodal, target really occluded | negatives rejected | wrongly "not there" (modal) |
+|---|---|---|---|---|---|
+{arms}
+
+The same scenes, pair by pair (gain in Acc@0.5 with its bootstrap interval; scenes that only one of the two got right; exact
+McNemar test):
+
+| pair | suite | gain | 95 % interval | only second / only first | p |
+|---|---|---|---|---|---|
+{pairs}
+
+The shipped checkpoint by query kind:
 
 | suite | queries | scenes | Acc@0.5 | 95 % interval | mean IoU |
 |---|---|---|---|---|---|
-{rows}
+{kinds}
 
 ## Training
 
-{cost}
+![loss and held-out accuracy](curves.png)
 
-Recipe: a vision warm-up with dense auxiliary read-outs (dropped at export), then the decoder on a mix of list-every-object
-and reasoning queries behind an error-gated curriculum, then everything together with a falling rate. No GRPO in this version.
-Reproduce with `egm train nano` (`training/configs/nano.yaml`); measure with `egm train nano --evaluate CHECKPOINT`.
+CPU minutes of one thread of an AMD EPYC virtual CPU, counted from random weights:
+
+| checkpoint | CPU-min | stages | scenes | queries |
+|---|---|---|---|---|
+{costs}
+
+Recipe: a vision warm-up with dense auxiliary read-outs (dropped at export), the decoder on a mix of list-every-object and
+reasoning queries behind an error-gated curriculum, then everything together with a falling rate: the base. From it the
+*direct* arm learns answers without a thought; the reasoning arms learn thoughts (12 % of the rows with an empty one), and
+their last minutes go either into more of the same or into GRPO (reward 0.5 * 1[IoU >= 0.5] + 0.5 * IoU, "not there" and
+syntax rewards, sequence-level ratio, best weights by validation scenes). Reproduce with `egm train nano`
+(`training/configs/nano.yaml`); measure with `egm train nano --evaluate CHECKPOINT`.
 
 ## What it understands
 
@@ -55,31 +195,8 @@ Reproduce with `egm train nano` (`training/configs/nano.yaml`); measure with `eg
 
 - Other words are spelled in bytes that it has hardly seen: expect nonsense outside the vocabulary above.
 - Coordinates are multiples of 5 on the 0-1000 grid. Amodal boxes stay inside the frame: the scenes hold no object that leaves it.
-- One object is the answer, or none. Negatives are a small share of training.
+- One object is the answer, or none.
 - Frames: 4:3 (256x192), 16:9 (288x160) and square (192x192) were trained; other aspect ratios interpolate the position grid.
 
 Licence: Apache-2.0. No external data, no pretrained weights.
 """
-
-
-def model_card(report: dict[str, dict[str, Score]], cost: Cost | None, parameters: int) -> str:
-    """Render the card.
-
-    Args:
-        report: suite -> query kind -> Score, from `evaluate.full_report`.
-        cost: of the run, None when unknown.
-        parameters: of the model.
-    """
-    rows = "\n".join(
-        f"| {suite} | {kind} | {s.count} | {s.accuracy:.3f} | {s.interval95[0]:.3f} - {s.interval95[1]:.3f} | {s.mean_iou:.3f} |"
-        for suite, kinds in report.items()
-        for kind, s in kinds.items()
-        if not (kind == "all" and len(kinds) == 2)
-    )
-    spent = "The cost of this run was not recorded."
-    if cost:
-        spent = (
-            f"{cost.cpu_minutes:.0f} CPU-minutes on one thread of an AMD EPYC virtual CPU ({cost.stages}), "
-            f"{cost.scenes:,} scenes, {cost.queries:,} queries."
-        )
-    return _HEAD.format(rows=rows, cost=spent, parameters=parameters / 1e6)

@@ -1,15 +1,47 @@
-"""NanoConfig: the typed form of `training/configs/nano.yaml`. Unknown keys fail; all problems are reported together."""
+"""Plan: the typed form of `training/configs/nano.yaml`. Unknown keys fail; all problems are reported together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from egm_edge.errors import InputError
 from training.nano.build import NanoShape
+from training.rewards.registry import make_reward
+from training.scenes.queries import KINDS
+from training.typed_yaml import load_yaml, setting
+
+MOST_OBJECTS = 8
+_MEND = "mend the keys named"
+
+
+@dataclass(frozen=True, slots=True)
+class Grpo:
+    """How a stage learns from its own answers.
+
+    Attributes:
+        rewards: weight per reward of `training.rewards`, each with its own default settings.
+        group: answers sampled per question.
+        temperature: of the sampling.
+        informative: a group is learnt from when its best and worst reward differ by more than this; the others, mostly
+            solved questions whose answers differ by a pixel, would only add noise.
+        clip: how far the sequence-level probability ratio may leave 1.
+        max_new_tokens: cap of an answer.
+        validate_steps: steps between held-out checks; the best weights by these are the ones kept.
+    """
+
+    rewards: dict[str, float] = field(default_factory=lambda: {"grounding": 1.0})
+    group: int = setting(8, low=2, high=64)
+    temperature: float = setting(0.8, low=0.1, high=2.0)
+    informative: float = setting(0.1, low=0.0, high=1.0)
+    clip: float = setting(0.2, low=0.0, high=1.0)
+    max_new_tokens: int = setting(128, low=16, high=512)
+    validate_steps: int = setting(25, low=1)
+
+    def __post_init__(self) -> None:
+        for name in self.rewards:
+            make_reward(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +50,16 @@ class Stage:
 
     Attributes:
         name: for the log.
-        cpu_minutes: budget, CPU time of the training process.
+        cpu_minutes: budget, CPU time of the training process (on a GPU: wall time).
         images: pictures per step.
         queries: query rows per picture; 0 trains the vision tower alone.
         lr: AdamW learning rate of the decoder (of the vision tower when `queries` is 0).
         vision_lr: factor on `lr` for the vision tower; 0 freezes it.
         lr_end: factor on `lr` at the end of the stage; the way there is linear from `decay_from` on.
         decay_from: share of the budget after which the rate falls.
+        warmup_steps: linear warm-up at the start.
+        direct_share: share of query rows with an empty thought.
+        amodal_share: share of query rows that ask for the whole object.
         list_share: probability that a picture's first row lists every object, at the stage's start and end.
         objects: fewest and most objects per scene.
         gate: the most objects start at the lower bound + 1 and grow by one when the coordinate error falls below
@@ -32,88 +67,152 @@ class Stage:
         sigma: width of the soft coordinate targets, grid steps of 5/1000, at the stage's start and end.
         kinds: relative frequency of the query kinds.
         occlusion: probability that a scene has one object put in front of another.
+        grpo: learn from sampled answers and their rewards instead of from written ones.
     """
 
     name: str
-    cpu_minutes: float
-    images: int = 16
-    queries: int = 0
-    lr: float = 1e-3
-    vision_lr: float = 1.0
-    lr_end: float = 0.1
-    decay_from: float = 0.6
+    cpu_minutes: float = setting(low=0.0)
+    images: int = setting(16, low=1, high=64)
+    queries: int = setting(0, low=0, high=16)
+    lr: float = setting(1e-3, low=0.0, high=0.1)
+    vision_lr: float = setting(1.0, low=0.0, high=10.0)
+    lr_end: float = setting(0.1, low=0.0, high=1.0)
+    decay_from: float = setting(0.6, low=0.0, high=1.0)
+    warmup_steps: int = setting(100, low=0)
+    direct_share: float = setting(0.1, low=0.0, high=1.0)
+    amodal_share: float = setting(0.25, low=0.0, high=1.0)
     list_share: tuple[float, float] = (0.5, 0.25)
     objects: tuple[int, int] = (1, 6)
     gate: bool = False
     sigma: tuple[float, float] = (1.5, 1.5)
     kinds: dict[str, float] = field(default_factory=lambda: {"attribute": 1.0})
-    occlusion: float = 0.35
+    occlusion: float = setting(0.35, low=0.0, high=1.0)
+    grpo: Grpo | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("list_share", "objects", "sigma"):
+            if len(getattr(self, name)) != 2:
+                raise InputError(f"{name} as two values", f"{getattr(self, name)}", _MEND)
+        low, high = self.objects
+        if not 1 <= low <= high <= MOST_OBJECTS:
+            raise InputError(f"objects from 1 to {MOST_OBJECTS}", f"{self.objects}", _MEND)
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds or min(self.kinds.values()) < 0 or not sum(self.kinds.values()):
+            raise InputError(f"kinds with shares ({', '.join(KINDS)})", f"{self.kinds}", _MEND)
+        if self.grpo and (not self.queries or self.vision_lr):
+            found = f"queries {self.queries}, vision_lr {self.vision_lr}"
+            raise InputError("queries and a frozen tower (vision_lr 0) in a grpo stage", found, _MEND)
 
 
 @dataclass(frozen=True, slots=True)
-class NanoConfig:
-    """Everything that decides a training run.
+class RunConfig:
+    """One training run: a directory of its own.
 
     Attributes:
+        name: of the run and its directory.
+        stages: in order.
+        start: run whose final weights it starts from; None starts from random ones.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("at least one stage", f"none in run {self.name!r}", _MEND)
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
+            raise InputError("a run name of small letters, digits and -", repr(self.name), _MEND)
+
+    @property
+    def cpu_minutes(self) -> float:
+        return sum(stage.cpu_minutes for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `egm train nano` does: runs in order, then the comparison of its arms.
+
+    Attributes:
+        runs: each comes after the one it starts from.
+        arms: runs whose checkpoints are compared; all have had the same budget, counted from random weights.
+        count: held-out scenes per suite.
         seed: of weights and of the training scenes, 0-11 (the seeds of held-out scenes lie above).
         shape: model dimensions.
-        stages: in order.
         gate_error: mean absolute coordinate error (of 1000) below which the curriculum adds an object.
-        direct_share: share of query rows with an empty thought.
-        amodal_share: share of query rows that ask for the whole object.
         checkpoint_seconds: wall time between checkpoints.
         score_seconds: wall time between small held-out checks.
-        warmup_steps: linear warm-up at the start of every stage.
+        validate_count: scenes per kind of question in such a check.
         frames: share of batches per frame size, "WxH" pixels -> share.
     """
 
-    seed: int
-    stages: tuple[Stage, ...]
+    runs: tuple[RunConfig, ...]
+    arms: tuple[str, ...]
+    count: int = setting(2000, low=4)
+    seed: int = setting(1, low=0, high=11)
     shape: NanoShape = field(default_factory=NanoShape)
-    gate_error: float = 45.0
-    direct_share: float = 0.1
-    amodal_share: float = 0.25
-    checkpoint_seconds: float = 180.0
-    score_seconds: float = 480.0
-    warmup_steps: int = 100
+    gate_error: float = setting(45.0, low=0.0)
+    checkpoint_seconds: float = setting(180.0, low=0.0)
+    score_seconds: float = setting(480.0, low=0.0)
+    validate_count: int = setting(64, low=1)
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= 11:
-            raise InputError("a seed from 0 to 11", str(self.seed), "higher ones would reach the held-out scenes")
+        problems = _problems(self)
+        if problems:
+            raise InputError("runs that build on each other and comparable arms", "; ".join(problems), _MEND)
+
+    def run(self, name: str) -> RunConfig:
+        return next(run for run in self.runs if run.name == name)
+
+    def lineage(self, name: str) -> tuple[RunConfig, ...]:
+        """The runs that lead to this one's weights, first to last."""
+        run = self.run(name)
+        return (*self.lineage(run.start), run) if run.start else (run,)
 
 
-def load_config(path: Path) -> NanoConfig:
+def _problems(plan: Plan) -> list[str]:
+    problems: list[str] = []
+    known: list[str] = []
+    for run in plan.runs:
+        if run.name in known:
+            problems.append(f"two runs named {run.name}")
+        if run.start is not None and run.start not in known:
+            problems.append(f"{run.name} starts from {run.start!r}, which is no run before it")
+        known.append(run.name)
+    problems += [f"arm {name!r} is no run" for name in plan.arms if name not in known]
+    if not plan.arms:
+        problems.append("no arms")
+    if not problems:
+        spent = {name: round(sum(run.cpu_minutes for run in plan.lineage(name)), 3) for name in plan.arms}
+        if len(set(spent.values())) > 1:
+            problems.append(f"arms of unequal CPU minutes: {spent}")
+    return problems
+
+
+def load_plan(path: Path) -> Plan:
     """Read a YAML file.
 
     Raises:
-        InputError: naming every unknown key and every value of the wrong kind at once.
+        ConfigError: naming everything wrong at once, with its line.
     """
-    wanted = f"a Nano configuration in {path}"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(wanted, str(error), "start from training/configs/nano.yaml") from error
-    listed = values.pop("stages", []) if isinstance(values, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise InputError(wanted, "no mapping with a list of stages", "start from training/configs/nano.yaml")
-    problems: list[str] = []
-    stages = tuple(_build(Stage, item, f"stages[{i}].", problems) for i, item in enumerate(listed))
-    shape = _build(NanoShape, values.pop("shape", {}), "shape.", problems)
-    config = _build(NanoConfig, values | {"stages": stages, "shape": shape}, "", problems)
-    if not stages:
-        problems.append("stages: none given")
-    if problems or config is None:
-        raise InputError(wanted, "; ".join(problems), "mend the keys named")
-    return config
+    return load_yaml(Plan, path)
 
 
-def _build(kind: type, values: dict[str, Any], where: str, problems: list[str]) -> Any:
-    known = {f.name for f in fields(kind)}
-    problems += [f"{where}{key}: unknown key" for key in values if key not in known]
-    taken = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    try:
-        return kind(**taken)
-    except TypeError as error:
-        problems.append(f"{where or 'top level'}: {error}")
-        return None
+def smoke(plan: Plan, cpu_minutes: float = 0.1) -> Plan:
+    """The same runs, every stage cut to `cpu_minutes`: proves the path, not the model."""
+
+    def short(stage: Stage) -> Stage:
+        grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
+        return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, grpo=grpo)
+
+    arms = {name: len([s for run in plan.lineage(name) for s in run.stages]) for name in plan.arms}
+    most = max(arms.values())
+    runs = []
+    for run in plan.runs:
+        stages = tuple(short(stage) for stage in run.stages)
+        if run.name in arms:
+            # The last stage makes up for what a shorter way leaves: arms stay comparable.
+            stages = (*stages[:-1], replace(stages[-1], cpu_minutes=cpu_minutes * (1 + most - arms[run.name])))
+        runs.append(replace(run, stages=stages))
+    return replace(plan, runs=tuple(runs), count=16, validate_count=4, checkpoint_seconds=5.0)

@@ -6,7 +6,7 @@ Notation: B images, N patches, M image tokens, K objects (at most 8), R rows, T 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egm_edge.pixels import SMART_RESIZE, PixelSpec, normalise, preprocess
-from training.nano.config import NanoConfig, Stage
+from training.nano.config import Plan, Stage
 from training.nano.prompts import Row, list_row, query_row
-from training.scenes import Layout, Scene, layout, queries, render, sample_scene
+from training.scenes import Layout, Query, Scene, layout, queries, render, sample_scene
 from training.scenes.vocabulary import COLOURS, SHAPES, SIZE_RANK
 
 P = 16
@@ -34,6 +34,7 @@ CAMERA = PixelSpec(
     max_pixels=MODEL_PIXELS,
 )
 AS_DRAWN = replace(CAMERA, min_pixels=(2 * P) ** 2)
+_SCENES_PER_STEP = 64
 COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 
 
@@ -56,6 +57,9 @@ class Dense:
     modal: Tensor
     amodal: Tensor
 
+    def to(self, device: torch.device) -> Dense:
+        return Dense(*(getattr(self, f.name).to(device) for f in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -73,6 +77,9 @@ class Rows:
     supervised: Tensor
     coordinate: Tensor
 
+    def to(self, device: torch.device) -> Rows:
+        return Rows(*(getattr(self, f.name).to(device) for f in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -82,6 +89,42 @@ class Batch:
     grid_hw: tuple[int, int]
     dense: Dense
     groups: tuple[Rows, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        groups = tuple(group.to(device) for group in self.groups)
+        return Batch(self.patches.to(device), self.grid_hw, self.dense.to(device), groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Prompts without answers, for learning from one's own.
+
+    Attributes:
+        patches: [B, N, 768] float32 -1..1, all of one grid.
+        grid_hw: patch rows and columns.
+        image: image of every question.
+        queries: what is asked and what is right.
+        reasoning: per question, whether the thought is left open.
+    """
+
+    patches: Tensor
+    grid_hw: tuple[int, int]
+    image: list[int]
+    queries: list[Query]
+    reasoning: list[bool]
+
+    def to(self, device: torch.device) -> Questions:
+        return replace(self, patches=self.patches.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The pictures of a step, B of one size."""
+
+    patches: Tensor
+    grid_hw: tuple[int, int]
+    scenes: list[Scene]
+    layouts: list[Layout]
 
 
 def patchify(image: NDArray[np.uint8], spec: PixelSpec = AS_DRAWN) -> NDArray[np.float32]:
@@ -99,7 +142,7 @@ def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> t
     return small.astype(np.uint8, copy=False), layout(scene, width_px, height_px)
 
 
-def make_batch(config: NanoConfig, stage: Stage, step_seed: int, most_objects: int, progress: float) -> Batch:
+def make_batch(plan: Plan, stage: Stage, step_seed: int, most_objects: int, progress: float) -> Batch:
     """The batch of a step: the same step seed gives the same batch.
 
     Args:
@@ -107,32 +150,55 @@ def make_batch(config: NanoConfig, stage: Stage, step_seed: int, most_objects: i
         progress: share of the stage done, 0-1, for what changes along the way.
     """
     rng = random.Random(step_seed)
-    width_px, height_px = _frame(config, rng)
-    pictures, layouts, scenes, rows = [], [], [], []
+    drawn = _draw(plan, stage, step_seed, most_objects, rng)
+    rows: list[tuple[int, Row]] = []
     share = stage.list_share[0] + (stage.list_share[1] - stage.list_share[0]) * progress
+    if stage.queries:
+        for index, (scene, where) in enumerate(zip(drawn.scenes, drawn.layouts, strict=True)):
+            rows += [(index, row) for row in _rows_of(stage, scene, where, rng, share)]
+    groups = tuple(collate(part) for part in halves_by_length(rows))
+    return Batch(drawn.patches, drawn.grid_hw, _dense(drawn.scenes, drawn.layouts), groups)
+
+
+def make_questions(plan: Plan, stage: Stage, step_seed: int, most_objects: int) -> Questions:
+    """The questions of a GRPO step: the same step seed gives the same questions."""
+    rng = random.Random(step_seed)
+    drawn = _draw(plan, stage, step_seed, most_objects, rng)
+    image, asked, reasoning = [], [], []
+    for index, (scene, where) in enumerate(zip(drawn.scenes, drawn.layouts, strict=True)):
+        for query in _asked(stage, scene, where, rng, stage.queries):
+            image.append(index)
+            asked.append(query)
+            reasoning.append(rng.random() >= stage.direct_share)
+    return Questions(drawn.patches, drawn.grid_hw, image, asked, reasoning)
+
+
+def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
+    width_px, height_px = _frame(plan, rng)
+    pictures, layouts, scenes = [], [], []
+    low = min(stage.objects[0], most_objects)
     for index in range(stage.images):
-        low = min(stage.objects[0], most_objects)
-        scene = sample_scene(
-            step_seed * 64 + index, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion
-        )
+        seed = step_seed * _SCENES_PER_STEP + index
+        scene = sample_scene(seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion)
         image, where = picture(scene, width_px, height_px, 1.0 if rng.random() < 0.75 else 1.0 + rng.random())
         scenes.append(scene)
         layouts.append(where)
         pictures.append(patchify(image))
-        if stage.queries:
-            rows += [(index, row) for row in _rows_of(config, stage, scene, where, rng, share)]
-    patches = torch.from_numpy(np.stack(pictures))
-    rows.sort(key=lambda item: len(item[1].ids))
+    return _Drawn(torch.from_numpy(np.stack(pictures)), (height_px // P, width_px // P), scenes, layouts)
+
+
+def halves_by_length(rows: list[tuple[int, Row]]) -> list[list[tuple[int, Row]]]:
+    """Rows in two parts, short and long, so that little is padded."""
+    rows = sorted(rows, key=lambda item: len(item[1].ids))
     middle = len(rows) // 2
-    groups = tuple(_collate(part) for part in (rows[:middle], rows[middle:]) if part)
-    return Batch(patches, (height_px // P, width_px // P), _dense(scenes, layouts), groups)
+    return [part for part in (rows[:middle], rows[middle:]) if part]
 
 
-def _frame(config: NanoConfig, rng: random.Random) -> tuple[int, int]:
+def _frame(plan: Plan, rng: random.Random) -> tuple[int, int]:
     """A frame size, as often as the configuration says."""
-    roll = rng.random() * sum(config.frames.values())
+    roll = rng.random() * sum(plan.frames.values())
     chosen = ""
-    for name, weight in config.frames.items():
+    for name, weight in plan.frames.items():
         chosen = name
         if roll < weight:
             break
@@ -141,17 +207,18 @@ def _frame(config: NanoConfig, rng: random.Random) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _rows_of(
-    config: NanoConfig, stage: Stage, scene: Scene, where: Layout, rng: random.Random, share: float
-) -> list[Row]:
+def _asked(stage: Stage, scene: Scene, where: Layout, rng: random.Random, count: int) -> list[Query]:
+    return queries(scene, rng, where=where, count=count, weights=stage.kinds, amodal=stage.amodal_share)
+
+
+def _rows_of(stage: Stage, scene: Scene, where: Layout, rng: random.Random, share: float) -> list[Row]:
     rows = [list_row(scene, where)] if rng.random() < share else []
-    asked = queries(
-        scene, rng, where=where, count=stage.queries - len(rows), weights=stage.kinds, amodal=config.amodal_share
-    )
-    return rows + [query_row(query, reasoning=rng.random() >= config.direct_share) for query in asked]
+    asked = _asked(stage, scene, where, rng, stage.queries - len(rows))
+    return rows + [query_row(query, reasoning=rng.random() >= stage.direct_share) for query in asked]
 
 
-def _collate(rows: list[tuple[int, Row]]) -> Rows:
+def collate(rows: list[tuple[int, Row]]) -> Rows:
+    """Pad (image, row) pairs to one length."""
     longest = max(len(row.ids) for _, row in rows)
     ids = np.zeros((len(rows), longest), np.int64)
     supervised = np.zeros((len(rows), longest), bool)

@@ -5,7 +5,6 @@ Evaluation seeds start at EVALUATION_SEED; training never reaches them. Knows no
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from egm_edge.boxes import Box
@@ -23,12 +23,12 @@ from egm_edge.parsing import parse_answer
 from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano
 from training.nano.generate import greedy
-from training.nano.prompts import PREFIX, SUFFIX, task_text, token_id, tokenizer
-from training.nano.tokenizer import THINK_CLOSE
+from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
 from training.scenes import Query, layout, render, sample_query, sample_scene
 
 EVALUATION_SEED = 900_000_000
 FRAME_WH, MODEL_WH = (640, 480), (256, 192)
+_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,33 @@ def frame_of(case: Case) -> NDArray[np.uint8]:
     return render(scene, *FRAME_WH).image
 
 
-def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = 48) -> list[str]:
+def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
     """What the model writes for every case."""
-    encode, decode = tokenizer().encode, tokenizer().decode
-    grid_hw = (MODEL_WH[1] // 16, MODEL_WH[0] // 16)
     texts: list[str] = []
     for start in range(0, len(cases), batch):
         part = cases[start : start + batch]
-        patches = torch.from_numpy(np.stack([patchify(frame_of(case), CAMERA) for case in part]))
-        closed = "" if reasoning else f"\n{THINK_CLOSE}\n\n"
-        prompts = [encode(task_text(c.query.expression, c.query.task) + SUFFIX + closed).ids for c in part]
-        with torch.no_grad():
-            prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
-        ids = greedy(fast, prefix, list(range(len(part))), prompts, token_id("<|im_end|>"))
-        texts += [closed + decode(row, skip_special_tokens=True) for row in ids]
+        texts += write(fast, patches_of(part), part, reasoning=reasoning)
     return texts
+
+
+def patches_of(cases: list[Case]) -> Tensor:
+    """Frames as the model sees them, [B, N, 768] float32."""
+    return torch.from_numpy(np.stack([patchify(frame_of(case), CAMERA) for case in cases]))
+
+
+def write(fast: FastNano, patches: Tensor, cases: list[Case], *, reasoning: bool) -> list[str]:
+    """What the model writes for these cases, given their frames; the direct mode's closed thought is part of the text."""
+    grid_hw = (MODEL_WH[1] // 16, MODEL_WH[0] // 16)
+    prompts = [prompt_ids(case.query, reasoning) for case in cases]
+    with torch.no_grad():
+        prefix = fast.prefix(fast.vision(patches.to(fast.device), grid_hw), grid_hw)
+    ids = greedy(fast, prefix, list(range(len(cases))), prompts, token_id("<|im_end|>"))
+    return [("" if reasoning else CLOSED) + tokenizer().decode(row, skip_special_tokens=True) for row in ids]
+
+
+def rejects(text: str, query: Query) -> bool:
+    """Whether the answer says that nothing like it is there."""
+    return parse_answer(text, task=query.task, in_thought=True).outcome is Outcome.NOT_FOUND
 
 
 def iou_of(text: str, query: Query) -> float:
@@ -133,46 +145,32 @@ def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:
     return {name: score(values) for name, values in groups.items()}
 
 
-def load_fast(folder: Path) -> FastNano:
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A set of held-out questions, one a scene."""
+
+    name: str
+    objects: tuple[int, int]
+    kinds: tuple[str, ...]
+    task: Task
+    first_seed: int
+
+    def cases(self, count: int) -> list[Case]:
+        return make_cases(count, self.objects, self.kinds, task=self.task, first_seed=self.first_seed)
+
+
+POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
+MODAL = Suite("3-6 objects, modal", (3, 6), POSITIVE_KINDS, Task.MODAL, EVALUATION_SEED)
+AMODAL = Suite("3-6 objects, amodal, occluded target", (3, 6), POSITIVE_KINDS, Task.AMODAL, EVALUATION_SEED + 2_000_000)
+NEGATIVE = Suite("3-6 objects, negative", (3, 6), ("negative",), Task.MODAL, EVALUATION_SEED + 4_000_000)
+EASY = Suite("1-3 objects, attribute", (1, 3), ("attribute",), Task.MODAL, EVALUATION_SEED + 6_000_000)
+
+
+def load_fast(folder: Path, device: torch.device | None = None) -> FastNano:
     """Open a checkpoint directory (fp32 arithmetic on its stored weights)."""
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    return wrap(model)
+    return wrap(model.to(device or torch.device("cpu")))
 
 
 def wrap(model: Qwen3VLForConditionalGeneration) -> FastNano:
     return FastNano(model, tokenizer().encode(PREFIX).ids, token_id("<|vision_end|>"))
-
-
-POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
-
-
-def full_report(fast: FastNano, count: int) -> dict[str, dict[str, Score]]:
-    """Every number of the model card: suite -> kind -> Score, `count` scenes a suite."""
-    suites = {
-        "1-3 objects, attribute": ((1, 3), ("attribute",), Task.MODAL, True),
-        "3-6 objects, modal": ((3, 6), POSITIVE_KINDS, Task.MODAL, True),
-        "3-6 objects, modal, no reasoning": ((3, 6), POSITIVE_KINDS, Task.MODAL, False),
-        "3-6 objects, amodal, occluded target": ((3, 6), POSITIVE_KINDS, Task.AMODAL, True),
-        "3-6 objects, negative": ((3, 6), ("negative",), Task.MODAL, True),
-    }
-    report = {}
-    for number, (name, (objects, kinds, task, reasoning)) in enumerate(suites.items()):
-        cases = make_cases(count, objects, kinds, task=task, first_seed=EVALUATION_SEED + number * 1_000_000)
-        report[name] = by_kind(cases, answers(fast, cases, reasoning=reasoning))
-    return report
-
-
-def report_json(report: dict[str, dict[str, Score]]) -> str:
-    plain = {
-        suite: {
-            kind: {
-                "acc@0.5": round(s.accuracy, 4),
-                "mean_iou": round(s.mean_iou, 4),
-                "n": s.count,
-                "ci95": [round(v, 4) for v in s.interval95],
-            }
-            for kind, s in kinds.items()
-        }
-        for suite, kinds in report.items()
-    }
-    return json.dumps(plain, indent=1)

@@ -48,10 +48,10 @@ def row_loss(fast: FastNano, prefix: Prefix, groups: tuple[Rows, ...], soft: Ten
         groups: query rows, chunked by length.
         soft: [201, 201] from `auxiliary.soft_targets`.
     """
-    numbers = torch.tensor(number_ids())
-    deciding = torch.tensor(_deciding_ids())
-    lookup = torch.zeros(fast.text.embed_tokens.num_embeddings, dtype=torch.long)
-    lookup[numbers] = torch.arange(len(numbers))
+    numbers = torch.tensor(number_ids(), device=fast.device)
+    deciding = torch.tensor(_deciding_ids(), device=fast.device)
+    lookup = torch.zeros(fast.text.embed_tokens.num_embeddings, dtype=torch.long, device=fast.device)
+    lookup[numbers] = torch.arange(len(numbers), device=fast.device)
     losses, errors, hits = [], [], []
     for rows in groups:
         hidden = fast.rows(prefix, rows.image, rows.ids[:, :-1])

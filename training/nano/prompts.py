@@ -22,6 +22,8 @@ from training.scenes.scene import Scene
 
 PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n"
+CLOSED = f"\n{tok.THINK_CLOSE}\n\n"
+"""An empty thought: put behind the prompt it makes the model answer directly."""
 LIST_ALL = "List every object"
 
 
@@ -69,6 +71,12 @@ def task_text(expression: str, task: Task) -> str:
     family = family_for("qwen3_vl")
     template = family.amodal if task is Task.AMODAL else family.modal
     return template.replace("{expression}", expression)
+
+
+def prompt_ids(query: Query, reasoning: bool = True) -> list[int]:
+    """The prompt from the task text on; without reasoning the thought is closed at once."""
+    text = task_text(query.expression, query.task) + SUFFIX + ("" if reasoning else CLOSED)
+    return tokenizer().encode(text, add_special_tokens=False).ids
 
 
 def answer_text(query: Query) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from egm_edge.errors import CheckpointError
 
@@ -21,8 +23,8 @@ class Progress:
         stage: index of the current stage.
         step: steps done in all; decides the next batch.
         stage_step: steps done in this stage.
-        stage_cpu_s: CPU seconds spent in this stage.
-        total_cpu_s: CPU seconds spent in all.
+        stage_cpu_s: CPU seconds spent in this stage (on a GPU: wall time).
+        total_cpu_s: CPU seconds spent in all, runs before this one included.
         scenes, queries: seen so far.
         most_objects: the curriculum's present limit.
         error: running mean coordinate error, of 1000.
@@ -57,17 +59,17 @@ class Cost:
     stages: str
 
 
-def cost_of(log: Path) -> Cost | None:
-    """What a run took, from its log; None when there is no log."""
-    if not log.exists():
-        return None
+def cost_of(*logs: Path) -> Cost | None:
+    """What a run and those before it took, from their logs, first to last; None when there is none."""
     minutes: dict[str, float] = {}
     last: dict[str, float] = {}
-    for line in log.read_text().splitlines():
-        values = json.loads(line)
-        if "stage_cpu_s" in values and isinstance(values["stage"], str):
-            minutes[values["stage"]] = values["stage_cpu_s"] / 60
-            last = values
+    for log in logs:
+        for line in log.read_text().splitlines() if log.exists() else ():
+            with contextlib.suppress(ValueError):  # a kill may have cut the line short
+                values = json.loads(line)
+                if "stage_cpu_s" in values and isinstance(values["stage"], str):
+                    minutes[values["stage"]] = values["stage_cpu_s"] / 60
+                    last = values
     if not last:
         return None
     stages = ", ".join(f"{name} {spent:.0f}" for name, spent in minutes.items())
@@ -75,10 +77,15 @@ def cost_of(log: Path) -> Cost | None:
 
 
 def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:
-    """Write beside, sync, rename: a kill leaves the old state or the new one."""
+    """Write the progress and tensors of a run."""
+    save_atomically(path, {"progress": asdict(progress), **tensors})
+
+
+def save_atomically(path: Path, values: dict[str, Any]) -> None:
+    """Write beside, sync, rename: a kill leaves the old file or the new one."""
     beside = path.with_suffix(".tmp")
     with beside.open("wb") as stream:
-        torch.save({"progress": asdict(progress), **tensors}, stream)
+        torch.save(values, stream)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(beside, path)
@@ -93,9 +100,38 @@ def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        values = torch.load(path, weights_only=True)
+        values = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise CheckpointError(
             f"a training state in {path}", str(error).splitlines()[0], "delete it to start over"
         ) from error
     return Progress(**values.pop("progress")), values
+
+
+def restart(path: Path) -> tuple[Progress, dict[str, Any]]:
+    """The final state of the run that another one starts from: counters of its stages at zero, no optimizer.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    saved = load_state(path)
+    if saved is None:
+        raise CheckpointError(f"a finished run's state in {path}", "no such file", "train the run it belongs to first")
+    progress, tensors = saved
+    begun = replace(progress, stage=0, stage_step=0, stage_cpu_s=0.0, gate_step=0, most_objects=0)
+    return begun, tensors | {"optimizer": None}
+
+
+def save_best(path: Path, score: float, model: nn.Module, *, fresh: bool) -> bool:
+    """Keep the weights when no better ones are there; `fresh` forgets what is there. Returns whether they were kept."""
+    if not fresh and path.exists() and torch.load(path, weights_only=True)["score"] >= score:
+        return False
+    save_atomically(path, {"score": score, "model": model.state_dict()})
+    return True
+
+
+def take_best(path: Path, model: nn.Module) -> float:
+    """Load the kept weights; returns their score."""
+    kept = torch.load(path, weights_only=True)
+    model.load_state_dict(kept["model"])
+    return float(kept["score"])

@@ -1,4 +1,4 @@
-"""The configuration reports everything that is wrong with it at once."""
+"""The configuration reports everything that is wrong with it at once, and refuses arms that cannot be compared."""
 
 from __future__ import annotations
 
@@ -7,36 +7,88 @@ from pathlib import Path
 import pytest
 
 from egm_edge.errors import InputError
-from training.nano.config import load_config
+from training.nano.config import load_plan, smoke
 
 SHIPPED = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
+STAGE = "{name: s, cpu_minutes: 1}"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "bad.yaml"
+    path.write_text(text)
+    return path
 
 
 def test_the_shipped_configuration_loads() -> None:
-    config = load_config(SHIPPED)
-    assert [stage.name for stage in config.stages] == ["vision", "decoder", "joint"]
-    assert sum(config.frames.values()) == pytest.approx(1.0)
+    plan = load_plan(SHIPPED)
+    assert plan.arms == ("direct", "sft", "grpo")
+    assert [run.name for run in plan.lineage("grpo")] == ["base", "reasoning", "grpo"]
+    assert sum(plan.frames.values()) == pytest.approx(1.0)
+    assert plan.count >= 2000
 
 
-def test_every_problem_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text("seed: 1\nsped: 2\nshape: {wdth: 3}\nstages: [{name: a, cpu_minutes: 1, imagse: 4}, {name: b}]\n")
+def test_the_arms_have_equal_budgets_in_earnest_and_in_the_smoke_run() -> None:
+    for plan in (load_plan(SHIPPED), smoke(load_plan(SHIPPED))):
+        spent = {round(sum(run.cpu_minutes for run in plan.lineage(name)), 6) for name in plan.arms}
+        assert len(spent) == 1
+
+
+def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "seed: 12\nsped: 2\nshape: {wdth: 3}\narms: [a]\nruns:\n  - name: a\n"
+        "    stages: [{name: s, cpu_minutes: x, imagse: 4}, {}]\n",
+    )
     with pytest.raises(InputError) as caught:
-        load_config(path)
-    for word in ("sped", "shape.wdth", "stages[0].imagse", "stages[1]", "cpu_minutes"):
-        assert word in str(caught.value)
+        load_plan(path)
+    for words in ("bad.yaml:1", "sped", "shape.wdth", "stages.0.imagse", "stages.0.cpu_minutes", "stages.1.name"):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1, 2]", "seed: [", "seed: 1\nstages: 3\n"], ids=["empty", "a list", "broken", "no stages"]
+    ("text", "words"),
+    [
+        pytest.param(f"arms: [b]\nruns: [{{name: a, stages: [{STAGE}]}}]\n", "arm 'b' is no run", id="unknown arm"),
+        pytest.param(
+            f"arms: [a]\nruns: [{{name: a, start: b, stages: [{STAGE}]}}]\n", "no run before it", id="unknown start"
+        ),
+        pytest.param(
+            f"arms: [a, b]\nruns: [{{name: a, stages: [{STAGE}]}}, {{name: b, stages: [{STAGE}, {STAGE}]}}]\n",
+            "unequal CPU minutes",
+            id="unequal arms",
+        ),
+        pytest.param("arms: [a]\nruns: [{name: a, stages: []}]\n", "at least one stage", id="no stages"),
+        pytest.param(
+            f"arms: [../a]\nruns: [{{name: ../a, stages: [{STAGE}]}}]\n", "a run name", id="a name that is a path"
+        ),
+        pytest.param(
+            "arms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1, kinds: {attributes: 1}}]}]\n",
+            "attribute, superlative",
+            id="unknown kind of question",
+        ),
+        pytest.param(
+            "arms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1, queries: 2, vision_lr: 0, "
+            "grpo: {rewards: {iou: 1}}}]}]\n",
+            "grounding, format",
+            id="unknown reward",
+        ),
+        pytest.param(
+            "arms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1, queries: 2, grpo: {}}]}]\n",
+            "a frozen tower",
+            id="grpo that would train the tower",
+        ),
+        pytest.param("", "runs", id="empty"),
+        pytest.param("[1, 2]", "keys and values", id="a list"),
+        pytest.param("seed: [", "YAML", id="broken"),
+        pytest.param("seed: 1\nruns: 3\n", "a list", id="runs is a number"),
+    ],
 )
-def test_not_a_configuration(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"bad\.yaml"):
-        load_config(path)
+def test_not_a_plan(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError, match=r"bad\.yaml") as caught:
+        load_plan(written(tmp_path, text))
+    assert words in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml"):
-        load_config(tmp_path / "absent.yaml")
+        load_plan(tmp_path / "absent.yaml")

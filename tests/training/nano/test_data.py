@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.nano.config import NanoConfig, load_config
-from training.nano.data import make_batch, patchify
+from egm_edge.grounding import Task
+from training.nano.config import Plan, load_plan
+from training.nano.data import make_batch, make_questions, patchify
 from training.nano.prompts import tokenizer
+from training.scenes import layout, queries, sample_scene
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 
 
 @pytest.fixture(scope="module")
-def config() -> NanoConfig:
-    return load_config(CONFIG)
+def plan() -> Plan:
+    return load_plan(CONFIG)
 
 
-def test_a_step_seed_gives_the_same_batch(config: NanoConfig) -> None:
-    first, second = (make_batch(config, config.stages[1], 42, 4, 0.5) for _ in range(2))
+def test_a_step_seed_gives_the_same_batch(plan: Plan) -> None:
+    first, second = (make_batch(plan, plan.runs[0].stages[1], 42, 4, 0.5) for _ in range(2))
     assert torch.equal(first.patches, second.patches)
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(first.groups, second.groups, strict=True))
 
 
-def test_every_visible_object_owns_a_token(config: NanoConfig) -> None:
-    batch = make_batch(config, config.stages[0], 7, 6, 0.0)
+def test_every_visible_object_owns_a_token(plan: Plan) -> None:
+    batch = make_batch(plan, plan.runs[0].stages[0], 7, 6, 0.0)
     assert batch.patches.shape == (16, batch.grid_hw[0] * batch.grid_hw[1], 768)
     owned = [set(row[row >= 0].tolist()) for row in batch.dense.token_owner]
     assert sum(map(len, owned)) >= 16
@@ -38,8 +41,8 @@ def test_every_visible_object_owns_a_token(config: NanoConfig) -> None:
             assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
-def test_only_completions_are_supervised(config: NanoConfig) -> None:
-    batch = make_batch(config, config.stages[1], 9, 3, 0.0)
+def test_only_completions_are_supervised(plan: Plan) -> None:
+    batch = make_batch(plan, plan.runs[0].stages[1], 9, 3, 0.0)
     for group in batch.groups:
         assert not (group.coordinate & ~group.supervised).any()
         for ids, flags in zip(group.ids, group.supervised, strict=True):
@@ -47,9 +50,9 @@ def test_only_completions_are_supervised(config: NanoConfig) -> None:
             assert text.endswith("<|im_end|>") and "</think>" in text and "Locate" not in text
 
 
-def test_all_frame_sizes_occur(config: NanoConfig) -> None:
-    small = dataclasses.replace(config.stages[0], images=1)
-    grids = {make_batch(config, small, seed, 2, 0.0).grid_hw for seed in range(60)}
+def test_all_frame_sizes_occur(plan: Plan) -> None:
+    small = dataclasses.replace(plan.runs[0].stages[0], images=1)
+    grids = {make_batch(plan, small, seed, 2, 0.0).grid_hw for seed in range(60)}
     assert grids == {(12, 16), (10, 18), (12, 12)}
 
 
@@ -60,3 +63,29 @@ def test_patchify_is_channel_major_in_merge_blocks() -> None:
     assert patches.shape == (16, 768)
     assert patches[2, 512:].min() == 1.0 and patches[2, :512].max() == -1.0
     assert np.delete(patches, 2, 0).max() == -1.0
+
+
+def test_a_step_seed_gives_the_same_questions(plan: Plan) -> None:
+    stage = plan.run("grpo").stages[0]
+    first, second = (make_questions(plan, stage, 42, 6) for _ in range(2))
+    assert first.queries == second.queries and first.reasoning == second.reasoning
+    assert torch.equal(first.patches, second.patches)
+    assert len(first.queries) == len(first.image) == len(first.reasoning) > stage.images
+    assert max(first.image) < len(first.patches)
+
+
+def test_amodal_questions_in_training_are_mostly_about_hidden_things(plan: Plan) -> None:
+    """Of the amodal queries that the arms train on, at least 40 % have a target that another object covers."""
+    for name in ("reasoning", "direct", "grpo"):
+        stage = plan.run(name).stages[0]
+        hidden = asked = 0
+        for seed in range(700):
+            scene = sample_scene(seed, stage.objects, occlusion=stage.occlusion)
+            where = layout(scene, 256, 192)
+            rng = random.Random(seed)
+            for query in queries(scene, rng, where=where, count=4, weights=stage.kinds, amodal=stage.amodal_share):
+                if query.task is Task.AMODAL and query.target is not None:
+                    asked += 1
+                    hidden += where.visible[query.target] < 0.9
+        assert asked > 400
+        assert hidden / asked >= 0.4, f"{name}: {hidden} of {asked}"

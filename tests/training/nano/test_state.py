@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from egm_edge.errors import CheckpointError
-from training.nano.state import Progress, cost_of, load_state, save_state
+from training.nano.state import Progress, cost_of, load_state, restart, save_best, save_state, take_best
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -45,3 +45,35 @@ def test_cost_is_summed_over_stages(tmp_path: Path) -> None:
     cost = cost_of(tmp_path / "log.jsonl")
     assert cost is not None
     assert (cost.cpu_minutes, cost.scenes, cost.queries, cost.stages) == (3.0, 9, 12, "vision 1, decoder 2")
+
+
+def test_cost_goes_on_over_the_runs_before(tmp_path: Path) -> None:
+    for name, row in (
+        ("a", {"stage": "base", "stage_cpu_s": 60, "total_cpu_s": 60, "scenes": 5, "queries": 1}),
+        ("b", {"stage": "sft", "stage_cpu_s": 30, "total_cpu_s": 90, "scenes": 9, "queries": 12}),
+    ):
+        (tmp_path / name).write_text(json.dumps(row) + '\n{"cut sho')
+    cost = cost_of(tmp_path / "a", tmp_path / "b")
+    assert cost is not None
+    assert (cost.cpu_minutes, cost.stages) == (1.5, "base 1, sft 0")
+
+
+def test_a_run_starts_where_another_ended(tmp_path: Path) -> None:
+    progress = Progress(stage=3, step=70, stage_step=5, stage_cpu_s=9.0, total_cpu_s=99.0, scenes=8, queries=7)
+    save_state(tmp_path / "state.pt", progress, {"model": {"a": torch.ones(2)}, "heads": {}, "optimizer": {"x": 1}})
+    begun, tensors = restart(tmp_path / "state.pt")
+    assert begun == Progress(step=70, total_cpu_s=99.0, scenes=8, queries=7)
+    assert tensors["optimizer"] is None and torch.equal(tensors["model"]["a"], torch.ones(2))
+    with pytest.raises(CheckpointError, match=r"elsewhere.*train the run it belongs to first"):
+        restart(tmp_path / "elsewhere" / "state.pt")
+
+
+def test_only_better_weights_are_kept(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    kept = []
+    for value, score in ((1.0, 0.5), (2.0, 0.7), (3.0, 0.6)):
+        model.weight.data.fill_(value)
+        kept.append(save_best(tmp_path / "best.pt", score, model, fresh=value == 1.0))
+    assert kept == [True, True, False]
+    assert take_best(tmp_path / "best.pt", model) == 0.7
+    assert model.weight.item() == 2.0

@@ -1,0 +1,53 @@
+"""The plan is carried out in order; what is done is not done again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from egm_edge.errors import CheckpointError
+from training.cli import main
+from training.nano.config import load_plan, smoke
+from training.nano.pipeline import is_finished, train_plan
+from training.nano.state import Progress, load_state, save_state
+
+CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
+CPU = torch.device("cpu")
+
+
+def test_a_run_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
+    plan = load_plan(CONFIG)
+    with pytest.raises(CheckpointError, match=r"run 'reasoning'.*--only reasoning"):
+        train_plan(plan, tmp_path, CPU, only="grpo")
+
+
+def test_a_run_is_finished_after_its_last_stage(tmp_path: Path) -> None:
+    run = load_plan(CONFIG).run("base")
+    for stage, finished in ((0, False), (2, False), (3, True)):
+        save_state(tmp_path / "state.pt", Progress(stage=stage), {})
+        assert is_finished(tmp_path, run) is finished
+
+
+def test_an_unknown_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nano", "--only", "rl", "--out", str(tmp_path)]) != 0
+    assert "base, direct, reasoning, sft, grpo" in capsys.readouterr().err
+
+
+def test_a_child_goes_on_from_its_parents_weights_and_counters(tmp_path: Path) -> None:
+    """Two runs of a few steps on the device option's CPU path; the second starts with what the first ended with."""
+    plan = smoke(load_plan(CONFIG), cpu_minutes=0.004)
+    base = replace(plan.run("base"), stages=plan.run("base").stages[1:2])
+    plan = replace(plan, runs=(base, replace(plan.run("sft"), start="base")), arms=("sft",))
+    assert train_plan(plan, tmp_path, CPU, only="base") == tmp_path / "base" / "checkpoint"
+    first, tensors = load_state(tmp_path / "base" / "state.pt") or pytest.fail("no state")
+    train_plan(plan, tmp_path, CPU, only="sft")
+    second, _ = load_state(tmp_path / "sft" / "state.pt") or pytest.fail("no state")
+    assert second.step > first.step > 0
+    assert second.total_cpu_s > first.total_cpu_s
+    assert set(tensors["model"]) == set(torch.load(tmp_path / "sft" / "state.pt", weights_only=True)["model"])
+    before = (tmp_path / "base" / "state.pt").stat().st_mtime_ns
+    train_plan(plan, tmp_path, CPU, only="base")
+    assert (tmp_path / "base" / "state.pt").stat().st_mtime_ns == before

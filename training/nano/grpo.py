@@ -1,0 +1,124 @@
+"""grpo_loss: one GRPO step on Nano's own answers. Knows nothing of budgets, files or how rewards are computed.
+
+Every question is answered `group` times; an answer's advantage is its reward minus its group's mean, divided by the
+standard deviation over the whole batch (per group, as in the original GRPO, a group of near-equal answers would weigh as
+much as one with right and wrong ones). The ratio to the sampling distribution is taken per sequence, as EGM's released
+scripts do (GSPO, arXiv 2507.18071):
+
+    s = exp(mean log p_new - mean log p_old),   loss = -mean min(s A, clip(s, 1 - clip, 1 + clip) A)
+
+There is one update per batch of answers, so s leaves 1 only by the arithmetic (answers are drawn in float32, learnt from in
+bfloat16). The vision tower is frozen: picture and prefix run once for all answers of a question.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.nano.config import Grpo, Stage
+from training.nano.data import Questions, Rows, collate
+from training.nano.fastpath import FastNano, Prefix, Vision
+from training.nano.generate import Sampled, generate
+from training.nano.prompts import CLOSED, Row, prompt_ids, token_id, tokenizer
+from training.nano.supervised import StepLoss
+from training.rewards.answer import Answer, Target
+from training.rewards.registry import make_reward
+from training.scenes import Query
+
+_EPSILON = 1e-4
+
+
+def grpo_loss(fast: FastNano, stage: Stage, questions: Questions, generator: torch.Generator) -> StepLoss:
+    """Draw answers, score them, and give the policy loss; `total` is None when no group has anything to teach.
+
+    Args:
+        questions: on the model's device.
+        generator: source of the draws, on the model's device.
+    """
+    settings = stage.grpo
+    assert settings is not None
+    stop = token_id("<|im_end|>")
+    prompts = [prompt_ids(q, r) for q, r in zip(questions.queries, questions.reasoning, strict=True)]
+    with torch.no_grad():
+        with torch.autocast(fast.device.type, torch.bfloat16):
+            seen = fast.vision(questions.patches, questions.grid_hw)
+        seen = Vision(seen.patches.float(), seen.tokens.float(), tuple(layer.float() for layer in seen.deepstack))
+        prefix = fast.prefix(seen, questions.grid_hw)
+        answers = generate(
+            fast, prefix, questions.image, prompts, stop, settings.max_new_tokens,
+            temperature=settings.temperature, copies=settings.group, generator=generator,
+        )  # fmt: skip
+    rewards = torch.tensor(
+        [
+            reward_of(settings, query, reasoning, answers[i * settings.group + copy])
+            for i, (query, reasoning) in enumerate(zip(questions.queries, questions.reasoning, strict=True))
+            for copy in range(settings.group)
+        ]
+    ).view(-1, settings.group)
+    advantage, used = advantages(rewards, settings.informative)
+    measures = {
+        "reward": rewards.mean().item(),
+        "tokens": sum(len(a.ids) + 1 for a in answers) / len(answers),
+        "unfinished": sum(not a.finished for a in answers) / len(answers),
+        "informative": used.float().mean().item(),
+    }
+    if not used.any():
+        return StepLoss(None, measures, len(prompts))
+    chosen = [int(i) for i in used.repeat_interleave(settings.group).nonzero()[:, 0]]
+    rows = []
+    for i in chosen:
+        prompt, answer = prompts[i // settings.group], answers[i]
+        ids = (*prompt, *answer.ids, *([stop] if answer.finished else []))
+        rows.append((questions.image[i // settings.group], Row(ids, len(prompt), (False,) * len(ids))))
+    weight = advantage.flatten()[chosen].to(fast.device)
+    old = torch.tensor([answers[i].log_p for i in chosen], device=fast.device)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids))
+    middle = len(order) // 2
+    total = torch.zeros((), device=fast.device)
+    drift = 0.0
+    with torch.autocast(fast.device.type, torch.bfloat16):
+        prefix = fast.prefix(seen, questions.grid_hw)
+        for part in (order[:middle], order[middle:]):
+            if not part:
+                continue
+            ratio = (_mean_log_p(fast, prefix, collate([rows[i] for i in part]), settings) - old[part]).exp()
+            a = weight[part]
+            total = total - torch.minimum(ratio * a, ratio.clamp(1 - settings.clip, 1 + settings.clip) * a).sum()
+            drift += (ratio.detach() - 1).abs().sum().item()
+    measures["ratio error"] = drift / len(rows)
+    return StepLoss(total / len(rows), measures, len(prompts))
+
+
+def reward_of(settings: Grpo, query: Query, reasoning: bool, answer: Sampled) -> float:
+    """The weighted sum of the rewards for one answer."""
+    text = ("" if reasoning else CLOSED) + tokenizer().decode(answer.ids, skip_special_tokens=True)
+    target = Target(query.box_norm1000, query.task)
+    read = Answer.read(text, target, token_count=len(answer.ids) + 1, finished=answer.finished, in_thought=True)
+    return sum(weight * make_reward(name)(read, target) for name, weight in settings.rewards.items())
+
+
+def advantages(rewards: Tensor, informative: float) -> tuple[Tensor, Tensor]:
+    """Advantages [Q, G] of rewards [Q, G], and which groups [Q] to learn from.
+
+    Example:
+        >>> a, used = advantages(torch.tensor([[0.0, 1.0], [0.90, 0.92]]), informative=0.1)
+        >>> used.tolist(), [round(v, 2) for v in a[0].tolist()]
+        ([True, False], [-1.0, 1.0])
+    """
+    used = rewards.amax(1) - rewards.amin(1) > informative
+    centred = rewards - rewards.mean(1, keepdim=True)
+    spread = centred[used].square().mean().sqrt() if used.any() else torch.ones(())
+    return centred / (spread + _EPSILON), used
+
+
+def _mean_log_p(fast: FastNano, prefix: Prefix, rows: Rows, settings: Grpo) -> Tensor:
+    """Mean log-probability [R] of every row's completion tokens at the sampling temperature."""
+    rows = rows.to(fast.device)
+    hidden = fast.rows(prefix, rows.image, rows.ids[:, :-1])
+    at = rows.supervised[:, :-1]
+    log_p = (fast.logits(hidden[at]).float() / settings.temperature).log_softmax(-1)
+    taken = log_p.gather(1, rows.ids[:, 1:][at][:, None])[:, 0]
+    row = at.nonzero()[:, 0]
+    sums = torch.zeros(len(rows.ids), device=fast.device).index_add(0, row, taken)
+    return sums / at.sum(1)

@@ -1,0 +1,132 @@
+"""train_plan: every run of a plan, the comparison of its arms, the best one with its card. Knows nothing of losses.
+
+    out/<run>/            state.pt, checkpoint/, log.jsonl of every run
+    out/answers/          raw results per held-out scene
+    out/report.json       every number of the model card
+    out/curves.png
+    out/best/             the best arm's checkpoint with card and curves: what is shipped
+
+Calling it again goes on where it stopped, at any point.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from egm_edge.errors import CheckpointError
+from training.nano.card import Report, model_card, report_values
+from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Asked, measure, pair
+from training.nano.config import Plan, RunConfig
+from training.nano.curves import draw_curves
+from training.nano.evaluate import load_fast
+from training.nano.state import cost_of, load_state
+from training.nano.train import Run
+from training.nano.validate import Validation
+
+log = logging.getLogger("egm.train.nano")
+
+
+def train_plan(plan: Plan, out: Path, device: torch.device, only: str | None = None) -> Path | None:
+    """Do whatever of the plan is not done yet.
+
+    Args:
+        only: train this run and nothing else, so that arms can be trained side by side; None does everything.
+
+    Returns:
+        The best checkpoint (with `only`: that run's); None when a signal stopped the work.
+    """
+    for number, run in enumerate(plan.runs, 1):
+        if only not in (None, run.name) or is_finished(out / run.name, run):
+            continue
+        if run.start and not is_finished(out / run.start, plan.run(run.start)):
+            raise CheckpointError(
+                f"the finished run {run.start!r} in {out}",
+                "none, or one cut short",
+                f"train it first: --only {run.start}",
+            )
+        log.info("run %d of %d: %s, %g CPU-min", number, len(plan.runs), run.name, run.cpu_minutes)
+        if not Run(plan, run, out / run.name, out / run.start if run.start else None, device).run():
+            return None
+    if only:
+        return out / only / "checkpoint"
+    return compare_arms(plan, out, device)
+
+
+def is_finished(folder: Path, run: RunConfig) -> bool:
+    saved = load_state(folder / "state.pt")
+    return saved is not None and saved[0].stage >= len(run.stages)
+
+
+def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
+    """Measure every arm, choose the best on validation scenes, and write report, curves, card and `best/`."""
+    asked = [_asked(plan, out, name) for name in plan.arms]
+    results = measure(asked, list(SUITES), plan.count, out / "answers", device)
+    best = choose(asked, max(8, plan.count // 10), device)
+    log.info("best on validation scenes: %s", best.name)
+    extra = measure([best], [EASY], max(4, plan.count // 4), out / "answers", device)
+    closed = Asked(f"{best.name}, thought closed at once", best.checkpoint, reasoning=False)
+    if best.reasoning:
+        extra |= {
+            f"{suite}, no reasoning": measured
+            for suite, measured in measure(
+                [closed], [MODAL, AMODAL], plan.count, out / "answers" / "closed", device
+            ).items()
+        }
+    pairs = {
+        (suite.name, first, second): pair(results, suite.name, first, second)
+        for suite in SUITES
+        for first, second in zip(plan.arms, plan.arms[1:], strict=False)
+    }
+    logs = {name: [out / run.name / "log.jsonl" for run in plan.lineage(name)] for name in plan.arms}
+    report = Report(
+        arms=plan.arms,
+        best=best.name,
+        results=results,
+        extra=extra,
+        pairs=pairs,
+        costs={name: cost_of(*paths) for name, paths in logs.items()},
+        parameters=sum(weight.numel() for weight in load_fast(best.checkpoint).model.parameters()),
+    )
+    draw_curves(plan, out, out / "curves.png")
+    beside = out / "report.tmp"
+    beside.write_text(json.dumps(report_values(report), indent=1) + "\n")
+    os.replace(beside, out / "report.json")
+    return _publish(best.checkpoint, model_card(report), out)
+
+
+def choose(asked: list[Asked], count: int, device: torch.device) -> Asked:
+    """The checkpoint with the highest mean of modal, amodal-occluded and negative accuracy on validation scenes: the
+    held-out scenes of the card have no say."""
+    scores = {}
+    for one in asked:
+        found = Validation(count, reasoning=one.reasoning).scores(load_fast(one.checkpoint, device))
+        log.info("%s on validation scenes: %s", one.name, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+        scores[one.name] = found["mean"]
+    return max(asked, key=lambda one: scores[one.name])
+
+
+def _asked(plan: Plan, out: Path, name: str) -> Asked:
+    """An arm that never learnt to think is asked for the box at once."""
+    thinks = any(stage.direct_share < 1 for stage in plan.run(name).stages)
+    return Asked(name, out / name / "checkpoint", thinks)
+
+
+def _publish(checkpoint: Path, card: str, out: Path) -> Path:
+    """Copy the checkpoint with card and curves to `out/best`, swapped in by rename."""
+    beside, best, retired = out / ".best-new", out / "best", out / ".best-retired"
+    for left_over in (beside, retired):
+        shutil.rmtree(left_over, ignore_errors=True)
+    shutil.copytree(checkpoint, beside)
+    (beside / "README.md").write_text(card)
+    shutil.copy(out / "curves.png", beside / "curves.png")
+    if best.exists():
+        best.rename(retired)
+    beside.rename(best)
+    shutil.rmtree(retired, ignore_errors=True)
+    return best
