@@ -6,6 +6,8 @@ wrong frame or a swapped channel gives a wrong box.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +38,7 @@ class FakeGrounder:
     """Finds the brightest pixels of a colour.
 
     The expression is a small script: its first colour word is what to find; `tokens=N` makes the answer N tokens of 10 ms
-    long; `nothing` is not found; `explode` raises an unexpected error.
+    long; `nothing` is not found; `explode` raises an unexpected error; `hang` never comes back; `die` kills its process.
     """
 
     bundle_hash, pixel_spec_hash, prompt_spec_hash = "b" * 64, "c" * 64, "d" * 64
@@ -54,7 +56,7 @@ class FakeGrounder:
 
     def frame(self, image: NDArray[np.uint8], *, color: str | None = None, stamp_ns: int | None = None) -> FakeFrame:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        return FakeFrame(image[..., ::-1] if color == "bgr" else image, stamp_ns)
+        return FakeFrame((image[..., ::-1] if color == "bgr" else image).copy(), stamp_ns)
 
     def ground(
         self,
@@ -65,6 +67,8 @@ class FakeGrounder:
         color: str | None = None,
         stamp_ns: int | None = None,
         max_new_tokens: int | None = None,
+        max_think_tokens: int | None = None,
+        deadline_ms: float | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
     ) -> Grounding:
@@ -73,12 +77,19 @@ class FakeGrounder:
         words = expression.split()
         if "explode" in words:
             raise RuntimeError("the fake engine was told to")
+        if "hang" in words:
+            time.sleep(3600)
+        if "die" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
         reused, image.asked = image.asked > 0, image.asked + 1
         count = next((int(word[7:]) for word in words if word.startswith("tokens=")), 3)
         outcome = Outcome.NOT_FOUND if "nothing" in words else Outcome.FOUND
         for number in range(1, count + 1):
             if should_stop is not None and should_stop():
                 outcome = Outcome.CANCELLED
+                break
+            if deadline_ms is not None and (time.perf_counter() - started) * 1e3 >= deadline_ms:
+                outcome = Outcome.TIMED_OUT
                 break
             time.sleep(TOKEN_S)
             if on_token is not None:
@@ -94,6 +105,7 @@ class FakeGrounder:
             tokens=TokenCounts(prompt=10, image=4, completion=count),
             timings=Timings(total_ms=(time.perf_counter() - started) * 1e3, frame_reused=reused),
             stamp_ns=image.stamp_ns,
+            deadline_met=None if deadline_ms is None else outcome is not Outcome.TIMED_OUT,
             bundle_hash=self.bundle_hash,
             pixel_spec_hash=self.pixel_spec_hash,
             prompt_spec_hash=self.prompt_spec_hash,
@@ -104,10 +116,14 @@ def _bright_box(array: NDArray[np.uint8], channel: int) -> Box | None:
     """Bounds of the pixels in which one channel is bright and the others are not."""
     others = [c for c in range(3) if c != channel]
     ys, xs = np.nonzero((array[..., channel] > 150) & (array[..., others].max(-1) < 110))
-    return Box(xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) if len(xs) else None
+    return Box(*map(float, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))) if len(xs) else None
 
 
 if __name__ == "__main__":
+    import faulthandler
+
     from egm_ros.grounding_node import main
 
-    sys.exit(main(grounder_factory=FakeGrounder))
+    faulthandler.register(signal.SIGUSR1)  # every thread's stack, for a node that hangs
+
+    sys.exit(main(engine_factory="fake_node:FakeGrounder"))

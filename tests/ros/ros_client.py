@@ -14,16 +14,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from egm_interfaces.srv import Ground as GroundService
-from egm_ros.grounding_node import LATCHED_COMMAND_QOS
+from egm_interfaces.srv import SetCommands
+from egm_ros.command_topic import LATCHED_COMMAND_QOS
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import NDArray
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.action import ActionClient
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
@@ -32,7 +34,7 @@ from std_msgs.msg import String
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 NODE = "grounding_node"
-WAIT_S = 15.0
+WAIT_S = 40.0
 T = TypeVar("T")
 
 
@@ -88,6 +90,7 @@ class Client:
         self.objects: list[GroundedObject] = []
         self.stamps: list[tuple[int, int]] = []
         self.counters: dict[str, int] = {}
+        self.statuses: dict[str, DiagnosticStatus] = {}
         self.diagnosed = 0
         self._numbers = itertools.count(1)
         reliable = QoSProfile(depth=50)
@@ -105,11 +108,12 @@ class Client:
         self.state_of = self.node.create_client(GetState, f"{NODE}/get_state")
         self.setter = self.node.create_client(SetParameters, f"{NODE}/set_parameters")
         self.describer = self.node.create_client(DescribeParameters, f"{NODE}/describe_parameters")
+        self.set_commands = self.node.create_client(SetCommands, f"{NODE}/set_commands")
         self.service = self.node.create_client(GroundService, f"{NODE}/ground")
         self.action = ActionClient(self.node, GroundAction, f"{NODE}/ground")
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.thread = threading.Thread(target=self.executor.spin)
+        self.thread = threading.Thread(target=self._spin)
 
     def __enter__(self) -> Client:
         self.thread.start()
@@ -123,9 +127,18 @@ class Client:
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 
+    def _spin(self) -> None:
+        # rclpy raises InvalidHandle when a publisher or subscription is destroyed while another thread spins.
+        while True:
+            try:
+                return self.executor.spin()
+            except InvalidHandle:
+                continue
+
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnosed += 1
         self.counters = {pair.key: int(pair.value) for pair in message.status[0].values}
+        self.statuses = {status.name.rpartition(": ")[2]: status for status in message.status}
 
     def result(self, future: Any, timeout_s: float = WAIT_S) -> Any:
         until(future.done, timeout_s, "the reply")
@@ -142,7 +155,13 @@ class Client:
         return self.call(self.change, request, timeout_s).success
 
     def state(self) -> str:
-        return self.call(self.state_of, GetState.Request()).current_state.label
+        """Asked again after a while: a reply is lost when discovery has only matched the way there."""
+        for _ in range(int(WAIT_S // 3)):
+            try:
+                return self.call(self.state_of, GetState.Request(), timeout_s=3.0).current_state.label
+            except TimeoutError:
+                continue
+        raise TimeoutError("no reply of get_state")
 
     def wait_for_state(self, label: str, timeout_s: float = WAIT_S) -> None:
         until(lambda: self.state() == label, timeout_s, f"state {label}")

@@ -113,7 +113,7 @@ def test_an_engine_failure_is_reported_and_survived(client: Client) -> None:
     client.clear()
     client.command("explode")
     failed = client.feed(image_message(picture()), lambda: client.objects and client.objects[0])
-    assert failed.outcome == GroundedObject.OUTCOME_UNSET
+    assert failed.outcome == GroundedObject.OUTCOME_FAILED
     client.clear()
     client.command("the red thing")
     assert client.feed(image_message(picture()), client.first_detection)
@@ -167,7 +167,7 @@ def test_compressed_images_are_taken_after_a_parameter_change(client: Client) ->
         client.clear()
         client.command("the red thing")
         truncated = CompressedImage(format="jpeg", data=_jpeg(picture())[:-200])
-        unset = GroundedObject.OUTCOME_UNSET
+        unset = GroundedObject.OUTCOME_FAILED
         assert client.feed(truncated, lambda: any(o.outcome == unset for o in client.objects), "a refusal")
     finally:
         client.transition("deactivate")

@@ -1,97 +1,98 @@
-"""Lifecycle node: camera images and sentences in, stamped boxes out. A thin shell round `egm_edge.grounder.Grounder`.
+"""Lifecycle node: camera images and sentences in, stamped boxes out. A thin shell; each part is a module of its own.
 
-configure loads the bundle and warms it up; activate listens to the camera; deactivate drops all work; cleanup frees the
-engine. A failed configure says why on one line and leaves the node unconfigured, ready for another try.
+configure starts the model's process, loads and warms it up; activate listens to the camera; deactivate drops all work and
+frees the model (`free_on_deactivate`); cleanup frees everything. A failed configure says why on one line and leaves the node
+unconfigured, ready for another try.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from egm_interfaces.msg import GroundedObjectArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
-from vision_msgs.msg import Detection2DArray
 
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Outcome, Task
 from egm_ros import conversion
+from egm_ros.camera_input import CameraInput
+from egm_ros.checking import check_command
+from egm_ros.command_topic import CommandTopic
+from egm_ros.commands import StandingCommand
 from egm_ros.counters import Counters
-from egm_ros.diagnostics import to_diagnostics
-from egm_ros.mailbox import Mailbox
-from egm_ros.messages import to_detections, to_grounded_object, to_object_array
+from egm_ros.diagnostics import DiagnosticsWriter, NodeHealth
+from egm_ros.dispatcher import Dispatcher
+from egm_ros.engine_process import EngineProcess
+from egm_ros.follower import Followed, Follower
+from egm_ros.latency import LatencyLog
+from egm_ros.mailbox import CameraFrame, Mailbox
+from egm_ros.outputs import Outputs
 from egm_ros.parameters import ParameterSettings
-from egm_ros.request_servers import RequestServers, check_command
+from egm_ros.request_servers import RequestServers
+from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
-from egm_ros.worker import Answer, GroundingWorker, Request
 
-GrounderFactory = Callable[[Settings], Any]
+ENGINE_FACTORY = "egm_ros.model_process:load_grounder"
 WARN_PERIOD_S = 5.0
-STOP_TIMEOUT_S = 10.0
-ANSWER_QOS = QoSProfile(depth=10)
-# The last command must reach a node that starts later (latched), and a latched subscription does not match the volatile
-# publishers that most programs have; so the node listens with both and drops the copy.
-LATCHED_COMMAND_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-VOLATILE_COMMAND_QOS = QoSProfile(depth=1)
-
-
-def load_grounder(settings: Settings) -> Any:
-    """Open the bundle. Imported here, so that a missing engine is one clear line on configure.
-
-    Raises:
-        EgmError: no bundle is named, or it cannot be opened.
-    """
-    if not settings.bundle_path:
-        raise InputError("a bundle", "an empty bundle_path", "set it with -p bundle_path:=DIR; `egm build` makes one")
-    from egm_edge.grounder import Grounder
-
-    return Grounder.from_bundle(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
+STOP_TIMEOUT_S = 2.0
+HEARD_EVERYTHING = (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
 
 
 class GroundingNode(LifecycleNode):
-    """The shell: topics, parameters and lifecycle; all thinking is in the worker.
+    """The shell: topics, parameters and lifecycle.
 
     Args:
-        grounder_factory: makes the Grounder on configure.
+        engine_factory: "module:callable" that makes the Grounder from Settings, imported in the model's process.
     """
 
-    def __init__(self, grounder_factory: GrounderFactory = load_grounder) -> None:
+    def __init__(self, engine_factory: str = ENGINE_FACTORY) -> None:
         super().__init__("grounding_node")
-        self._grounder_factory = grounder_factory
         self._settings_of = ParameterSettings(self)
         self.counters = Counters()
         self.mailbox = Mailbox()
-        self._grounder: Any = None
-        self._worker: GroundingWorker | None = None
+        self._engine = EngineProcess(lambda: self.settings, engine_factory, self._on_engine_change)
+        self._all_dispatcher: Dispatcher | None = None
+        self._follower: Follower | None = None
+        self._camera: CameraInput | None = None
+        self._commands: CommandTopic | None = None
         self._active = False
-        self._command_count = 0
-        self._command_sent_ns = -1
-        self._inputs: list[Any] = []
-        self._camera_group = MutuallyExclusiveCallbackGroup()
-        self._command_group = MutuallyExclusiveCallbackGroup()
-        self._detections = self.create_lifecycle_publisher(Detection2DArray, "detections", ANSWER_QOS)
-        self._objects = self.create_lifecycle_publisher(GroundedObjectArray, "grounded_objects", ANSWER_QOS)
-        self._requests = RequestServers(self, lambda: self._worker if self._active else None)
+        self._last_stamp_ns = 0
+        self._was_silent = False
+        self._latency = LatencyLog()
+        self._outputs = Outputs(self, lambda: self.settings, self.counters, self.now_ns, self._on_output_error)
+        self._requests = RequestServers(self, self)
+        self._diagnostics_writer = DiagnosticsWriter()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._periodic = [self.create_timer(1.0, self._publish_diagnostics, MutuallyExclusiveCallbackGroup())]
+        # On the steady clock: with use_sim_time a clock that stands still or jumps back must not silence these.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        group = MutuallyExclusiveCallbackGroup
+        self._periodic = [self.create_timer(1.0, self._publish_diagnostics, group(), clock=steady)]
         if self.settings.autostart:
-            self._periodic.append(self.create_timer(0.01, self._autostart, MutuallyExclusiveCallbackGroup()))
+            self._periodic.append(self.create_timer(0.01, self._autostart, group(), clock=steady))
 
     @property
     def settings(self) -> Settings:
         return self._settings_of.current
 
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """None while the node is not active."""
+        return self._all_dispatcher if self._active else None
+
     def now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
+
+    def count(self, counter: str) -> None:
+        self.counters.add(counter)
 
     def refuse(self, counter: str, why: str) -> None:
         """Count something unusable and warn, at most once in WARN_PERIOD_S."""
@@ -99,27 +100,33 @@ class GroundingNode(LifecycleNode):
         self.get_logger().warning(f"{why} ({counter}: {count})", throttle_duration_sec=WARN_PERIOD_S)
 
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        start = time.monotonic()
-        try:
-            self._grounder = self._grounder_factory(self.settings)
-            self._grounder.warm_up()
-        except EgmError as error:
-            self.get_logger().error(f"cannot configure: {error}")
-            return self._configure_failed()
-        except Exception as error:
-            self.get_logger().error(f"cannot configure: {type(error).__name__}: {error}")
-            return self._configure_failed()
-        self._worker = GroundingWorker(self._grounder, self.mailbox, lambda: self.settings, self._on_answer)
-        name = f"bundle {self._grounder.bundle_hash[:12]}"
-        self.get_logger().info(f"loaded and warmed up {name} in {time.monotonic() - start:.1f} s")
+        if not self._load():
+            return TransitionCallbackReturn.FAILURE
+        self._all_dispatcher = Dispatcher(self._engine, self.mailbox, lambda: self.settings, self._on_answer)
         return TransitionCallbackReturn.SUCCESS
 
-    def _configure_failed(self) -> TransitionCallbackReturn:
-        self._free()
-        return TransitionCallbackReturn.FAILURE
+    def _load(self) -> bool:
+        """Start the model's process if it does not run; False, and why in the log, if it cannot be."""
+        start = time.monotonic()
+        try:
+            self._engine.start()
+        except EgmError as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            if trace := getattr(error, "trace", ""):
+                self.get_logger().error(trace)
+            return False
+        except Exception as error:
+            self.get_logger().error(f"cannot configure: {type(error).__name__}: {error}")
+            self._engine.stop()
+            return False
+        name, process = self._engine.bundle_hash[:12], self._engine.health().pid
+        self.get_logger().info(f"bundle {name} is loaded in process {process} ({time.monotonic() - start:.1f} s)")
+        return True
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
+            if not self._load():
+                return TransitionCallbackReturn.FAILURE
             self._listen()
         except Exception as error:  # rclpy would turn it into a silent failure
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
@@ -128,25 +135,22 @@ class GroundingNode(LifecycleNode):
         return super().on_activate(state)
 
     def _listen(self) -> None:
-        settings = self.settings
-        compressed = settings.image_transport == "compressed"
-        # Resolved first, so that remapping `image` moves the compressed topic with it, as image_transport does.
-        topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
-        reliability = ReliabilityPolicy[settings.image_reliability.upper()]
-        camera_qos = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=reliability)
-        image_type = CompressedImage if compressed else Image
+        settings, dispatcher = self.settings, self._all_dispatcher
+        assert dispatcher is not None
         self._active = True
-        self._inputs = [
-            self.create_subscription(image_type, topic, self._on_image, camera_qos, callback_group=self._camera_group),
-            *(
-                self.create_subscription(String, "command", self._on_command, qos, callback_group=self._command_group)
-                for qos in (LATCHED_COMMAND_QOS, VOLATILE_COMMAND_QOS)
-            ),
-        ]
-        self.get_logger().info(f"active: images on {topic}, commands on {self.resolve_topic_name('command')}")
+        if settings.track:
+            self._follower = Follower(
+                self.mailbox, settings, self._on_boxes, self._on_poor_track, self._on_bad_frame, dispatcher.standing_ids
+            )
+        self._camera = CameraInput(self, settings, self._on_image)
+        self._commands = CommandTopic(self, self._on_command)
+        command_topic = self.resolve_topic_name("command")
+        self.get_logger().info(f"active: images on {self._camera.topic}, commands on {command_topic}")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_listening()
+        if self.settings.free_on_deactivate:
+            self._engine.stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
@@ -166,80 +170,143 @@ class GroundingNode(LifecycleNode):
 
     def _stop_listening(self) -> None:
         self._active = False
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs, self._command_sent_ns = [], -1
+        camera, self._camera = self._camera, None
+        commands, self._commands = self._commands, None
+        follower, self._follower = self._follower, None
+        if commands is not None:
+            commands.close()
+        if camera is not None:
+            camera.close()
+        if self._all_dispatcher is not None:
+            self._all_dispatcher.drop_all()
+        if follower is not None:
+            follower.stop()
         self.mailbox.clear()
-        if self._worker is not None:
-            self._worker.drop_all()
 
     def _free(self) -> None:
-        worker, self._worker = self._worker, None
-        grounder, self._grounder = self._grounder, None
-        if worker is not None and not worker.stop(STOP_TIMEOUT_S):
-            self.get_logger().error(f"the engine did not stop within {STOP_TIMEOUT_S:g} s; its memory is not freed")
-        elif grounder is not None:
-            grounder.close()
+        dispatcher, self._all_dispatcher = self._all_dispatcher, None
+        if dispatcher is not None and not dispatcher.stop(STOP_TIMEOUT_S):
+            self._engine.kill()  # the model did not listen within STOP_TIMEOUT_S; this frees the dispatcher, too
+            dispatcher.stop(STOP_TIMEOUT_S)
+        self._engine.stop()
 
     def stop(self) -> None:
-        """Release every waiting callback and the engine; for the end of the process."""
+        """Release every waiting callback and the model's process; for the end of this one."""
         self._stop_listening()
         self._free()
+        self._outputs.stop()
 
     def destroy_node(self) -> None:
         self._requests.destroy()
         super().destroy_node()
 
     def _on_image(self, message: Any) -> None:
+        """Called in the camera's thread."""
+        stamp = message.header.stamp
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        if stamp_ns < self._last_stamp_ns:
+            self.refuse("stamps_went_back", f"an image is stamped {(self._last_stamp_ns - stamp_ns) / 1e9:.3f} s back")
+        self._last_stamp_ns = stamp_ns
         try:
             conversion.check(message, self.settings.max_image_pixels)
         except conversion.RejectedImageError as error:
-            self.refuse(f"frames_rejected_{error.reason}", f"image refused: {error}")
+            self._on_bad_frame(error)
             return
-        self.mailbox.put(message)
+        self.mailbox.put(message, self.settings.max_image_pixels)
 
-    def _on_command(self, message: String, info: dict[str, int]) -> None:
-        worker, settings = self._worker, self.settings
-        if worker is None or not self._active or info["source_timestamp"] == self._command_sent_ns:
+    def _on_bad_frame(self, error: EgmError) -> None:
+        self.refuse(f"frames_rejected_{getattr(error, 'reason', 'unusable')}", f"image refused: {error}")
+
+    def _on_command(self, text: str, first: bool) -> None:
+        dispatcher, settings = self.dispatcher, self.settings
+        if dispatcher is None:
             return
-        self._command_sent_ns = info["source_timestamp"]
-        if not message.data.strip():
-            worker.set_command(None)
-            self.get_logger().info("command cleared")
+        if not text.strip():
+            dispatcher.clear_command()
             return
         try:
-            expression = check_command(message.data, settings)
+            expression = check_command(text, settings)
+            number = self.counters.add("commands") if first else self.counters.snapshot()["commands"]
+            request = Request(f"cmd-{number}", expression, Task(settings.task), settings.deadline_s or None)
+            if first or settings.command_policy == "latest":
+                dispatcher.say(StandingCommand(request))
         except InputError as error:
-            self.refuse("commands_refused", f"command refused: {error}")
-            return
-        self._command_count += 1
-        self.counters.add("commands")
-        request = Request(f"cmd-{self._command_count}", expression, Task(settings.task), settings.deadline_s or None)
-        worker.set_command(request)
+            if first:
+                self.refuse("commands_refused", f"command refused: {error}")
 
     def _on_answer(self, answer: Answer) -> None:
-        """Called in the worker's thread."""
+        """Called in the dispatcher's thread."""
         try:
             self._report(answer)
-        except Exception as error:  # the worker must outlive a message that cannot be published
-            self.get_logger().error(f"publishing {answer.request.request_id} failed: {type(error).__name__}: {error}")
+        except Exception as error:  # the dispatcher must outlive a message that cannot be published
+            self._on_output_error(error)
 
     def _report(self, answer: Answer) -> None:
-        outcome = answer.grounding.outcome if answer.grounding is not None else None
+        grounding = answer.grounding
+        outcome = grounding.outcome if grounding is not None else None
         self.counters.add("answers_failed" if outcome is None else f"answers_{outcome.value}")
-        if outcome is None:
+        if grounding is None:
             why = f"{answer.request.request_id}: {answer.error}\n{answer.trace}".rstrip()
             self.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
+        else:
+            self._latency.add(grounding)
         superseded = answer.standing and outcome is Outcome.CANCELLED
         if superseded or not self._active:
             return
-        self._objects.publish(to_object_array(to_grounded_object(answer, self.now_ns())))
-        detections = to_detections(answer)
-        if detections is not None:
-            self._detections.publish(detections)
+        follower = self._follower
+        if follower is None or not answer.standing:
+            self._outputs.answer(answer, followed=False)
+            return
+        if outcome in HEARD_EVERYTHING:
+            follower.take(answer)
+        box = grounding.box if grounding is not None else None
+        self._outputs.answer(answer, followed=box is not None or follower.has_tracks)
+
+    def _on_boxes(self, frame: CameraFrame, followed: tuple[Followed, ...]) -> None:
+        """Called in the follower's thread, at camera rate."""
+        if self._active:
+            try:
+                self._outputs.boxes(frame, followed)
+            except Exception as error:
+                self._on_output_error(error)
+
+    def _on_poor_track(self, request_id: str) -> None:
+        dispatcher = self.dispatcher
+        if dispatcher is not None and self.settings.reground != "on_demand":
+            dispatcher.want(request_id)
+
+    def _on_output_error(self, error: Exception) -> None:
+        self.counters.add("publishes_failed")
+        why = f"publishing failed: {type(error).__name__}: {error}"
+        self.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
+
+    def _on_engine_change(self, text: str) -> None:
+        """Called in the supervisor's thread."""
+        if "was lost" in text:
+            self.counters.add("engine_lost")
+        self.get_logger().warning(text)
 
     def _publish_diagnostics(self) -> None:
-        message = to_diagnostics(self.get_fully_qualified_name(), self._active, self.mailbox, self.counters.snapshot())
+        silent_s = self.mailbox.silent_s()
+        is_silent = self._active and silent_s > self.settings.camera_timeout_s
+        if is_silent and not self._was_silent:
+            self.counters.add("camera_went_silent")
+        self._was_silent = is_silent
+        mailbox = {"frames_received": self.mailbox.received, "frames_skipped": self.mailbox.skipped}
+        follower = self._follower
+        health = NodeHealth(
+            name=self.get_fully_qualified_name(),
+            state="active" if self._active else "inactive",
+            bundle_hash=self._engine.bundle_hash,
+            counts=mailbox | self.counters.snapshot(),
+            silent_s=silent_s,
+            camera_timeout_s=self.settings.camera_timeout_s,
+            engine=self._engine.health() if self._all_dispatcher is not None else None,
+            follower=follower.health() if follower is not None else None,
+            output_rate_hz=self._outputs.rate_hz,
+            latency=self._latency.summary(),
+        )
+        message = self._diagnostics_writer.write(health)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
@@ -249,22 +316,20 @@ class GroundingNode(LifecycleNode):
             self.trigger_activate()
 
 
-def main(args: Sequence[str] | None = None, grounder_factory: GrounderFactory = load_grounder) -> int:
+def main(args: Sequence[str] | None = None, engine_factory: str = ENGINE_FACTORY) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
     rclpy.init(args=args)
     try:
-        node = GroundingNode(grounder_factory)
+        node = GroundingNode(engine_factory)
     except EgmError as error:
         sys.stderr.write(f"{error}\n")
         rclpy.try_shutdown()
         return error.exit_code
-    # One thread for each request that may wait, and four for camera, command, lifecycle and parameters.
+    # One thread for each request that may wait, and four for commands, lifecycle, parameters and timers.
     executor = MultiThreadedExecutor(num_threads=node.settings.max_pending_requests + 4)
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        _spin(node, executor)
     finally:
         # In this order: a callback still waiting in a thread would abort the interpreter at exit.
         node.stop()
@@ -272,6 +337,21 @@ def main(args: Sequence[str] | None = None, grounder_factory: GrounderFactory = 
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _spin(node: GroundingNode, executor: MultiThreadedExecutor) -> None:
+    """Until the end; a callback that raises is an error in the log and a count, not the end of the node."""
+    while True:
+        try:
+            executor.spin()
+            return
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except InvalidHandle:
+            continue  # a subscription was destroyed (deactivate) while the executor was looking at it
+        except Exception:
+            node.count("callbacks_failed")
+            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
 
 
 if __name__ == "__main__":

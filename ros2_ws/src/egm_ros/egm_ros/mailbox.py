@@ -1,44 +1,69 @@
 """One-slot mailbox: the newest camera frame, and nothing older.
 
-Knows nothing of ROS. `put` swaps a pointer under a lock and wakes the model's thread; it never waits for the model, so a
-slow model cannot stall the camera, and a fast camera cannot queue up stale frames.
+Knows nothing of ROS. `put` swaps a pointer under a lock and wakes the readers; it never waits for them, so a slow model
+cannot stall the camera, and a fast camera cannot queue up stale frames.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from egm_ros.conversion import Picture, to_picture
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(eq=False)
 class CameraFrame:
-    """One image message as it arrived.
+    """One image message as it arrived; treat it as read-only.
 
     Attributes:
         message: sensor_msgs/Image or CompressedImage, already checked; its header travels to the answer untouched.
         sequence: 1, 2, … in order of arrival; 0 for an image that came with a request.
         arrived_s: time.monotonic() at arrival, immune to clock jumps.
+        max_pixels: cap on width * height of compressed images, known only when they are decoded.
     """
 
     message: Any
     sequence: int
     arrived_s: float
+    max_pixels: int = 100_000_000
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def stamp_ns(self) -> int:
         stamp = self.message.header.stamp
         return stamp.sec * 1_000_000_000 + stamp.nanosec
 
+    @property
+    def arrived_ns(self) -> int:
+        """Time of arrival as the tracker takes it: it grows with every frame, whatever the camera's clock does."""
+        return int(self.arrived_s * 1e9)
+
+    @property
+    def picture(self) -> Picture:
+        """The pixels, converted once for everybody who asks.
+
+        Raises:
+            RejectedImageError: compressed bytes that do not decode.
+        """
+        with self._lock:
+            return self._converted
+
+    @cached_property
+    def _converted(self) -> Picture:
+        return to_picture(self.message, self.max_pixels)
+
 
 class Mailbox:
-    """The newest frame, shared between one writer (the camera callback) and one reader (the worker).
+    """The newest frame, shared between one writer (the camera callback) and its readers (model and tracker).
 
     Attributes:
-        wake: notified on every arrival; the worker waits on it for frames and requests alike.
+        wake: notified on every arrival; the readers wait on it for frames and requests alike.
         received: frames put so far.
-        skipped: frames overwritten before anybody looked at them.
+        skipped: frames overwritten before the model or the tracker looked at them.
     """
 
     def __init__(self) -> None:
@@ -48,11 +73,11 @@ class Mailbox:
         self._frame: CameraFrame | None = None
         self._seen = True
 
-    def put(self, message: Any) -> None:
+    def put(self, message: Any, max_pixels: int = 100_000_000) -> None:
         with self.wake:
             self.received += 1
             self.skipped += not self._seen
-            self._frame = CameraFrame(message, self.received, time.monotonic())
+            self._frame = CameraFrame(message, self.received, time.monotonic(), max_pixels)
             self._seen = False
             self.wake.notify_all()
 
@@ -64,6 +89,22 @@ class Mailbox:
                 return None
             self._seen = True
             return frame
+
+    def silent_s(self) -> float:
+        """Seconds since the last frame; infinite when there was none."""
+        with self.wake:
+            return time.monotonic() - self._frame.arrived_s if self._frame is not None else float("inf")
+
+    def wait_newer(self, after: int, timeout_s: float) -> CameraFrame | None:
+        """Block until there is a frame with a sequence greater than `after`; None after `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        with self.wake:
+            while self._frame is None or self._frame.sequence <= after:
+                left_s = end - time.monotonic()
+                if left_s <= 0 or not self.wake.wait(left_s):
+                    return None
+            self._seen = True
+            return self._frame
 
     def clear(self) -> None:
         with self.wake:

@@ -1,10 +1,12 @@
-"""Answers as ROS messages: GroundedObject for those who want everything, Detection2DArray for everybody downstream.
+"""Answers and tracks as ROS messages: GroundedObject for those who want everything, Detection2DArray for all downstream.
 
-Every message carries the grounded frame's own header, never the time of publishing. Numbers are cast before they enter a
+Every message carries the header of the frame its boxes are in, never the time of publishing. Numbers are cast before they enter a
 message: in a field of another numeric type (a NumPy integer, say) they would abort the process, not raise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from builtin_interfaces.msg import Duration
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray, StageTimings, TokenCounts
@@ -13,9 +15,13 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Object
 
 from egm_edge.boxes import Box
 from egm_edge.grounding import Grounding, Outcome, Task
-from egm_ros.worker import Answer
+from egm_edge.tracking import TrackState
+from egm_ros.follower import Followed
+from egm_ros.mailbox import CameraFrame
+from egm_ros.requests import Answer
 
 OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
+TRACK_STATES = {state: getattr(GroundedObject, f"TRACK_{state.value}") for state in TrackState}
 TASKS = {Task.MODAL: GroundedObject.TASK_MODAL, Task.AMODAL: GroundedObject.TASK_AMODAL}
 TASK_OF_CONSTANT = {constant: task for task, constant in TASKS.items()}
 # Outcomes that say something about the whole frame; after the others an empty detection array would be a false claim.
@@ -46,14 +52,29 @@ def to_grounded_object(answer: Answer, now_ns: int) -> GroundedObject:
     """Args: answer: with or without a grounding; now_ns: the node's clock, for `age`."""
     message = GroundedObject(request_id=answer.request.request_id, expression=answer.request.expression)
     message.task = TASKS[answer.request.task]
-    message.confidence = float("nan")
+    message.confidence, message.message = float("nan"), to_ros_text(answer.error)
     if answer.frame is not None:
         message.header = answer.frame.message.header
         message.source_stamp = message.header.stamp
-        message.age = to_duration(now_ns - answer.frame.stamp_ns)
+        message.age = message.latency = to_duration(now_ns - answer.frame.stamp_ns)
     if answer.grounding is not None:
         _fill(message, answer.grounding)
     message.timings.queue_ms = answer.queue_ms
+    return message
+
+
+def to_tracked_object(followed: Followed, frame: CameraFrame, now_ns: int) -> GroundedObject:
+    """An answer's object where it is on a later frame; thought and text stay with the answer."""
+    answer, tracked = followed.answer, followed.tracked
+    message = to_grounded_object(answer, now_ns)
+    message.header = frame.message.header
+    message.latency = to_duration(now_ns - frame.stamp_ns)
+    message.reasoning = message.text = ""
+    message.track_state, message.track_quality = TRACK_STATES[tracked.state], float(tracked.quality)
+    if answer.request.task is Task.MODAL:
+        message.modal_box = to_bounding_box(tracked.box)
+    elif tracked.amodal_box is not None:
+        message.amodal_box = to_bounding_box(tracked.amodal_box)
     return message
 
 
@@ -93,8 +114,9 @@ def _same_fields(message: TokenCounts | StageTimings, values: object) -> TokenCo
     return message
 
 
-def to_object_array(message: GroundedObject) -> GroundedObjectArray:
-    return GroundedObjectArray(header=message.header, objects=[message])
+def to_object_array(messages: list[GroundedObject]) -> GroundedObjectArray:
+    """Args: messages: at least one, all of one frame."""
+    return GroundedObjectArray(header=messages[0].header, objects=messages)
 
 
 def to_detections(answer: Answer) -> Detection2DArray | None:
@@ -107,12 +129,26 @@ def to_detections(answer: Answer) -> Detection2DArray | None:
     if grounding is None or frame is None or grounding.outcome not in LOOKED_EVERYWHERE:
         return None
     header: Header = frame.message.header
-    message = Detection2DArray(header=header)
-    if grounding.box is not None:
-        detection = Detection2D(header=header, id=answer.request.request_id, bbox=to_bounding_box(grounding.box))
-        hypothesis = ObjectHypothesisWithPose()
-        hypothesis.hypothesis.class_id = answer.request.expression
-        hypothesis.hypothesis.score = float("nan") if grounding.confidence is None else float(grounding.confidence)
-        detection.results = [hypothesis]
-        message.detections = [detection]
-    return message
+    boxes = [] if grounding.box is None else [_detection(header, answer, grounding.box)]
+    return Detection2DArray(header=header, detections=boxes)
+
+
+def to_tracked_detections(followed: Iterable[Followed], frame: CameraFrame) -> Detection2DArray:
+    """Everything that is followed and not lost, at one frame."""
+    header: Header = frame.message.header
+    boxes = [
+        _detection(header, one.answer, one.tracked.amodal_box or one.tracked.box)
+        for one in followed
+        if one.tracked.state is not TrackState.LOST
+    ]
+    return Detection2DArray(header=header, detections=boxes)
+
+
+def _detection(header: Header, answer: Answer, box: Box) -> Detection2D:
+    confidence = answer.grounding.confidence if answer.grounding is not None else None
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id = answer.request.expression
+    hypothesis.hypothesis.score = float("nan") if confidence is None else float(confidence)
+    detection = Detection2D(header=header, id=answer.request.request_id, bbox=to_bounding_box(box))
+    detection.results = [hypothesis]
+    return detection

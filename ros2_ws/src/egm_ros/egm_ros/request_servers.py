@@ -1,82 +1,69 @@
-"""The Ground service and the Ground action: explicit requests, checked, queued with the worker and answered.
+"""The Ground service and action and SetCommands: explicit requests, checked, queued with the dispatcher and answered.
 
-A thread of the executor waits for each request; `max_pending_requests` bounds them, so the camera always finds a free one.
+A thread of the executor waits for each request; `max_pending_requests` bounds them.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import rclpy
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.srv import Ground as GroundService
+from egm_interfaces.srv import SetCommands
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
 
+from egm_edge.boxes import Box
+from egm_edge.decoding import Stage
 from egm_edge.errors import EgmError, InputError
-from egm_edge.grounding import Outcome
-from egm_edge.request import check_expression
-from egm_ros import conversion
-from egm_ros.messages import TASK_OF_CONSTANT, to_grounded_object
+from egm_edge.grounding import Outcome, Task
+from egm_edge.parsing import BoxNorm1000, parse_answer
+from egm_ros.checking import check_request, check_standing
+from egm_ros.dispatcher import Dispatcher
+from egm_ros.mailbox import CameraFrame
+from egm_ros.messages import to_bounding_box, to_grounded_object, to_ros_text
+from egm_ros.requests import Answer, OnProgress, Progress, Ticket
 from egm_ros.settings import Settings
-from egm_ros.worker import Answer, GroundingWorker, Request
-
-if TYPE_CHECKING:
-    from egm_ros.grounding_node import GroundingNode
-
-FEEDBACK_PERIOD_S = 0.05
 
 
-def check_request(goal: Any, request_id: str, settings: Settings) -> Request:
-    """A service request or an action goal as a Request.
+class Host(Protocol):
+    """What these servers need of the node."""
 
-    Raises:
-        InputError: the expression, the task, the deadline or the image is unusable.
-    """
-    expression = check_command(goal.expression, settings)
-    if goal.task not in TASK_OF_CONSTANT:
-        raise InputError("task 0 (modal) or 1 (amodal)", str(goal.task), "use the TASK_ constants")
-    deadline_s = goal.deadline.sec + goal.deadline.nanosec * 1e-9
-    if deadline_s < 0:
-        raise InputError("a deadline of 0 (none) or more seconds", f"{deadline_s:g}", "mend the deadline")
-    image = getattr(goal, "image", None)
-    if image is not None and len(image.data) == 0:
-        image = None
-    if image is not None:
-        conversion.check(image, settings.max_image_pixels)
-    return Request(
-        request_id, expression, TASK_OF_CONSTANT[goal.task], deadline_s or settings.deadline_s or None, image
-    )
+    @property
+    def settings(self) -> Settings: ...
 
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """None while the node is not active."""
 
-def check_command(text: str, settings: Settings) -> str:
-    """Return `text` if it is an expression that can be asked.
+    def now_ns(self) -> int: ...
 
-    Raises:
-        InputError: it is empty, longer than `max_expression_chars`, or holds control characters or model markers.
-    """
-    if len(text) > settings.max_expression_chars:
-        expected = f"an expression of at most {settings.max_expression_chars} characters"
-        raise InputError(expected, f"{len(text)}", "shorten it or raise max_expression_chars")
-    return check_expression(text)
+    def refuse(self, counter: str, why: str) -> None: ...
+
+    def count(self, counter: str) -> None: ...
 
 
 class RequestServers:
-    """The service `ground` and the action `ground` of an active node.
+    """Services `ground` and `set_commands` and action `ground`, all under the node's own name.
 
     Args:
-        node: gives settings, counters, clock and logger.
-        worker: None while the node is not active; asked at every request.
+        node: where they are created.
+        host: the same node, as far as these servers know it.
     """
 
-    def __init__(self, node: GroundingNode, worker: Callable[[], GroundingWorker | None]) -> None:
-        self._node, self._worker = node, worker
+    def __init__(self, node: Node, host: Host) -> None:
+        self._node, self._host = node, host
         self._numbers = itertools.count(1)
         group = ReentrantCallbackGroup()
-        self._service = node.create_service(GroundService, "~/ground", self._serve, callback_group=group)
+        self._services = [
+            node.create_service(GroundService, "~/ground", self._serve, callback_group=group),
+            node.create_service(SetCommands, "~/set_commands", self._set_commands, callback_group=group),
+        ]
         self._action = ActionServer(
             node,
             GroundAction,
@@ -89,34 +76,49 @@ class RequestServers:
 
     def destroy(self) -> None:
         self._action.destroy()
-        self._node.destroy_service(self._service)
+        for service in self._services:
+            self._node.destroy_service(service)
 
-    def _submit(self, goal: Any, request_id: str, on_token: Callable | None = None) -> tuple[GroundingWorker, Any]:
-        worker = self._worker()
-        if worker is None:
+    def _dispatcher(self) -> Dispatcher:
+        dispatcher = self._host.dispatcher
+        if dispatcher is None:
             raise InputError("an active node", "an inactive one", "activate it: ros2 lifecycle set NODE activate")
-        return worker, worker.submit(check_request(goal, request_id, self._node.settings), on_token)
+        return dispatcher
+
+    def _submit(self, goal: Any, request_id: str, on_progress: OnProgress | None = None) -> tuple[Dispatcher, Ticket]:
+        dispatcher = self._dispatcher()
+        return dispatcher, dispatcher.submit(check_request(goal, request_id, self._host.settings), on_progress)
 
     def _serve(self, request: GroundService.Request, response: GroundService.Response) -> GroundService.Response:
         try:
-            worker, ticket = self._submit(request, f"srv-{next(self._numbers)}")
+            dispatcher, ticket = self._submit(request, f"srv-{next(self._numbers)}")
         except EgmError as error:
-            self._node.refuse("requests_refused", f"service request refused: {error}")
+            self._host.refuse("requests_refused", f"service request refused: {error}")
             response.message = str(error)
             return response
-        answer = worker.wait(ticket)
+        answer = dispatcher.wait(ticket)
         response.message = _failure(answer)
         response.success = not response.message
-        response.object = to_grounded_object(answer, self._node.now_ns())
+        response.object = to_grounded_object(answer, self._host.now_ns())
+        return response
+
+    def _set_commands(self, request: SetCommands.Request, response: SetCommands.Response) -> SetCommands.Response:
+        try:
+            self._dispatcher().set_commands(check_standing(request.commands, self._host.settings))
+        except EgmError as error:
+            self._host.refuse("commands_refused", f"standing queries refused: {error}")
+            response.message = str(error)
+            return response
+        self._host.count("command_sets")
+        response.success = True
         return response
 
     def _on_goal(self, goal: GroundAction.Goal) -> GoalResponse:
         try:
-            if self._worker() is None:
-                raise InputError("an active node", "an inactive one", "activate it: ros2 lifecycle set NODE activate")
-            check_request(goal, "", self._node.settings)
+            self._dispatcher()
+            check_request(goal, "", self._host.settings)
         except EgmError as error:
-            self._node.refuse("requests_refused", f"goal rejected: {error}")
+            self._host.refuse("requests_refused", f"goal rejected: {error}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
@@ -125,24 +127,33 @@ class RequestServers:
         request_id = bytes(handle.goal_id.uuid).hex()
         feedback = Feedback(handle)
         try:
-            worker, ticket = self._submit(handle.request, request_id, feedback)
+            dispatcher, ticket = self._submit(handle.request, request_id, feedback)
         except EgmError as error:
-            self._node.refuse("requests_refused", f"goal aborted: {error}")
+            self._host.refuse("requests_refused", f"goal aborted: {error}")
             result.message = str(error)
-            handle.abort()
+            _end(handle.abort)
             return result
-        answer = worker.wait(ticket, is_cancelled=lambda: handle.is_cancel_requested)
+        answer = dispatcher.wait(ticket, is_cancelled=lambda: handle.is_cancel_requested)
         result.message = _failure(answer)
-        result.object = to_grounded_object(answer, self._node.now_ns())
+        result.object = to_grounded_object(answer, self._host.now_ns())
         cancelled = answer.grounding is not None and answer.grounding.outcome is Outcome.CANCELLED
         if cancelled and handle.is_cancel_requested:
             result.message = ""
-            handle.canceled()
+            _end(handle.canceled)
         elif result.message:
-            handle.abort()
+            _end(handle.abort)
         else:
-            handle.succeed()
+            _end(handle.succeed)
         return result
+
+
+def _end(transition: Callable[[], None]) -> None:
+    """End a goal; when the whole process is being stopped there is nobody left to tell."""
+    try:
+        transition()
+    except RuntimeError:  # rclpy.RCLError
+        if rclpy.ok():
+            raise
 
 
 def _failure(answer: Answer) -> str:
@@ -153,21 +164,32 @@ def _failure(answer: Answer) -> str:
 
 
 class Feedback:
-    """Publishes an action's tokens as they come, at most every FEEDBACK_PERIOD_S."""
+    """Publishes an action's progress as it comes; the engine already limits how often."""
 
     def __init__(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
-        self._text = ""
-        self._last_s = float("-inf")
+        self._first: BoxNorm1000 | None = None
+        self._task = Task.AMODAL if handle.request.task == GroundAction.Goal.TASK_AMODAL else Task.MODAL
         handle.publish_feedback(GroundAction.Feedback(stage="queued"))
 
-    def __call__(self, frame: Any, event: Any) -> None:
-        """Called in the worker's thread for every token."""
-        self._text += event.text
-        now_s = time.monotonic()
-        if now_s - self._last_s < FEEDBACK_PERIOD_S or not self._handle.is_active:
+    def __call__(self, frame: CameraFrame, progress: Progress) -> None:
+        """Called in the dispatcher's thread."""
+        if not self._handle.is_active:
             return
-        self._last_s = now_s
-        message = GroundAction.Feedback(stage=event.stage.value, tokens=event.count, partial_text=self._text)
+        message = GroundAction.Feedback(
+            stage=progress.stage, tokens=progress.tokens, partial_text=to_ros_text(progress.text)
+        )
         message.source_stamp = frame.message.header.stamp
+        box = self._first_box(progress)
+        if box is not None:
+            height, width = frame.picture.array.shape[:2]
+            message.has_first_box = True
+            message.first_box = to_bounding_box(Box.from_norm1000(box, width, height))
         self._handle.publish_feedback(message)
+
+    def _first_box(self, progress: Progress) -> BoxNorm1000 | None:
+        """The answer's box as soon as it stands there; until then the first one that the thought names."""
+        answered = parse_answer(progress.text, task=self._task, in_thought=progress.stage == Stage.THINK.value)
+        if answered.box_norm1000 is None and self._first is None:
+            self._first = parse_answer(progress.text, task=self._task).box_norm1000
+        return answered.box_norm1000 or self._first

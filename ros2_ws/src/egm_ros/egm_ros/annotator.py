@@ -1,0 +1,101 @@
+"""Draws boxes on the newest frame for whoever looks, in a thread of its own; draws nothing while nobody does.
+
+Knows nothing of ROS: it is told whether somebody looks, and hands arrays and JPEG bytes out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.draw import draw_groundings
+from egm_edge.grounding import Grounding
+from egm_edge.tracking import TrackState
+from egm_ros.follower import Followed
+from egm_ros.mailbox import CameraFrame
+from egm_ros.settings import Settings
+
+Publish = Callable[[CameraFrame, NDArray[np.uint8]], None]
+
+
+class Annotator:
+    """One slot: frames that come while it draws are passed over.
+
+    Args:
+        settings: rate; asked at every frame.
+        is_watched: whether anybody subscribes.
+        publish: called with the frame and [H, W, 3] uint8 RGB.
+        on_error: told why a picture could not be made or sent.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        is_watched: Callable[[], bool],
+        publish: Publish,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._settings, self._is_watched, self._publish, self._on_error = settings, is_watched, publish, on_error
+        self._wake = threading.Condition()
+        self._next: tuple[CameraFrame, list[Grounding]] | None = None
+        self._not_before_s = float("-inf")
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="egm-annotator", daemon=True)
+        self._thread.start()
+
+    def offer(self, frame: CameraFrame, groundings: Callable[[], list[Grounding]]) -> None:
+        """Cheap while nobody looks. Args: groundings: what to draw; called only if it will be drawn."""
+        now_s = time.monotonic()
+        if now_s < self._not_before_s or not self._is_watched():
+            return
+        with self._wake:
+            self._not_before_s = now_s + self._settings().annotated_period_s
+            self._next = (frame, groundings())
+            self._wake.notify()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while self._next is None and not self._stopping:
+                    self._wake.wait()
+                if self._next is None or self._stopping:
+                    return
+                (frame, groundings), self._next = self._next, None
+            try:
+                picture = frame.picture
+                rgb = picture.array if picture.color == "rgb" else picture.array[..., ::-1]
+                self._publish(frame, draw_groundings(rgb, groundings))
+            except Exception as error:
+                self._on_error(error)
+
+
+def drawable(followed: tuple[Followed, ...]) -> list[Grounding]:
+    """The tracks as groundings at their new place; a lost one says so beside the last box it was believed in."""
+    shown = []
+    for one in followed:
+        grounding, tracked = one.answer.grounding, one.tracked
+        if grounding is None:
+            continue
+        if tracked.state is TrackState.LOST:
+            shown.append(replace(grounding, expression=f"{grounding.expression} (lost)", box=tracked.box))
+        else:
+            shown.append(replace(grounding, box=tracked.amodal_box or tracked.box))
+    return shown
+
+
+def to_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+    """[H, W, 3] uint8 RGB as JPEG bytes."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()

@@ -1,0 +1,168 @@
+"""Carries answers to now: every camera frame goes through the tracker, every answer starts a track on its own frame.
+
+Knows nothing of ROS. Two threads: one takes each new frame of the mailbox, moves the tracks and reports the boxes at
+camera rate; the other replays an answer from its frame to now, so that a long replay never holds a camera frame up. The
+tracker's clock is the time of arrival, so a camera whose stamps jump or stand still is followed all the same.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from egm_edge.boxes import Box
+from egm_edge.errors import EgmError
+from egm_edge.grounding import Task
+from egm_edge.tracking import TrackedBox, Tracker, TrackerSettings, TrackState
+from egm_ros.mailbox import CameraFrame, Mailbox
+from egm_ros.requests import Answer
+from egm_ros.settings import Settings
+
+IDLE_WAIT_S, ANSWER_WAIT_S = 0.25, 0.05
+MAX_FRAME_RATE_HZ = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One object at one frame: where it is now, and the answer it comes from."""
+
+    tracked: TrackedBox
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerHealth:
+    """For the diagnostics: frames tracked, tracks, the worst quality among them, and milliseconds a frame took lately."""
+
+    frames: int
+    tracks: int
+    worst_quality: float
+    frame_ms: float
+
+
+class Follower:
+    """Owns the tracker while the node is active.
+
+    Args:
+        settings: read once, here.
+        on_boxes: called for every frame that has objects, in the frame thread.
+        on_poor: called with the id of a track that is lost or poor, at every frame.
+        on_refused: called with the reason when a frame cannot be used.
+        standing_ids: what is still wanted; tracks of anything else end.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        settings: Settings,
+        on_boxes: Callable[[CameraFrame, tuple[Followed, ...]], None],
+        on_poor: Callable[[str], None],
+        on_refused: Callable[[EgmError], None],
+        standing_ids: Callable[[], set[str]],
+    ) -> None:
+        self._mailbox, self._min_quality = mailbox, settings.reground_quality
+        self._on_boxes, self._on_poor, self._on_refused = on_boxes, on_poor, on_refused
+        self._standing_ids = standing_ids
+        memory_s = settings.track_memory_s
+        self._tracker = Tracker(
+            TrackerSettings(
+                working_side_px=settings.track_side_px,
+                memory_s=memory_s,
+                max_frames=min(3000, max(2, int(memory_s * MAX_FRAME_RATE_HZ))),
+            )
+        )
+        self._answers: dict[tuple[str, int], Answer] = {}  # by id and arrival of the grounded frame, as tracks name it
+        self._to_start: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._fresh = threading.Event()  # an answer has caught up and was not reported yet
+        self._stopping = False
+        self._frames, self._frame_ms, self._worst, self._tracks = 0, 0.0, 1.0, 0
+        self._threads = [
+            threading.Thread(target=run, name=name, daemon=True)
+            for run, name in ((self._follow, "egm-follower"), (self._start_tracks, "egm-replay"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, answer: Answer) -> None:
+        """Follow the box of an answer from its frame on, or end the track when it has none; returns at once."""
+        self._to_start.put(answer)
+
+    @property
+    def has_tracks(self) -> bool:
+        return self._tracks > 0
+
+    def health(self) -> FollowerHealth:
+        return FollowerHealth(self._frames, self._tracks, self._worst, self._frame_ms)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._to_start.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _start_tracks(self) -> None:
+        while (answer := self._to_start.get()) is not None:
+            grounding, frame, request_id = answer.grounding, answer.frame, answer.request.request_id
+            if grounding is None or frame is None:
+                continue
+            if grounding.box is None:
+                self._tracker.stop(request_id)
+                continue
+            visible, whole = _boxes_to_follow(grounding.box, grounding.task, grounding.image_wh)
+            key = (request_id, frame.arrived_ns)
+            self._answers[key] = answer
+            self._tracker.start(request_id, visible, frame.arrived_ns, whole)
+            for old in [old for old in self._answers if old[0] == request_id and old != key]:
+                del self._answers[old]
+            self._fresh.set()
+
+    def _follow(self) -> None:
+        frame: CameraFrame | None = None
+        while not self._stopping:
+            wait_s = ANSWER_WAIT_S if self._fresh.is_set() else IDLE_WAIT_S
+            newer = self._mailbox.wait_newer(frame.sequence if frame is not None else 0, wait_s)
+            if newer is not None:
+                frame = newer
+                if not self._push(frame):
+                    continue
+            elif not self._fresh.is_set():
+                continue
+            self._fresh.clear()
+            if frame is not None:
+                self._report(frame)
+
+    def _push(self, frame: CameraFrame) -> bool:
+        started_s = time.monotonic()
+        try:
+            picture = frame.picture
+            self._tracker.push(picture.array, frame.arrived_ns, color=picture.color)
+        except EgmError as error:
+            self._on_refused(error)
+            return False
+        self._frames += 1
+        self._frame_ms += 0.05 * ((time.monotonic() - started_s) * 1e3 - self._frame_ms)
+        return True
+
+    def _report(self, frame: CameraFrame) -> None:
+        standing, followed = self._standing_ids(), []
+        for tracked in self._tracker.boxes():
+            answer = self._answers.get((tracked.track_id, tracked.grounded_stamp_ns))
+            if tracked.track_id not in standing:
+                self._tracker.stop(tracked.track_id)
+            if tracked.track_id not in standing or answer is None:
+                continue
+            followed.append(Followed(tracked, answer))
+            if tracked.state is TrackState.LOST or tracked.quality < self._min_quality:
+                self._on_poor(tracked.track_id)
+        self._tracks = len(followed)
+        self._worst = min((one.tracked.quality for one in followed), default=1.0)
+        if followed:
+            self._on_boxes(frame, tuple(followed))
+
+
+def _boxes_to_follow(box: Box, task: Task, image_wh: tuple[int, int]) -> tuple[Box, Box | None]:
+    """What of the box can be seen, and the amodal box, if it is one: it moves with its visible part."""
+    return (box, None) if task is Task.MODAL else (box.clipped(*image_wh), box)
