@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.tracking.frames import SmallFrame
-from egm_edge.tracking.sampling import Floats, Mask, colour_axis, grid, sample
+from egm_edge.tracking.sampling import Floats, Mask, colour_axis, grid, own_pixels, sample
 from egm_edge.tracking.similarity import Similarity
 
 PATCH_SIDE = 36  # samples along the longer side of box plus margin; cost per frame grows with its square
@@ -30,7 +30,6 @@ CONVERGED_STEPS = 0.03
 NOISE_LEVELS = 5.0  # grey levels that two pictures of one thing may differ by
 MIN_CONTRAST = 2.0
 FAR_PENALTY = 0.15
-MIN_SILHOUETTE = 0.25
 SHIFT_ONLY = np.array([0, 1, 4, 5])
 ALL_UNKNOWNS = np.arange(6)
 
@@ -88,9 +87,9 @@ class Appearance:
         self.pixels = taken.astype(np.float32)
         in_box = (nearest <= 1.0) & valid
         if like is None:
-            core, around = (nearest < 0.6) & valid, (nearest > 1.05) & valid
-            self.axis, self.zero, self.apart = colour_axis(self.pixels, core, around)
-            self.silhouette, self.distinct = _silhouette(self.pixels, in_box, around, self.apart)
+            around = (nearest > 1.05) & valid
+            self.silhouette, self.distinct = own_pixels(self.pixels, in_box, around, 3 * NOISE_LEVELS)
+            self.axis, self.zero, self.apart = colour_axis(self.pixels, self.silhouette, around)
         else:
             self.axis, self.zero, self.apart = like.axis, like.zero, like.apart
             self.silhouette, self.distinct = like.silhouette & valid, like.distinct
@@ -193,17 +192,6 @@ class Appearance:
         row, column = divmod(int(np.argmax(scores)), scores.shape[1])
         offset = complex((column - reach) * step, (row - reach) * step)
         return Similarity(around.turn, around(offset)), float(scores[row, column])
-
-
-def _silhouette(pixels: Floats, in_box: Mask, around: Mask, apart: float) -> tuple[Mask, bool]:
-    """(samples of the object's own colour, whether there are enough of them to go by)."""
-    if apart < 3 * NOISE_LEVELS or not around.any():
-        return in_box, False
-    outside = np.median(pixels[around], 0)
-    own = in_box & (np.linalg.norm(pixels - outside, axis=2) > max(2 * NOISE_LEVELS, 0.35 * apart))
-    if float(own.sum()) < MIN_SILHOUETTE * float(in_box.sum()):
-        return in_box, False
-    return own, True
 
 
 def _solve(

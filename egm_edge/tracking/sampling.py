@@ -17,6 +17,10 @@ from egm_edge.tracking.similarity import Similarity
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+TYPICAL_PERCENTILE = 75.0
+SHADOW = (0.45, 1.0)  # brightness of a soft shadow, of the table's
+MIN_OWN_SHARE = 0.2  # of the box
+
 
 def sample(frame: SmallFrame, pose: Similarity, size: tuple[int, int], step: float) -> tuple[NDArray[np.uint8], Mask]:
     """Read a grid.
@@ -65,12 +69,42 @@ def grid(size: tuple[int, int], step: float) -> tuple[Floats, Floats]:
     return u, v
 
 
-def colour_axis(pixels: Floats, core: Mask, around: Mask) -> tuple[Floats, float, float]:
+def own_pixels(pixels: Floats, in_box: Mask, around: Mask, least_apart: float) -> tuple[Mask, bool]:
+    """The samples that are the object itself, told from the table and from its shadow on it.
+
+    Args:
+        pixels: [h, w, C] float32.
+        in_box, around: [h, w], samples of the box and of its surroundings.
+        least_apart: smallest difference that counts, grey levels.
+
+    Returns:
+        [h, w] and True; all of `in_box` and False where object and surroundings cannot be told apart.
+    """
+    if not around.any() or not in_box.any():
+        return in_box, False
+    outside = np.median(pixels[around], 0)
+    away = np.linalg.norm(pixels - outside, axis=2)
+    # Not the middle of the box: the middle of a ring is table.
+    typical = float(np.percentile(away[in_box], TYPICAL_PERCENTILE))
+    if typical < least_apart:
+        return in_box, False
+    # A shadow is the table's own colour times a factor below one; black paint is darker than any soft shadow.
+    factor = pixels @ outside / max(1.0, float(outside @ outside))
+    off_colour = np.linalg.norm(pixels - factor[..., None] * outside, axis=2)
+    shadow = (factor > SHADOW[0]) & (factor < SHADOW[1]) & (off_colour < max(least_apart, 0.25 * typical))
+    own = in_box & (away > 0.4 * typical)
+    for guess in (own & ~shadow, own):
+        if float(guess.sum()) >= MIN_OWN_SHARE * float(in_box.sum()):
+            return guess, True
+    return in_box, False
+
+
+def colour_axis(pixels: Floats, own: Mask, around: Mask) -> tuple[Floats, float, float]:
     """The line through colour space along which an object differs most from what is round it.
 
     Args:
         pixels: [h, w, C] float32.
-        core, around: [h, w], samples of the object's middle and of its surroundings.
+        own, around: [h, w], samples of the object and of its surroundings.
 
     Returns:
         [1, C] weights of length 1, the middle value along them, and how far the two colours are apart, grey levels.
@@ -78,8 +112,8 @@ def colour_axis(pixels: Floats, core: Mask, around: Mask) -> tuple[Floats, float
     channels = pixels.shape[2]
     grey = np.full(channels, 1 / math.sqrt(channels))
     apart = np.zeros(channels)
-    if core.any() and around.any():
-        apart = np.median(pixels[core], 0).astype(np.float64) - np.median(pixels[around], 0)
+    if own.any() and around.any():
+        apart = np.median(pixels[own], 0).astype(np.float64) - np.median(pixels[around], 0)
     length = float(np.linalg.norm(apart))
     axis = grey
     if channels > 1 and length > 1.0:

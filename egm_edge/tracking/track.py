@@ -10,6 +10,7 @@ import math
 
 from egm_edge.boxes import Box
 from egm_edge.tracking.appearance import Appearance, Fit
+from egm_edge.tracking.extent import Extent, Outline, outline
 from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.sampling import Mask
 from egm_edge.tracking.settings import TrackerSettings
@@ -58,6 +59,7 @@ class Track:
         self._seen_ns = grounded_stamp_ns
         self._since_refresh = 0
         self._hidden: Mask | None = None
+        self._visible_part: Outline | None = None  # None: all of it
         self._look: Appearance | None = None
         self._recent: Appearance | None = None
         if frame is None:
@@ -82,9 +84,9 @@ class Track:
             self.lose()
             return
         self._box = inside
-        self._look = Appearance(frame, self._pose, self._half_wh)
-        if not self._look.usable:
-            self._look = None
+        look = Appearance(frame, self._pose, self._half_wh)
+        self._extent = Extent(self._half_wh, outline(look.silhouette, look.step) if look.distinct else None)
+        self._look = look if look.usable else None
 
     @property
     def state(self) -> TrackState:
@@ -164,7 +166,11 @@ class Track:
             self._velocity = VELOCITY_MEMORY * self._velocity + (1 - VELOCITY_MEMORY) * measured
         self._pose, self._seen_ns, self._quality = fit.pose, frame.stamp_ns, min(1.0, fit.quality)
         self._state = TrackState.PROPAGATED
-        self._hidden = ~fit.fitting if fit.visible < MOSTLY_VISIBLE else None
+        self._hidden, self._visible_part = None, None
+        if fit.visible < MOSTLY_VISIBLE:
+            self._hidden = ~fit.fitting
+            if self._look is not None and self._extent.known:
+                self._visible_part = outline(self._look.silhouette & fit.fitting, self._look.step)
         self._since_refresh += 1
         if fit.quality >= GOOD_FIT and fit.visible > MOSTLY_VISIBLE and self._since_refresh >= REFRESH_FRAMES:
             self._recent = Appearance(frame, fit.pose, self._half_wh, like=self._look)
@@ -184,26 +190,18 @@ class Track:
         """Boxes at the pose; while LOST the last believed ones stay."""
         if self._state is TrackState.LOST:
             return
-        whole = self._bounds(self._pose.shift, self._half_wh)
+        whole = self._to_box(self._extent.bounds(self._pose))
         box = whole.clipped(*frame.original_wh)
         if box.area_px2 < self._settings.min_visible * whole.area_px2:
             self._state, self._quality = TrackState.LOST, 0.0
             return
+        if self._visible_part is not None:
+            part = self._to_box(self._extent.bounds_of_part(self._pose, self._visible_part))
+            box = part.clipped(*frame.original_wh)
         self._box = box
         if self._whole is not None:
-            offset, half = self._whole
-            self._amodal_box = self._bounds(self._pose(offset), half)
+            self._amodal_box = self._to_box(self._extent.bounds_of_other(self._pose, *self._whole))
 
-    def _bounds(self, centre: complex, half_wh: tuple[float, float]) -> Box:
-        """Bounds of the ellipse inscribed in the box, turned and scaled: between a turned disc and a turned rectangle."""
-        scale, angle = self._pose.scale, self._pose.angle_rad
-        cos, sin = math.cos(angle), math.sin(angle)
-        half_w = scale * math.hypot(half_wh[0] * cos, half_wh[1] * sin)
-        half_h = scale * math.hypot(half_wh[0] * sin, half_wh[1] * cos)
+    def _to_box(self, bounds: tuple[float, float, float, float]) -> Box:
         sx, sy = self._to_small
-        return Box(
-            (centre.real - half_w) / sx,
-            (centre.imag - half_h) / sy,
-            (centre.real + half_w) / sx,
-            (centre.imag + half_h) / sy,
-        )
+        return Box(bounds[0] / sx, bounds[1] / sy, bounds[2] / sx, bounds[3] / sy)
