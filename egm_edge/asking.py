@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from egm_edge.backends.base import Backend, EngineFrame, Interrupted
 from egm_edge.boxes import Box
-from egm_edge.decoding import Budget, DecodingOptions, Generation, StopReason, TokenEvent, generate
+from egm_edge.decoding import Budget, DecodingOptions, Generation, StopReason, TokenEvent
 from egm_edge.decoding.automaton import BOX_NUMBERS, NUMBER_MAX
+from egm_edge.decoding.generate import Run
 from egm_edge.decoding.guide import Guide
 from egm_edge.decoding.pick import Pick
+from egm_edge.decoding.sample import generate_in_turn, generate_together
 from egm_edge.decoding.spread import spread_norm1000
 from egm_edge.decoding.votes import Vote, vote
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
@@ -73,6 +75,7 @@ class _Request:
         self.reused = frame.engine_frame is not None
         self.engine_frame: EngineFrame | None = None
         self.reopened_ms = 0.0
+        self.together = False
         self.cut: list[str] = []
 
     def run(self) -> Grounding:
@@ -101,26 +104,37 @@ class _Request:
             deadline=question.deadline,
             answer_ms=self._answer_ms,
         )
-        generations: list[Generation] = []
-        for sample in range(options.samples or 1):
-            if generations and (budget.time_to_answer() or generations[-1].stop_reason is StopReason.STOPPED):
-                self.cut.append("samples")
-                break
-            generations.append(self._sample(frame, budget, sample))
+        generations = self._replies(frame, budget, options.samples or 1)
+        for generation in generations:
+            if not generation.cut and generation.stop_reason is StopReason.END_TOKEN:
+                grounder.cost.note_thought(generation.think_tokens)
+        grounder.cost.note_prompt(len(question.request_ids), generations[0].prefill_ms)
         return generations
 
-    def _sample(self, frame: EngineFrame, budget: Budget, sample: int) -> Generation:
+    def _replies(self, frame: EngineFrame, budget: Budget, samples: int) -> list[Generation]:
+        """One reply, or several in one batch where the engine has one."""
+        backend, request_ids = self.grounder.backend, self.question.request_ids
+        runs = [self._run(budget, sample) for sample in range(samples)]
+        if samples > 1 and backend.capabilities.branches:
+            self.together = True
+            return generate_together(self._open_session(frame), request_ids, runs, self.grounder.cost.note_step)
+        generations = generate_in_turn(lambda: self._open_session(frame), request_ids, runs)
+        self.cut += ["samples"] if len(generations) < samples else []
+        return generations
+
+    def _open_session(self, frame: EngineFrame) -> Any:
+        opening = time.perf_counter()
+        session = self.grounder.backend.open_session(frame)
+        self.reopened_ms += (time.perf_counter() - opening) * 1e3
+        return session
+
+    def _run(self, budget: Budget, sample: int) -> Run:
         grounder, options = self.grounder, self.question.options
         needs_guide = options.force_syntax or options.deadline_ms is not None or options.max_think_tokens is not None
         guide = None
         if needs_guide and grounder.stop_ids:
             guide = Guide(grounder.syntax, self.question.expression, strict=options.force_syntax)
-        opening = time.perf_counter()
-        session = grounder.backend.open_session(frame)
-        self.reopened_ms += (time.perf_counter() - opening) * 1e3
-        generation = generate(
-            session,
-            self.question.request_ids,
+        return Run(
             grounder.tokenizer,
             grounder.stop_ids,
             budget,
@@ -133,10 +147,6 @@ class _Request:
             on_token=self.question.on_token if sample == 0 else None,
             on_step=grounder.cost.note_step,
         )
-        grounder.cost.note_prompt(len(self.question.request_ids), generation.prefill_ms)
-        if not generation.cut and generation.stop_reason is StopReason.END_TOKEN:
-            grounder.cost.note_thought(generation.think_tokens)
-        return generation
 
     def _answer_ms(self) -> tuple[float, float]:
         digits = 1 if self.grounder.syntax.tokens.whole_numbers else len(str(NUMBER_MAX)) - 1
@@ -202,13 +212,13 @@ class _Request:
         )
 
     def _tokens(self, generations: list[Generation]) -> TokenCounts:
-        frame = self.engine_frame
+        frame, steps = self.engine_frame, [g.steps for g in generations]
         return TokenCounts(
             prompt=(frame.prefix_token_count if frame else 0) + len(self.question.request_ids),
             image=frame.image_token_count if frame else 0,
             think=sum(g.think_tokens for g in generations),
             completion=sum(len(g.token_ids) for g in generations),
-            decode_steps=sum(g.steps for g in generations),
+            decode_steps=max(steps, default=0) if self.together else sum(steps),
         )
 
     def _timings(self, generations: list[Generation], generated: float, finished: float) -> Timings:

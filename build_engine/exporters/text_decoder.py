@@ -4,7 +4,7 @@ The decoder takes embeddings and gives every position's normed hidden state; emb
 that prefill and decode graphs share one table and one head, and only asked-for positions pay for the head. Position
 enters as a cos/sin table indexed by place in the sequence: M-RoPE and plain RoPE are the same graph.
 
-Shapes: n fed tokens, C cache capacity, H hidden size, kv key/value heads, d head size, V vocabulary size.
+Shapes: B sequences, n fed tokens of each, C cache capacity, H hidden size, kv key/value heads, d head size, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -78,20 +78,21 @@ def write_decoder(
 ) -> None:
     """Write the decoder graph.
 
-    Inputs: embeds f32 [1, n, H]; deepstack_i f32 [1, n, H], zero on text tokens (only with `deepstack`); seqlens_k i32 [1]
-    (tokens in the cache after this call, minus one); total_length i32 [1]; cos, sin f32 [C, d/2], row i for place i;
-    past_key_i, past_value_i f32 [1, kv, C, D] with D the kernel's head size (`kernel_head_dim`), d padded with zeros.
-    Outputs: hidden f32 [1, n, H] after the final norm; present_key_i, present_value_i, to be bound to the past's buffers.
+    Inputs: embeds f32 [B, n, H]; deepstack_i f32 [B, n, H], zero on text tokens (only with `deepstack`); seqlens_k i32 [B]
+    (tokens in the cache after this call, minus one, by sequence); total_length i32 [1], the longest; cos, sin f32 [C, d/2],
+    row i for place i; past_key_i, past_value_i f32 [B, kv, C, D] with D the kernel's head size (`kernel_head_dim`), d padded
+    with zeros. Outputs: hidden f32 [B, n, H] after the final norm; present_key_i, present_value_i, to be bound to the
+    past's buffers. Attention takes several new tokens of one sequence, or one new token of each of several (B or n is 1).
 
     Args:
         deepstack: how many deep-stack features are added, after layers 0, 1, …
     """
     with GraphWriter(path, block_size=block_size) as graph:
         layer = _LayerWriter(checkpoint, shape, graph, fmt)
-        x = graph.input("embeds", np.float32, [1, "n", shape.hidden])
-        extras = [graph.input(f"deepstack_{i}", np.float32, [1, "n", shape.hidden]) for i in range(deepstack)]
+        x = graph.input("embeds", np.float32, ["batch", "n", shape.hidden])
+        extras = [graph.input(f"deepstack_{i}", np.float32, ["batch", "n", shape.hidden]) for i in range(deepstack)]
         shared = (
-            graph.input("seqlens_k", np.int32, [1]),
+            graph.input("seqlens_k", np.int32, ["batch"]),
             graph.input("total_length", np.int32, [1]),
             *(
                 layer.padded_table(graph.input(name, np.float32, ["capacity", shape.head_dim // 2]))
@@ -108,7 +109,7 @@ def write_decoder(
             if i < deepstack:
                 update = graph.op("Add", update, extras[i])
         _, hidden = layer.add_and_norm(x, update, "text.norm.weight")
-        graph.output(hidden, np.float32, [1, "n", shape.hidden], name="hidden")
+        graph.output(hidden, np.float32, ["batch", "n", shape.hidden], name="hidden")
 
 
 def write_head(checkpoint: Checkpoint, shape: DecoderShape, path: Path, fmt: WeightFormat, *, block_size: int) -> None:
@@ -179,7 +180,7 @@ class _LayerWriter:
             self._padded(part, heads)
             for part, heads in ((query, shape.heads), (key, shape.kv_heads), (value, shape.kv_heads))
         )
-        cache_shape: list[int | str] = [1, shape.kv_heads, "capacity", kernel_head_dim(shape.head_dim)]
+        cache_shape: list[int | str] = ["batch", shape.kv_heads, "capacity", kernel_head_dim(shape.head_dim)]
         past = [graph.input(f"past_{part}_{i}", np.float32, cache_shape) for part in ("key", "value")]
         present = [f"present_{part}_{i}" for part in ("key", "value")]
         attended, *_ = graph.contrib(
@@ -207,13 +208,13 @@ class _LayerWriter:
         return str(self.graph.op("Pad", table, self.graph.constant([0, 0, 0, extra], np.int64))) if extra else table
 
     def _padded(self, x: str, heads: int) -> str:
-        """[1, n, heads * d] at the kernel's head size: zeros behind both halves of a head, which rotary angles pair up."""
+        """[B, n, heads * d] at the kernel's head size: zeros behind both halves of a head, which rotary angles pair up."""
         graph, half, kernel = self.graph, self.shape.head_dim // 2, kernel_head_dim(self.shape.head_dim)
         if kernel == 2 * half:
             return x
-        halves = graph.op("Reshape", x, graph.constant([1, -1, heads, 2, half], np.int64))
+        halves = graph.op("Reshape", x, graph.constant([0, 0, heads, 2, half], np.int64))
         padded = graph.op("Pad", halves, graph.constant([0] * 9 + [kernel // 2 - half], np.int64))
-        return str(graph.op("Reshape", padded, graph.constant([1, -1, heads * kernel], np.int64)))
+        return str(graph.op("Reshape", padded, graph.constant([0, 0, heads * kernel], np.int64)))
 
     def _unpadded(self, x: str) -> str:
         """Inverse of `_padded` for all query heads."""
@@ -221,21 +222,21 @@ class _LayerWriter:
         kernel = kernel_head_dim(self.shape.head_dim)
         if kernel == 2 * half:
             return x
-        halves = graph.op("Reshape", x, graph.constant([1, -1, heads, 2, kernel // 2], np.int64))
+        halves = graph.op("Reshape", x, graph.constant([0, 0, heads, 2, kernel // 2], np.int64))
         starts, stops, axes = (graph.constant([value], np.int64) for value in (0, half, 4))
         return str(
             graph.op(
                 "Reshape",
                 graph.op("Slice", halves, starts, stops, axes),
-                graph.constant([1, -1, heads * 2 * half], np.int64),
+                graph.constant([0, 0, heads * 2 * half], np.int64),
             )
         )
 
     def _head_norm(self, x: str, name: str, heads: int) -> str:
         graph, d = self.graph, self.shape.head_dim
-        split = graph.op("Reshape", x, graph.constant([1, -1, heads, d], np.int64))
+        split = graph.op("Reshape", x, graph.constant([0, 0, heads, d], np.int64))
         normed = graph.rms_norm(split, name, self.checkpoint.float32(name), self.shape.rms_epsilon)
-        return str(graph.op("Reshape", normed, graph.constant([1, -1, heads * d], np.int64)))
+        return str(graph.op("Reshape", normed, graph.constant([0, 0, heads * d], np.int64)))
 
 
 def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:

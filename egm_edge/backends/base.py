@@ -28,12 +28,14 @@ class Capabilities:
         frame_reuse: a second expression on a frame skips vision and image prefix.
         rewind: `Session.truncate` works (speculation, several samples from one prefill).
         interrupt: `Backend.interrupt` stops a call that is running (deadlines in the middle of vision or prefill).
+        branches: `Session.fork` works (several samples decoded in one batch).
     """
 
     tokens: bool = True
     frame_reuse: bool = True
     rewind: bool = True
     interrupt: bool = False
+    branches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,26 @@ class Session(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens of the sequence (prefix included)."""
+
+
+class Branches(Protocol):
+    """Several continuations of one session, decoded together. They keep what they hold when the session goes on."""
+
+    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Feed one token to each row and return logits [rows, V]."""
+
+    def drop(self, row: int) -> None:
+        """Forget a row; the last one takes its place."""
+
+    def row(self, row: int) -> Session:
+        """One row by itself, for steps of several tokens."""
+
+
+class BranchingSession(Session, Protocol):
+    """A session of a backend with `Capabilities.branches`."""
+
+    def fork(self, rows: int, room: int) -> Branches:
+        """`rows` continuations of what the session holds now, each with room for `room` tokens."""
 
 
 @runtime_checkable

@@ -41,11 +41,18 @@ def generate(
     on_token: Callable[[TokenEvent], None] | None = None,
     on_step: OnStep | None = None,
 ) -> Generation:
-    """Generate one reply.
+    """Generate one reply; arguments as in `Run` and `Run.generate`."""
+    run = Run(
+        tokenizer, stop_ids, budget, thinking=thinking, guide=guide, pick=pick, speculate=speculate, lookup=lookup,
+        should_stop=should_stop, on_token=on_token, on_step=on_step,
+    )  # fmt: skip
+    return run.generate(session, request_ids)
+
+
+class Run:
+    """One reply under way.
 
     Args:
-        session: opened on the frame, at its prefix.
-        request_ids: the prompt tokens after the frame's prefix.
         tokenizer: turns ids into text.
         stop_ids: end tokens; they are not part of the reply.
         budget: tokens and time that it may cost.
@@ -55,86 +62,114 @@ def generate(
         speculate: check drafts in one step, and end where only the end can follow; needs a session that can rewind.
             Without it every token is asked for by itself.
         lookup: draft repeated text too, not only what the guide knows.
-        should_stop: asked before every token; True ends the generation.
+        should_stop: asked before every token; True ends the reply.
         on_token: told about every token.
         on_step: told tokens and milliseconds of every decode step.
+
+    Attributes:
+        steps: decode steps so far.
     """
-    run = _Run(session, tokenizer, stop_ids, budget, thinking, guide, pick or Pick(), should_stop, on_token, on_step)
-    run.speculate = speculate
-    run.lookup = PromptLookup(request_ids) if speculate and lookup else None
-    return run.generate(request_ids)
-
-
-class _Run:
-    """One reply under way."""
 
     def __init__(
         self,
-        session: Session,
         tokenizer: Tokenizer,
         stop_ids: Collection[int],
         budget: Budget,
+        *,
         thinking: bool,
-        guide: Guide | None,
-        pick: Pick,
-        should_stop: Callable[[], bool] | None,
-        on_token: Callable[[TokenEvent], None] | None,
-        on_step: OnStep | None,
+        guide: Guide | None = None,
+        pick: Pick | None = None,
+        speculate: bool = True,
+        lookup: bool = True,
+        should_stop: Callable[[], bool] | None = None,
+        on_token: Callable[[TokenEvent], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
-        self.session, self.tokenizer, self.budget = session, tokenizer, budget
+        self.tokenizer, self.budget = tokenizer, budget
         self.stop_ids = frozenset(stop_ids)
-        self.guide, self.pick, self.on_step = guide, pick, on_step
+        self.guide, self.pick, self.on_step = guide, pick or Pick(), on_step
         self.reply = Reply(tokenizer, thinking, self.stop_ids, budget.max_new_tokens, should_stop, on_token)
-        self.speculate = True
-        self.lookup: PromptLookup | None = None
+        self.speculate, self.lookup = speculate, PromptLookup() if speculate and lookup else None
         self.cut: list[str] = []
         self.steps = 0
 
-    def generate(self, request_ids: Sequence[int]) -> Generation:
+    @property
+    def full(self) -> bool:
+        """No more tokens fit."""
+        return len(self.reply.ids) >= self.budget.max_new_tokens
+
+    @property
+    def stopped(self) -> bool:
+        return self.reply.reason is StopReason.STOPPED
+
+    def generate(self, session: Session, request_ids: Sequence[int]) -> Generation:
+        """The whole reply.
+
+        Args:
+            session: opened on the frame, at its prefix.
+            request_ids: the prompt tokens after the frame's prefix.
+        """
         started = first = time.perf_counter()
         try:
-            opening = self._open(list(request_ids))
+            opening = self.open(session, request_ids)
             first = time.perf_counter()
-            tokens = self._next(opening) if self.reply.reason is None else []
-            while tokens and len(self.reply.ids) < self.budget.max_new_tokens:
-                tokens = self._step(tokens)
+            self.finish_alone(session, self.next(opening))
         except Interrupted:
             first = time.perf_counter() if first == started else first
-            self._interrupted()
-        return self._finish(started, first)
+            self.interrupted()
+        return self.result(started, first)
 
-    def _open(self, request_ids: list[int]) -> NDArray[np.float32]:
+    def open(self, session: Session, request_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed the request, its thought closed at once where none is wanted; logits [V] after it."""
-        closing: list[int] = []
-        guide = self.guide
-        if guide is not None and self.reply.stage is Stage.ANSWER and (guide.strict or self.budget.without_thought):
-            guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
-        elif guide is not None and self.budget.without_thought:
-            closing = guide.syntax.close_thought
-        logits = self.session.extend([*request_ids, *closing])
-        if closing and guide is not None:
-            self._force(closing)
-            guide.start()
+        closing = self._begin(request_ids)
+        logits = session.extend([*request_ids, *closing])
+        self._opened(closing)
         return logits
 
-    def _step(self, certain: list[int]) -> list[int]:
+    def open_as(self, request_ids: Sequence[int]) -> None:
+        """Begin where another run of the same kind has opened the session."""
+        self._opened(self._begin(request_ids))
+
+    def finish_alone(self, session: Session, tokens: list[int]) -> None:
+        """Go on to the end, from tokens that are taken and not yet fed."""
+        while tokens and not self.full:
+            tokens = self._step(session, tokens)
+
+    def _begin(self, request_ids: Sequence[int]) -> list[int]:
+        for token in request_ids if self.lookup is not None else ():
+            self.lookup.add(token)  # type: ignore[union-attr]
+        guide = self.guide
+        if guide is None:
+            return []
+        if self.reply.stage is Stage.THINK:
+            return guide.syntax.close_thought if self.budget.without_thought else []
+        if guide.strict or self.budget.without_thought:
+            guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
+        return []
+
+    def _opened(self, closing: list[int]) -> None:
+        if closing and self.guide is not None:
+            self._force(closing)
+            self.guide.start()
+
+    def _step(self, session: Session, certain: list[int]) -> list[int]:
         """Feed certain tokens and a draft behind them; returns the certain tokens that come next, [] at the end."""
         draft = self._draft(self.budget.max_new_tokens - len(self.reply.ids) - 1)
         began = time.perf_counter()
         fed = [*certain, *draft]
-        rows = self.session.extend(fed, every_position=True)[len(certain) - 1 :] if draft else None
-        rows = self.session.extend(fed)[None] if rows is None else rows
+        rows = session.extend(fed, every_position=True)[len(certain) - 1 :] if draft else None
+        rows = session.extend(fed)[None] if rows is None else rows
         self.steps += 1
         if self.on_step is not None:
             self.on_step(len(fed), (time.perf_counter() - began) * 1e3)
         for place, row in enumerate(rows):
-            tokens = self._next(row)
+            tokens = self.next(row)
             right = place < len(draft) and tokens == draft[place : place + 1]
             if not tokens or not right:
                 if self.lookup is not None and draft:
                     self.lookup.judged(place)
                 if tokens and place < len(draft):
-                    self.session.truncate(self.session.length - len(draft) + place)
+                    session.truncate(session.length - len(draft) + place)
                 return tokens
         raise AssertionError("the last row has no draft behind it")
 
@@ -146,9 +181,18 @@ class _Run:
             draft = self.lookup.propose(room)
         return draft[:room]
 
-    def _next(self, logits: NDArray[np.float32]) -> list[int]:
-        """The tokens that come next, taken into the reply: the model's choice, or the end of a thought that must end."""
+    def next(self, logits: NDArray[np.float32]) -> list[int]:
+        """The tokens that come next, taken into the reply: the model's choice, or the end of a thought that must end.
+
+        Args:
+            logits: [V], after everything that was taken so far.
+
+        Returns:
+            Tokens to feed, [] when the reply is over.
+        """
         guide, reply = self.guide, self.reply
+        if reply.reason is not None:
+            return []
         if guide is None:
             return self._freely(logits)
         if reply.stage is Stage.ANSWER:
@@ -245,15 +289,18 @@ class _Run:
             self.lookup.add(token)
         return taken
 
-    def _interrupted(self) -> None:
+    def interrupted(self) -> None:
         """The engine was stopped in the middle of a step: keep a box that stands already."""
+        if self.reply.reason is not None:
+            return
         if self.guide is not None and self.guide.box_complete:
             self.cut.append("answer")
             self._end_answer(self.guide)
         else:
             self.reply.reason = StopReason.DEADLINE if self.budget.expired() else StopReason.STOPPED
 
-    def _finish(self, started: float, first: float) -> Generation:
+    def result(self, started: float, first: float) -> Generation:
+        """The finished reply; `started` and `first` are when the request and its generation began, perf_counter seconds."""
         finished, reply = time.perf_counter(), self.reply
         if reply.reason is StopReason.END_TOKEN and self.guide is not None and not self.cut:
             self.guide.learn()

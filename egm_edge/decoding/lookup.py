@@ -21,7 +21,7 @@ class PromptLookup:
     and a wrong draft costs a quarter of a step.
     """
 
-    def __init__(self, token_ids: Iterable[int]) -> None:
+    def __init__(self, token_ids: Iterable[int] = ()) -> None:
         self._ids: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
         self._accepted_last = 0

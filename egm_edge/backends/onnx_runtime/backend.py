@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
 from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions, running
@@ -50,10 +51,11 @@ class OnnxFrame:
 
 @dataclass(slots=True)
 class OnnxSession:
-    """One request after its frame's prefix."""
+    """One request after its frame's prefix; `asked` once its own prompt was fed."""
 
     backend: OnnxBackend
     frame: OnnxFrame
+    asked: bool = False
 
     @property
     def length(self) -> int:
@@ -63,15 +65,63 @@ class OnnxSession:
         self.backend.require_resident(self.frame)
         if len(token_ids) == 0:
             raise InputError("at least one token", "none", "feed the request before asking for logits")
-        hidden = self.backend.decode(self.backend.embedding.rows(token_ids), [])
+        hidden = self.backend.decode(self.backend.embedding.rows(token_ids), [], prefill=not self.asked)
+        self.asked = True
         logits = self.backend.logits(hidden if every_position else hidden[-1:])
         return logits if every_position else logits[0]
+
+    def fork(self, rows: int, room: int) -> OnnxBranches:
+        self.backend.require_resident(self.frame)
+        return OnnxBranches(self.backend, KvBatch(self.backend.cache, rows, room))
 
     def truncate(self, length: int) -> None:
         self.backend.require_resident(self.frame)
         if not 0 <= length <= self.length:
             raise InputError(f"a length of 0 to {self.length}", str(length), "pass a length the session has reached")
         self.backend.cache.length = length
+
+
+@dataclass(slots=True)
+class OnnxBranches:
+    """Several continuations of one session."""
+
+    backend: OnnxBackend
+    cache: KvBatch
+
+    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        embeds = self.backend.embedding.rows(token_ids)
+        hidden = self.backend.decode_rows(embeds[:, None], self.cache, range(len(token_ids)))
+        self.cache.lengths += 1
+        return self.backend.logits(hidden[:, 0])
+
+    def drop(self, row: int) -> None:
+        self.cache.drop(row)
+
+    def row(self, row: int) -> OnnxBranch:
+        return OnnxBranch(self.backend, self.cache, row)
+
+
+@dataclass(slots=True)
+class OnnxBranch:
+    """One of several continuations, by itself."""
+
+    backend: OnnxBackend
+    cache: KvBatch
+    place: int
+
+    @property
+    def length(self) -> int:
+        return int(self.cache.lengths[self.place])
+
+    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        embeds = self.backend.embedding.rows(token_ids)
+        hidden = self.backend.decode_rows(embeds[None], self.cache, range(self.place, self.place + 1))[0]
+        self.cache.lengths[self.place] += len(token_ids)
+        logits = self.backend.logits(hidden if every_position else hidden[-1:])
+        return logits if every_position else logits[0]
+
+    def truncate(self, length: int) -> None:
+        self.cache.lengths[self.place] = length
 
 
 class OnnxBackend:
@@ -83,7 +133,7 @@ class OnnxBackend:
         threads: compute threads; None for one per physical core.
     """
 
-    capabilities = Capabilities(interrupt=True)
+    capabilities: Capabilities
 
     def __init__(
         self, bundle: Bundle, *, memory: MemoryMode | str = MemoryMode.AUTO, threads: int | None = None
@@ -98,6 +148,8 @@ class OnnxBackend:
         self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
         self._resident: OnnxFrame | None = None
         self._run_options = ort.RunOptions()
+        batch = self.sessions.decoder.get_inputs()[0].shape[0]
+        self.capabilities = Capabilities(interrupt=True, branches=not isinstance(batch, int))
         self.facts = RuntimeFacts(
             f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value
         )
@@ -151,32 +203,55 @@ class OnnxBackend:
                 "the session's own frame in the engine", "another frame, opened since", "open the session again"
             )
 
-    def decode(self, embeds: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def decode(
+        self, embeds: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]], *, prefill: bool
+    ) -> NDArray[np.float32]:
         """Feed embeddings [n, H], extend the cache, and return hidden states [n, H].
 
         Args:
             deepstack: per feature [n, H] to add after the first decoder layers, or none for text.
+            prefill: many tokens may go through the prefill graph. Its weights are rounded otherwise than the decode
+                graph's, so generated tokens never do: how many were drafted must not change what comes of them.
         """
         count = len(embeds)
         self._reserve(count)
-        session = self.sessions.prefill if count >= PREFILL_MIN_TOKENS else self.sessions.decoder
-        hidden = np.empty((1, count, self.config.hidden_size), np.float32)
+        use_prefill = prefill and count >= PREFILL_MIN_TOKENS
+        hidden = self._run(self.sessions.prefill if use_prefill else self.sessions.decoder, embeds[None], deepstack)[0]
+        self.cache.length += count
+        return hidden
+
+    def decode_rows(self, embeds: NDArray[np.float32], cache: KvBatch, rows: range) -> NDArray[np.float32]:
+        """Feed embeddings [rows, n, H] to rows of a batch and return hidden states of the same shape; n or rows is 1."""
+        return self._run(self.sessions.decoder, embeds, [], lambda binding: cache.bind(binding, rows, embeds.shape[1]))
+
+    def _run(
+        self,
+        session: ort.InferenceSession,
+        embeds: NDArray[np.float32],
+        deepstack: Sequence[NDArray[np.float32]],
+        bind_cache: Callable[[ort.IOBinding], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Hidden states of embeddings [rows, n, H], the frame's own cache bound unless told otherwise."""
+        hidden = np.empty(embeds.shape, np.float32)
         binding = session.io_binding()
-        binding.bind_cpu_input("embeds", embeds[None])
+        binding.bind_cpu_input("embeds", embeds)
         for i in range(self.config.vision.deepstack):
-            extra = deepstack[i] if deepstack else np.zeros_like(embeds)
-            binding.bind_cpu_input(f"deepstack_{i}", extra[None])
-        self.cache.bind(binding, count)
+            binding.bind_cpu_input(f"deepstack_{i}", deepstack[i][None] if deepstack else np.zeros_like(embeds))
+        if bind_cache is None:
+            self.cache.bind(binding, embeds.shape[1])
+        else:
+            bind_cache(binding)
         binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
         with running("decoder", self._run_options):
             session.run_with_iobinding(binding, self._run_options)
-        self.cache.length += count
-        return hidden[0]
+        return hidden
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [n, V] of hidden states [n, H]."""
         with running("head", self._run_options):
-            logits: NDArray[np.float32] = self.sessions.head.run(["logits"], {"hidden": hidden[None]}, self._run_options)[0][0]
+            logits: NDArray[np.float32] = self.sessions.head.run(
+                ["logits"], {"hidden": hidden[None]}, self._run_options
+            )[0][0]
         if self.config.rescored_logits:
             for row, state in zip(logits, hidden, strict=True):
                 self.embedding.rescore(row, state, self.config.rescored_logits)
@@ -195,7 +270,7 @@ class OnnxBackend:
         extras = [np.zeros_like(embeds) for _ in frame.deepstack]
         for extra, feature in zip(extras, frame.deepstack, strict=True):
             extra[at_image] = feature
-        self.decode(embeds, extras)
+        self.decode(embeds, extras, prefill=True)
         self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from egm_edge.backends.onnx_runtime.config import EngineConfig, kernel_head_dim
-from egm_edge.backends.onnx_runtime.positions import text_table
+from egm_edge.backends.onnx_runtime.positions import Table, text_table
 
 CAPACITY_STEP = 256
 
@@ -21,6 +21,7 @@ class KvCache:
     Attributes:
         length: tokens held now.
         capacity: tokens that fit.
+        buffers: keys and values by name, [1, kv, capacity, D] float32.
     """
 
     def __init__(self, config: EngineConfig, capacity: int) -> None:
@@ -29,8 +30,8 @@ class KvCache:
         self.capacity = -(-capacity // CAPACITY_STEP) * CAPACITY_STEP
         shape = (1, config.kv_heads, self.capacity, kernel_head_dim(config.head_dim))
         self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
-        self._buffers = {name: np.zeros(shape, np.float32) for name in self._names}
-        self._values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in self._buffers.items()}
+        self.buffers = {name: np.zeros(shape, np.float32) for name in self._names}
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(buffer) for name, buffer in self.buffers.items()}
         self.set_positions(np.zeros((3, 0), np.int64))
 
     def set_positions(self, prefix_positions: NDArray[np.int64]) -> None:
@@ -40,19 +41,22 @@ class KvCache:
             prefix_positions: [3, P] time, height, width.
         """
         self._prefix_positions = prefix_positions
-        start = int(prefix_positions.max()) + 1 if prefix_positions.size else 0
-        following = np.arange(start, start + self.capacity - prefix_positions.shape[1])
-        self._cos, self._sin = text_table(
-            self.config, np.concatenate([prefix_positions, np.tile(following, (3, 1))], 1)
-        )
+        self._cos, self._sin = self.tables(self.capacity)
+
+    def tables(self, capacity: int) -> Table:
+        """Cos and sin of the first `capacity` places, [capacity, d/2] each."""
+        prefix = self._prefix_positions
+        start = int(prefix.max()) + 1 if prefix.size else 0
+        following = np.arange(start, start + capacity - prefix.shape[1])
+        return text_table(self.config, np.concatenate([prefix, np.tile(following, (3, 1))], 1))
 
     def grown(self, capacity: int) -> KvCache:
         """A larger cache with the same content."""
         larger = KvCache(self.config, capacity)
         larger.set_positions(self._prefix_positions)
         larger.length = self.length
-        for name, buffer in self._buffers.items():
-            larger._buffers[name][:, :, : self.length] = buffer[:, :, : self.length]
+        for name, buffer in self.buffers.items():
+            larger.buffers[name][:, :, : self.length] = buffer[:, :, : self.length]
         return larger
 
     def bind(self, binding: ort.IOBinding, new_tokens: int) -> None:

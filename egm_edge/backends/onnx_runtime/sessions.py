@@ -132,7 +132,9 @@ def running(graph: str, options: ort.RunOptions) -> Iterator[None]:
         yield
     except Exception as error:  # onnxruntime's exceptions share no public base class
         if options.terminate:
-            raise Interrupted(f"the {graph} graph to run to its end", "an interrupt", "ask again with more time") from None
+            raise Interrupted(
+                f"the {graph} graph to run to its end", "an interrupt", "ask again with more time"
+            ) from None
         raise BackendError(
             f"the {graph} graph to run on ONNX Runtime {ort.__version__}",
             _first_line(error),
