@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from egm_edge.backends.base import Backend, EngineFrame, Interrupted
+from egm_edge.backends.base import Backend, EngineFrame, InterruptedRunError
 from egm_edge.boxes import Box
 from egm_edge.decoding import Budget, DecodingOptions, Generation, StopReason, TokenEvent
 from egm_edge.decoding.automaton import BOX_NUMBERS, NUMBER_MAX
@@ -81,7 +81,7 @@ class _Request:
     def run(self) -> Grounding:
         try:
             generations = self._generate()
-        except Interrupted:
+        except InterruptedRunError:
             generations = []
         generated = time.perf_counter()
         if not generations:

@@ -55,7 +55,7 @@ class RuntimeFacts:
     memory: str = ""
 
 
-class Interrupted(BackendError):
+class InterruptedRunError(BackendError):
     """The engine call was stopped from outside, by `Backend.interrupt`."""
 
 
@@ -129,7 +129,7 @@ class Backend(Protocol):
         """Start a request on `frame`, rewound to its prefix."""
 
     def interrupt(self) -> None:
-        """Make the call that runs now, and all that follow, raise Interrupted; from any thread."""
+        """Make the call that runs now, and all that follow, raise InterruptedRunError; from any thread."""
 
     def resume(self) -> None:
         """Undo `interrupt`."""

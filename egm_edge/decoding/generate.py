@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from egm_edge.backends.base import Interrupted, Session
+from egm_edge.backends.base import InterruptedRunError, Session
 from egm_edge.decoding.budget import Budget
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
 from egm_edge.decoding.guide import Guide
@@ -114,7 +114,7 @@ class Run:
             opening = self.open(session, request_ids)
             first = time.perf_counter()
             self.finish_alone(session, self.next(opening))
-        except Interrupted:
+        except InterruptedRunError:
             first = time.perf_counter() if first == started else first
             self.interrupted()
         return self.result(started, first)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from egm_edge.backends.base import BranchingSession, Interrupted, Session
+from egm_edge.backends.base import BranchingSession, InterruptedRunError, Session
 from egm_edge.decoding.events import Generation
 from egm_edge.decoding.generate import OnStep, Run
 
@@ -56,7 +56,7 @@ def generate_together(
                     alive = _without(alive, place)
         for run, tokens in alive:
             run.finish_alone(branches.row(0), tokens)
-    except Interrupted:
+    except InterruptedRunError:
         for run in runs:
             run.interrupted()
     return [run.result(started, first) for run in runs]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from egm_edge.backends.base import Interrupted
+from egm_edge.backends.base import InterruptedRunError
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, InputError
 
@@ -127,12 +127,12 @@ def _spinning() -> dict[str, str]:
 
 @contextmanager
 def running(graph: str, options: ort.RunOptions) -> Iterator[None]:
-    """Turns what ONNX Runtime raises while `graph` runs into a BackendError, or Interrupted where `options` ended it."""
+    """Turns what ONNX Runtime raises while `graph` runs into a BackendError, or InterruptedRunError where `options` ended it."""
     try:
         yield
     except Exception as error:  # onnxruntime's exceptions share no public base class
         if options.terminate:
-            raise Interrupted(
+            raise InterruptedRunError(
                 f"the {graph} graph to run to its end", "an interrupt", "ask again with more time"
             ) from None
         raise BackendError(
