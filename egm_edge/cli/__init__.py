@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for", extra="build"),
     "verify": Verb("build_engine.verify_cli:main", "compare a bundle with its checkpoint, stage by stage", extra="build"),
+    "serve": Verb("egm_edge.cli.serve:main", "answer OpenAI clients with a bundle's boxes, and show a page", extra="serve"),
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
     "measure": Verb("egm_edge.cli.measure:main", "latency of a bundle on this machine, stage by stage"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),

@@ -1,0 +1,150 @@
+"""The application: routes, and the parts behind them put together. Knows no sockets and no signals."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from egm_edge import __version__
+from egm_edge.grounder import Grounder
+from egm_edge.serve.chat import Chat
+from egm_edge.serve.engine import Engine
+from egm_edge.serve.front import Front
+from egm_edge.serve.metrics import Metrics
+from egm_edge.serve.openapi import openapi_document
+from egm_edge.serve.refusals import RequestError
+from egm_edge.serve.replies import Reply
+from egm_edge.serve.settings import ServeSettings
+
+PAGE_DIR = Path(__file__).parent / "page"
+PAGE_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cache-Control": "no-cache",
+}
+
+
+class Service:
+    """One bundle as an ASGI application.
+
+    Attributes:
+        app: the application. front: what tells whether requests are in flight, and what draining sets.
+        engine: answers. metrics: counts.
+    """
+
+    def __init__(self, grounder: Grounder, settings: ServeSettings, name: str) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.engine = Engine(grounder, settings, self.metrics)
+        self._names = settings.model_names or (name,)
+        self._created = int(time.time())
+        self._fingerprint = grounder.bundle_hash[:16]
+        self._hidden = _special_tokens(grounder)
+        manifest = grounder.bundle.manifest
+        self._context_tokens = int(manifest.limits["context_tokens"])
+        self._document = openapi_document(with_key=bool(settings.api_key))
+        facts = {"name": name, "family": manifest.family, "target": manifest.target, "precision": manifest.precision}
+        self.metrics.bundle.info(facts | {"hash": grounder.bundle_hash, "version": __version__})
+        self.metrics.ready.set(1)
+        chat = Chat(self.engine, settings, self.metrics, self._new_reply)
+        routes = [
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            Route("/health", self._health),
+            Route("/ready", self._ready),
+            Route("/metrics", self._prometheus),
+            Route("/openapi.json", self._openapi),
+            *(Route(path, _file(*found)) for path, found in PAGE_FILES.items()),
+        ]
+        self.front = Front(Router(routes, redirect_slashes=False), settings)
+        self.app = _with_cors(self.front, settings.cors_origins)
+
+    def drain(self) -> None:
+        """Accept no more chat requests."""
+        self.front.draining = True
+        self.metrics.ready.set(0)
+
+    @property
+    def idle(self) -> bool:
+        """Every accepted request is answered to its last byte."""
+        return self.engine.idle and not self.front.in_flight
+
+    def _new_reply(self) -> Reply:
+        return Reply(self._names[0], self._fingerprint, self._hidden)
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "egm-edge",
+            "max_model_len": self._context_tokens,
+        }
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._names]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._names:
+            found = f"expected model {', '.join(self._names)}; found {name[:100]!r}"
+            raise RequestError(404, found, "model_not_found", param="model")
+        return JSONResponse(self._card(name))
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        if self.front.draining:
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    async def _prometheus(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self.metrics.registry), media_type=content_type)
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(self._document)
+
+
+def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type"],
+        expose_headers=["retry-after", "x-request-id"],
+    )
+
+
+def _file(name: str, media_type: str) -> Any:
+    content = (PAGE_DIR / name).read_bytes()
+
+    async def send_file(request: Request) -> Response:
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+
+    return send_file
+
+
+def _special_tokens(grounder: Grounder) -> re.Pattern[str]:
+    added = grounder.tokenizer.get_added_tokens_decoder().values()
+    special = sorted((token.content for token in added if token.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, special)) or r"(?!)")

@@ -1,0 +1,197 @@
+"""Engine: one Grounder on one thread, a bounded line before it, and answers handed to the event loop as they come.
+
+Knows Questions and Groundings, not HTTP. The line is first come, first served; whoever leaves it frees the place at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from egm_edge.decoding import TokenEvent
+from egm_edge.errors import EgmError
+from egm_edge.grounder import Frame, Grounder
+from egm_edge.grounding import Grounding, Outcome
+from egm_edge.serve.kept_frames import KeptFrames
+from egm_edge.serve.metrics import Metrics
+from egm_edge.serve.question import ChatQuestion
+from egm_edge.serve.refusals import ClientGoneError, RequestError
+from egm_edge.serve.settings import ServeSettings
+
+log = logging.getLogger("egm_edge.serve")
+FIRST_GUESS_S = 1.0
+SMOOTHING = 0.2
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One question on its way through the engine; `events` ends with a Grounding or an error."""
+
+    question: ChatQuestion
+    arrived: float
+    events: asyncio.Queue[TokenEvent | Grounding | Exception] = field(default_factory=asyncio.Queue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    future: Future[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel(self, reason: Exception | None = None) -> None:
+        """Leave the line, or stop at the next token."""
+        self.cancelled.set()
+        if self.future is not None:
+            self.future.cancel()
+        self.events.put_nowait(reason or ClientGoneError())
+
+    async def results(self) -> AsyncIterator[TokenEvent | Grounding]:
+        """Tokens as they come, the Grounding last.
+
+        Raises:
+            RequestError: it could not be answered. ClientGoneError: `cancel` was called.
+        """
+        while True:
+            event = await self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if isinstance(event, Grounding):
+                return
+
+
+class Engine:
+    """Call every method from the event loop's thread."""
+
+    def __init__(self, grounder: Grounder, settings: ServeSettings, metrics: Metrics) -> None:
+        self._grounder, self._settings, self._metrics = grounder, settings, metrics
+        self._frames = KeptFrames(grounder, settings.kept_frames)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-engine")
+        self._inside: dict[Future[None], Waiting] = {}
+        self._usual_s = FIRST_GUESS_S
+
+    @property
+    def idle(self) -> bool:
+        return not self._inside
+
+    def submit(self, question: ChatQuestion, arrived: float) -> Waiting:
+        """Join the line.
+
+        Args:
+            arrived: `time.monotonic()` of the request; its time limit and deadline count from there.
+
+        Raises:
+            RequestError: 429, the line is full.
+        """
+        if len(self._inside) > self._settings.max_waiting:
+            seconds = max(1, math.ceil(len(self._inside) * self._usual_s))
+            message = f"{len(self._inside) - 1} requests are waiting, as many as may; try again in {seconds} s"
+            raise RequestError(429, message, "queue_full", retry_after_s=seconds)
+        waiting = Waiting(question, arrived)
+        loop = asyncio.get_running_loop()
+        future = waiting.future = self._thread.submit(self._answer, waiting, loop)
+        self._inside[future] = waiting
+        self._count()
+        waiting.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, future)
+        future.add_done_callback(lambda done: _on_loop(loop, self._left, done))
+        return waiting
+
+    def cancel_all(self) -> None:
+        """Tell everyone that the server stops."""
+        for waiting in list(self._inside.values()):
+            waiting.cancel(RequestError(503, "the server is stopping", "stopping", close=True))
+
+    def close(self) -> None:
+        """Stop the thread; a request that runs ends at its next token."""
+        self.cancel_all()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _left(self, future: Future[None]) -> None:
+        if (waiting := self._inside.pop(future, None)) and waiting.timer:
+            waiting.timer.cancel()
+        self._count()
+
+    def _give_up(self, future: Future[None]) -> None:
+        """The time of a request that still waits is over; one that runs is ended by the engine's thread."""
+        if (waiting := self._inside.get(future)) and not future.running():
+            limit = f"{self._settings.request_s:g} s"
+            waiting.cancel(RequestError(429, f"waited {limit} without a turn", "queue_full", retry_after_s=1))
+
+    def _count(self) -> None:
+        running = sum(future.running() for future in self._inside)
+        self._metrics.running.set(running)
+        self._metrics.queue_depth.set(len(self._inside) - running)
+
+    def _answer(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        """On the engine's thread: one question, start to end."""
+
+        def tell(event: TokenEvent | Grounding | Exception) -> None:
+            _on_loop(loop, waiting.events.put_nowait, event)
+
+        _on_loop(loop, self._count)
+        started = time.monotonic()
+        self._metrics.queue_seconds.observe(started - waiting.arrived)
+        try:
+            self._ground(waiting, tell)
+        except RequestError as error:
+            tell(error)
+        except EgmError as error:
+            tell(RequestError.of(error))
+        except Exception as error:
+            log.error(
+                "unexpected %s in the engine: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG)
+            )
+            tell(RequestError(500, f"unexpected {type(error).__name__} in the engine", "engine_failed"))
+        finally:
+            self._usual_s += SMOOTHING * (time.monotonic() - started - self._usual_s)
+
+    def _ground(self, waiting: Waiting, tell: Callable[[TokenEvent | Grounding], None]) -> None:
+        question, due = waiting.question, waiting.arrived + self._settings.request_s
+        frame, kept = self._frames.frame(question.picture_sha256, question.picture)
+        self._metrics.frames_kept.set(len(self._frames))
+        options = question.options
+        if options.deadline_ms is not None:
+            spent_ms = (time.monotonic() - waiting.arrived) * 1e3
+            options = replace(options, deadline_ms=max(1.0, options.deadline_ms - spent_ms))
+
+        def must_stop() -> bool:
+            return waiting.cancelled.is_set() or time.monotonic() > due
+
+        grounding = self._grounder.ground(
+            frame,
+            question.expression,
+            task=question.task,
+            prompt=question.prompt,
+            should_stop=must_stop,
+            on_token=tell,
+            **asdict(options),
+        )
+        if grounding.outcome is Outcome.CANCELLED and not waiting.cancelled.is_set():
+            limit = f"{self._settings.request_s:g} s"
+            raise RequestError(504, f"not answered within {limit}, waiting included; ask for less", "time_limit")
+        tell(grounding if kept else _with_frame_cost(grounding, frame))
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *given: Any) -> None:
+    """Run on the loop's thread; a loop that is gone has nobody to tell."""
+    try:
+        loop.call_soon_threadsafe(function, *given)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _with_frame_cost(grounding: Grounding, frame: Frame) -> Grounding:
+    """The first request on a picture is also what waited for its decoding and preprocessing."""
+    extra_ms = frame.decode_image_ms + frame.preprocess_ms
+    timings = replace(
+        grounding.timings,
+        decode_image_ms=frame.decode_image_ms,
+        preprocess_ms=frame.preprocess_ms,
+        ttft_ms=grounding.timings.ttft_ms + extra_ms,
+        total_ms=grounding.timings.total_ms + extra_ms,
+    )
+    return replace(grounding, timings=timings)
