@@ -5,7 +5,7 @@ from setuptools import setup
 setup(
     name="egm_ros",
     version="0.1.0",
-    packages=["egm_ros"],
+    packages=["egm_ros", "egm_ros.measure"],
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/egm_ros"]),
         ("share/egm_ros", ["package.xml"]),

@@ -25,6 +25,8 @@ class NodeHealth:
         state: "active" or "inactive".
         bundle_hash: of the loaded bundle, "" when none is.
         counts: see Counters.
+        uptime_s: seconds since the node was made, of the same moment as the counts.
+        oldest_handed_over_ms: see Mailbox.
         silent_s: seconds since the last camera frame.
         camera_timeout_s: how long it may be silent.
         engine: None while nothing is loaded.
@@ -37,6 +39,8 @@ class NodeHealth:
     state: str
     bundle_hash: str
     counts: dict[str, int]
+    uptime_s: float
+    oldest_handed_over_ms: float
     silent_s: float
     camera_timeout_s: float
     engine: EngineHealth | None
@@ -79,7 +83,12 @@ def _camera(health: NodeHealth) -> DiagnosticStatus:
     seen = "no frame yet" if math.isinf(health.silent_s) else f"last frame {health.silent_s:.1f} s ago"
     level = DiagnosticStatus.WARN if silent else DiagnosticStatus.OK
     message = f"{seen}; is the camera publishing?" if silent else seen
-    return _status(health, "camera", level, message, {"silent_s": f"{health.silent_s:.2f}"})
+    values = {
+        "uptime_s": f"{health.uptime_s:.3f}",
+        "silent_s": f"{health.silent_s:.2f}",
+        "oldest_handed_over_ms": f"{health.oldest_handed_over_ms:.2f}",
+    }
+    return _status(health, "camera", level, message, values)
 
 
 def _model(health: NodeHealth) -> DiagnosticStatus:

@@ -67,6 +67,7 @@ class GroundingNode(LifecycleNode):
         self._active = False
         self._last_stamp_ns = 0
         self._was_silent = False
+        self._made_s = time.monotonic()
         self._latency = LatencyLog()
         self._outputs = Outputs(self, lambda: self.settings, self.counters, self.now_ns, self._on_output_error)
         self._requests = RequestServers(self, self)
@@ -299,6 +300,8 @@ class GroundingNode(LifecycleNode):
             state="active" if self._active else "inactive",
             bundle_hash=self._engine.bundle_hash,
             counts=mailbox | self.counters.snapshot(),
+            uptime_s=time.monotonic() - self._made_s,
+            oldest_handed_over_ms=self.mailbox.oldest_handed_over_ms,
             silent_s=silent_s,
             camera_timeout_s=self.settings.camera_timeout_s,
             engine=self._engine.health() if self._all_dispatcher is not None else None,

@@ -64,12 +64,14 @@ class Mailbox:
         wake: notified on every arrival; the readers wait on it for frames and requests alike.
         received: frames put so far.
         skipped: frames overwritten before the model or the tracker looked at them.
+        oldest_handed_over_ms: greatest age, since arrival, of a frame when a reader got it; since the last `clear`.
     """
 
     def __init__(self) -> None:
         self.wake = threading.Condition()
         self.received = 0
         self.skipped = 0
+        self.oldest_handed_over_ms = 0.0
         self._frame: CameraFrame | None = None
         self._seen = True
 
@@ -87,8 +89,7 @@ class Mailbox:
             frame = self._frame
             if frame is None or frame.sequence <= after or time.monotonic() - frame.arrived_s > max_age_s:
                 return None
-            self._seen = True
-            return frame
+            return self._hand_over(frame)
 
     def silent_s(self) -> float:
         """Seconds since the last frame; infinite when there was none."""
@@ -103,10 +104,15 @@ class Mailbox:
                 left_s = end - time.monotonic()
                 if left_s <= 0 or not self.wake.wait(left_s):
                     return None
-            self._seen = True
-            return self._frame
+            return self._hand_over(self._frame)
+
+    def _hand_over(self, frame: CameraFrame) -> CameraFrame:
+        self._seen = True
+        self.oldest_handed_over_ms = max(self.oldest_handed_over_ms, (time.monotonic() - frame.arrived_s) * 1e3)
+        return frame
 
     def clear(self) -> None:
         with self.wake:
             self._frame = None
             self._seen = True
+            self.oldest_handed_over_ms = 0.0
