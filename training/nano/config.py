@@ -143,6 +143,7 @@ class Plan:
         checkpoint_seconds: wall time between checkpoints.
         score_seconds: wall time between small held-out checks.
         validate_count: scenes per kind of question in such a check.
+        workers: processes that draw scenes ahead of a GPU; 0 draws them in the training process.
         frames: share of batches per frame size, "WxH" pixels -> share.
     """
 
@@ -155,6 +156,7 @@ class Plan:
     checkpoint_seconds: float = setting(180.0, low=0.0)
     score_seconds: float = setting(480.0, low=0.0)
     validate_count: int = setting(64, low=1)
+    workers: int = setting(0, low=0, high=64)
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
 
     def __post_init__(self) -> None:

@@ -142,7 +142,7 @@ def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> t
     return small.astype(np.uint8, copy=False), layout(scene, width_px, height_px)
 
 
-def make_batch(plan: Plan, stage: Stage, step_seed: int, most_objects: int, progress: float) -> Batch:
+def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, progress: float) -> Batch:
     """The batch of a step: the same step seed gives the same batch.
 
     Args:
@@ -160,7 +160,7 @@ def make_batch(plan: Plan, stage: Stage, step_seed: int, most_objects: int, prog
     return Batch(drawn.patches, drawn.grid_hw, _dense(drawn.scenes, drawn.layouts), groups)
 
 
-def make_questions(plan: Plan, stage: Stage, step_seed: int, most_objects: int) -> Questions:
+def make_questions(plan: Plan, stage: Stage, most_objects: int, step_seed: int, _progress: float = 0.0) -> Questions:
     """The questions of a GRPO step: the same step seed gives the same questions."""
     rng = random.Random(step_seed)
     drawn = _draw(plan, stage, step_seed, most_objects, rng)

@@ -22,6 +22,7 @@ from training.nano.build import fresh_model, save_checkpoint
 from training.nano.config import Plan, RunConfig, Stage
 from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
+from training.nano.feed import Feed
 from training.nano.grpo import grpo_loss
 from training.nano.state import Progress, load_state, restart, save_best, save_state, take_best
 from training.nano.supervised import StepLoss, supervised_loss
@@ -68,6 +69,7 @@ class Run:
         self.saved_at = self.logged_at = self.scored_at = time.monotonic()
         self.recent: list[dict[str, float]] = []
         self.stopping = False
+        self.feed: Feed[Any] = Feed(plan.workers)
 
     @property
     def finished(self) -> bool:
@@ -92,6 +94,7 @@ class Run:
                     self.saved_at = now
             self.save()
         finally:
+            self.feed.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
         return self.finished
@@ -142,10 +145,10 @@ class Run:
         if stage.grpo:
             # The draws of a step hang on its number alone, so that a resumed run draws what an unbroken one would.
             generator = torch.Generator(self.device).manual_seed(seed)
-            questions = make_questions(self.plan, stage, seed, most).to(self.device)
-            return grpo_loss(self.fast, stage, questions, generator)
-        batch = make_batch(self.plan, stage, seed, most, share).to(self.device)
-        return supervised_loss(self.fast, self.heads, stage, batch, share)
+            questions = self.feed.get(make_questions, (self.plan, stage, most), seed, share)
+            return grpo_loss(self.fast, stage, questions.to(self.device), generator)
+        batch = self.feed.get(make_batch, (self.plan, stage, most), seed, share)
+        return supervised_loss(self.fast, self.heads, stage, batch.to(self.device), share)
 
     def _now(self) -> float:
         return time.process_time() if self.device.type == "cpu" else time.monotonic()

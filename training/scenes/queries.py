@@ -22,6 +22,8 @@ from training.scenes.vocabulary import COLOURS, ORDINALS, SHAPES, SIZE_RANK
 
 KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation", "negative")
 MIN_VISIBLE = 0.30
+WHOLLY_VISIBLE = 0.9
+_AMODAL_SKIPPED = 0.5
 GRID = 5
 _AXIS_MARGIN = 0.05
 
@@ -268,7 +270,7 @@ def sample_query(
     if kind == "negative":
         return _dressed(_negative(view, rng), rng)
     targets = [i for i in range(len(scene.objects)) if view.askable(i)]
-    hidden = [i for i in targets if where.visible[i] < 0.9]
+    hidden = [i for i in targets if where.visible[i] < WHOLLY_VISIBLE]
     if not targets:
         return None
     for _ in range(tries):
@@ -313,10 +315,12 @@ def queries(
         where: its layout; made at 640x480 when not given.
         count: how many to try for; fewer come back when the scene does not offer them.
         weights: relative frequency per kind; default mostly attributes.
-        amodal: probability that a query asks for the whole object.
+        amodal: probability that a query asks for the whole object; half of that where nothing hides anything, so that at
+            least 40 % of the amodal queries are really about a hidden part.
     """
     where = where or layout(scene, 640, 480)
     weights = weights or {"attribute": 0.45, "superlative": 0.17, "ordinal": 0.16, "relation": 0.15, "negative": 0.07}
+    hides = any(MIN_VISIBLE <= visible < WHOLLY_VISIBLE for visible in where.visible)
     made: list[Query] = []
     for _ in range(count):
         roll, kind = rng.random() * sum(weights.values()), "attribute"
@@ -326,6 +330,8 @@ def queries(
                 break
             roll -= weight
         task = Task.AMODAL if rng.random() < amodal else Task.MODAL
+        if task is Task.AMODAL and not hides and rng.random() < _AMODAL_SKIPPED:
+            task = Task.MODAL
         query = sample_query(scene, where, rng, kind=kind, task=task) or sample_query(scene, where, rng, task=task)
         if query is not None and all((query.expression, query.task) != (q.expression, q.task) for q in made):
             made.append(query)

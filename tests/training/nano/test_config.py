@@ -27,6 +27,14 @@ def test_the_shipped_configuration_loads() -> None:
     assert plan.count >= 2000
 
 
+def test_the_gpu_configuration_is_the_same_recipe() -> None:
+    here, gpu = load_plan(SHIPPED), load_plan(SHIPPED.with_name("nano-gpu.yaml"))
+    assert gpu.shape == here.shape and gpu.arms == here.arms and gpu.workers > 0
+    assert [(run.name, run.start, [s.name for s in run.stages]) for run in gpu.runs] == [
+        (run.name, run.start, [s.name for s in run.stages]) for run in here.runs
+    ]
+
+
 def test_the_arms_have_equal_budgets_in_earnest_and_in_the_smoke_run() -> None:
     for plan in (load_plan(SHIPPED), smoke(load_plan(SHIPPED))):
         spent = {round(sum(run.cpu_minutes for run in plan.lineage(name)), 6) for name in plan.arms}

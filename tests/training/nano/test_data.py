@@ -25,13 +25,13 @@ def plan() -> Plan:
 
 
 def test_a_step_seed_gives_the_same_batch(plan: Plan) -> None:
-    first, second = (make_batch(plan, plan.runs[0].stages[1], 42, 4, 0.5) for _ in range(2))
+    first, second = (make_batch(plan, plan.runs[0].stages[1], 4, 42, 0.5) for _ in range(2))
     assert torch.equal(first.patches, second.patches)
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(first.groups, second.groups, strict=True))
 
 
 def test_every_visible_object_owns_a_token(plan: Plan) -> None:
-    batch = make_batch(plan, plan.runs[0].stages[0], 7, 6, 0.0)
+    batch = make_batch(plan, plan.runs[0].stages[0], 6, 7, 0.0)
     assert batch.patches.shape == (16, batch.grid_hw[0] * batch.grid_hw[1], 768)
     owned = [set(row[row >= 0].tolist()) for row in batch.dense.token_owner]
     assert sum(map(len, owned)) >= 16
@@ -42,7 +42,7 @@ def test_every_visible_object_owns_a_token(plan: Plan) -> None:
 
 
 def test_only_completions_are_supervised(plan: Plan) -> None:
-    batch = make_batch(plan, plan.runs[0].stages[1], 9, 3, 0.0)
+    batch = make_batch(plan, plan.runs[0].stages[1], 3, 9, 0.0)
     for group in batch.groups:
         assert not (group.coordinate & ~group.supervised).any()
         for ids, flags in zip(group.ids, group.supervised, strict=True):
@@ -52,7 +52,7 @@ def test_only_completions_are_supervised(plan: Plan) -> None:
 
 def test_all_frame_sizes_occur(plan: Plan) -> None:
     small = dataclasses.replace(plan.runs[0].stages[0], images=1)
-    grids = {make_batch(plan, small, seed, 2, 0.0).grid_hw for seed in range(60)}
+    grids = {make_batch(plan, small, 2, seed, 0.0).grid_hw for seed in range(60)}
     assert grids == {(12, 16), (10, 18), (12, 12)}
 
 
@@ -67,7 +67,7 @@ def test_patchify_is_channel_major_in_merge_blocks() -> None:
 
 def test_a_step_seed_gives_the_same_questions(plan: Plan) -> None:
     stage = plan.run("grpo").stages[0]
-    first, second = (make_questions(plan, stage, 42, 6) for _ in range(2))
+    first, second = (make_questions(plan, stage, 6, 42) for _ in range(2))
     assert first.queries == second.queries and first.reasoning == second.reasoning
     assert torch.equal(first.patches, second.patches)
     assert len(first.queries) == len(first.image) == len(first.reasoning) > stage.images

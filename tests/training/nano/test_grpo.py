@@ -98,7 +98,7 @@ def test_rewarded_tokens_become_likelier(plan: Plan, fast: FastNano, monkeypatch
     optimizer = torch.optim.Adam(weights, lr=3e-3)
     rewards = []
     for step in range(14):
-        questions = make_questions(plan, stage, step, 6)
+        questions = make_questions(plan, stage, 6, step)
         loss = grpo_loss(fast, stage, questions, torch.Generator().manual_seed(step))
         assert loss.total is not None
         optimizer.zero_grad()
@@ -112,7 +112,7 @@ def test_rewarded_tokens_become_likelier(plan: Plan, fast: FastNano, monkeypatch
 def test_a_step_draws_what_its_seed_says(plan: Plan, fast: FastNano) -> None:
     stage = small(plan)
     first, second = (
-        grpo_loss(fast, stage, make_questions(plan, stage, 3, 6), torch.Generator().manual_seed(3)).measures
+        grpo_loss(fast, stage, make_questions(plan, stage, 6, 3), torch.Generator().manual_seed(3)).measures
         for _ in range(2)
     )
     assert first == second
