@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ examples:
   egm measure out/egm-4b-cpu --max-new-tokens 128 --ignore-end --requests 10
   egm measure out/egm-nano-cpu --rate 5 --sweep resolution=320x240,640x480 tokens=16,32,64 commands=1,2,4
   egm measure out/egm-2b-cpu --beside transformers --checkpoint EGM-2B --max-new-tokens 128
+  egm measure out/egm-2b-cpu --beside http://localhost:8000/v1 --max-new-tokens 128
   egm measure compare laptop/measure.json jetson/measure.json
 
 --out gets measure.json (everything, every request), measure.md and measure.html (plots; loads nothing from elsewhere).
@@ -30,12 +32,21 @@ def main(argv: list[str]) -> int:
 
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    if arguments.beside and not arguments.checkpoint:
-        raise InputError("--checkpoint DIR with --beside", "none", "pass the checkpoint that the bundle was built from")
+    from egm_edge.measure.beside import PeerChoice
     from egm_edge.measure.runner import parse_sweeps
     from egm_edge.measure.session import Plan, measure_bundle
     from egm_edge.measure.workload import read_workload
 
+    peer = None
+    if arguments.beside:
+        path = arguments.checkpoint if arguments.beside == "transformers" else arguments.peer_model
+        peer = PeerChoice(
+            arguments.beside,
+            None if path is None or "://" in arguments.beside else Path(path),
+            dtype=arguments.beside_dtype,
+            key=os.environ.get("OPENAI_API_KEY"),
+            model=arguments.peer_model if "://" in arguments.beside else None,
+        )
     sweeps = parse_sweeps(arguments.sweep or [])
     workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
     out = Path(arguments.out) if arguments.out else None
@@ -50,8 +61,7 @@ def _measure(argv: list[str]) -> int:
         rate_hz=arguments.rate,
         sweeps=sweeps,
         roofline=not arguments.no_roofline,
-        checkpoint=Path(arguments.checkpoint) if arguments.beside else None,
-        beside_dtype=arguments.beside_dtype,
+        beside=peer,
         pairs=arguments.pairs,
     )
     from egm_edge.measure.progress import Progress
@@ -109,9 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=_positive_float, metavar="HZ", help="also run at this frame rate, count misses")
     parser.add_argument("--sweep", nargs="+", metavar="AXIS=V,V", help="also sweep; see below")
     parser.add_argument("--no-roofline", action="store_true", help="do not measure bandwidth and matrix rate")
-    parser.add_argument("--beside", choices=("transformers",), help="run a peer in turns with the bundle")
-    parser.add_argument("--checkpoint", metavar="DIR", help="the checkpoint, for --beside")
-    parser.add_argument("--beside-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the peer")
+    parser.add_argument(
+        "--beside", metavar="PEER", help="transformers, openvino, llama.cpp or a server's URL, in turns"
+    )
+    parser.add_argument("--checkpoint", metavar="DIR", help="the checkpoint, for --beside transformers")
+    parser.add_argument(
+        "--peer-model", metavar="PATH", help="openvino's directory, llama.cpp's GGUF, a server's model name"
+    )
+    parser.add_argument("--beside-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of transformers")
     parser.add_argument("--pairs", type=positive_int, default=5, metavar="N", help="turns beside the peer (default: 5)")
     parser.add_argument("--out", metavar="DIR", help="write measure.json, measure.md and measure.html there")
     parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")

@@ -1,7 +1,6 @@
-"""Side by side with transformers: the same checkpoint, frames, prompt tokens and number of new tokens, in turns.
+"""Side by side: ours and a peer on the same pictures, sentences and number of new tokens, in turns, ratio first.
 
-The peer gets the very patches and token ids that the Grounder made, so only the engines differ; the clock of both starts at
-the patches. torch and transformers are imported when a peer is opened, never before.
+Every turn has a picture of its own (one corner value changes), so that nobody answers it from a cache of the one before.
 """
 
 from __future__ import annotations
@@ -9,30 +8,71 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from egm_edge.errors import BackendError, CheckpointError, InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.errors import InputError
 from egm_edge.families import family_for
 from egm_edge.families.prompts import prefix_ids
-from egm_edge.grounder import Frame, Grounder
+from egm_edge.grounder import Grounder
+from egm_edge.images import load_image
+from egm_edge.measure.peer import Peer, PeerRequest, Turn
 from egm_edge.measure.statistics import Ratio, paired_ratio
 from egm_edge.measure.workload import Question, Workload
+from egm_edge.pixels import TILES, normalise
 
-DTYPES = ("bfloat16", "float32")
+PEERS = ("transformers", "openvino", "llama.cpp")
 QUANTITIES = ("total_ms", "ttft_ms", "tpot_ms")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One request of one side, from patches to last token; milliseconds."""
+class PeerChoice:
+    """Which peer to run beside.
 
-    total_ms: float
-    ttft_ms: float
-    tpot_ms: float
-    new_tokens: int
+    Attributes:
+        name: one of PEERS, or the address of an OpenAI-compatible server.
+        path: checkpoint of transformers, exported directory of openvino, GGUF of llama.cpp; None for a server.
+        dtype: of transformers. key, model: of a server.
+    """
+
+    name: str
+    path: Path | None = None
+    dtype: str = "bfloat16"
+    key: str | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in PEERS and not self.name.startswith(("http://", "https://")):
+            raise InputError(f"{', '.join(PEERS)} or a server's address", repr(self.name), "mend --beside")
+        if self.name == "transformers" and self.path is None:
+            raise InputError("--checkpoint DIR with --beside transformers", "none", "pass the bundle's checkpoint")
+        if self.name in PEERS and self.path is None:
+            raise InputError(f"--peer-model PATH with --beside {self.name}", "none", "pass the model it should load")
+
+    def open(self, threads: int) -> Peer:
+        """Load it.
+
+        Raises:
+            BackendError, CheckpointError: it is not installed, or cannot load its model.
+        """
+        if self.path is None:
+            from egm_edge.measure.peer_server import ServerPeer
+
+            return ServerPeer(self.name, key=self.key, model=self.model)
+        if self.name == "transformers":
+            from egm_edge.measure.peer_transformers import TransformersPeer
+
+            return TransformersPeer(self.path, dtype=self.dtype, threads=threads)
+        if self.name == "openvino":
+            from egm_edge.measure.peer_openvino import OpenVinoPeer
+
+            return OpenVinoPeer(self.path, threads=threads)
+        from egm_edge.measure.peer_server import LlamaCppPeer
+
+        return LlamaCppPeer(self.path, threads=threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +80,10 @@ class Beside:
     """A finished comparison.
 
     Attributes:
-        peer, dtype, threads: what ran beside, and how.
-        prompt_tokens: fewest and most of a request. new_tokens: of every request. Both are the same on both sides.
+        peer, dtype, threads: what ran beside, and how; threads 0 where that is the server's own business.
+        starts_at: "patches" or "picture": where both clocks start.
+        prompt_tokens, their_prompt_tokens: fewest and most of a request, of ours and of theirs.
+        new_tokens: fewest and most of a request; the same on both sides, turn by turn.
         ratios: quantity -> theirs over ours, median of pairs; above 1 means that ours is faster.
         ours, theirs: pair by pair.
     """
@@ -49,8 +91,10 @@ class Beside:
     peer: str
     dtype: str
     threads: int
+    starts_at: str
     prompt_tokens: tuple[int, int]
-    new_tokens: int
+    their_prompt_tokens: tuple[int, int]
+    new_tokens: tuple[int, int]
     ratios: dict[str, Ratio]
     ours: list[Turn]
     theirs: list[Turn]
@@ -63,108 +107,39 @@ class Beside:
         return values
 
 
-class TransformersPeer:
-    """A checkpoint in transformers, on the CPU, greedy.
-
-    Raises:
-        BackendError: torch or transformers is not installed.
-        CheckpointError: they cannot load the directory.
-    """
-
-    def __init__(self, checkpoint: Path, *, dtype: str, threads: int) -> None:
-        if dtype not in DTYPES:
-            raise InputError(f"dtype {' or '.join(DTYPES)}", repr(dtype), "pass one of the two")
-        if not (checkpoint / "config.json").is_file():
-            raise CheckpointError("a checkpoint directory", f"no config.json in {checkpoint}", "check --checkpoint")
-        try:
-            self._torch, self._transformers = import_module("torch"), import_module("transformers")
-        except ImportError as error:
-            raise BackendError("torch and transformers", str(error), "pip install 'egm-edge[train]'") from None
-        self._torch.set_num_threads(threads)
-        try:
-            model = self._transformers.AutoModelForImageTextToText.from_pretrained(
-                checkpoint, dtype=getattr(self._torch, dtype), local_files_only=True
-            )
-        except Exception as error:  # transformers raises almost anything on a bad checkpoint
-            found = f"{type(error).__name__}: {error}"[:200]
-            raise CheckpointError(f"{checkpoint} to load into transformers", found, "check the checkpoint") from None
-        self._model = model.eval()
-        self.name = f"transformers {version('transformers')}, torch {version('torch')}"
-        self.dtype, self.threads = dtype, threads
-
-    def run(
-        self, values: Any, grid_hw: tuple[int, int] | None, token_ids: list[int], image_token_id: int, count: int
-    ) -> Turn:
-        """Generate exactly `count` tokens after a prompt.
-
-        Args:
-            values: the image as the Hugging Face processor gives it, float32. grid_hw: of its patches, None for tiles.
-        """
-        torch = self._torch
-        ids = torch.tensor([token_ids])
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values": torch.from_numpy(values).to(getattr(torch, self.dtype)),
-        }
-        if grid_hw is not None:
-            inputs |= {
-                "image_grid_thw": torch.tensor([[1, *grid_hw]]),
-                "mm_token_type_ids": (ids == image_token_id).int(),
-            }
-        times: list[float] = []
-        started = time.perf_counter()
-        with torch.inference_mode():
-            made = self._model.generate(
-                **inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, streamer=_Stamps(times)
-            )
-        finished = time.perf_counter()
-        return _turn(started, times, finished, made.shape[1] - len(token_ids))
-
-
-class _Stamps:
-    """A transformers streamer that notes when tokens come; the first call hands over the prompt."""
-
-    def __init__(self, times: list[float]) -> None:
-        self._times, self._prompt = times, True
-
-    def put(self, value: Any) -> None:
-        if not self._prompt:
-            self._times.append(time.perf_counter())
-        self._prompt = False
-
-    def end(self) -> None:
-        pass
-
-
 def measure_beside(
     grounder: Grounder,
-    peer: TransformersPeer,
+    peer: Peer,
     workload: Workload,
     pairs: int,
     new_tokens: int,
     told: Callable[[int, int], None] | None = None,
 ) -> Beside:
-    """Ours and theirs in turns, each going first every other time; one pair of warm-up is not counted.
+    """Ours and theirs in turns, each going first every other time, after a warm-up of each question that is not counted.
 
-    End tokens are ignored on both sides, so that the number of tokens is the same.
+    Our end tokens are ignored. How many tokens the peer generates is seen in the warm-up, and ours is given as many.
     """
     ours, theirs = [], []
+    questions = list(workload.take(pairs))
+    first_of = {id(q): q for q in questions}
     stop_ids, grounder.stop_ids = grounder.stop_ids, frozenset()
-    prompts = []
     try:
-        for turn, question in enumerate(workload.take(pairs + 1)):
-            sides: dict[str, Callable[[], Turn]] = {
-                "ours": lambda q=question: _our_turn(grounder, q, new_tokens),  # type: ignore[misc]
-                "theirs": lambda q=question: _their_turn(grounder, peer, q, new_tokens),  # type: ignore[misc]
-            }
-            done = {name: sides[name]() for name in (("ours", "theirs") if turn % 2 else ("theirs", "ours"))}
-            if turn:
-                prompts.append(len(_prompt(grounder, grounder.frame(question.image), question)))
-                ours.append(done["ours"])
-                theirs.append(done["theirs"])
+        counts = {}
+        for turn, question in enumerate(first_of.values()):
+            picture = varied(question, turn)
+            counts[id(question)] = peer.run(_request(grounder, question, picture), new_tokens).new_tokens
+            _our_turn(grounder, question, picture, counts[id(question)], peer.starts_at)
+        for turn, question in enumerate(questions):
+            picture = varied(question, turn + len(first_of))
+            request = _request(grounder, question, picture)
+            count = counts[id(question)]
+            for side in ("ours", "theirs") if turn % 2 else ("theirs", "ours"):
+                if side == "theirs":
+                    theirs.append(peer.run(request, new_tokens))
+                else:
+                    ours.append(_our_turn(grounder, question, picture, count, peer.starts_at))
             if told:
-                told(turn + 1, pairs + 1)
+                told(turn + 1, pairs)
     finally:
         grounder.stop_ids = stop_ids
     ratios = {
@@ -172,44 +147,60 @@ def measure_beside(
         for name in QUANTITIES
         if (ratio := paired_ratio([getattr(t, name) for t in theirs], [getattr(t, name) for t in ours]))
     }
-    return Beside(peer.name, peer.dtype, peer.threads, (min(prompts), max(prompts)), new_tokens, ratios, ours, theirs)
+    return Beside(
+        peer=peer.name,
+        dtype=peer.precision,
+        threads=peer.threads,
+        starts_at=peer.starts_at,
+        prompt_tokens=_range(t.prompt_tokens for t in ours),
+        their_prompt_tokens=_range(t.prompt_tokens for t in theirs),
+        new_tokens=_range(t.new_tokens for t in (*ours, *theirs)),
+        ratios=ratios,
+        ours=ours,
+        theirs=theirs,
+    )
 
 
-def _our_turn(grounder: Grounder, question: Question, count: int) -> Turn:
-    frame = grounder.frame(question.image)
+def varied(question: Question, turn: int) -> NDArray[np.uint8]:
+    """The question's picture, [H, W, 3] uint8 RGB, with one corner value that no other turn has had lately."""
+    picture = load_image(question.image).copy()
+    picture[0, 0, 0] = turn % 256
+    return picture
+
+
+def _our_turn(grounder: Grounder, question: Question, picture: NDArray[np.uint8], count: int, starts_at: str) -> Turn:
+    made = grounder.frame(picture, color="rgb") if starts_at == "patches" else None
     times: list[float] = []
     started = time.perf_counter()
     grounding = grounder.ground(
-        frame,
+        picture if made is None else made,
         question.expression,
         task=question.task,
+        color="rgb",
         max_new_tokens=count,
         on_token=lambda event: times.append(time.perf_counter()),
     )
-    return _turn(started, times, time.perf_counter(), grounding.tokens.completion)
+    finished = time.perf_counter()
+    return Turn.of(started, times, finished, grounding.tokens.completion, grounding.tokens.prompt)
 
 
-def _their_turn(grounder: Grounder, peer: TransformersPeer, question: Question, count: int) -> Turn:
-    from egm_edge.pixels import TILES, normalise
-
-    frame = grounder.frame(question.image)
-    spec = grounder.pixel_spec
-    grid = None if spec.rule == TILES else frame.pixels.grid_hw
-    return peer.run(normalise(frame.pixels, spec), grid, _prompt(grounder, frame, question), _image_id(grounder), count)
-
-
-def _prompt(grounder: Grounder, frame: Frame, question: Question) -> list[int]:
-    family = family_for(grounder.bundle.manifest.family)
+def _request(grounder: Grounder, question: Question, picture: NDArray[np.uint8]) -> PeerRequest:
+    """The very patches and token ids that the Grounder makes, and the sentence for peers that make their own."""
+    frame = grounder.frame(picture, color="rgb")
+    spec, family = grounder.pixel_spec, family_for(grounder.bundle.manifest.family)
+    image_token_id = int(grounder.bundle.manifest.model["image_token_id"])
     prefix = prefix_ids(grounder.tokenizer, grounder.prompt_spec)
-    expanded = family.prefix_token_ids(prefix, _image_id(grounder), frame.pixels)
-    return [*expanded, *grounder.token_ids(question.expression, question.task)]
+    expanded = family.prefix_token_ids(prefix, image_token_id, frame.pixels)
+    return PeerRequest(
+        picture=picture,
+        sentence=grounder.prompt_spec.task_text(question.expression, question.task),
+        pixel_values=normalise(frame.pixels, spec),
+        grid_hw=None if spec.rule == TILES else frame.pixels.grid_hw,
+        token_ids=[*expanded, *grounder.token_ids(question.expression, question.task)],
+        image_token_id=image_token_id,
+    )
 
 
-def _image_id(grounder: Grounder) -> int:
-    return int(grounder.bundle.manifest.model["image_token_id"])
-
-
-def _turn(started: float, times: list[float], finished: float, count: int) -> Turn:
-    first = times[0] if times else finished
-    last = times[-1] if times else finished
-    return Turn((finished - started) * 1e3, (first - started) * 1e3, (last - first) * 1e3 / max(count - 1, 1), count)
+def _range(values: Any) -> tuple[int, int]:
+    found = list(values)
+    return min(found), max(found)

@@ -1,7 +1,9 @@
 """What this machine can do at best, measured in this process: memory read bandwidth and matrix rates.
 
-Bandwidth streams over a buffer far larger than the caches; matrix rates multiply in the arithmetic that engines use. The
-best pass counts, as in STREAM: others only make it slower.
+Bandwidth streams over a buffer far larger than the caches, on as many threads as the engine uses; matrix rates multiply in
+the arithmetic that engines use. The best pass is the limit, as in STREAM: others only make it slower. Memory is shared with
+other cores and, on a virtual machine, with neighbours, so that the limit itself drifts: passes are therefore taken in turns
+with the requests that are held against them, and the median pass is told beside the best.
 """
 
 from __future__ import annotations
@@ -12,14 +14,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 BUFFER_BYTES = 256 << 20
 PASSES = 5
 GEMM_SIDE = 1536
 INT8_ROWS, INT8_K, INT8_N = 384, 2048, 6144
+_KERNELS: dict[str, Callable[[NDArray[np.float32]], Any]] = {
+    "float32 dot": lambda part: np.dot(part, part),
+    "uint8 max": lambda part: np.max(part.view(np.uint8)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class Limits:
 
     Attributes:
         bandwidth_gb_s, bandwidth_median_gb_s: streaming read, best and median pass; GB of 10^9 bytes. bandwidth_by: kernel.
+        bandwidth_passes: how many passes that is.
         fp32_gflop_s: NumPy's own matrix product (all its threads).
         int8_gop_s: 8-bit product as ONNX Runtime carries it out; None where the onnx package is not installed.
         threads: compute threads of the bandwidth and int8 measurements.
@@ -36,38 +45,66 @@ class Limits:
     bandwidth_gb_s: float
     bandwidth_median_gb_s: float
     bandwidth_by: str
+    bandwidth_passes: int
     fp32_gflop_s: float
     int8_gop_s: float | None
     threads: int
 
 
+class Bandwidth:
+    """Streaming read bandwidth, probed as often as wanted.
+
+    Args:
+        threads: as many as the engine uses.
+        buffer_bytes: streamed over; must be far larger than the last cache.
+    """
+
+    def __init__(self, threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+        buffer = np.ones(buffer_bytes // 4, np.float32)
+        self._bytes, self._parts = buffer.nbytes, np.array_split(buffer, threads)
+        self._pool = ThreadPoolExecutor(threads)
+        self.rates: dict[str, list[float]] = {name: [] for name in _KERNELS}
+
+    def __enter__(self) -> Bandwidth:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+    def probe(self, passes: int = PASSES) -> None:
+        """Some passes of every kernel, after one that is not counted."""
+        for name, kernel in _KERNELS.items():
+            seconds = _passes(lambda: list(self._pool.map(kernel, self._parts)), passes)  # noqa: B023 (used at once)
+            self.rates[name] += [self._bytes / s / 1e9 for s in seconds]
+
+
 def measure_limits(
-    threads: int, *, buffer_bytes: int = BUFFER_BYTES, passes: int = PASSES, side: int = GEMM_SIDE
+    threads: int,
+    *,
+    bandwidth: Bandwidth | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
+    passes: int = PASSES,
+    side: int = GEMM_SIDE,
 ) -> Limits:
     """Measure the machine; a few seconds.
 
     Args:
         threads: as many as the engine uses.
-        buffer_bytes: streamed over; must be far larger than the last cache. passes: per kernel. side: of fp32 matrices.
+        bandwidth: with the passes taken so far; None for a fresh one.
+        buffer_bytes, passes: of a fresh bandwidth, and passes of the matrix products. side: of fp32 matrices.
     """
-    buffer = np.ones(buffer_bytes // 4, np.float32)
-    parts = np.array_split(buffer, threads)
-    kernels: dict[str, Callable[[np.ndarray], Any]] = {
-        "float32 dot": lambda part: np.dot(part, part),
-        "uint8 max": lambda part: np.max(part.view(np.uint8)),
-    }
-    rates: dict[str, list[float]] = {}
-    with ThreadPoolExecutor(threads) as pool:
-        for name, kernel in kernels.items():
-            seconds = _passes(lambda: list(pool.map(kernel, parts)), passes)  # noqa: B023 (used at once)
-            rates[name] = [buffer.nbytes / s / 1e9 for s in seconds]
-    best = max(rates, key=lambda name: max(rates[name]))
+    with bandwidth or Bandwidth(threads, buffer_bytes=buffer_bytes) as memory:
+        memory.probe(passes)
+    best = max(memory.rates, key=lambda name: max(memory.rates[name]))
     matrix = np.ones((side, side), np.float32)
     seconds = _passes(lambda: matrix @ matrix, passes)
     return Limits(
-        bandwidth_gb_s=max(rates[best]),
-        bandwidth_median_gb_s=float(np.median(rates[best])),
+        bandwidth_gb_s=max(memory.rates[best]),
+        bandwidth_median_gb_s=float(np.median(memory.rates[best])),
         bandwidth_by=best,
+        bandwidth_passes=len(memory.rates[best]),
         fp32_gflop_s=2 * side**3 / min(seconds) / 1e9,
         int8_gop_s=_int8_rate(threads, passes),
         threads=threads,

@@ -175,13 +175,21 @@ def beside_lines(beside: dict[str, Any]) -> list[str]:
     total = beside["ratios"].get("total_ms")
     peer = f"{beside['peer']} ({beside['dtype']})"
     head = "" if total is None else f"**{total['ratio']:.2f}x** the speed of {peer} over a whole request"
-    fewest, most = beside["prompt_tokens"]
-    prompt = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    threads = f", {beside['threads']} threads" if beside["threads"] else ""
+    prompts = [_span(beside[name]) for name in ("prompt_tokens", "their_prompt_tokens")]
+    prompt = (
+        f"{prompts[0]} prompt" if prompts[0] == prompts[1] else f"{prompts[0]} (ours) and {prompts[1]} (theirs) prompt"
+    )
     how = (
-        f"{len(beside['ours'])} pairs in turns, from patches to last token, {prompt} prompt and "
-        f"{beside['new_tokens']} new tokens on both sides, {beside['threads']} threads."
+        f"{len(beside['ours'])} pairs in turns, from {beside['starts_at']} to last token, {prompt} and "
+        f"{_span(beside['new_tokens'])} new tokens{threads}."
     )
     return [head, "", markdown_table(BESIDE_HEAD, beside_rows(beside)), "", how]
+
+
+def _span(pair: Sequence[int]) -> str:
+    fewest, most = pair
+    return str(fewest) if fewest == most else f"{fewest} to {most}"
 
 
 def beside_rows(beside: dict[str, Any]) -> list[list[str]]:
@@ -206,7 +214,10 @@ def token_rows(summary: dict[str, Any]) -> list[list[str]]:
     return [[name, f"{t['mean']:.1f}", str(t["min"]), str(t["max"])] for name, t in summary["tokens"].items()]
 
 
-ROOFLINE_HEAD = ("", "GB read", "G operations", "bound ms", "by", "measured ms", "best ms", "reached", "best reached")
+ROOFLINE_HEAD = (
+    "", "GB read", "G operations", "bound ms", "by", "p50 ms", "best ms", "reached (p50)", "reached (best)",
+    "p50 of the median pass",
+)  # fmt: skip
 SWEEP_HEAD = (
     "sweep", "setting", "ttft p50 ms", "total p50 ms", "tpot p50 ms", "image tokens", "prompt tokens", "new tokens",
     "per frame p50 ms",
@@ -219,7 +230,7 @@ def roofline_rows(report: dict[str, Any]) -> list[list[str]]:
         [
             r["stage"], f"{r['work']['bytes'] / 1e9:.3f}", f"{r['work']['operations'] / 1e9:.2f}",
             f"{r['bound_ms']:.1f}", r["bound_by"], f"{r['measured_ms']:.1f}", f"{r['best_ms']:.1f}",
-            f"{r['share']:.0%}", f"{r['best_share']:.0%}",
+            f"{r['share']:.0%}", f"{r['best_share']:.0%}", f"{r['typical_share']:.0%}",
         ]
         for r in report["roofline"]["stages"]
     ]  # fmt: skip
@@ -236,10 +247,12 @@ def roofline_words(report: dict[str, Any]) -> str:
         if limits["int8_gop_s"] is None
         else f"{limits['int8_gop_s']:.0f} G operations/s"
     )
+    in_turns = ", in turns with the requests" if report["roofline"]["in_turns"] else ""
     return (
-        f"Measured limits: memory {limits['bandwidth_gb_s']:.1f} GB/s (best pass; median {limits['bandwidth_median_gb_s']:.1f}; "
-        f"{limits['bandwidth_by']}, {limits['threads']} threads), fp32 products {limits['fp32_gflop_s']:.0f} GFLOP/s (NumPy), "
-        f"8-bit products {int8}. Operations count a multiply-add as two; norms and activations are left out.{doubt}"
+        f"Measured limits: memory {limits['bandwidth_gb_s']:.1f} GB/s (best of {limits['bandwidth_passes']} passes{in_turns}; "
+        f"median {limits['bandwidth_median_gb_s']:.1f}; {limits['bandwidth_by']}, {limits['threads']} threads), "
+        f"fp32 products {limits['fp32_gflop_s']:.0f} GFLOP/s (NumPy), 8-bit products {int8}. "
+        f"Operations count a multiply-add as two; norms and activations are left out.{doubt}"
     )
 
 

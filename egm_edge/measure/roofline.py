@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egm_edge.bundle import Bundle
-from egm_edge.measure.limits import Limits
+from egm_edge.measure.limits import BUFFER_BYTES, Limits
 from egm_edge.measure.onnx_graph import Graph, Product, products, read_graph
 
 GRAPH_NAMES = ("vision", "prefill", "decoder", "head")
@@ -43,6 +43,7 @@ class Reached:
         bound_ms: no machine with these limits is faster. bound_by: "memory" or "arithmetic".
         measured_ms, best_ms: median and fastest request; of decode per step.
         share, best_share: bound over measured and over best, 0.0-1.0 unless the limits were measured under load.
+        typical_share: as `share`, held against the median pass of memory bandwidth instead of the best.
     """
 
     stage: str
@@ -53,6 +54,7 @@ class Reached:
     best_ms: float
     share: float
     best_share: float
+    typical_share: float
 
 
 class RequestModel:
@@ -94,17 +96,19 @@ class RequestModel:
         )
         return Work(self._bytes["vision"], 2.0 * (linear + attention), _is_int8(found))
 
-    def prefill(self, prefix_tokens: int, request_tokens: int) -> Work:
+    def prefill(self, tokens: int, runs: int = 2) -> Work:
         """The prompt, in two runs of the graph: the frame's prefix, then the request; logits of the last token."""
         graph = self._graphs[self._prefill]
         found = products(graph)
-        total = prefix_tokens + request_tokens
-        linear = total * sum(p.k * p.n for p in found) + sum(p.k * p.n for p in products(self._graphs["head"]))
-        attention = self._attention_width(graph) * total**2  # causal: half of 2 n² d
-        runs = 2 if request_tokens else 1
+        linear = tokens * sum(p.k * p.n for p in found) + sum(p.k * p.n for p in products(self._graphs["head"]))
+        attention = self._attention_width(graph) * tokens**2  # causal: half of 2 n² d
         return Work(
             runs * self._bytes[self._prefill] + self._bytes["head"], 2.0 * (linear + attention), _is_int8(found)
         )
+
+    def leaves_the_cache(self) -> bool:
+        """Whether a decode step reads so much that a bandwidth probe before it takes nothing from it."""
+        return self._bytes["decoder"] + self._bytes["head"] > BUFFER_BYTES
 
     def decode_step(self, context: float) -> Work:
         """One token at a mean length of the sequence."""
@@ -137,12 +141,11 @@ def reached(model: RequestModel, limits: Limits, samples: Sequence[dict[str, Any
     if not fresh:
         return []
     tokens = {name: float(np.median([s["tokens"][name] for s in fresh])) for name in ("prompt", "image", "completion")}
-    request_tokens = 16.0  # the words after the image: only decides that the weights are read twice
     found = [
         _stage("vision", model.vision(int(tokens["image"])), limits, [s["stages"]["vision_ms"] for s in fresh]),
         _stage(
             "prefill",
-            model.prefill(int(tokens["prompt"] - request_tokens), int(request_tokens)),
+            model.prefill(int(tokens["prompt"])),
             limits,
             [s["stages"]["prefill_ms"] for s in fresh],
         ),
@@ -169,8 +172,11 @@ def bound_ms(work: Work, limits: Limits) -> tuple[float, str]:
 def _stage(stage: str, work: Work, limits: Limits, measured: Sequence[float]) -> Reached:
     bound, by = bound_ms(work, limits)
     median, best = float(np.median(measured)), min(measured)
-    shares = [bound / value if value > 0 else math.inf for value in (median, best)]
-    return Reached(stage, work, bound, by, median, best, shares[0], shares[1])
+    typical, _ = bound_ms(work, replace(limits, bandwidth_gb_s=limits.bandwidth_median_gb_s))
+    shares = [
+        part / value if value > 0 else math.inf for part, value in ((bound, median), (bound, best), (typical, median))
+    ]
+    return Reached(stage, work, bound, by, median, best, *shares)
 
 
 def _attentions(graph: Graph) -> list[Any]:

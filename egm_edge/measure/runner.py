@@ -30,11 +30,18 @@ def ask(grounder: Grounder, question: Question, max_new_tokens: int | None, imag
 
 
 def measure_requests(
-    grounder: Grounder, workload: Workload, count: int, max_new_tokens: int | None, told: Told | None = None
+    grounder: Grounder,
+    workload: Workload,
+    count: int,
+    max_new_tokens: int | None,
+    told: Told | None = None,
+    before_each: Callable[[], object] | None = None,
 ) -> list[Sample]:
-    """`count` requests one after another, each on a frame of its own."""
+    """`count` requests one after another, each on a frame of its own; `before_each` runs outside the clock."""
     samples = []
     for question in workload.take(count):
+        if before_each:
+            before_each()
         samples.append(ask(grounder, question, max_new_tokens))
         if told:
             told(len(samples), count)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -18,11 +19,11 @@ import egm_edge
 from egm_edge.bundle import Bundle
 from egm_edge.grounder import Grounder
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
-from egm_edge.measure.beside import TransformersPeer, measure_beside
+from egm_edge.measure.beside import PeerChoice, measure_beside
 from egm_edge.measure.conditions import Conditions, look, others_share
 from egm_edge.measure.energy import Energy
 from egm_edge.measure.fixed_rate import run_at_rate
-from egm_edge.measure.limits import default_threads, measure_limits
+from egm_edge.measure.limits import Bandwidth, default_threads, measure_limits
 from egm_edge.measure.report import KIND, SCHEMA_VERSION, rate_dict, samples_dict, summarise, sweep_dict
 from egm_edge.measure.roofline import RequestModel, reached
 from egm_edge.measure.runner import ask, measure_requests, measure_sweep
@@ -43,7 +44,7 @@ class Plan:
         speculate: let the decoder check drafted tokens several at a time.
         rate_hz: also run at a fixed frame rate; None leaves it out.
         sweeps: (axis, setting) points. roofline: measure the machine's limits too.
-        checkpoint, beside_dtype, pairs: transformers side by side; None leaves it out.
+        beside, pairs: a peer side by side, and how many pairs; None leaves it out.
     """
 
     requests: int = 20
@@ -54,8 +55,7 @@ class Plan:
     rate_hz: float | None = None
     sweeps: list[tuple[str, str]] = field(default_factory=list)
     roofline: bool = True
-    checkpoint: Path | None = None
-    beside_dtype: str = "bfloat16"
+    beside: PeerChoice | None = None
     pairs: int = 5
 
 
@@ -103,10 +103,16 @@ def measure_grounder(
     cold_sample = ask(grounder, first, cap)
     measure_requests(grounder, workload, plan.warm_up, cap, tell("warm-up"))
 
+    model = _request_model(grounder) if plan.roofline else None
+    in_turns = model is not None and model.leaves_the_cache()
     before = look()
+    probe = _Probe(_threads(grounder)) if model else None
     with Energy() as energy:
-        samples = measure_requests(grounder, workload, plan.requests, cap, tell("requests"))
+        samples = measure_requests(
+            grounder, workload, plan.requests, cap, tell("requests"), probe if in_turns else None
+        )
     after = look()
+    joules = {name: value - (probe.joules[name] if probe else 0.0) for name, value in energy.joules.items()}
 
     questions = list(workload.take(plan.requests))
     rate = None
@@ -120,10 +126,17 @@ def measure_grounder(
     grounder.stop_ids = stop_ids
     sample_dicts = samples_dict(samples)
     beside = None
-    roofline = _roofline(grounder, sample_dicts) if plan.roofline else None
-    if plan.checkpoint:
-        peer = TransformersPeer(plan.checkpoint, dtype=plan.beside_dtype, threads=_threads(grounder))
-        beside = measure_beside(grounder, peer, workload, plan.pairs, cap or 128, tell("beside transformers")).to_dict()
+    roofline = None
+    if model and probe:
+        limits = measure_limits(_threads(grounder), bandwidth=probe.bandwidth)
+        stages = [asdict(stage) for stage in reached(model, limits, sample_dicts)]
+        roofline = {"limits": asdict(limits), "in_turns": in_turns, "stages": stages}
+    if plan.beside:
+        peer = plan.beside.open(_threads(grounder))
+        try:
+            beside = measure_beside(grounder, peer, workload, plan.pairs, cap or 128, tell("beside")).to_dict()
+        finally:
+            peer.close()
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -141,9 +154,9 @@ def measure_grounder(
         "memory": {
             "after_load_mb": after_load.rss_mb or 0.0,
             "after_requests_mb": after.rss_mb or 0.0,
-            "peak_mb": after.peak_rss_mb or 0.0,
+            "peak_mb": (before if in_turns else after).peak_rss_mb or 0.0,  # the probe's own buffer is not the engine's
         },
-        "energy": {"joules_per_request": {name: joules / len(samples) for name, joules in energy.joules.items()}},
+        "energy": {"joules_per_request": {name: value / len(samples) for name, value in joules.items()}},
         "summary": summarise(sample_dicts),
         "roofline": roofline,
         "rate": rate_dict(rate) if rate else None,
@@ -153,12 +166,25 @@ def measure_grounder(
     }
 
 
-def _roofline(grounder: Grounder, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
+class _Probe:
+    """Probes memory bandwidth between requests, and knows the energy that this took."""
+
+    def __init__(self, threads: int) -> None:
+        self.bandwidth = Bandwidth(threads)
+        self.joules: dict[str, float] = defaultdict(float)
+
+    def __call__(self) -> None:
+        with Energy() as energy:
+            self.bandwidth.probe()
+        for name, value in energy.joules.items():
+            self.joules[name] += value
+
+
+def _request_model(grounder: Grounder) -> RequestModel | None:
+    """What can count the work of a request; None for bundles without graphs to count."""
     if not RequestModel.counts(grounder.bundle):
         return None
-    limits = measure_limits(_threads(grounder))
-    model = RequestModel(grounder.bundle, fast=grounder.backend.facts.memory == "fast")
-    return {"limits": asdict(limits), "stages": [asdict(stage) for stage in reached(model, limits, samples)]}
+    return RequestModel(grounder.bundle, fast=grounder.backend.facts.memory == "fast")
 
 
 def _threads(grounder: Grounder) -> int:

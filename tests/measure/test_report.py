@@ -15,14 +15,11 @@ import pytest
 
 from egm_edge.bundle import Bundle
 from egm_edge.cli.measure import main
-from egm_edge.errors import BackendError, CheckpointError, InputError
-from egm_edge.grounder import Grounder
-from egm_edge.measure.beside import TransformersPeer, measure_beside
+from egm_edge.errors import InputError
 from egm_edge.measure.compare import compare, to_markdown
 from egm_edge.measure.html_report import to_html
 from egm_edge.measure.report import load_report
 from egm_edge.measure.sample import STAGES
-from egm_edge.measure.workload import read_workload
 
 PLOTS = (
     "Stages of one request",
@@ -200,38 +197,3 @@ def test_compare_reads_only_reports_of_its_schema(
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=words):
             main(["compare", path, str(tmp_path / "bad.json")])
-
-
-def test_transformers_beside_does_the_same_work(tiny_cpu_bundle: Bundle, tiny_qwen3_vl: Path, frames_dir: Path) -> None:
-    pytest.importorskip("transformers")
-    peer = TransformersPeer(tiny_qwen3_vl, dtype="float32", threads=1)
-    generate, made = peer._model.generate, []
-    peer._model.generate = lambda **inputs: made.append(generate(**inputs)) or made[-1]
-    workload = read_workload(frames_dir)
-    with Grounder.from_opened(tiny_cpu_bundle, threads=1) as grounder:
-        found = measure_beside(grounder, peer, workload, 2, 6)
-        assert grounder.stop_ids  # put back
-        (question,) = workload.take(1)
-        text = grounder.ground(question.image, question.expression, max_new_tokens=6).text
-        ids = made[0][0, -6:].tolist()  # the first turn is the first question's
-        assert grounder.tokenizer.decode(ids, skip_special_tokens=True).startswith(text)
-    lengths = [len(ids[0]) - 6 for ids in made[1:]]  # after the pair of warm-up
-    assert found.prompt_tokens == (min(lengths), max(lengths))
-    assert [t.new_tokens for t in (*found.ours, *found.theirs)] == [6] * 4
-    assert set(found.ratios) == {"total_ms", "ttft_ms", "tpot_ms"}
-    assert all(0 < t.ttft_ms < t.total_ms for t in (*found.ours, *found.theirs))
-
-
-def test_a_peer_that_cannot_run_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match="--checkpoint"):
-        TransformersPeer(tmp_path, dtype="bfloat16", threads=1)
-    with pytest.raises(InputError, match="--checkpoint DIR"):
-        main([str(tmp_path), "--beside", "transformers"])
-    (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr("egm_edge.measure.beside.import_module", _missing)
-    with pytest.raises(BackendError, match="pip install"):
-        TransformersPeer(tmp_path, dtype="bfloat16", threads=1)
-
-
-def _missing(name: str) -> Any:
-    raise ImportError(f"No module named {name!r}")
