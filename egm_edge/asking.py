@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from egm_edge.backends.base import Backend, EngineFrame, InterruptedRunError
 from egm_edge.boxes import Box
+from egm_edge.calibration.evidence import evidence
 from egm_edge.decoding import Budget, DecodingOptions, Generation, StopReason, TokenEvent
 from egm_edge.decoding.automaton import BOX_NUMBERS, NUMBER_MAX
 from egm_edge.decoding.generate import Run
 from egm_edge.decoding.guide import Guide
 from egm_edge.decoding.pick import Pick
+from egm_edge.decoding.planner import Plan, plan
 from egm_edge.decoding.sample import generate_in_turn, generate_together
 from egm_edge.decoding.spread import spread_norm1000
 from egm_edge.decoding.votes import Vote, vote
@@ -72,7 +74,7 @@ class _Request:
 
     def __init__(self, grounder: Grounder, frame: Frame, question: Question) -> None:
         self.grounder, self.frame, self.question = grounder, frame, question
-        self.reused = frame.engine_frame is not None
+        self.reused = False
         self.engine_frame: EngineFrame | None = None
         self.reopened_ms = 0.0
         self.together = False
@@ -93,8 +95,10 @@ class _Request:
 
     def _generate(self) -> list[Generation]:
         grounder, question, options = self.grounder, self.question, self.question.options
-        frame = self.engine_frame = grounder.engine_frame(self.frame)
-        grounder.cost.note_frame(frame.image_token_count, frame.vision_ms + frame.prefill_ms)
+        spending, opened = self._plan(), self.frame.opened
+        frame = self.engine_frame = grounder.engine_frame(self.frame, spending.image_share)
+        self.reused = self.frame.opened == opened
+        self.cut += ["image_tokens"] if frame.image_token_count < self.frame.pixels.image_token_count else []
         room = grounder.context_tokens - frame.prefix_token_count - len(question.request_ids)
         limit = grounder.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
         self.limit_cut = "max_new_tokens" if limit <= room else "context_tokens"
@@ -104,12 +108,24 @@ class _Request:
             deadline=question.deadline,
             answer_ms=self._answer_ms,
         )
-        generations = self._replies(frame, budget, options.samples or 1)
+        generations = self._replies(frame, budget, spending.samples)
         for generation in generations:
             if not generation.cut and generation.stop_reason is StopReason.END_TOKEN:
                 grounder.cost.note_thought(generation.think_tokens)
         grounder.cost.note_prompt(len(question.request_ids), generations[0].prefill_ms)
         return generations
+
+    def _plan(self) -> Plan:
+        deadline = self.question.deadline
+        return plan(
+            self.grounder.cost,
+            deadline if deadline == math.inf else (deadline - time.perf_counter()) * 1e3,
+            image_tokens=self.frame.pixels.image_token_count,
+            frame_opened=self.frame.engine_frame is not None,
+            prompt_tokens=len(self.question.request_ids),
+            answer_steps=self._answer_steps,
+            samples=self.question.options.samples,
+        )
 
     def _replies(self, frame: EngineFrame, budget: Budget, samples: int) -> list[Generation]:
         """One reply, or several in one batch where the engine has one."""
@@ -148,19 +164,30 @@ class _Request:
             on_step=grounder.cost.note_step,
         )
 
-    def _answer_ms(self) -> tuple[float, float]:
+    @property
+    def _answer_steps(self) -> int:
         digits = 1 if self.grounder.syntax.tokens.whole_numbers else len(str(NUMBER_MAX)) - 1
-        return self.grounder.cost.answer_ms(CLOSING_STEPS + BOX_NUMBERS * digits)
+        return CLOSING_STEPS + BOX_NUMBERS * digits
+
+    def _answer_ms(self) -> tuple[float, float]:
+        return self.grounder.cost.answer_ms(self._answer_steps)
 
     def _grounding(
         self, generations: list[Generation], chosen: int, parsed: Parsed, ballot: Vote | None, generated: float
     ) -> Grounding:
         frame, generation, question = self.frame, generations[chosen], self.question
         outcome = _outcome(generation, parsed, ballot)
-        box = spread = None
+        box = spread = confidence = None
+        seen: dict[str, float] = {}
+        agreement = None if ballot is None else ballot.agreement
         if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
             box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
             spread = _spread_px(generation, frame.image_wh)
+            amodal = question.task is Task.AMODAL
+            seen = evidence(generation, parsed.box_norm1000, amodal=amodal, agreement=agreement)
+            fitted = self.grounder.confidence_map
+            if fitted is not None and fitted.samples == len(generations) and generation.choices:
+                confidence = fitted(seen)
         cut = [*self.cut, *generation.cut]
         if generation.stop_reason is StopReason.TOKEN_LIMIT or "max_new_tokens" in cut:
             cut = [*(c for c in cut if c != "max_new_tokens"), self.limit_cut]
@@ -172,15 +199,17 @@ class _Request:
             image_wh=frame.image_wh,
             box=box,
             label=parsed.label,
+            confidence=confidence,
             reasoning=parsed.reasoning,
             text=generation.text,
             parse_rule=parsed.rule,
             tokens=self._tokens(generations),
             timings=self._timings(generations, generated, finished),
             cut=", ".join(cut),
-            agreement=None if ballot is None else ballot.agreement,
+            agreement=agreement,
             samples=len(generations),
             spread_px=spread,
+            evidence=seen,
         )
         return self._stamped(grounding, finished)
 

@@ -27,6 +27,7 @@ from egm_edge.asking import Question, answer
 from egm_edge.backends import Backend, open_backend
 from egm_edge.backends.base import EngineFrame
 from egm_edge.bundle import Bundle, Verify
+from egm_edge.calibration.confidence_map import ConfidenceMap
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.decoding.answer_syntax import AnswerSyntax
 from egm_edge.decoding.cost import CostModel
@@ -35,7 +36,7 @@ from egm_edge.families import PromptSpec, encode_prompt, encode_user_text, famil
 from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounding import Grounding, Task
 from egm_edge.images import load_image
-from egm_edge.pixels import Pixels, PixelSpec, preprocess
+from egm_edge.pixels import TILES, Pixels, PixelSpec, preprocess
 from egm_edge.request import check_expression
 from egm_edge.streaming import GroundingStream
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 ImageSource = str | Path | bytes | NDArray[np.uint8]
 TOKENIZER = "tokenizer.json"
+WARM_UP_WH = ((64, 64), (640, 480))
+WARM_UP_TOKENS = 4
 
 
 @dataclass(slots=True)
@@ -64,8 +67,15 @@ class Frame:
     decode_image_ms: float
     preprocess_ms: float
     pixels: Pixels = field(repr=False)
+    image_rgb: NDArray[np.uint8] = field(repr=False)
     engine_frame: EngineFrame | None = field(default=None, repr=False)
+    smaller: dict[int, EngineFrame] = field(default_factory=dict, repr=False)
     owner: object = field(default=None, repr=False)
+
+    @property
+    def opened(self) -> int:
+        """How often the engine has seen it: once at its own size, and once at each smaller one."""
+        return len(self.smaller) + (self.engine_frame is not None)
 
 
 class Grounder:
@@ -90,6 +100,8 @@ class Grounder:
         self.pixel_spec_hash = manifest.pixel_spec_hash
         self.prompt_spec_hash = manifest.prompt_spec_hash
         self._check_specs()
+        calibration = manifest.calibration
+        self.confidence_map = None if calibration is None else ConfidenceMap.from_dict(calibration)
         self.tokenizer = tokenizer
         self.speculate = True
         self.lookup = True
@@ -165,6 +177,7 @@ class Grounder:
             decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
             preprocess_ms=(finished - (started if from_array else decoded)) * 1e3,
             pixels=pixels,
+            image_rgb=array,
             owner=self,
         )
 
@@ -260,23 +273,47 @@ class Grounder:
         return list(encode_prompt(self.tokenizer, self.prompt_spec, expression, Task.parse(task))[1])
 
     def warm_up(self) -> None:
-        """Run one small request, so that the first real one meets warm caches and paged-in weights."""
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        self.ground(grey, "warm up", color="rgb", max_new_tokens=2)
+        """Run a small and a camera-sized request, so that the first real one meets warm caches and a known machine."""
+        _ = self.syntax
+        for width, height in WARM_UP_WH:
+            grey = np.full((height, width, 3), 128, np.uint8)
+            self.ground(grey, "warm up", color="rgb", max_new_tokens=WARM_UP_TOKENS)
 
     @cached_property
     def syntax(self) -> AnswerSyntax:
         """The family's answer syntax in this bundle's tokens; seconds for a large vocabulary, so `warm_up` asks for it."""
         return AnswerSyntax(self.prompt_spec.answer_syntax, self.tokenizer)
 
-    def engine_frame(self, frame: Frame) -> EngineFrame:
-        """The frame inside the engine, opened by whoever asks first."""
-        if frame.engine_frame is None:
-            prefix = self._family.prefix_token_ids(
-                prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, frame.pixels
-            )
-            frame.engine_frame = self.backend.open_frame(frame.pixels, prefix)
-        return frame.engine_frame
+    def engine_frame(self, frame: Frame, image_share: float = 1.0) -> EngineFrame:
+        """The frame inside the engine, opened by whoever asks first.
+
+        Args:
+            image_share: with about this share of its image tokens; where the image cannot be made smaller, as it is.
+        """
+        pixels = frame.pixels if image_share == 1.0 else self._smaller(frame, image_share)
+        key = pixels.image_token_count
+        if key == frame.pixels.image_token_count:
+            if frame.engine_frame is None:
+                frame.engine_frame = self._open_frame(frame.pixels)
+            return frame.engine_frame
+        if key not in frame.smaller:
+            frame.smaller[key] = self._open_frame(pixels)
+        return frame.smaller[key]
+
+    def _smaller(self, frame: Frame, image_share: float) -> Pixels:
+        spec = self.pixel_spec
+        height, width = spec.resized_hw(*frame.image_rgb.shape[:2])
+        unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
+        budget = max(round(height * width * image_share), unit * unit)
+        return preprocess(frame.image_rgb, spec.with_max_pixels(budget))
+
+    def _open_frame(self, pixels: Pixels) -> EngineFrame:
+        prefix = self._family.prefix_token_ids(
+            prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, pixels
+        )
+        opened = self.backend.open_frame(pixels, prefix)
+        self.cost.note_frame(opened.image_token_count, opened.vision_ms + opened.prefill_ms)
+        return opened
 
     def _check_specs(self) -> None:
         """The specs that this code derives must be the ones the bundle was built with."""

@@ -107,6 +107,7 @@ class Grounding:
         samples: how many answers voted.
         spread_px: standard deviation of x1, y1, x2, y2 that the model's digits leave open, pixels; None where it did not
             choose them freely.
+        evidence: what decoding saw of this box, by name (`egm_edge.calibration.evidence`); a calibration map weighs it.
         bundle_hash, pixel_spec_hash, prompt_spec_hash: what produced this answer.
     """
 
@@ -128,6 +129,7 @@ class Grounding:
     agreement: float | None = None
     samples: int = 1
     spread_px: tuple[float, float, float, float] | None = None
+    evidence: dict[str, float] = field(default_factory=dict)
     bundle_hash: str = ""
     pixel_spec_hash: str = ""
     prompt_spec_hash: str = ""

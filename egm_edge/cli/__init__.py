@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
     "measure": Verb("egm_edge.cli.measure:main", "latency of a bundle on this machine, stage by stage"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),
+    "calibrate": Verb("egm_edge.cli.calibrate:main", "fit how sure a bundle may be of its boxes, on data"),
     "data": Verb("training.data_cli:main", "check, convert, flip and filter grounding data", extra="train"),
     "train": Verb("training.cli:main", "train a checkpoint", extra="train"),
     "doctor": Verb("egm_edge.cli.doctor:main", "what this machine has, what is missing and the command that mends it"),

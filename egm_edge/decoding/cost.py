@@ -17,6 +17,7 @@ SMOOTHING = 0.3
 GROWTH_BEYOND = (
     1.5  # attention makes an image costlier than in proportion; used above the largest one that was measured
 )
+MORE_TOKENS = 0.2  # each further token of a step, in steps, until this machine was measured (4 tokens cost 1.6 steps)
 FINISH_MS = 0.5  # text to box, and building the Grounding
 
 
@@ -48,10 +49,6 @@ class CostModel:
         """A thought that ended by itself had `tokens`."""
         self._think_tokens.append(tokens)
 
-    @property
-    def frames_known(self) -> bool:
-        return bool(self._frame_ms)
-
     def frame_ms(self, image_tokens: int) -> float:
         """Vision and prefix prefill of an image of this many tokens: between two measured sizes in proportion."""
         known = sorted(self._frame_ms.items())
@@ -77,6 +74,13 @@ class CostModel:
             times = [ms for _, ms in self._step_ms]
             self._step_cache = float(np.percentile(times, STEP_PERCENTILE)) if times else FIRST_GUESS_STEP_MS
         return self._step_cache
+
+    def step_ms_of(self, tokens: int) -> float:
+        """A decode step of this many tokens: as seen, or in proportion to what was seen of others."""
+        seen = [ms for count, ms in self._step_ms if count == tokens]
+        if seen:
+            return float(np.mean(seen))
+        return self.step_ms * (1.0 + MORE_TOKENS * (tokens - 1))
 
     @property
     def think_tokens(self) -> float:

@@ -1,0 +1,123 @@
+"""`egm calibrate BUNDLE --data FILE...`: fit P(IoU >= 0.5) on data, report it on held-out and shifted data, keep it in the bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from egm_edge.cli.parser import Parser, positive_int, whole_number
+from egm_edge.errors import InputError
+from egm_edge.hashing import canonical_hash
+
+if TYPE_CHECKING:
+    from egm_edge.evaluate.rows import EvaluationRow
+
+EPILOG = """\
+examples:
+  egm data scenes --count 800 --out out/scenes
+  egm calibrate out/egm-nano-cpu --data out/scenes/held_out.jsonl --shifted
+  egm calibrate out/egm-4b-cpu --data refcoco_val.jsonl --held-out refcoco_testA.jsonl --images coco --limit 2000
+  egm calibrate out/egm-nano-cpu --remove
+
+Without --held-out every second picture of the data is held out. Rows without a box (negatives) are welcome.
+The map is written into the bundle's manifest (its hash changes); --out gets calibration.json, .md and two plots.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    arguments = _parser().parse_args(argv)
+    from egm_edge.bundle import Bundle
+    from egm_edge.calibration.store import store
+
+    if arguments.remove:
+        store(Bundle.open(arguments.bundle), None)
+        print(f"{arguments.bundle} is uncalibrated")
+        return 0
+    if not arguments.data:
+        raise InputError("--data FILE...", "none", "pass rows with boxes")
+    from egm_edge.calibration.confidence_map import fit
+    from egm_edge.calibration.report import part, pictures, to_markdown
+    from egm_edge.calibration.run import ask_rows
+    from egm_edge.calibration.shifts import SHIFTS
+    from egm_edge.evaluate.pictures import find_pictures
+    from egm_edge.grounder import Grounder
+    from egm_edge.measure.files import replace_text
+    from egm_edge.measure.progress import Progress
+
+    fit_rows, held_rows, roots = _rows(arguments)
+    files = find_pictures([*fit_rows, *held_rows], roots)
+    grounder = Grounder.from_bundle(arguments.bundle, memory=arguments.memory, threads=arguments.threads)
+
+    def told(name: str) -> Progress:
+        return Progress(name, None if arguments.json else sys.stderr)
+
+    with grounder:
+        answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
+        boxed = [a for a in answered if a.evidence]
+        facts = {"answers": len(boxed), "rows": len(fit_rows), "data": canonical_hash([r.id for r in fit_rows])}
+        fitted = fit([a.evidence for a in boxed], [a.right for a in boxed], samples=arguments.samples, fitted_on=facts)
+        held = ask_rows(grounder, held_rows, files, samples=arguments.samples, on_row=told("held out"))
+        parts = [part("held out", held, fitted)]
+        for name, shift in SHIFTS.items() if arguments.shifted else ():
+            seen = ask_rows(grounder, held_rows, files, samples=arguments.samples, shift=shift, on_row=told(name))
+            parts.append(part(name, seen, fitted))
+    calibrated = grounder.bundle if arguments.dry_run else store(grounder.bundle, fitted)
+    markdown = to_markdown(parts, fitted)
+    values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
+    if arguments.out:
+        out = Path(arguments.out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"a folder to write to at {out}", error.strerror or str(error), "choose another --out"
+            ) from None
+        replace_text(out / "calibration.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        replace_text(out / "calibration.md", markdown + "\n")
+        for file_name, svg in pictures(parts).items():
+            replace_text(out / file_name, svg)
+    print(json.dumps(values, ensure_ascii=False) if arguments.json else markdown)
+    return 0
+
+
+def _rows(arguments: argparse.Namespace) -> tuple[list[EvaluationRow], list[EvaluationRow], list[Path]]:
+    """Rows to fit on, rows held out, and where their pictures are. No picture is in both."""
+    from egm_edge.evaluate.refer import read_refer
+    from egm_edge.evaluate.rows import read_jsonl
+    from egm_edge.evaluate.run import spread
+
+    def read(names: list[str]) -> list[EvaluationRow]:
+        paths = [Path(name) for name in names]
+        rows = [row for path in paths for row in (read_refer if path.suffix == ".p" else read_jsonl)(path, None)]
+        return spread(rows, arguments.limit)
+
+    fit_rows, held_rows = read(arguments.data), read(arguments.held_out or [])
+    named = [Path(name) for name in [*arguments.data, *(arguments.held_out or [])]]
+    roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in named))
+    if not arguments.held_out:
+        place = {image: i for i, image in enumerate(dict.fromkeys(row.image for row in fit_rows))}
+        held_rows = [row for row in fit_rows if place[row.image] % 2]
+        fit_rows = [row for row in fit_rows if not place[row.image] % 2]
+    return fit_rows, held_rows, roots
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="egm calibrate", description="Fit a bundle's confidence on data.", epilog=EPILOG)
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory; its manifest is rewritten")
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="jsonl or refs pickle, as for egm evaluate")
+    parser.add_argument("--held-out", nargs="+", metavar="FILE", help="other data for the report (default: half of --data)")
+    parser.add_argument("--images", metavar="DIR", help="where the pictures are (default: beside the data)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="at most N rows of every split")
+    parser.add_argument("--samples", type=whole_number(1, 32), default=1, metavar="N", help="answers that vote (default: 1)")
+    parser.add_argument("--shifted", action="store_true", help="report on blurred, noisy, darker and recoloured pictures too")
+    parser.add_argument("--out", metavar="DIR", help="write the report and its plots there")
+    parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
+    parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
+    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
