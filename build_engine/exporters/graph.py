@@ -116,6 +116,10 @@ class GraphWriter:
             self._stream(name, dtype, array.shape, [array])
         return name
 
+    def native(self, x: str) -> str:
+        """A float32 value in the type that this graph computes in."""
+        return x
+
     def layer_norm(
         self, x: str, name: str, scale: NDArray[np.float32], bias: NDArray[np.float32], epsilon: float
     ) -> str:

@@ -5,7 +5,6 @@ Shapes: T tiles, S tile side, G = S / P patches a side, D vision hidden size, H 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from egm_edge.pixels import PixelSpec
 PROJECTOR_EPSILON = 1e-5  # torch's LayerNorm default
 
 
-def write_vision(checkpoint: Checkpoint, spec: PixelSpec, path: Path, fmt: WeightFormat, *, block_size: int) -> None:
+def write_vision(checkpoint: Checkpoint, spec: PixelSpec, writer: GraphWriter, fmt: WeightFormat) -> None:
     """Write the graph.
 
     Inputs: patches u8 [T, 3, S, S].
@@ -31,7 +30,7 @@ def write_vision(checkpoint: Checkpoint, spec: PixelSpec, path: Path, fmt: Weigh
     approximate = gelu_kind(config.get("hidden_act", "gelu"))
     side = _square(config["image_size"])
     _require_supported(checkpoint, side, spec)
-    with GraphWriter(path, block_size=block_size) as graph:
+    with writer as graph:
         tower = TowerWriter(checkpoint, graph, fmt)
         x = _embedded(tower, graph.input("patches", np.uint8, ["tiles", 3, side, side]), spec, side)
         for i in range(int(config["num_hidden_layers"])):
@@ -102,7 +101,8 @@ def _attention(tower: TowerWriter, x: str, base: str, heads: int) -> str:
         query, key = (
             tower.norm(part, f"{base}.attention.{name}_norm", 1e-6) for part, name in ((query, "q"), (key, "k"))
         )
-    return tower.linear(tower.attend(query, key, value, heads), f"{base}.attention.projection_layer")
+    width = tower.checkpoint.shape(f"{base}.attention.q_proj.weight")[0]
+    return tower.linear(tower.attend(query, key, value, heads, width), f"{base}.attention.projection_layer")
 
 
 def _scaled(tower: TowerWriter, x: str, name: str) -> str:

@@ -6,7 +6,6 @@ Position grid interpolation and rotary angles depend only on the image's grid: t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from egm_edge.pixels import PixelSpec
 NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py
 
 
-def write_vision(checkpoint: Checkpoint, spec: PixelSpec, path: Path, fmt: WeightFormat, *, block_size: int) -> None:
+def write_vision(checkpoint: Checkpoint, spec: PixelSpec, writer: GraphWriter, fmt: WeightFormat) -> None:
     """Write the graph.
 
     Inputs: patches u8 [N, 3*P*P]; position f32 [N, D]; cos, sin f32 [N, d/2].
@@ -32,7 +31,7 @@ def write_vision(checkpoint: Checkpoint, spec: PixelSpec, path: Path, fmt: Weigh
     deepstack = [int(i) for i in config.get("deepstack_visual_indexes", [])]
     _require_same_patches(config, spec)
     samples = spec.patch_size**2
-    with GraphWriter(path, block_size=block_size) as graph:
+    with writer as graph:
         tower = TowerWriter(checkpoint, graph, fmt)
         patches = graph.input("patches", np.uint8, ["patches", 3 * samples])
         position = graph.input("position", np.float32, ["patches", width])
@@ -95,7 +94,8 @@ def _attention(tower: TowerWriter, x: str, base: str, heads: int, angles: list[s
     query, key, value = graph.op("Split", tower.linear(x, f"{base}.attn.qkv"), outputs=3, axis=-1, num_outputs=3)
     start = graph.constant([0], np.int64)
     query, key = (graph.contrib("RotaryEmbedding", part, start, *angles, num_heads=heads) for part in (query, key))
-    return tower.linear(tower.attend(query, key, value, heads), f"{base}.attn.proj")
+    width = tower.checkpoint.shape(f"{base}.attn.proj.weight")[1]
+    return tower.linear(tower.attend(query, key, value, heads, width), f"{base}.attn.proj")
 
 
 def _merger(tower: TowerWriter, x: str, base: str, merge: int, *, norm_after_merge: bool) -> str:

@@ -44,7 +44,7 @@ class TowerWriter:
         graph = self.graph
         as_float = graph.op("Cast", pixels, to=1)
         scaled = graph.op("Mul", as_float, graph.weight("pixel_scale", scale.astype(np.float32)))
-        return str(graph.op("Add", scaled, graph.weight("pixel_offset", offset.astype(np.float32))))
+        return graph.native(str(graph.op("Add", scaled, graph.weight("pixel_offset", offset.astype(np.float32)))))
 
     def linear(self, x: str, name: str, fmt: WeightFormat | None = None) -> str:
         bias = f"{name}.bias"
@@ -65,9 +65,10 @@ class TowerWriter:
             return self.graph.layer_norm(x, name, scale, self.checkpoint.float32(f"{name}.bias"), epsilon)
         return self.graph.rms_norm(x, f"{name}.weight", scale, epsilon)
 
-    def attend(self, query: str, key: str, value: str, heads: int) -> str:
-        """Full attention inside each of B images; all [B, N, D]."""
-        return str(self.graph.contrib("MultiHeadAttention", query, key, value, num_heads=heads))
+    def attend(self, query: str, key: str, value: str, heads: int, width: int) -> str:
+        """Full attention inside each of B images; all [B, N, D], D the width."""
+        scale = (width // heads) ** -0.5
+        return str(self.graph.contrib("MultiHeadAttention", query, key, value, num_heads=heads, scale=scale))
 
     def gelu_mlp(self, x: str, first: str, second: str, approximate: str) -> str:
         return self.linear(self.graph.op("Gelu", self.linear(x, first), approximate=approximate), second)

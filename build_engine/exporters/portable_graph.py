@@ -1,0 +1,123 @@
+"""PortableGraphWriter: the exporters' graphs in standard ONNX operators and 16-bit floats, for GPU runtimes.
+
+TensorRT parses no ONNX Runtime contrib operators, so what the CPU graphs say with them is spelled out here. Host-side
+values enter and leave as float32; keys and values stay in the graph's own type on the device. Sums over many values (norms)
+and pixels are computed in float32. Knows nothing of any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from build_engine.exporters.graph import GraphWriter
+from egm_edge.errors import BuildError
+
+DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+EXACT = ("pixel_scale", "pixel_offset")  # a 16-bit scale would move pixels by up to half a grey level
+FLOAT = 1
+
+
+class PortableGraphWriter(GraphWriter):
+    """As GraphWriter; linear layers are plain matrix products whatever their WeightFormat.
+
+    Args:
+        precision: "fp16", "bf16", or "fp32" for checks.
+    """
+
+    def __init__(self, path: Path, *, precision: str) -> None:
+        super().__init__(path)
+        self.dtype = np.dtype(DTYPES[precision])
+        self.kind = helper.np_dtype_to_tensor_dtype(self.dtype)
+        self._exact_names: set[str] = set()
+        self._translations: dict[str, Callable[..., str]] = {
+            "MultiHeadAttention": self._multi_head_attention,
+            "RotaryEmbedding": lambda x, _, cos, sin, num_heads: self.rotary(x, cos, sin, num_heads),
+        }
+
+    def __enter__(self) -> PortableGraphWriter:
+        return self
+
+    def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
+        return (
+            self.native(super().input(name, dtype, shape)) if dtype == np.float32 else super().input(name, dtype, shape)
+        )
+
+    def output(self, value: str, dtype: Any, shape: Sequence[int | str], *, name: str = "") -> None:
+        super().output(str(self.op("Cast", value, to=FLOAT)), dtype, shape, name=name or value)
+
+    def native_input(self, name: str, shape: Sequence[int | str]) -> str:
+        """An input in the graph's own type (keys and values)."""
+        return super().input(name, self.dtype, shape)
+
+    def native_output(self, value: str, shape: Sequence[int | str], name: str) -> None:
+        super().output(value, self.dtype, shape, name=name)
+
+    def native(self, x: str) -> str:
+        return str(self.op("Cast", x, to=self.kind))
+
+    def weight(self, name: str, array: NDArray[Any]) -> str:
+        if array.dtype != np.float32 or name in EXACT:
+            return super().weight(name, array)
+        narrow = array.astype(self.dtype)  # beyond the range: infinite
+        if not np.isfinite(narrow.astype(np.float32)).all():
+            raise BuildError(
+                f"weights within {self.dtype.name}'s range",
+                f"{name} up to {np.abs(array).max():.3g}",
+                "use --precision bf16",
+            )
+        return super().weight(name, narrow)
+
+    def contrib(self, kind: str, *inputs: str, **attributes: Any) -> Any:
+        return self._translations[kind](*inputs, **attributes)
+
+    def rms_norm(self, x: str, name: str, scale: NDArray[np.float32], epsilon: float) -> str:
+        wide = self.op("Cast", x, to=FLOAT)
+        squares = self.op("ReduceMean", self.op("Mul", wide, wide), self.constant([-1], np.int64), keepdims=1)
+        root = self.op("Sqrt", self.op("Add", squares, self._exact(epsilon)))
+        return str(self.op("Mul", self.native(self.op("Div", wide, root)), self.weight(name, scale)))
+
+    def reshaped(self, x: str, *shape: int) -> str:
+        """Reshape; 0 keeps a dimension, -1 takes what is left."""
+        return str(self.op("Reshape", x, self.constant(list(shape), np.int64)))
+
+    def rotary(self, x: str, cos: str, sin: str, heads: int) -> str:
+        """Rotate x [1, n, heads * d] by angles [n, d/2]: the first half of each head pairs with its second half."""
+        halves = self.reshaped(x, 0, 0, heads, 2, -1)
+        first, second = self.op("Split", halves, outputs=2, axis=3, num_outputs=2)  # [1, n, heads, 1, d/2]
+        cosine, sine = (self.op("Unsqueeze", part, self.constant([0, 2, 3], np.int64)) for part in (cos, sin))
+        turned = self.op(
+            "Concat",
+            self.op("Sub", self.op("Mul", first, cosine), self.op("Mul", second, sine)),
+            self.op("Add", self.op("Mul", second, cosine), self.op("Mul", first, sine)),
+            axis=3,
+        )
+        return str(self.op("Reshape", turned, self.op("Shape", x)))
+
+    def attention(self, query: str, key_transposed: str, value: str, scale: float, mask: str = "") -> str:
+        """softmax(Q K^T * scale + mask) V over the last two axes; leading axes broadcast."""
+        scores = self.op("MatMul", self.op("Mul", query, self.constant(scale)), key_transposed)
+        scores = self.op("Add", scores, mask) if mask else scores
+        return str(self.op("MatMul", self.op("Softmax", scores, axis=-1), value))
+
+    def _multi_head_attention(self, query: str, key: str, value: str, *, num_heads: int, scale: float) -> str:
+        query_heads, key_heads, value_heads = (
+            self.op("Transpose", self.reshaped(part, 0, 0, num_heads, -1), perm=perm)
+            for part, perm in ((query, [0, 2, 1, 3]), (key, [0, 2, 3, 1]), (value, [0, 2, 1, 3]))
+        )
+        attended = self.attention(query_heads, key_heads, value_heads, scale)
+        return self.reshaped(str(self.op("Transpose", attended, perm=[0, 2, 1, 3])), 0, 0, -1)
+
+    def _exact(self, value: float) -> str:
+        """A float32 constant."""
+        name = f"exact_{value!r}"
+        if name not in self._exact_names:
+            self._exact_names.add(name)
+            super().weight(name, np.array([value], np.float32))
+        return name
