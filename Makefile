@@ -1,11 +1,11 @@
 # make demo   build the CPU bundle of the shipped checkpoint, ground sample frames, run the ROS 2 node on a stream
 # make test   lint, types and every test, the ROS 2 ones included
-# Everything is installed into .venv and .venv-ros on demand, at the versions of .ci/constraints.
+# Everything is installed into .venv, .venv-ros and .venv-edgellm on demand, at the versions of .ci/constraints.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv ros lint test test-quick test-core test-ros demo demo-frames demo-ros clean
+.PHONY: help venv ros edgellm lint test test-quick test-core test-ros demo demo-frames demo-ros clean
 
 PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
@@ -21,13 +21,16 @@ venv: ## make .venv
 ros: ## make .venv-ros (ROS 2 Jazzy) and build ros2_ws
 	@.ci/ros_env.sh
 
+edgellm: ## make .venv-edgellm: NVIDIA's exporter and ModelOpt, for Jetson and other Edge-LLM targets
+	@.ci/edgellm_env.sh
+
 lint: venv ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
 test: lint test-core test-ros ## lint, types, and every test, slow and ROS 2 ones included
 
-test-core: venv ## every test that needs no ROS 2
+test-core: venv edgellm ## every test that needs no ROS 2
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2

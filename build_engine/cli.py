@@ -11,7 +11,7 @@ from typing import Any
 from build_engine.hub import resolve_checkpoint
 from build_engine.parity.report import summary as parity_line
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
-from build_engine.targets import TARGETS, target_for
+from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import BuildError
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
             raise KeyboardInterrupt from None
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
     request = BuildRequest(
-        checkpoint=resolve_checkpoint(args.checkpoint),
+        checkpoint=_checkpoint(args.checkpoint, Path(args.output), target),
         out_dir=Path(args.output),
         target=target,
         precision=precision,
@@ -46,6 +46,16 @@ def main(argv: list[str]) -> int:
     summary = summarise(bundle)
     print(json.dumps(summary) if args.json else describe(summary))
     return 0
+
+
+def _checkpoint(given: str, out_dir: Path, target: Target) -> Path:
+    """A device that only adds the engine to a bundle needs no checkpoint, and downloads none."""
+    if target.runtime is Runtime.EDGE_LLM:
+        from build_engine.edge_llm import device
+
+        if device.awaits_engine(out_dir, target) and device.is_here():
+            return Path(given)
+    return resolve_checkpoint(given)
 
 
 def summarise(bundle: Bundle) -> dict[str, Any]:

@@ -1,0 +1,237 @@
+"""The memory plan: what a model needs on a device and on the host, from config.json alone, before any work is done.
+
+Pure arithmetic over published shapes. Weights and KV cache are exact; activations are estimates of the largest tensors alive
+at once; the runtime's own share is what NVIDIA's published totals leave over (docs/targets.md shows both side by side).
+GB are 10^9 bytes.
+
+Notation: H hidden size, F feed-forward size, L layers, d head size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from build_engine.targets import Runtime, Target
+from egm_edge.errors import BuildError
+from egm_edge.pixels import TILES, PixelSpec
+
+GB = 1e9
+PROMPT_TEXT_TOKENS = 256  # chat template, task text and a long expression
+PAGE_TOKENS = 128
+# Weight bits with their scales: INT4 has an FP16 scale for 128, NVFP4 an FP8 scale for 16.
+STORED_BITS: Mapping[str, float] = {
+    "fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4 + 16 / 128, "nvfp4": 4 + 8 / 16,
+}  # fmt: skip
+# CUDA context, plugins, engine workspace. Edge-LLM: what is left of the published totals of Qwen3-VL 2B, 4B and 8B on AGX
+# Orin after weights and cache. The others are assumptions.
+RUNTIME_GB: Mapping[Runtime, float] = {
+    Runtime.EDGE_LLM: 1.5, Runtime.TENSORRT_RTX: 1.0, Runtime.TENSORRT_LLM: 3.0, Runtime.OPENAI_SERVER: 3.0,
+}  # fmt: skip
+ENGINE_BUILD_FACTOR = 3.5  # host memory over parameter bytes, users' reports (TensorRT-Edge-LLM issue 30: 3 to 4)
+EXPORT_FACTOR = 2.0  # host memory over checkpoint bytes: 1.9 measured with EGM-4B widths
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Parameters of a model by part, and what its caches and activations depend on.
+
+    Attributes:
+        decoder: parameters of all decoder layers. table: of the embedding table; the head is as large again, tied or not,
+            for every runtime here stores both. vision: of the vision tower and its mergers.
+        kv_values: key and value numbers that one token leaves in the cache, all layers together.
+    """
+
+    decoder: int
+    table: int
+    vision: int
+    kv_values: int
+    hidden: int
+    feed_forward: int
+    vocab: int
+    vision_hidden: int
+    vision_feed_forward: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelSize:
+        """From config.json of a Qwen3-VL or InternVL3 (-hf) model."""
+        text, vision = config["text_config"], config["vision_config"]
+        hidden, wide, layers = (int(text[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        heads = int(text["num_attention_heads"])
+        size = int(text.get("head_dim") or hidden // heads)
+        queries, keys = heads * size, int(text.get("num_key_value_heads") or heads) * size
+        layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * wide + 2 * hidden
+        layer += 2 * size if config["model_type"] == "qwen3_vl" else queries + 2 * keys  # q/k norms, or q/k/v biases
+        v_hidden, v_wide = int(vision["hidden_size"]), int(vision["intermediate_size"])
+        return cls(
+            decoder=layers * layer + hidden,
+            table=int(text["vocab_size"]) * hidden,
+            vision=_vision_parameters(config, v_hidden, v_wide, hidden),
+            kv_values=layers * 2 * keys,
+            hidden=hidden,
+            feed_forward=wide,
+            vocab=int(text["vocab_size"]),
+            vision_hidden=v_hidden,
+            vision_feed_forward=v_wide,
+        )
+
+    @property
+    def parameters(self) -> int:
+        return self.decoder + self.table + self.vision
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine is sized for.
+
+    Attributes:
+        image_tokens: of the largest picture; patches: vision patches behind them.
+    """
+
+    image_tokens: int
+    patches: int
+    max_new_tokens: int
+    batch: int
+
+    @classmethod
+    def of(cls, spec: PixelSpec, max_new_tokens: int, batch: int) -> Limits:
+        tokens = max_image_tokens(spec)
+        per_token = spec.merge_size**2 if spec.rule != TILES else 4
+        return cls(tokens, tokens * per_token, max_new_tokens, batch)
+
+    @property
+    def input_tokens(self) -> int:
+        return self.image_tokens + PROMPT_TEXT_TOKENS
+
+    @property
+    def kv_tokens(self) -> int:
+        """Cache places of one sequence, whole pages."""
+        return -(-(self.input_tokens + self.max_new_tokens) // PAGE_TOKENS) * PAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """GB by use. `weights` to `runtime` are needed on the device at once; the last two are peaks of their own.
+
+    Attributes:
+        engine_build: while the engine is built on the device.
+        host_export: on the host that quantises and exports.
+    """
+
+    weights: float
+    kv_cache: float
+    vision_activations: float
+    decoder_activations: float
+    runtime: float
+    engine_build: float
+    host_export: float
+
+    @property
+    def device(self) -> float:
+        """Needed on the device while it answers."""
+        return self.weights + self.kv_cache + self.vision_activations + self.decoder_activations + self.runtime
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready, rounded to MB."""
+        return {name: round(value, 3) for name, value in (asdict(self) | {"device": self.device}).items()}
+
+    def swap(self, target: Target) -> float:
+        """Swap that the engine build needs on the device, 0 where memory suffices."""
+        if target.usable_gb is None or not target.shared_memory:
+            return 0.0
+        return max(0.0, self.engine_build - target.usable_gb)
+
+
+def max_image_tokens(spec: PixelSpec) -> int:
+    """Image tokens of the largest picture that the spec lets through."""
+    if spec.rule == TILES:
+        return (spec.max_tiles + (spec.max_tiles > 1)) * spec.tokens_per_tile
+    return max(1, spec.max_pixels // (spec.patch_size * spec.merge_size) ** 2)
+
+
+def plan(size: ModelSize, limits: Limits, precision: str, runtime: Runtime) -> MemoryPlan:
+    """What `size` needs at `precision` within `limits`."""
+    decoder_bytes = size.decoder * STORED_BITS[precision] / 8
+    head_bytes = table_bytes = size.table * 2
+    vision_bytes = size.vision * 2
+    # Residual, Q, K, V, attention output and the feed-forward's middle are alive together; attention itself is fused.
+    vision_live = limits.patches * (5 * size.vision_hidden + size.vision_feed_forward) * 2
+    decoder_live = limits.input_tokens * (4 * size.hidden + 3 * size.feed_forward) * 2 + size.vocab * 4
+    return MemoryPlan(
+        weights=(decoder_bytes + head_bytes + table_bytes + vision_bytes) / GB,
+        kv_cache=size.kv_values * 2 * limits.kv_tokens * limits.batch / GB,
+        vision_activations=vision_live * limits.batch / GB,
+        decoder_activations=decoder_live * limits.batch / GB,
+        runtime=RUNTIME_GB.get(runtime, 0.5),
+        engine_build=ENGINE_BUILD_FACTOR * (decoder_bytes + head_bytes) / GB,
+        host_export=EXPORT_FACTOR * size.parameters * 2 / GB,
+    )
+
+
+def require_fit(
+    config: Mapping[str, Any], spec: PixelSpec, target: Target, precision: str, *, max_new_tokens: int, batch: int
+) -> MemoryPlan:
+    """The plan, when it fits the target's usable memory.
+
+    Raises:
+        BuildError: it does not; the message names the nearest setting that does.
+    """
+    size = ModelSize.of(config)
+    wanted = plan(size, Limits.of(spec, max_new_tokens, batch), precision, target.runtime)
+    usable = target.usable_gb
+    if usable is None or wanted.device <= usable:
+        return wanted
+    parts = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in list(asdict(wanted).items())[:5])
+    mend = nearest_fit(size, spec, target, precision, max_new_tokens=max_new_tokens, batch=batch)
+    raise BuildError(
+        f"a model that fits the {usable:g} GB assumed usable on {target.name}",
+        f"{wanted.device:.1f} GB ({parts})",
+        f"pass {mend}" if mend else "choose a smaller model or a larger device (`egm targets`)",
+    )
+
+
+def nearest_fit(
+    size: ModelSize, spec: PixelSpec, target: Target, precision: str, *, max_new_tokens: int, batch: int
+) -> str | None:
+    """The flags of the mildest change that fits: fewer requests at once, then smaller pictures, then fewer bits, then all."""
+    usable = target.usable_gb or float("inf")
+    lower = [p for p in target.precisions if STORED_BITS[p] < STORED_BITS[precision]]
+    lower.sort(key=lambda p: -STORED_BITS[p])
+    areas = [area for area in (2_097_152, 1_048_576, 786_432, 524_288, 262_144) if area < _area(spec)]
+    batches = [n for n in (8, 4, 2, 1) if n < batch]
+    one_change: list[tuple[int, int | None, str]] = [(n, None, precision) for n in batches]
+    one_change += [(batch, area, precision) for area in areas]
+    one_change += [(batch, None, p) for p in lower]
+    all_changes = [(1, area, p) for p in (precision, *lower) for area in (None, *areas)]
+    for n, area, p in one_change + all_changes:
+        changed = spec if area is None else spec.with_max_pixels(area)
+        if plan(size, Limits.of(changed, max_new_tokens, n), p, target.runtime).device <= usable:
+            flags = [f"--batch {n}"] if n != batch else []
+            flags += [f"--max-pixels {area}"] if area else []
+            flags += [f"--precision {p}"] if p != precision else []
+            return " ".join(flags)
+    return None
+
+
+def _area(spec: PixelSpec) -> int:
+    return (spec.max_tiles + 1) * spec.tile_size**2 if spec.rule == TILES else spec.max_pixels
+
+
+def _vision_parameters(config: Mapping[str, Any], hidden: int, wide: int, out: int) -> int:
+    vision = config["vision_config"]
+    qwen = config["model_type"] == "qwen3_vl"
+    layers = int(vision["depth"] if qwen else vision["num_hidden_layers"])
+    block = 4 * hidden * (hidden + 1) + 2 * hidden * wide + hidden + wide + 4 * hidden
+    merged = hidden * 4
+    if qwen:
+        patch = 3 * int(vision["temporal_patch_size"]) * int(vision["patch_size"]) ** 2 * hidden + hidden
+        merger = merged * (merged + 1) + (merged + 1) * out
+        norms = 2 * hidden + len(vision["deepstack_visual_indexes"]) * 2 * merged
+        mergers = (1 + len(vision["deepstack_visual_indexes"])) * merger + norms
+        return layers * block + patch + int(vision["num_position_embeddings"]) * hidden + mergers
+    side, patch_side = (v[0] if isinstance(v, list) else int(v) for v in (vision["image_size"], vision["patch_size"]))
+    places = (side // patch_side) ** 2 + 1
+    scales = 2 * hidden  # layer scales, one a branch
+    projector = 2 * merged + (merged + 1) * out + (out + 1) * out
+    return layers * (block + scales) + 3 * patch_side**2 * hidden + hidden + (places + 1) * hidden + projector
