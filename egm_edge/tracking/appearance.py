@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.tracking.frames import SmallFrame
-from egm_edge.tracking.sampling import Floats, Mask, colour_axis, grid, own_pixels, sample
+from egm_edge.tracking.sampling import SHADOW, Floats, Mask, colour_axis, grid, own_pixels, sample
 from egm_edge.tracking.similarity import Similarity
 
 PATCH_SIDE = 36  # samples along the longer side of box plus margin; cost per frame grows with its square
@@ -43,12 +43,16 @@ class Fit:
         agreement: correlation of the pixels that fit, 0-1.
         visible: part of the object's pixels that fit, 0-1.
         fitting: which samples fit, [h, w].
+        foreign: which samples of the object show something that is neither it nor what was round it, [h, w].
+        hidden: part of the object that is foreign, 0-1.
     """
 
     pose: Similarity
     agreement: float
     visible: float
     fitting: Mask
+    foreign: Mask
+    hidden: float
 
     @property
     def quality(self) -> float:
@@ -90,9 +94,14 @@ class Appearance:
             around = (nearest > 1.05) & valid
             self.silhouette, self.distinct = own_pixels(self.pixels, in_box, around, 3 * NOISE_LEVELS)
             self.axis, self.zero, self.apart = colour_axis(self.pixels, self.silhouette, around)
+            ground = self.pixels[around if around.any() else valid]
+            self._outside = np.median(ground, 0)
+            # On a patterned table nearly everything may be table.
+            self._outside_spread = float(np.percentile(np.abs(ground - self._outside).max(1), 85))
         else:
             self.axis, self.zero, self.apart = like.axis, like.zero, like.apart
             self.silhouette, self.distinct = like.silhouette & valid, like.distinct
+            self._outside, self._outside_spread = like._outside, like._outside_spread
         self.patch = self._along_axis(taken)
         self.contrast = float(self.patch.std())
         self._weights = (np.where(nearest <= 1.0, 1.0, 0.6) * valid).astype(np.float32)
@@ -138,7 +147,7 @@ class Appearance:
             solution = _solve(self._basis, difference, weights, tolerance, iteration, unknowns)
             gain = 1.0 + float(solution[4])
             if not 0.3 < gain < 3.0:
-                return Fit(start, 0.0, 0.0, np.zeros_like(valid))
+                return Fit(start, 0.0, 0.0, np.zeros_like(valid), np.zeros_like(valid), 0.0)
             dx, dy, dturn, dgrow = (float(value) / gain for value in solution[:4])
             dx, dy = (max(-4 * self.step, min(4 * self.step, value)) for value in (dx, dy))
             dturn, dgrow = (max(-0.15, min(0.15, value / self._radius)) for value in (dturn, dgrow))
@@ -165,8 +174,18 @@ class Appearance:
             fitting = valid & (np.abs(seen - exposure * self.pixels).max(2) < limit)
         whole = float(np.count_nonzero(self.silhouette & valid))
         visible = float(np.count_nonzero(self.silhouette & fitting)) / whole if whole else 0.0
-        weights = self._weights * fitting
-        return Fit(pose, _correlation(self.patch, self._along_axis(taken), weights), visible, fitting)
+        foreign = self.silhouette & valid & ~fitting
+        if self.distinct:
+            foreign &= self._off_table(seen / exposure) > max(3.5 * NOISE_LEVELS, 1.5 * self._outside_spread)
+        hidden = float(np.count_nonzero(foreign)) / whole if whole else 0.0
+        agreement = _correlation(self.patch, self._along_axis(taken), self._weights * fitting)
+        return Fit(pose, agreement, visible, fitting, foreign, hidden)
+
+    def _off_table(self, pixels: Floats) -> Floats:
+        """How far pixels are from the surroundings' colour, in light or in shadow, grey levels, [h, w]."""
+        brightness = pixels @ self._outside / max(1.0, float(self._outside @ self._outside))
+        table = np.clip(brightness, SHADOW[0], 1.05)[..., None] * self._outside
+        return np.asarray(np.abs(pixels - table).max(2), np.float32)
 
     def search(self, frame: SmallFrame, around: Similarity, radius: float) -> tuple[Similarity, float]:
         """Translation by correlation.

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 
+import cv2
+import numpy as np
+
 from egm_edge.boxes import Box
 from egm_edge.tracking.appearance import Appearance, Fit
 from egm_edge.tracking.extent import Extent, Outline, outline
 from egm_edge.tracking.frames import SmallFrame
-from egm_edge.tracking.sampling import Mask
 from egm_edge.tracking.settings import TrackerSettings
 from egm_edge.tracking.similarity import Similarity
 from egm_edge.tracking.tracked import TrackedBox, TrackState
 
 GOOD_FIT = 0.85
 REFRESH_FRAMES = 5
-VELOCITY_MEMORY = 0.55
+VELOCITY_MEMORY, HIDDEN_VELOCITY_MEMORY = 0.55, 0.9  # of one frame
 COAST_DECAY_S = 0.5
 RECOVER_QUALITY = 0.75
 MIN_SEARCH_SCORE = 0.3
-PARTLY_HIDDEN = 0.8
+COVERED = 0.05  # part of the object
+SCALE_PACE = 0.15  # of one frame
+MIN_GROWTH = -0.003  # log scale per frame
 MOSTLY_VISIBLE = 0.92
 MAX_JUMP_PER_S = 5.0  # log scale plus radians
 MAX_SCALE = 6.0
@@ -58,7 +62,7 @@ class Track:
         self._velocity = 0j  # small pixels per second, relative to the background
         self._seen_ns = grounded_stamp_ns
         self._since_refresh = 0
-        self._hidden: Mask | None = None
+        self._steady_scale = 1.0
         self._visible_part: Outline | None = None  # None: all of it
         self._look: Appearance | None = None
         self._recent: Appearance | None = None
@@ -132,13 +136,14 @@ class Track:
         if lost and unseen_s > self._settings.recover_s:
             return None
         best = self._align(look, frame, predicted, seconds)
-        if best.quality < GOOD_FIT:
+        half_hidden = best.hidden > COVERED and best.agreement > GOOD_FIT and best.quality > self._settings.min_quality
+        if best.quality < GOOD_FIT and not half_hidden:
             reach = max(self._half_wh) * min(3.0, 0.6 + 1.5 * unseen_s) + 2.0
             for turn in (1.0,) if unseen_s < 0.3 else (1.0, 0.85, 1.18):
                 start, score = look.search(frame, Similarity(predicted.turn * turn, predicted.shift), reach)
                 if score > MIN_SEARCH_SCORE:
                     best = max(best, self._align(look, frame, start, seconds), key=lambda fit: fit.quality)
-        if best.quality < GOOD_FIT and self._recent is not None and unseen_s < 0.5:
+        if best.quality < GOOD_FIT and not half_hidden and self._recent is not None and unseen_s < 0.5:
             by_recent = self._align(self._recent, frame, predicted, seconds)
             if by_recent.quality > best.quality + 0.1:
                 best = by_recent
@@ -148,29 +153,42 @@ class Track:
         return best
 
     def _align(self, look: Appearance, frame: SmallFrame, start: Similarity, seconds: float) -> Fit:
-        """Align; where part of the object is hidden, or it seems to turn or grow too fast, by shifting alone."""
-        fit = look.align(frame, start, ignore=self._hidden)
-        turned = fit.pose.turn / start.turn
-        jump = abs(math.log(max(1e-6, abs(turned)))) + abs(math.atan2(turned.imag, turned.real))
-        if fit.visible < PARTLY_HIDDEN or jump > MAX_JUMP_PER_S * max(seconds, 1 / 30):
-            shifted = look.align(frame, start, shift_only=True, ignore=self._hidden)
-            if shifted.visible > 0.9 * fit.visible or jump > MAX_JUMP_PER_S * max(seconds, 1 / 30):
-                return shifted
-        return fit
+        """Align; where something has come in front, by shifting alone and without the pixels that show it.
+
+        A side that is being hidden looks just like an object that shrinks. It is told from that by colour: where an object
+        shrinks, the table comes to light. A slow memory of the scale makes enough of it visible.
+        """
+        steady = Similarity(start.turn * max(1.0, self._steady_scale / start.scale), start.shift)
+        before = look.judge(frame, steady)
+        covered = before.hidden > COVERED
+        free = look.align(frame, start)
+        turned = free.pose.turn / start.turn
+        grown = math.log(max(1e-6, abs(turned)))
+        jump = abs(grown) + abs(math.atan2(turned.imag, turned.real))
+        jumped = jump > MAX_JUMP_PER_S * max(seconds, 1 / 30)
+        if not covered and not jumped:
+            return free
+        ignore = cv2.dilate(before.foreign.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        shifted = look.align(frame, steady if covered else start, shift_only=True, ignore=ignore)
+        if jumped or grown < MIN_GROWTH or free.visible < shifted.visible + 0.1:
+            return shifted
+        return free
 
     def _accept(self, fit: Fit, frame: SmallFrame, carried: Similarity, seconds: float) -> None:
         if self._state is TrackState.LOST:
             self._velocity = 0j
         elif seconds > 0:
             measured = (fit.pose.shift - carried.shift) / seconds
-            self._velocity = VELOCITY_MEMORY * self._velocity + (1 - VELOCITY_MEMORY) * measured
+            keep = VELOCITY_MEMORY if fit.visible > MOSTLY_VISIBLE else HIDDEN_VELOCITY_MEMORY
+            self._velocity = keep * self._velocity + (1 - keep) * measured
         self._pose, self._seen_ns, self._quality = fit.pose, frame.stamp_ns, min(1.0, fit.quality)
         self._state = TrackState.PROPAGATED
-        self._hidden, self._visible_part = None, None
-        if fit.visible < MOSTLY_VISIBLE:
-            self._hidden = ~fit.fitting
-            if self._look is not None and self._extent.known:
-                self._visible_part = outline(self._look.silhouette & fit.fitting, self._look.step)
+        self._steady_scale = max(
+            fit.pose.scale, self._steady_scale * (fit.pose.scale / self._steady_scale) ** SCALE_PACE
+        )
+        self._visible_part = None
+        if fit.hidden > COVERED and self._look is not None and self._extent.known:
+            self._visible_part = outline(self._look.silhouette & fit.fitting, self._look.step)
         self._since_refresh += 1
         if fit.quality >= GOOD_FIT and fit.visible > MOSTLY_VISIBLE and self._since_refresh >= REFRESH_FRAMES:
             self._recent = Appearance(frame, fit.pose, self._half_wh, like=self._look)
