@@ -25,6 +25,7 @@ from egm_edge.measure.workload import Question, Workload
 from egm_edge.pixels import TILES, normalise
 
 PEERS = ("transformers", "openvino", "llama.cpp")
+WARM_UP_TOKENS = 2
 QUANTITIES = ("total_ms", "ttft_ms", "tpot_ms")
 
 
@@ -117,7 +118,8 @@ def measure_beside(
 ) -> Beside:
     """Ours and theirs in turns, each going first every other time, after a warm-up of each question that is not counted.
 
-    Our end tokens are ignored. How many tokens the peer generates is seen in the warm-up, and ours is given as many.
+    Our end tokens are ignored. Where the peer stops by itself, the warm-up shows after how many tokens, and ours is given
+    as many.
     """
     ours, theirs = [], []
     questions = list(workload.take(pairs))
@@ -127,8 +129,10 @@ def measure_beside(
         counts = {}
         for turn, question in enumerate(first_of.values()):
             picture = varied(question, turn)
-            counts[id(question)] = peer.run(_request(grounder, question, picture), new_tokens).new_tokens
-            _our_turn(grounder, question, picture, counts[id(question)], peer.starts_at)
+            request = _request(grounder, question, picture)
+            seen = peer.run(request, WARM_UP_TOKENS if peer.exact else new_tokens).new_tokens
+            counts[id(question)] = new_tokens if peer.exact else seen
+            _our_turn(grounder, question, picture, WARM_UP_TOKENS, peer.starts_at)
         for turn, question in enumerate(questions):
             picture = varied(question, turn + len(first_of))
             request = _request(grounder, question, picture)

@@ -9,7 +9,7 @@ from egm_edge.measure.page import markdown_table
 from egm_edge.measure.sample import series
 from egm_edge.measure.statistics import Ratio, median_ratio, spread
 
-MACHINE_KEYS = ("cpu", "cpus", "board", "gpu", "threads", "memory_mode", "engine")
+MACHINE_KEYS = ("cpu", "cpus", "board", "gpu", "device", "threads", "memory_mode", "engine")
 CONDITION_KEYS = ("governor", "power_mode")
 PLAN_KEYS = ("workload", "max_new_tokens", "ignore_end", "speculate", "warm_up")
 BUSY_SHARE = 0.05
@@ -41,11 +41,13 @@ class Comparison:
         if total is None:
             return "nothing to compare"
         where = "on different hardware or settings, " if self.machine_differs else ""
+        if total.low is None:
+            return f"{where}too few requests to tell noise from a difference: {total.ratio:.3f}"
         if total.noise:
-            return f"{where}the difference is noise: {total.ratio:.3f} ({total.low:.3f} to {total.high:.3f}) holds 1"
+            return f"{where}the difference is noise: {total.ratio:.3f} ({total.words}) holds 1"
         faster = "faster" if total.ratio < 1 else "slower"
         times = 1 / total.ratio if total.ratio < 1 else total.ratio
-        return f"{where}the second is {times:.2f}x {faster} ({total.low:.3f} to {total.high:.3f} of the first's time)"
+        return f"{where}the second is {times:.2f}x {faster} ({total.words} of the first's time)"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -79,7 +81,7 @@ def to_markdown(found: Comparison) -> str:
     """The comparison for people."""
     rows = [
         [
-            name.removesuffix("_ms"), f"{r.ratio:.3f}", f"{r.low:.3f} to {r.high:.3f}", "noise" if r.noise else "",
+            name.removesuffix("_ms"), f"{r.ratio:.3f}", r.words, "noise" if r.noise else "",
             *(f"{v:.2f}" for v in found.medians[name]),
         ]
         for name, r in found.ratios.items()

@@ -67,15 +67,17 @@ class Peer(Protocol):
         name: with versions. precision: of its weights or arithmetic, as far as it is known.
         threads: compute threads, 0 where that is the server's own business.
         starts_at: "patches" or "picture": where both clocks start.
+        exact: always generates as many tokens as it is asked for.
     """
 
     name: str
     precision: str
     threads: int
     starts_at: str
+    exact: bool
 
     def run(self, request: PeerRequest, count: int) -> Turn:
-        """Generate `count` tokens, or fewer where the peer cannot be kept from stopping."""
+        """Generate `count` tokens; one that is not `exact` may stop earlier."""
 
     def close(self) -> None:
         """Free it."""

@@ -24,7 +24,7 @@ class OpenVinoPeer:
         BackendError: it is not installed, or cannot load the directory.
     """
 
-    starts_at = "picture"
+    starts_at, exact = "picture", True
 
     def __init__(self, directory: Path, *, threads: int) -> None:
         try:

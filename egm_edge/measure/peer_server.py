@@ -31,7 +31,7 @@ class ServerPeer:
         BackendError: nobody answers there.
     """
 
-    starts_at = "picture"
+    starts_at, exact = "picture", False
     precision, threads = "the server's own", 0
 
     def __init__(self, url: str, *, key: str | None = None, model: str | None = None, timeout_s: float = 600.0) -> None:

@@ -22,7 +22,7 @@ class TransformersPeer:
         CheckpointError: they cannot load the directory.
     """
 
-    starts_at = "patches"
+    starts_at, exact = "patches", True
 
     def __init__(self, checkpoint: Path, *, dtype: str, threads: int) -> None:
         if dtype not in DTYPES:

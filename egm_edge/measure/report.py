@@ -146,6 +146,7 @@ def identity(report: dict[str, Any]) -> dict[str, str]:
         "cold start": f"checksums {report['cold']['verify_ms']:.0f} ms, load {report['cold']['load_ms']:.0f} ms, "
         f"first request {report['cold']['first_request_ms']:.0f} ms",
         "memory": f"{report['memory']['after_load_mb']:.0f} MB resident after load, peak {report['memory']['peak_mb']:.0f} MB",
+        **({"GPU": _gpu_words(report["gpu"])} if report["gpu"] else {}),
         "energy per request": ", ".join(f"{v:.2f} J ({name})" for name, v in energy.items())
         or "not readable on this machine",
         "power": f"mode {before['power_mode'] or 'none'}, governor {before['governor'] or 'not readable'}, clock {clock}",
@@ -153,6 +154,16 @@ def identity(report: dict[str, Any]) -> dict[str, str]:
         "throttling events": "not readable" if throttled is None else str(throttled),
         "CPU used by others": "not readable" if others is None else f"{others:.0%} of the machine",
     }
+
+
+def _gpu_words(gpu: dict[str, Any]) -> str:
+    power = "" if gpu["power_peak_w"] is None else f", {gpu['power_peak_w']:.0f} W at most"
+    return (
+        f"{gpu['name']}, memory {gpu['memory_before_mb']:.0f} -> {gpu['memory_peak_mb']:.0f} MB of "
+        f"{gpu['memory_total_mb']:.0f} (peak, whole board), {gpu['clock_mhz']:.0f} MHz, "
+        f"{gpu['temperature_before_c']:.0f} -> {gpu['temperature_peak_c']:.0f} °C{power}, throttled: "
+        f"{', '.join(gpu['throttled']) or 'no'}"
+    )
 
 
 def notes(report: dict[str, Any]) -> list[str]:
@@ -198,7 +209,8 @@ def beside_rows(beside: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, r in beside["ratios"].items():
         medians = [statistics.median(turn[name] for turn in beside[side]) for side in ("ours", "theirs")]
-        ratio = f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+        interval = "one or two pairs" if r["low"] is None else f"{r['low']:.2f} to {r['high']:.2f}"
+        ratio = f"{r['ratio']:.2f} ({interval})"
         rows.append([names[name], ratio, *(f"{value:.1f}" for value in medians)])
     return rows
 

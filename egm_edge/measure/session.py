@@ -23,6 +23,7 @@ from egm_edge.measure.beside import PeerChoice, measure_beside
 from egm_edge.measure.conditions import Conditions, look, others_share
 from egm_edge.measure.energy import Energy
 from egm_edge.measure.fixed_rate import run_at_rate
+from egm_edge.measure.gpu import GpuWatch
 from egm_edge.measure.limits import Bandwidth, default_threads, measure_limits
 from egm_edge.measure.report import KIND, SCHEMA_VERSION, rate_dict, samples_dict, summarise, sweep_dict
 from egm_edge.measure.roofline import RequestModel, reached
@@ -107,7 +108,7 @@ def measure_grounder(
     in_turns = model is not None and model.leaves_the_cache()
     before = look()
     probe = _Probe(_threads(grounder)) if model else None
-    with Energy() as energy:
+    with GpuWatch() as gpu, Energy() as energy:
         samples = measure_requests(
             grounder, workload, plan.requests, cap, tell("requests"), probe if in_turns else None
         )
@@ -143,7 +144,7 @@ def measure_grounder(
         "created": created,
         "bundle": _bundle(grounder.bundle),
         "versions": _versions(),
-        "machine": _machine(grounder),
+        "machine": _machine(grounder) | {"gpu": gpu.run.name if gpu.run else None},
         "plan": _plan(plan, workload, grounder),
         "cold": cold | {"first_request_ms": cold_sample.total_ms, "first_request": samples_dict([cold_sample])[0]},
         "conditions": {
@@ -156,6 +157,7 @@ def measure_grounder(
             "after_requests_mb": after.rss_mb or 0.0,
             "peak_mb": (before if in_turns else after).peak_rss_mb or 0.0,  # the probe's own buffer is not the engine's
         },
+        "gpu": gpu.run.to_dict() if gpu.run else None,
         "energy": {"joules_per_request": {name: value / len(samples) for name, value in joules.items()}},
         "summary": summarise(sample_dicts),
         "roofline": roofline,

@@ -9,6 +9,7 @@ import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
 DRAWS = 4000
+FEWEST_FOR_INTERVAL = 3  # below this a bootstrap interval only looks certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +46,36 @@ class Ratio:
 
     Attributes:
         ratio: first over second.
-        low, high: 95 % bootstrap interval.
-        noise: the interval holds 1: these runs do not tell which is larger.
+        low, high: 95 % bootstrap interval; None with fewer than three values on a side.
+        noise: there is no interval, or it holds 1: these runs do not tell which is larger.
     """
 
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def noise(self) -> bool:
-        return self.low <= 1.0 <= self.high
+        return self.low is None or self.high is None or self.low <= 1.0 <= self.high
+
+    @property
+    def words(self) -> str:
+        """The interval as text."""
+        return "too few to tell" if self.low is None or self.high is None else f"{self.low:.3f} to {self.high:.3f}"
 
 
 def median_ratio(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Ratio | None:
     """Ratio of medians of two series measured apart; None where one is empty or its median is zero."""
     if not first or not second or not np.median(second) > 0:
         return None
+    ratio = float(np.median(first) / np.median(second))
+    if min(len(first), len(second)) < FEWEST_FOR_INTERVAL:
+        return Ratio(ratio, None, None)
     rng = np.random.default_rng(seed)
     a, b = (_medians(np.asarray(values, np.float64), rng) for values in (first, second))
     usable = b > 0
     low, high = np.percentile(a[usable] / b[usable], (2.5, 97.5))
-    return Ratio(float(np.median(first) / np.median(second)), float(low), float(high))
+    return Ratio(ratio, float(low), float(high))
 
 
 def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Ratio | None:
@@ -74,6 +83,8 @@ def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int =
     if not first or len(first) != len(second) or min(second) <= 0:
         return None
     ratios = np.asarray(first, np.float64) / np.asarray(second, np.float64)
+    if len(ratios) < FEWEST_FOR_INTERVAL:
+        return Ratio(float(np.median(ratios)), None, None)
     low, high = np.percentile(_medians(ratios, np.random.default_rng(seed)), (2.5, 97.5))
     return Ratio(float(np.median(ratios)), float(low), float(high))
 

@@ -43,11 +43,11 @@ def test_transformers_beside_does_the_same_work(tiny_cpu_bundle: Bundle, tiny_qw
         found = measure_beside(grounder, peer, workload, 2, 6)
         assert grounder.stop_ids  # put back
         (question,) = workload.take(1)
-        picture = varied(question, 0)
+        picture = varied(question, 2)
         text = grounder.ground(picture, question.expression, color="rgb", max_new_tokens=6, force_syntax=False).text
-        ids = made[0][0, -6:].tolist()  # the warm-up of the first question
+        ids = made[2][0, -6:].tolist()  # after the warm-up of both questions
         assert grounder.tokenizer.decode(ids, skip_special_tokens=True).startswith(text)
-    lengths = [len(ids[0]) - 6 for ids in made[2:]]  # after the warm-up of both questions
+    lengths = [len(ids[0]) - 6 for ids in made[2:]]
     assert found.prompt_tokens == found.their_prompt_tokens == (min(lengths), max(lengths))
     assert [t.new_tokens for t in (*found.ours, *found.theirs)] == [6] * 4
     assert (found.new_tokens, found.starts_at) == ((6, 6), "patches")

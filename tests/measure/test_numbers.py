@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from egm_edge.errors import BundleError, InputError
 from egm_edge.measure.conditions import Conditions, look, others_share
 from egm_edge.measure.energy import Energy, RailMeter, RaplMeter
 from egm_edge.measure.fixed_rate import run_at_rate
+from egm_edge.measure.gpu import GpuWatch
 from egm_edge.measure.limits import Limits, measure_limits
 from egm_edge.measure.onnx_graph import Product, products, read_graph
 from egm_edge.measure.roofline import RequestModel, Work, _is_int8, bound_ms, reached
@@ -47,6 +51,8 @@ def test_ratios_know_noise_from_difference() -> None:
     mood = rng.random(20) * 10 + 1  # pairs share the machine's mood, which would drown the difference otherwise
     pairs = paired_ratio((1.1 * mood).tolist(), mood.tolist())
     assert pairs and not pairs.noise and pairs.ratio == pytest.approx(1.1)
+    for two in (median_ratio([2.0, 2.0], [1.0, 1.0]), paired_ratio([2.0, 2.0], [1.0, 1.0])):
+        assert two and two.noise and (two.ratio, two.low, two.high) == (2.0, None, None)  # two values prove nothing
     assert median_ratio([], [1.0]) is None
     assert median_ratio([1.0], [0.0]) is None
 
@@ -274,3 +280,55 @@ def test_workloads(frames_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(InputError):
         read_workload(tmp_path)
+
+
+class FakeNvml:
+    """A board that warms up, fills and throttles once; the calls are those of pynvml."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return "board"
+
+    def nvmlDeviceGetName(self, board: str) -> bytes:  # noqa: N802
+        return b"A board"
+
+    def nvmlDeviceGetMemoryInfo(self, board: str) -> SimpleNamespace:  # noqa: N802
+        self.looks += 1
+        return SimpleNamespace(total=80e9, used=1e9 * min(self.looks, 3))
+
+    def nvmlDeviceGetClockInfo(self, board: str, kind: int) -> int:  # noqa: N802
+        return 1500
+
+    def nvmlDeviceGetTemperature(self, board: str, kind: int) -> int:  # noqa: N802
+        return 40 + self.looks
+
+    def nvmlDeviceGetPowerUsage(self, board: str) -> int:  # noqa: N802
+        raise RuntimeError("not supported")
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, board: str) -> int:  # noqa: N802
+        return 0x1 | (0x20 if self.looks == 2 else 0)  # idle says nothing; too hot does
+
+
+def test_a_board_is_watched_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    with GpuWatch() as watch:
+        time.sleep(0.2)
+    assert watch.run
+    assert (watch.run.name, watch.run.memory_total_mb) == ("A board", 80e3)
+    assert (watch.run.memory_before_mb, watch.run.memory_peak_mb) == (2e3, 3e3)
+    assert watch.run.temperature_before_c == 42.0 < watch.run.temperature_peak_c
+    assert (watch.run.throttled, watch.run.power_peak_w, watch.run.clock_mhz) == (("too hot",), None, 1500.0)
+
+
+def test_no_board_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with GpuWatch() as watch:
+        pass
+    assert watch.run is None

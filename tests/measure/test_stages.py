@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from egm_edge import asking, grounder as grounder_module
+from egm_edge import asking
+from egm_edge import grounder as grounder_module
 from egm_edge.bundle import Bundle
 from egm_edge.decoding import generate as _generate  # noqa: F401 (its module is patched below)
 from egm_edge.grounder import Grounder
