@@ -316,7 +316,7 @@ def _interrupted_at(backend: Backend, deadline: float) -> Iterator[None]:
     if deadline == math.inf or not backend.capabilities.interrupt:
         yield
         return
-    backend.resume()
+    backend.arm()
     timer = threading.Timer(max(deadline - time.perf_counter(), 0.0), backend.interrupt)
     timer.daemon = True
     timer.start()
@@ -325,4 +325,4 @@ def _interrupted_at(backend: Backend, deadline: float) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
-        backend.resume()
+        backend.disarm()

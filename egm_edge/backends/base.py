@@ -128,11 +128,14 @@ class Backend(Protocol):
     def open_session(self, frame: EngineFrame) -> Session:
         """Start a request on `frame`, rewound to its prefix."""
 
+    def arm(self) -> None:
+        """From now on `interrupt` works."""
+
     def interrupt(self) -> None:
         """Make the call that runs now, and all that follow, raise InterruptedRunError; from any thread."""
 
-    def resume(self) -> None:
-        """Undo `interrupt`."""
+    def disarm(self) -> None:
+        """Undo `arm` and `interrupt`."""
 
     def close(self) -> None:
         """Free the engine."""

@@ -73,6 +73,7 @@ class AnswerSyntax:
     Attributes:
         layout: how this model lays its answers out: the family's usual layout until one was seen.
         close_thought: tokens that end a thought.
+        shapes: how replies of this model went on, numbers left out; see PromptLookup.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
@@ -82,6 +83,7 @@ class AnswerSyntax:
         self.automaton = Automaton(pattern())
         self.start_or_thought = self.automaton.branch(self.automaton.start, literal(START_OF_THOUGHT.encode()))
         self.close_thought = self.encode(CLOSE_THOUGHT)
+        self.shapes: dict[tuple[int, ...], int] = {}
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()
         self.layout = Layout((), (), tuple(self.encode(empty)))
         self.layout = self.layout_of(self.encode(example)) or self.layout

@@ -22,6 +22,8 @@ from egm_edge.decoding.lookup import PromptLookup
 from egm_edge.decoding.pick import Pick, log_probability
 from egm_edge.decoding.reply import Reply
 
+NEAR_THE_LIMIT = 64  # no ending is longer
+
 OnStep = Callable[[int, float], None]
 
 
@@ -89,7 +91,8 @@ class Run:
         self.stop_ids = frozenset(stop_ids)
         self.guide, self.pick, self.on_step = guide, pick or Pick(), on_step
         self.reply = Reply(tokenizer, thinking, self.stop_ids, budget.max_new_tokens, should_stop, on_token)
-        self.speculate, self.lookup = speculate, PromptLookup() if speculate and lookup else None
+        self.speculate = speculate
+        self.lookup = _lookup_for(guide) if speculate and lookup else None
         self.cut: list[str] = []
         self.steps = 0
 
@@ -260,7 +263,7 @@ class Run:
         if self.budget.last_step():
             return "answer"
         left = self.budget.max_new_tokens - len(self.reply.ids)
-        return "max_new_tokens" if left <= guide.ending_room else None
+        return "max_new_tokens" if left < NEAR_THE_LIMIT and left <= len(guide.ending()) else None
 
     def _affords_answer(self, guide: Guide) -> bool:
         return self.budget.max_new_tokens - len(self.reply.ids) >= guide.answer_tokens
@@ -320,3 +323,10 @@ class Run:
             log_probabilities=tuple(reply.log_probabilities),
             choices=tuple(self.guide.choices) if self.guide is not None else (),
         )
+
+
+def _lookup_for(guide: Guide | None) -> PromptLookup:
+    """A lookup that knows numbers and earlier replies where there is a guide to tell them."""
+    if guide is None:
+        return PromptLookup()
+    return PromptLookup(digits=guide.syntax.tokens.digit_ids, shapes=guide.syntax.shapes)

@@ -75,11 +75,6 @@ class Guide:
             len(self.syntax.close_thought) + constant + BOX_NUMBERS * digits + len(self._layout.pieces[-1]) + MAX_SPACES
         )
 
-    @property
-    def ending_room(self) -> int:
-        """How many tokens `ending` needs."""
-        return len(self.ending()) if self.box_complete else 0
-
     def start(self, written: bytes = b"", *, may_think: bool = False) -> bool:
         """The answer begins, `written` being what its first token already wrote; False where that breaks the syntax."""
         state: State | None = self.syntax.start_or_thought if may_think else self.syntax.automaton.start

@@ -40,6 +40,8 @@ def number_choice(logits: NDArray[np.float32], state: State, token: int, tokens:
     Args:
         logits: [V] float32. state: before the token.
     """
+    if tokens.whole_numbers and state.digits:
+        return None
     ids = tokens.digits[tokens.digits < len(logits)]
     ends_here = bool(state.digits) and complete(state.digits, state.numbers)
     if token not in ids and not ends_here:

@@ -23,6 +23,7 @@ class TokenBytes:
         of: bytes by token id, b"" for ids that write nothing or are not in the vocabulary.
         plain: [n] int64 ids of tokens that may stand anywhere inside a JSON string or a tag's text.
         digits: [n] int64 ids of tokens that are nothing but digits, at most four of them.
+        digit_ids: the same ids as a set.
         digit_values: [n] float64, their values; NaN with leading zeros.
         whole_numbers: some of them have several digits, so that one token is one coordinate.
     """
@@ -44,6 +45,7 @@ class TokenBytes:
         plain = [bool(text) and _is_plain(text) for text in self.of]
         self.plain = np.flatnonzero(plain)
         self.digits = np.array([i for i, text in enumerate(self.of) if text.isdigit() and len(text) <= 4], np.int64)
+        self.digit_ids = frozenset(self.digits.tolist())
         texts = [self.of[i].decode() for i in self.digits]
         self.digit_values = np.array([float(t) if t == str(int(t)) else np.nan for t in texts])
         self.whole_numbers = any(len(self.of[i]) > 1 for i in self.digits)

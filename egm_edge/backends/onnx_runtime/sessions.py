@@ -126,12 +126,12 @@ def _spinning() -> dict[str, str]:
 
 
 @contextmanager
-def running(graph: str, options: ort.RunOptions) -> Iterator[None]:
+def running(graph: str, options: ort.RunOptions | None) -> Iterator[None]:
     """Turns what ONNX Runtime raises while `graph` runs into a BackendError, or InterruptedRunError where `options` ended it."""
     try:
         yield
     except Exception as error:  # onnxruntime's exceptions share no public base class
-        if options.terminate:
+        if options is not None and options.terminate:
             raise InterruptedRunError(
                 f"the {graph} graph to run to its end", "an interrupt", "ask again with more time"
             ) from None
