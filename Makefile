@@ -48,5 +48,9 @@ demo-frames: venv
 demo-ros: venv ros
 	.ci/demo_ros.sh $(BUNDLE)
 
+nano-results: venv ## the published figures of EGM-Nano, into docs/egm-nano (on an idle machine)
+	.venv/bin/egm build $(CHECKPOINT) --target cpu -o $(BUNDLE)
+	.ci/nano_results.sh $(BUNDLE) docs/egm-nano
+
 clean: ## remove what the targets above made, environments excepted
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -153,8 +153,8 @@ def _scenes(arguments: argparse.Namespace) -> int:
     from egm_edge.measure.progress import Progress
     from training.nano.held_out import write_held_out
 
-    path = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr))
-    print(f"rows in {path}")
+    paths = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr))
+    print("rows in " + ", ".join(map(str, paths)))
     return 0
 
 

@@ -182,6 +182,7 @@ def _our_turn(grounder: Grounder, question: Question, picture: NDArray[np.uint8]
         task=question.task,
         color="rgb",
         max_new_tokens=count,
+        force_syntax=False,  # the peer's answer is not held to a syntax either
         on_token=lambda event: times.append(time.perf_counter()),
     )
     finished = time.perf_counter()

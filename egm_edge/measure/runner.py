@@ -24,6 +24,7 @@ def ask(grounder: Grounder, question: Question, max_new_tokens: int | None, imag
         task=question.task,
         color="rgb",
         max_new_tokens=max_new_tokens,
+        force_syntax=bool(grounder.stop_ids),  # where no end token ends an answer, its syntax must not either
         on_token=lambda event: times.append(time.perf_counter()),
     )
     return Sample.of(grounding, question.name, times)

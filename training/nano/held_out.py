@@ -18,19 +18,21 @@ from egm_edge.errors import InputError
 from egm_edge.measure.files import replace_text, unwritable
 from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Case, Suite, frame_of
 
-DATASET, ROWS_NAME = "tabletop", "scenes.jsonl"
+DATASET = "tabletop"
 SUITES: dict[str, Suite] = {"easy": EASY, "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE}
 
 
-def write_held_out(folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None) -> Path:
-    """Write `count` questions of each suite; the rows come last, so that a folder with rows is whole.
+def write_held_out(
+    folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
     Args:
         names: of SUITES. told: (pictures done, all pictures).
 
     Returns:
-        The jsonl: per line id, image, expression, box (xyxy pixels; null when it is not there; of amodal rows the amodal
-        box), task, kind, dataset, split, width, height, seed.
+        One jsonl a suite: per line id, image, expression, box (xyxy pixels; null when it is not there; of amodal rows the
+        amodal box), task, kind, dataset, split, width, height, seed.
 
     Raises:
         InputError: an unknown suite, or a folder that cannot be written.
@@ -38,22 +40,22 @@ def write_held_out(folder: Path, count: int, names: list[str], told: Callable[[i
     unknown = [name for name in names if name not in SUITES]
     if unknown:
         raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "mend --suites")
-    lines: list[str] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
+    done, paths = 0, []
+    for name in dict.fromkeys(names):
+        lines: list[str] = []
+        try:
+            (folder / name).mkdir(parents=True, exist_ok=True)
             for row, case in _rows(name, count):
-                path = folder / row["image"]
-                path.parent.mkdir(exist_ok=True)
-                encoded = cv2.imencode(".png", frame_of(case)[..., ::-1])[1]
-                path.write_bytes(encoded.tobytes())
-                lines.append(json.dumps(row, ensure_ascii=False))
+                (folder / row["image"]).write_bytes(cv2.imencode(".png", frame_of(case)[..., ::-1])[1].tobytes())
+                lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+                done += 1
                 if told:
-                    told(len(lines), count * len(names))
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    replace_text(folder / ROWS_NAME, "\n".join(lines) + "\n")
-    return folder / ROWS_NAME
+                    told(done, count * len(names))
+        except OSError as error:
+            raise unwritable(folder, error) from None
+        paths.append(folder / f"{name}.jsonl")
+        replace_text(paths[-1], "".join(lines))
+    return paths
 
 
 def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], Case]]:
