@@ -29,6 +29,7 @@ from egm_edge.decoding.automaton import (
     spaces,
     text,
 )
+from egm_edge.decoding.lookup import LookupMemory
 from egm_edge.decoding.token_bytes import SPECIAL, TokenBytes
 
 END_OF_THOUGHT = "</think>"
@@ -73,7 +74,7 @@ class AnswerSyntax:
     Attributes:
         layout: how this model lays its answers out: the family's usual layout until one was seen.
         close_thought: tokens that end a thought.
-        shapes: how replies of this model went on, numbers left out; see PromptLookup.
+        memory: what this model's replies taught about how they go on.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
@@ -83,7 +84,7 @@ class AnswerSyntax:
         self.automaton = Automaton(pattern())
         self.start_or_thought = self.automaton.branch(self.automaton.start, literal(START_OF_THOUGHT.encode()))
         self.close_thought = self.encode(CLOSE_THOUGHT)
-        self.shapes: dict[tuple[int, ...], int] = {}
+        self.memory = LookupMemory()
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()
         self.layout = Layout((), (), tuple(self.encode(empty)))
         self.layout = self.layout_of(self.encode(example)) or self.layout

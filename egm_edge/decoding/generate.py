@@ -329,4 +329,4 @@ def _lookup_for(guide: Guide | None) -> PromptLookup:
     """A lookup that knows numbers and earlier replies where there is a guide to tell them."""
     if guide is None:
         return PromptLookup()
-    return PromptLookup(digits=guide.syntax.tokens.digit_ids, shapes=guide.syntax.shapes)
+    return PromptLookup(digits=guide.syntax.tokens.digit_ids, memory=guide.syntax.memory)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,32 +221,28 @@ class OnnxBackend:
         """
         count = len(embeds)
         self._reserve(count)
-        use_prefill = prefill and count >= PREFILL_MIN_TOKENS
-        hidden = self._run(self.sessions.prefill if use_prefill else self.sessions.decoder, embeds[None], deepstack)[0]
+        session = self.sessions.prefill if prefill and count >= PREFILL_MIN_TOKENS else self.sessions.decoder
+        hidden = self._run(session, self.cache.binding(session, count), embeds[None], deepstack)[0]
         self.cache.length += count
         return hidden
 
     def decode_rows(self, embeds: NDArray[np.float32], cache: KvBatch, rows: range) -> NDArray[np.float32]:
         """Feed embeddings [rows, n, H] to rows of a batch and return hidden states of the same shape; n or rows is 1."""
-        return self._run(self.sessions.decoder, embeds, [], lambda binding: cache.bind(binding, rows, embeds.shape[1]))
+        session = self.sessions.decoder
+        return self._run(session, cache.binding(session, rows, embeds.shape[1]), embeds, [])
 
     def _run(
         self,
         session: ort.InferenceSession,
+        binding: ort.IOBinding,
         embeds: NDArray[np.float32],
         deepstack: Sequence[NDArray[np.float32]],
-        bind_cache: Callable[[ort.IOBinding], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Hidden states of embeddings [rows, n, H], the frame's own cache bound unless told otherwise."""
+        """Hidden states of embeddings [rows, n, H]; the cache is bound already."""
         hidden = np.empty(embeds.shape, np.float32)
-        binding = session.io_binding()
         binding.bind_cpu_input("embeds", embeds)
         for i in range(self.config.vision.deepstack):
             binding.bind_cpu_input(f"deepstack_{i}", deepstack[i][None] if deepstack else np.zeros_like(embeds))
-        if bind_cache is None:
-            self.cache.bind(binding, embeds.shape[1])
-        else:
-            bind_cache(binding)
         binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
         with running("decoder", self._run_options):
             session.run_with_iobinding(binding, self._run_options)

@@ -46,8 +46,9 @@ class KvBatch:
             self.lengths[row] = length
         self.lengths = self.lengths[:last]
 
-    def bind(self, binding: ort.IOBinding, rows: range, new_tokens: int) -> None:
-        """Bind neighbouring rows for a step that adds `new_tokens` to each of them."""
+    def binding(self, session: ort.InferenceSession, rows: range, new_tokens: int) -> ort.IOBinding:
+        """A binding of neighbouring rows for a step of `session` that adds `new_tokens` to each of them."""
+        binding = session.io_binding()
         totals = self.lengths[rows.start : rows.stop] + new_tokens
         binding.bind_cpu_input("seqlens_k", (totals - 1).astype(np.int32))
         binding.bind_cpu_input("total_length", np.array([totals.max()], np.int32))
@@ -56,6 +57,7 @@ class KvBatch:
         for name, value in self._view(rows).items():
             binding.bind_ortvalue_input(f"past_{name}", value)
             binding.bind_ortvalue_output(f"present_{name}", value)
+        return binding
 
     def _view(self, rows: range) -> dict[str, ort.OrtValue]:
         key = (rows.start, rows.stop)

@@ -42,6 +42,7 @@ class KvCache:
         """
         self._prefix_positions = prefix_positions
         self._cos, self._sin = self.tables(self.capacity)
+        self._bindings: dict[ort.InferenceSession, ort.IOBinding] = {}
 
     def tables(self, capacity: int) -> Table:
         """Cos and sin of the first `capacity` places, [capacity, d/2] each."""
@@ -59,13 +60,21 @@ class KvCache:
             larger.buffers[name][:, :, : self.length] = buffer[:, :, : self.length]
         return larger
 
-    def bind(self, binding: ort.IOBinding, new_tokens: int) -> None:
-        """Bind cache, lengths and rotary table for a step that adds `new_tokens`."""
+    def binding(self, session: ort.InferenceSession, new_tokens: int) -> ort.IOBinding:
+        """A binding of cache, lengths and rotary table for a step of `session` that adds `new_tokens`.
+
+        Buffers and tables stay bound from step to step; on a small model binding them anew would cost a third of a step.
+        """
+        if session not in self._bindings:
+            binding = session.io_binding()
+            binding.bind_cpu_input("cos", self._cos)
+            binding.bind_cpu_input("sin", self._sin)
+            for name in self._names:
+                binding.bind_ortvalue_input(f"past_{name}", self._values[name])
+                binding.bind_ortvalue_output(f"present_{name}", self._values[name])
+            self._bindings[session] = binding
         total = self.length + new_tokens
+        binding = self._bindings[session]
         binding.bind_cpu_input("seqlens_k", np.array([total - 1], np.int32))
         binding.bind_cpu_input("total_length", np.array([total], np.int32))
-        binding.bind_cpu_input("cos", self._cos)
-        binding.bind_cpu_input("sin", self._sin)
-        for name in self._names:
-            binding.bind_ortvalue_input(f"past_{name}", self._values[name])
-            binding.bind_ortvalue_output(f"present_{name}", self._values[name])
+        return binding
