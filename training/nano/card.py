@@ -29,6 +29,7 @@ class Report:
         pairs: (suite, first arm, second arm) -> second against first on the same scenes.
         costs: arm -> what its training took from random weights on, None when unknown.
         parameters: of the model.
+        notes: what a reader must know about this very run, Markdown.
     """
 
     arms: tuple[str, ...]
@@ -38,6 +39,7 @@ class Report:
     pairs: dict[tuple[str, str, str], Paired]
     costs: dict[str, Cost | None]
     parameters: int
+    notes: str = ""
 
 
 def report_values(report: Report) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def model_card(report: Report) -> str:
         pairs=pairs,
         costs=costs,
         parameters=report.parameters / 1e6,
+        notes=f"\n{report.notes.strip()}\n" if report.notes.strip() else "",
         count=len(modal[report.best].ious),
     )
 
@@ -178,7 +181,7 @@ reasoning queries behind an error-gated curriculum, then everything together wit
 their last minutes go either into more of the same or into GRPO (reward 0.5 * 1[IoU >= 0.5] + 0.5 * IoU, "not there" and
 syntax rewards, sequence-level ratio, best weights by validation scenes). Reproduce with `egm train nano`
 (`training/configs/nano.yaml`); measure with `egm train nano --evaluate CHECKPOINT`.
-
+{notes}
 ## What it understands
 
 - Shapes: mug, ball, box, bottle, bowl, cone, ring, star, object. Colours: red, orange, yellow, green, blue, purple, black, white.

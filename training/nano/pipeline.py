@@ -4,6 +4,7 @@
     out/answers/          raw results per held-out scene
     out/report.json       every number of the model card
     out/curves.png
+    out/notes.md          written by hand, if at all: goes into the card
     out/best/             the best arm's checkpoint with card and curves: what is shipped
 
 Calling it again goes on where it stopped, at any point.
@@ -92,6 +93,7 @@ def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
         pairs=pairs,
         costs={name: cost_of(*paths) for name, paths in logs.items()},
         parameters=sum(weight.numel() for weight in load_fast(best.checkpoint).model.parameters()),
+        notes=notes.read_text() if (notes := out / "notes.md").exists() else "",
     )
     draw_curves(plan, out, out / "curves.png")
     beside = out / "report.tmp"

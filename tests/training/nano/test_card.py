@@ -24,7 +24,16 @@ def report() -> Report:
     results = {suite.name: {name: measured(50 + 10 * i, 100) for i, name in enumerate(ARMS)} for suite in SUITES}
     pairs = {(MODAL.name, "sft", "grpo"): pair(results, MODAL.name, "sft", "grpo")}
     extra = {EASY.name: {"grpo": measured(40, 40, ("attribute",))}}
-    return Report(ARMS, "grpo", results, extra, pairs, {"grpo": Cost(157.0, 9, 8, "vision 15, grpo 8")}, 3_000_000)
+    return Report(
+        ARMS,
+        "grpo",
+        results,
+        extra,
+        pairs,
+        {"grpo": Cost(157.0, 9, 8, "vision 15, grpo 8")},
+        3_000_000,
+        "Resumed by hand.",
+    )
 
 
 def test_the_card_names_every_arm_with_its_interval() -> None:
@@ -36,6 +45,7 @@ def test_the_card_names_every_arm_with_its_interval() -> None:
         "| 1-3 objects, attribute | all | 40 | 1.000 |",
         "| grpo | 157 | vision 15, grpo 8 | 9 | 8 |",
         "100 scenes a suite",
+        "\nResumed by hand.\n",
     ):
         assert line in card, line
     assert AMODAL.name in card and "curves.png" in card
