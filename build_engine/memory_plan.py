@@ -52,6 +52,7 @@ class ModelSize:
     vocab: int
     vision_hidden: int
     vision_feed_forward: int
+    tied: bool
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelSize:
@@ -74,11 +75,13 @@ class ModelSize:
             vocab=int(text["vocab_size"]),
             vision_hidden=v_hidden,
             vision_feed_forward=v_wide,
+            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         )
 
     @property
     def parameters(self) -> int:
-        return self.decoder + self.table + self.vision
+        """As the checkpoint counts them: a tied head once."""
+        return self.decoder + self.vision + self.table * (1 if self.tied else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +197,27 @@ def require_fit(
 def nearest_fit(
     size: ModelSize, spec: PixelSpec, target: Target, precision: str, *, max_new_tokens: int, batch: int
 ) -> str | None:
-    """The flags of the mildest change that fits: fewer requests at once, then smaller pictures, then fewer bits, then all."""
+    """The flags of the mildest change that fits: fewer requests at once, smaller pictures, shorter replies, fewer bits; then
+    all of them together. None when nothing does."""
     usable = target.usable_gb or float("inf")
     lower = [p for p in target.precisions if STORED_BITS[p] < STORED_BITS[precision]]
     lower.sort(key=lambda p: -STORED_BITS[p])
     areas = [area for area in (2_097_152, 1_048_576, 786_432, 524_288, 262_144) if area < _area(spec)]
     batches = [n for n in (8, 4, 2, 1) if n < batch]
-    one_change: list[tuple[int, int | None, str]] = [(n, None, precision) for n in batches]
-    one_change += [(batch, area, precision) for area in areas]
-    one_change += [(batch, None, p) for p in lower]
-    all_changes = [(1, area, p) for p in (precision, *lower) for area in (None, *areas)]
-    for n, area, p in one_change + all_changes:
+    replies = [n for n in (512, 256) if n < max_new_tokens]
+    changes: list[tuple[int, int | None, int, str]] = [(n, None, max_new_tokens, precision) for n in batches]
+    changes += [(batch, area, max_new_tokens, precision) for area in areas]
+    changes += [(batch, None, n, precision) for n in replies]
+    changes += [(batch, None, max_new_tokens, p) for p in lower]
+    changes += [
+        (1, area, n, p) for p in (precision, *lower) for n in (max_new_tokens, *replies) for area in (None, *areas)
+    ]
+    for n, area, tokens, p in changes:
         changed = spec if area is None else spec.with_max_pixels(area)
-        if plan(size, Limits.of(changed, max_new_tokens, n), p, target.runtime).device <= usable:
+        if plan(size, Limits.of(changed, tokens, n), p, target.runtime).device <= usable:
             flags = [f"--batch {n}"] if n != batch else []
             flags += [f"--max-pixels {area}"] if area else []
+            flags += [f"--max-new-tokens {tokens}"] if tokens != max_new_tokens else []
             flags += [f"--precision {p}"] if p != precision else []
             return " ".join(flags)
     return None

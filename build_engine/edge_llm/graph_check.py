@@ -32,7 +32,7 @@ INLINE_BYTES = 4096  # shapes and axes must be in the graph itself for ONNX Runt
 BOUND = 2e-2
 _ORT_STATE = ort.capi.onnxruntime_pybind11_state
 _ORT_ERRORS = (_ORT_STATE.Fail, _ORT_STATE.InvalidGraph, _ORT_STATE.NotImplemented, _ORT_STATE.InvalidArgument)
-ROUNDING_SHARE = 3.0  # of what FP16 rounding alone does to the reference, where that is more
+ROUNDING_SHARE = 1.5  # of what FP16 rounding alone does to the reference, where that is more
 
 
 @dataclass(frozen=True, slots=True)

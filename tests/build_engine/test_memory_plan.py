@@ -1,0 +1,96 @@
+"""The memory plan: exact where shapes decide, near NVIDIA's published totals, and a refusal that names what fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.memory_plan import Limits, ModelSize, max_image_tokens, plan, require_fit
+from build_engine.memory_table import BEGIN, END, NVIDIA_ROWS, PUBLISHED, main, published_spec, short_prompt_plan
+from build_engine.targets import Runtime, target_for
+from egm_edge.errors import BuildError
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
+def test_parameters_are_counted_exactly(family: str, request: pytest.FixtureRequest) -> None:
+    with Checkpoint(request.getfixturevalue(family)) as checkpoint:
+        assert ModelSize.of(checkpoint.config).parameters == checkpoint.parameter_count()
+
+
+@pytest.mark.parametrize(
+    ("model", "kib"),
+    [("Qwen3-VL-2B", 112), ("EGM-4B", 144), ("EGM-8B", 144), ("InternVL3-1B", 12), ("InternVL3-2B", 28), ("InternVL3-8B", 56)],
+)
+def test_cache_bytes_of_one_token(model: str, kib: int) -> None:
+    assert ModelSize.of(PUBLISHED[model]).kv_values * 2 == kib * 1024
+
+
+@pytest.mark.parametrize("row", [r for r in NVIDIA_ROWS if r.memory_mb], ids=lambda r: f"{r.model} on {r.target}")
+def test_plans_are_within_five_percent_of_the_published_totals(row) -> None:
+    assert short_prompt_plan(row).device == pytest.approx(row.memory_mb / 1e3, rel=0.05)
+
+
+def test_more_of_anything_needs_more() -> None:
+    size, spec = ModelSize.of(PUBLISHED["EGM-4B"]), published_spec("EGM-4B").with_max_pixels(1 << 20)
+    least = plan(size, Limits.of(spec, 256, 1), "int4", Runtime.EDGE_LLM)
+    for larger, precision in (
+        (Limits.of(spec, 2048, 1), "int4"),
+        (Limits.of(spec, 256, 2), "int4"),
+        (Limits.of(spec.with_max_pixels(1 << 21), 256, 1), "int4"),
+        (Limits.of(spec, 256, 1), "fp16"),
+    ):
+        assert plan(size, larger, precision, Runtime.EDGE_LLM).device > least.device
+
+
+def test_image_tokens_of_both_rules() -> None:
+    assert max_image_tokens(published_spec("EGM-4B").with_max_pixels(1 << 20)) == 1024
+    assert max_image_tokens(published_spec("InternVL3-2B")) == 13 * 256
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "precision", "batch", "mend"),
+    [
+        pytest.param("EGM-8B", "jetson-orin-nx", "int8", 1, "--max-pixels 2097152", id="smaller pictures"),
+        pytest.param("EGM-8B", "jetson-orin-nx", "fp16", 1, "--precision int8", id="fewer bits"),
+        pytest.param("EGM-4B", "jetson-orin-nx", "int4", 64, "--batch 8", id="fewer requests"),
+        pytest.param("EGM-8B", "jetson-orin-nano", "int4", 1, "smaller model or a larger device", id="nothing fits"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(model: str, target: str, precision: str, batch: int, mend: str) -> None:
+    with pytest.raises(BuildError, match=mend) as refused:
+        require_fit(
+            PUBLISHED[model], published_spec(model).with_max_pixels(1 << 22), target_for(target), precision,
+            max_new_tokens=1024, batch=batch,
+        )  # fmt: skip
+    assert "kv cache" in str(refused.value)
+
+
+def test_the_named_setting_does_fit() -> None:
+    config, spec, target = PUBLISHED["EGM-8B"], published_spec("EGM-8B"), target_for("jetson-orin-nx")
+    with pytest.raises(BuildError) as refused:
+        require_fit(config, spec, target, "fp16", max_new_tokens=1024, batch=1)
+    flags = refused.value.mend.removeprefix("pass ").split()
+    named = dict(zip(flags[::2], flags[1::2], strict=True))
+    smaller = spec.with_max_pixels(int(named["--max-pixels"])) if "--max-pixels" in named else spec
+    require_fit(config, smaller, target, named.get("--precision", "fp16"), max_new_tokens=1024, batch=1)
+
+
+def test_targets_without_a_fixed_memory_are_never_refused() -> None:
+    require_fit(PUBLISHED["EGM-8B"], published_spec("EGM-8B"), target_for("cpu"), "fp32", max_new_tokens=4096, batch=1)
+
+
+def test_the_page_is_what_the_command_writes(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "targets.md"
+    copy = tmp_path / "targets.md"
+    copy.write_text(page.read_text("utf-8"), encoding="utf-8")
+    main(copy)
+    assert copy.read_text("utf-8") == page.read_text("utf-8"), "run: python -m build_engine.memory_table docs/targets.md"
+    assert BEGIN in page.read_text("utf-8") and END in page.read_text("utf-8")
+
+
+def test_a_plan_is_json() -> None:
+    values = short_prompt_plan(NVIDIA_ROWS[0]).to_dict()
+    assert json.loads(json.dumps(values))["device"] == pytest.approx(sum(list(values.values())[:5]), abs=0.01)
