@@ -49,6 +49,12 @@ def message(rows: np.ndarray, encoding: str, padding: int = 0) -> FakeImage:
     return FakeImage(WIDTH, HEIGHT, encoding, padded.shape[1], array.array("B", padded.tobytes()))
 
 
+def rgb_message(pixels: np.ndarray) -> FakeImage:
+    """[H, W, 3] uint8 RGB of any size as an rgb8 message."""
+    height, width = pixels.shape[:2]
+    return FakeImage(width, height, "rgb8", 3 * width, array.array("B", pixels.tobytes()))
+
+
 def memory_of(encoding: str) -> np.ndarray:
     """`scene()` as a camera driver lays it out in memory, [memory rows, row bytes]."""
     rgb = scene()

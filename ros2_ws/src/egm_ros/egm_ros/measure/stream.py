@@ -50,17 +50,34 @@ class StreamFigures:
     def row(self) -> str:
         """A Markdown table row, see HEADER."""
         latency, publish = (f"{p50:.1f} / {p95:.1f}" for p50, p95 in (self.latency_ms, self.publish_ms))
-        return (
-            f"| {self.width}x{self.height} | {self.camera_hz:.1f} | {self.output_hz:.1f} | {self.boxed:.0%} | {self.answers_hz:.1f} | "
-            f"{self.cpu_percent:.0f} % | {publish} | {latency} | {self.handover_ms:.1f} | {self.age_ms:.0f} |"
+        cells = (
+            f"{self.width}x{self.height}",
+            f"{self.camera_hz:.1f}",
+            f"{self.output_hz:.1f}",
+            f"{self.boxed:.0%}",
+            f"{self.answers_hz:.1f}",
+            f"{self.cpu_percent:.0f} %",
+            publish,
+            latency,
+            f"{self.handover_ms:.1f}",
+            f"{self.age_ms:.0f}",
         )
+        return f"| {' | '.join(cells)} |"
 
 
-HEADER = (
-    "| camera | frames taken, Hz | arrays out, Hz | with a box | answers, Hz | node CPU, of one core | stamp to publish, p50 / p95 ms | "
-    "stamp to received, p50 / p95 ms | oldest frame handed over, ms | age of the answer, p50 ms |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+COLUMNS = (
+    "camera",
+    "frames taken, Hz",
+    "arrays out, Hz",
+    "with a box",
+    "answers, Hz",
+    "node CPU, of one core",
+    "stamp to publish, p50 / p95 ms",
+    "stamp to received, p50 / p95 ms",
+    "oldest frame handed over, ms",
+    "age of the answer, p50 ms",
 )
+HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def measure_stream(

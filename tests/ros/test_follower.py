@@ -1,0 +1,158 @@
+"""Carrying answers to now, without ROS: a bright block that moves, and answers that come late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+from egm_ros.follower import Followed, Follower
+from egm_ros.mailbox import CameraFrame, Mailbox
+from egm_ros.requests import Answer, Request
+from egm_ros.settings import Settings
+from test_conversion import rgb_message
+
+from egm_edge.boxes import Box
+from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.tracking import TrackState
+
+WIDTH, HEIGHT, SPEED_PX_S = 320, 240, 30.0
+
+
+class _Header:
+    def __init__(self, stamp_ns: int) -> None:
+        self.stamp = self
+        self.sec, self.nanosec = divmod(stamp_ns, 1_000_000_000)
+
+
+class Bench:
+    """A mailbox, a follower, and everything it reported."""
+
+    def __init__(self) -> None:
+        self.mailbox = Mailbox()
+        self.reported: list[tuple[CameraFrame, tuple[Followed, ...]]] = []
+        self.poor: list[str] = []
+        self.refused: list[Exception] = []
+        self.standing = {"cmd-1"}
+        self.started_s = time.monotonic()
+        self.truth: dict[int, Box] = {}  # by sequence
+        rng = np.random.default_rng(1)
+        # Blurred: a tracker that works on small frames needs structure larger than a pixel, as pictures have.
+        self.texture = cv2.GaussianBlur(rng.integers(0, 160, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
+        self.block = cv2.GaussianBlur(rng.integers(60, 255, (60, 70, 3), np.uint8), (0, 0), 4)
+        self.block[..., 0] = 230
+        self.follower = Follower(
+            self.mailbox,
+            Settings(),
+            lambda frame, followed: self.reported.append((frame, followed)),
+            self.poor.append,
+            self.refused.append,
+            lambda: self.standing,
+        )
+
+    def show(self, stamp_ns: int | None = None) -> CameraFrame:
+        """The block where it is now, as a new frame; waits until the follower has it. It moves with the clock, not by frame."""
+        time.sleep(0.02)
+        x = 40 + round(SPEED_PX_S * (time.monotonic() - self.started_s)) % 200
+        pixels = self.texture.copy()
+        pixels[80:140, x : x + 70] = self.block
+        image = rgb_message(pixels)
+        image.header = _Header(time.time_ns() if stamp_ns is None else stamp_ns)  # type: ignore[attr-defined]
+        frames = self.follower.health().frames
+        self.mailbox.put(image)
+        wait_for(lambda: self.follower.health().frames > frames)
+        frame = self.mailbox.newest(60.0)
+        assert frame is not None
+        self.truth[frame.sequence] = Box(x, 80, x + 70, 140)
+        return frame
+
+    def answer(self, frame: CameraFrame | None, box: Box | None, task: Task = Task.MODAL) -> Answer:
+        outcome = Outcome.NOT_FOUND if box is None else Outcome.FOUND
+        grounding = Grounding(outcome, "the block", task, (WIDTH, HEIGHT), box=box)
+        return Answer(Request("cmd-1", "the block", task), grounding, frame, standing=True)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.follower.stop()
+
+
+def wait_for(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.002)
+
+
+def test_a_late_answer_is_carried_to_the_newest_frame_and_on(bench: Bench) -> None:
+    grounded = bench.show()
+    for _ in range(14):
+        bench.show()
+    bench.follower.take(bench.answer(grounded, bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    for _ in range(10):
+        bench.show()
+    wait_for(lambda: bench.reported[-1][0].sequence == 25)
+    for frame, followed in bench.reported:
+        tracked = followed[0].tracked
+        assert tracked.state is TrackState.PROPAGATED
+        assert tracked.box.iou(bench.truth[frame.sequence]) > 0.7
+        assert followed[0].answer.frame is grounded
+
+
+def test_an_answer_on_the_newest_frame_is_reported_though_no_other_frame_comes(bench: Bench) -> None:
+    frame = bench.show()
+    bench.follower.take(bench.answer(frame, bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    assert bench.reported[0][0] is frame
+    assert bench.reported[0][1][0].tracked.state is TrackState.GROUNDED
+
+
+def test_a_camera_whose_stamps_stand_still_or_jump_back_is_followed(bench: Bench) -> None:
+    bench.follower.take(bench.answer(bench.show(stamp_ns=5_000_000_000), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    for number in range(1, 8):
+        bench.show(stamp_ns=5_000_000_000 if number < 4 else 3_000_000_000 - number)
+    wait_for(lambda: bench.reported[-1][0].sequence == 8)
+    assert bench.reported[-1][1][0].tracked.box.iou(bench.truth[8]) > 0.7
+
+
+def test_nothing_found_ends_the_track(bench: Bench) -> None:
+    bench.follower.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    bench.follower.take(bench.answer(bench.show(), None))
+    wait_for(lambda: not bench.follower._tracker.boxes())
+
+
+def test_a_track_that_nobody_wants_any_more_ends(bench: Bench) -> None:
+    bench.follower.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.follower.has_tracks)
+    bench.standing = set()
+    bench.show()
+    wait_for(lambda: not bench.follower.has_tracks)
+
+
+def test_an_object_that_vanishes_is_asked_for_again(bench: Bench) -> None:
+    bench.follower.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    noise = np.random.default_rng(7)
+    end = time.monotonic() + 20.0
+    while not bench.poor and time.monotonic() < end:
+        bench.texture = noise.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        bench.block = noise.integers(0, 255, (60, 70, 3), np.uint8)
+        bench.show()
+    assert bench.poor[0] == "cmd-1"
+
+
+def test_an_amodal_box_may_leave_the_image_and_moves_along(bench: Bench) -> None:
+    frame = bench.show()
+    whole = Box(bench.truth[1].x1, 80, bench.truth[1].x2, 300)
+    bench.follower.take(bench.answer(frame, whole, Task.AMODAL))
+    wait_for(lambda: bench.reported)
+    tracked = bench.reported[0][1][0].tracked
+    assert tracked.amodal_box is not None
+    assert tracked.amodal_box.y2 > HEIGHT >= tracked.box.y2
