@@ -6,6 +6,7 @@ nothing fits go on with the prediction alone until the object is seen again or i
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import cv2
@@ -60,6 +61,7 @@ class Track:
         self._state, self._quality = TrackState.GROUNDED, 1.0
         self._box, self._amodal_box = box, amodal_box
         self._velocity = 0j  # small pixels per second, relative to the background
+        self._turn_rate = 0.0  # radians per second
         self._seen_ns = grounded_stamp_ns
         self._since_refresh = 0
         self._steady_scale = 1.0
@@ -119,7 +121,8 @@ class Track:
             self._state, self._quality = TrackState.LOST, 0.0
             return
         carried = frame.camera.after(self._pose)
-        predicted = Similarity(carried.turn, carried.shift + self._velocity * seconds)
+        turn = carried.turn * cmath.exp(1j * self._turn_rate * seconds)
+        predicted = Similarity(turn, carried.shift + self._velocity * seconds)
         unseen_s = (frame.stamp_ns - self._seen_ns) / 1e9
         fit = self._find(frame, predicted, unseen_s, seconds)
         if fit is not None:
@@ -163,24 +166,27 @@ class Track:
         covered = before.hidden > COVERED
         free = look.align(frame, start)
         turned = free.pose.turn / start.turn
-        grown = math.log(max(1e-6, abs(turned)))
-        jump = abs(grown) + abs(math.atan2(turned.imag, turned.real))
+        grown, angle_rad = math.log(max(1e-6, abs(turned))), abs(cmath.phase(turned))
+        jump = abs(grown) + angle_rad
         jumped = jump > MAX_JUMP_PER_S * max(seconds, 1 / 30)
         if not covered and not jumped:
             return free
         ignore = cv2.dilate(before.foreign.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         shifted = look.align(frame, steady if covered else start, shift_only=True, ignore=ignore)
-        if jumped or grown < MIN_GROWTH or free.visible < shifted.visible + 0.1:
+        shrinks = grown < MIN_GROWTH - 0.5 * angle_rad
+        if jumped or shrinks or free.visible < shifted.visible + 0.1:
             return shifted
         return free
 
     def _accept(self, fit: Fit, frame: SmallFrame, carried: Similarity, seconds: float) -> None:
         if self._state is TrackState.LOST:
-            self._velocity = 0j
+            self._velocity, self._turn_rate = 0j, 0.0
         elif seconds > 0:
             measured = (fit.pose.shift - carried.shift) / seconds
             keep = VELOCITY_MEMORY if fit.visible > MOSTLY_VISIBLE else HIDDEN_VELOCITY_MEMORY
             self._velocity = keep * self._velocity + (1 - keep) * measured
+            turned_rad = cmath.phase(fit.pose.turn / carried.turn)
+            self._turn_rate = keep * self._turn_rate + (1 - keep) * turned_rad / seconds
         self._pose, self._seen_ns, self._quality = fit.pose, frame.stamp_ns, min(1.0, fit.quality)
         self._state = TrackState.PROPAGATED
         self._steady_scale = max(
@@ -196,6 +202,7 @@ class Track:
 
     def _coast(self, predicted: Similarity, seconds: float, unseen_s: float) -> None:
         self._velocity *= math.exp(-seconds / COAST_DECAY_S)
+        self._turn_rate = 0.0
         if self._state is not TrackState.LOST:
             self._pose = predicted
             left = max(0.0, 1.0 - unseen_s / max(1e-6, self._settings.lost_after_s))

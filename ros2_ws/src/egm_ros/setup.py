@@ -23,6 +23,8 @@ setup(
             "grounding_node = egm_ros.grounding_node:main",
             "simulated_camera = egm_ros.simulated_camera:main",
             "depth_locator = egm_ros.depth_locator:main",
+            "record_bag = egm_ros.bag:record_main",
+            "replay_bag = egm_ros.bag:replay_main",
         ]
     },
 )
