@@ -172,10 +172,10 @@ def _compare(argv: list[str]) -> int:
     first, second = (
         {r.key: r for r in read_records(Path(d)) if r.target is not None} for d in (arguments.first, arguments.second)
     )
-    common = [key for key in first if key in second]
+    common = [key for key in first if key in second and first[key].budget_kind == second[key].budget_kind]
     if not common:
         raise InputError(
-            "rows that both runs answered at one budget", "none", "evaluate the same data with the same --budgets"
+            "rows that both runs answered at one budget", "none", "evaluate the same data with the same budgets"
         )
     for key in common:
         if (first[key].target, first[key].expression) != (second[key].target, second[key].expression):
@@ -193,7 +193,7 @@ def _compare(argv: list[str]) -> int:
         )
     else:
         print(paired_markdown(found, arguments.first, arguments.second))
-        print(f"token budget {budget}; {left_out} rows were answered by one run only")
+        print(f"{first[keys[0]].budget_kind} {budget}; {left_out} rows were answered by one run only")
     return 0
 
 

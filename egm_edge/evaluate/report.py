@@ -108,6 +108,7 @@ def curve_svgs(summary: Summary) -> dict[str, str]:
         return {}
     accuracies = [p.acc50 * 100 for p in summary.curve]
     bars = [(p.acc50_95[0] * 100, p.acc50_95[1] * 100) for p in summary.curve]
+    budgets = [str(p.budget) for p in summary.curve]
     load = "batch 1" if summary.concurrency == 1 else f"{summary.concurrency} at once"
     axes = {
         "accuracy_by_budget.svg": (BUDGET_KINDS[summary.budget_kind].label, [float(p.budget) for p in summary.curve]),
@@ -120,7 +121,8 @@ def curve_svgs(summary: Summary) -> dict[str, str]:
     return {
         name: plot(
             f"Acc@0.5 against {label.split(' (')[0]}", label, "Acc@0.5 (%), 95 % interval",
-            [Line("", list(zip(xs, accuracies, strict=True)), bars=bars)], y_range=(0.0, 100.0),
+            [Line("", list(zip(xs, accuracies, strict=True)), bars=bars, labels=budgets)],
+            x_range=(0.0, max(xs) * 1.08), y_range=(0.0, 100.0),
         )
         for name, (label, xs) in axes.items()
     }  # fmt: skip

@@ -7,7 +7,6 @@ project's own `{image, expression, box | null, task, ...}`. Knows nothing of mod
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from egm_edge.grounding import Task
 from egm_edge.request import check_expression
 
 MAX_LINE_BYTES = 4 << 20
+MAX_COORDINATE_PX = 1e7
 PROBLEMS_SHOWN = 3
 BoxPx = tuple[float, float, float, float]
 _FILE_NAME = re.compile(r"(refcoco[+g]?)[_-](val|testA|testB|test)\b")
@@ -83,14 +83,14 @@ def read_jsonl(path: Path, task: Task | None = None) -> list[EvaluationRow]:
 
 
 def box_px(values: Any) -> BoxPx:
-    """Four finite numbers, x1 < x2 and y1 < y2.
+    """Four numbers of pictures' size, x1 < x2 and y1 < y2.
 
     Raises:
         InputError: anything else.
     """
     good = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 4
     if not good or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
+        isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= MAX_COORDINATE_PX for v in values
     ):
         raise InputError("a box of four finite numbers, xyxy pixels", repr(values)[:60], "mend the row")
     x1, y1, x2, y2 = (float(v) for v in values)
@@ -170,7 +170,9 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_LINE_BYTES else None
+        if len(raw) > MAX_LINE_BYTES:
+            raise ValueError(f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
+        value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError("one JSON object a line", f"{path}:{number}: {str(error)[:80]}", "mend the line") from None
     if not isinstance(value, dict):

@@ -85,7 +85,7 @@ def load_report(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_REPORT_BYTES:
             raise InputError("a measurement report", f"{path} of {path.stat().st_size:,} bytes", "check the file")
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("a measurement report", f"{path}: {error}", "run egm measure --out DIR first") from None
     if not isinstance(values, dict) or values.get("kind") != KIND:
@@ -93,7 +93,19 @@ def load_report(path: Path) -> dict[str, Any]:
     if values.get("schema_version") != SCHEMA_VERSION:
         found = f"schema {values.get('schema_version')!r} in {path}"
         raise InputError(f"a report of schema {SCHEMA_VERSION}", found, "measure again with this egm-edge")
+    try:
+        identity(values)
+        measured = series(values["samples"])
+        whole = bool(measured["total_ms"]) and values["summary"]["tokens"].keys() >= {"prompt", "image", "completion"}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError("a whole report", f"{path}: {type(error).__name__}: {error}", "measure again") from None
+    if not whole:
+        raise InputError("a report with requests in it", f"none in {path}", "measure again")
     return values
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} where a number should be")
 
 
 def to_markdown(report: dict[str, Any]) -> str:
@@ -146,7 +158,7 @@ def identity(report: dict[str, Any]) -> dict[str, str]:
         "cold start": f"checksums {report['cold']['verify_ms']:.0f} ms, load {report['cold']['load_ms']:.0f} ms, "
         f"first request {report['cold']['first_request_ms']:.0f} ms",
         "memory": f"{report['memory']['after_load_mb']:.0f} MB resident after load, peak {report['memory']['peak_mb']:.0f} MB",
-        **({"GPU": _gpu_words(report["gpu"])} if report["gpu"] else {}),
+        **({"GPU": _gpu_words(report["gpu"])} if report.get("gpu") else {}),
         "energy per request": ", ".join(f"{v:.2f} J ({name})" for name, v in energy.items())
         or "not readable on this machine",
         "power": f"mode {before['power_mode'] or 'none'}, governor {before['governor'] or 'not readable'}, clock {clock}",
@@ -251,7 +263,7 @@ def roofline_rows(report: dict[str, Any]) -> list[list[str]]:
 def roofline_words(report: dict[str, Any]) -> str:
     """What the shares are shares of."""
     limits = report["roofline"]["limits"]
-    shares = [stage["share"] for stage in report["roofline"]["stages"]]
+    shares = [stage["best_share"] for stage in report["roofline"]["stages"]]
     busier = " A share above 100 % means that the limits were measured while the machine was busier."
     doubt = busier if max(shares, default=0.0) > 1.0 else ""
     int8 = (

@@ -25,26 +25,33 @@ class Line:
         name: for the legend, "" for none.
         points: (x, y) in drawing order.
         style: "line", "step" (holds y until the next x) or "dots".
-        bars: per point (low, high) of y; empty for none.
+        bars: per point (low, high) of y; empty for none. labels: words beside each point; empty for none.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     style: str = "line"
     bars: Sequence[tuple[float, float]] = ()
+    labels: Sequence[str] = ()
 
 
 def plot(
-    title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_range: tuple[float, float] | None = None
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Sequence[Line],
+    *,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
 ) -> str:
     """An x-y plot as one <svg> element.
 
     Args:
-        y_range: bounds of the y axis; None spans zero to the largest value.
+        x_range: bounds of the x axis; None spans the values. y_range: likewise; None spans zero to the largest value.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [v for line in lines for bar in line.bars for v in bar]
-    x_low, x_high = _span(min(xs, default=0.0), max(xs, default=1.0))
+    x_low, x_high = _span(*x_range) if x_range else _span(min(xs, default=0.0), max(xs, default=1.0))
     y_low, y_high = y_range or _span(0.0, max(ys, default=1.0))
     named = len(lines) > 1 and any(line.name for line in lines)
     top = TOP + LEGEND_PX if named else TOP
@@ -73,6 +80,9 @@ def plot(
         parts += _drawn(line, [at(*p) for p in line.points], colour)
         for (x, _), (low, high) in zip(line.points, line.bars, strict=False):
             parts.append(_stroke([at(x, low), at(x, high)], "", colour))
+        for point, words in zip(line.points, line.labels, strict=False):
+            x, y = at(*point)
+            parts.append(_text(x + 5, y - 6, words, "tick start"))
         if named:
             x = LEFT + i * inner_w / len(lines)
             parts.append(f'<rect x="{x:.1f}" y="{TOP - 4}" width="10" height="10" fill="{colour}"/>')

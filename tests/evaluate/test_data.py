@@ -65,6 +65,13 @@ def test_amodal_rows_are_scored_on_the_amodal_box_only(tmp_path: Path) -> None:
         pytest.param(json.dumps({"image": "a.png", "expression": "x"}), "a target", id="no target"),
         pytest.param(json.dumps(OWN | {"width": 10}), "whole pixels", id="half a size"),
         pytest.param(json.dumps(OWN | {"image": 3}), "'image'", id="no picture name"),
+        pytest.param(
+            json.dumps(OWN | {"box": [0, 0, 1e308, 1e308]}), "four finite numbers", id="as large as floats go"
+        ),
+        pytest.param(
+            json.dumps(OWN | {"box": [-(10**400), 2, 3, 4]}), "four finite numbers", id="larger than any float"
+        ),
+        pytest.param('{"a": "' + "x" * (4 << 20) + '"}', "more than 4 MiB", id="a huge line"),
         pytest.param("", "an empty file", id="empty"),
     ],
 )

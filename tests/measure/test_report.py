@@ -192,8 +192,14 @@ def test_compare_reads_only_reports_of_its_schema(
     path = str(out / "measure.json")
     assert main(["compare", path, path, "--json"]) == 0
     assert "noise" in json.loads(capsys.readouterr().out)["verdict"]
-    newer = json.dumps(report | {"schema_version": 9})
-    for text, words in (("{}", "another file"), ("[", "measurement report"), (newer, "schema 9")):
+    changed = {
+        "schema 9": report | {"schema_version": 9},
+        "a whole report": {k: v for k, v in report.items() if k != "conditions"},
+        "with requests in it": report | {"samples": []},
+        "NaN where a number": report | {"samples": [report["samples"][0] | {"total_ms": float("nan")}]},
+    }
+    texts = {"another file": "{}", "measurement report": "[", "recursion": "[" * 100_000}
+    for words, text in (texts | {words: json.dumps(values) for words, values in changed.items()}).items():
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=words):
             main(["compare", path, str(tmp_path / "bad.json")])
