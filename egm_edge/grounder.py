@@ -77,6 +77,18 @@ class Frame:
         """How often the engine has seen it: once at its own size, and once at each smaller one."""
         return len(self.smaller) + (self.engine_frame is not None)
 
+    def charged_to(self, grounding: Grounding) -> Grounding:
+        """A Grounding whose request also waited for this frame to be decoded and preprocessed."""
+        extra_ms = self.decode_image_ms + self.preprocess_ms
+        timings = replace(
+            grounding.timings,
+            decode_image_ms=self.decode_image_ms,
+            preprocess_ms=self.preprocess_ms,
+            ttft_ms=grounding.timings.ttft_ms + extra_ms,
+            total_ms=grounding.timings.total_ms + extra_ms,
+        )
+        return replace(grounding, timings=timings)
+
 
 class Grounder:
     """Answers expressions on frames with one bundle. Requests from several threads are answered one after another.

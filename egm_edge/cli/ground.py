@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from egm_edge.request import check_expression
 from egm_edge.shipped import resolve_bundle
 
 if TYPE_CHECKING:
-    from egm_edge.grounder import Frame, Grounder
+    from egm_edge.grounder import Grounder
 
 MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
@@ -94,26 +93,13 @@ def _ground(grounder: Grounder, source: Path | bytes, arguments: argparse.Namesp
     for text in arguments.texts:
         grounding = grounder.ground(frame, text, task=arguments.task, max_new_tokens=arguments.max_new_tokens)
         if not groundings:
-            grounding = _with_frame_cost(grounding, frame)
+            grounding = frame.charged_to(grounding)
         groundings.append(grounding)
         if not arguments.json:
             print(describe(grounding), flush=True)
         elif not arguments.timings:
             print(json.dumps(grounding.to_dict(), ensure_ascii=False), flush=True)
     return groundings
-
-
-def _with_frame_cost(grounding: Grounding, frame: Frame) -> Grounding:
-    """The first request on a frame is also what waited for its decoding and preprocessing."""
-    extra_ms = frame.decode_image_ms + frame.preprocess_ms
-    timings = replace(
-        grounding.timings,
-        decode_image_ms=frame.decode_image_ms,
-        preprocess_ms=frame.preprocess_ms,
-        ttft_ms=grounding.timings.ttft_ms + extra_ms,
-        total_ms=grounding.timings.total_ms + extra_ms,
-    )
-    return replace(grounding, timings=timings)
 
 
 def describe(grounding: Grounding) -> str:

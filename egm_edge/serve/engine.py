@@ -17,7 +17,7 @@ from typing import Any
 
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import EgmError
-from egm_edge.grounder import Frame, Grounder
+from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Outcome
 from egm_edge.serve.kept_frames import KeptFrames
 from egm_edge.serve.metrics import Metrics
@@ -68,7 +68,7 @@ class Engine:
 
     def __init__(self, grounder: Grounder, settings: ServeSettings, metrics: Metrics) -> None:
         self._grounder, self._settings, self._metrics = grounder, settings, metrics
-        self._frames = KeptFrames(grounder, settings.kept_frames)
+        self._frames = KeptFrames(grounder, settings.kept_frames, settings.kept_bytes)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-engine")
         self._inside: dict[Future[None], Waiting] = {}
         self._usual_s = FIRST_GUESS_S
@@ -172,7 +172,7 @@ class Engine:
         if grounding.outcome is Outcome.CANCELLED and not waiting.cancelled.is_set():
             limit = f"{self._settings.request_s:g} s"
             raise RequestError(504, f"not answered within {limit}, waiting included; ask for less", "time_limit")
-        tell(grounding if kept else _with_frame_cost(grounding, frame))
+        tell(grounding if kept else frame.charged_to(grounding))
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *given: Any) -> None:
@@ -182,16 +182,3 @@ def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *gi
     except RuntimeError:
         if not loop.is_closed():
             raise
-
-
-def _with_frame_cost(grounding: Grounding, frame: Frame) -> Grounding:
-    """The first request on a picture is also what waited for its decoding and preprocessing."""
-    extra_ms = frame.decode_image_ms + frame.preprocess_ms
-    timings = replace(
-        grounding.timings,
-        decode_image_ms=frame.decode_image_ms,
-        preprocess_ms=frame.preprocess_ms,
-        ttft_ms=grounding.timings.ttft_ms + extra_ms,
-        total_ms=grounding.timings.total_ms + extra_ms,
-    )
-    return replace(grounding, timings=timings)

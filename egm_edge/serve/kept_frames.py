@@ -11,11 +11,12 @@ from egm_edge.grounder import Frame, Grounder
 
 
 class KeptFrames:
-    """At most `limit` frames, the least recently asked about forgotten first."""
+    """At most `limit` frames of at most `limit_bytes` together, the least recently asked about forgotten first."""
 
-    def __init__(self, grounder: Grounder, limit: int) -> None:
-        self._grounder, self._limit = grounder, limit
+    def __init__(self, grounder: Grounder, limit: int, limit_bytes: int) -> None:
+        self._grounder, self._limit, self._limit_bytes = grounder, limit, limit_bytes
         self._frames: OrderedDict[str, Frame] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -30,8 +31,12 @@ class KeptFrames:
             self._frames.move_to_end(sha256)
             return kept, True
         frame = self._grounder.frame(picture)
-        if self._limit:
-            while len(self._frames) >= self._limit:
-                self._frames.popitem(last=False)
-            self._frames[sha256] = frame
+        self._frames[sha256] = frame
+        self._bytes += _bytes_of(frame)
+        while len(self._frames) > self._limit or self._bytes > self._limit_bytes:
+            self._bytes -= _bytes_of(self._frames.popitem(last=False)[1])
         return frame, False
+
+
+def _bytes_of(frame: Frame) -> int:
+    return frame.image_rgb.nbytes + frame.pixels.patches.nbytes

@@ -99,7 +99,7 @@ def _options(request: ChatRequest, *, asks_for_a_box: bool) -> DecodingOptions:
         max_new_tokens=request.max_completion_tokens or request.max_tokens,
         deadline_ms=request.deadline_ms,
         max_think_tokens=request.max_think_tokens,
-        samples=request.samples or 1,
+        samples=None if request.samples == "auto" else request.samples or 1,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,

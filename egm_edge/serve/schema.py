@@ -112,7 +112,9 @@ class ChatRequest(_Model):
         None, gt=0, le=MAX_DEADLINE_MS, description="milliseconds from arrival to the box"
     )
     max_think_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(None, description="0 for no thought")
-    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = Field(None, description="answers to vote among")
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | Literal["auto"] | None = Field(
+        None, description="answers to vote among; auto: as many as the deadline allows"
+    )
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -23,7 +23,7 @@ class ServeSettings:
         max_body_bytes: of one request. max_held_bytes: of all request bodies and pictures held at once.
         max_pixels: of one picture, judged by its header.
         max_connections: open connections; more are closed at once.
-        kept_frames: pictures whose vision is kept for the next sentence.
+        kept_frames: pictures whose vision is kept for the next sentence. kept_bytes: of their pixels and patches together.
         request_s: one request from arrival to answer, waiting included.
         body_s: from a request's headers to the end of its body. header_s: from a connection's start, or the last answer,
             to the end of the next request's headers. write_s: a client may stop reading its answer for this long.
@@ -41,6 +41,7 @@ class ServeSettings:
     max_pixels: int = 32_000_000
     max_connections: int = 256
     kept_frames: int = 4
+    kept_bytes: int = 256 * MIB
     request_s: float = 600.0
     body_s: float = 60.0
     header_s: float = 20.0

@@ -194,7 +194,8 @@ function answer(egm) {
   $("box").textContent = egm.box ? egm.box.map((v) => v.toFixed(1)).join(", ") : "none";
   $("confidence").textContent = egm.confidence === null
     ? "uncalibrated" : `${Math.round(egm.confidence * 100)} % that the box is right (IoU of at least 0.5)`;
-  $("tokens").textContent = `${egm.tokens.think} thought, ${egm.tokens.completion} in all; ${egm.tokens.image} of the picture`;
+  $("tokens").textContent = `${egm.tokens.think} thought, ${egm.tokens.completion} in all; ${egm.tokens.image} of the picture`
+    + (egm.cut ? `; cut short: ${egm.cut.replaceAll("_", " ")}` : "");
   $("facts").hidden = false;
   if (egm.reasoning) $("thought").textContent = egm.reasoning;
   $("thought-part").hidden = !egm.reasoning;
