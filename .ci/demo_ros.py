@@ -43,7 +43,8 @@ NODE_COMMAND = ROOT / "ros2_ws" / "install" / "lib" / "egm_ros" / "grounding_nod
 OUTCOME_NAMES = {
     value: name.removeprefix("OUTCOME_") for name, value in vars(GroundedObject).items() if name.startswith("OUTCOME_")
 }
-CONFIGURE_S, STOP_S, TAIL_S = 30.0, 10.0, 3.0
+CONFIGURE_S, STOP_S, TAIL_S = 60.0, 10.0, 3.0
+PLAYS = 3  # of the stream, until something is heard: a busy machine may lose a first round of best-effort frames
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,10 @@ def main(bundle: Path) -> int:
                     f'command "{expression}": playing {len(frames)} frames of {frames[0][1].width}x{frames[0][1].height}'
                 )
                 player.commands.publish(String(data=expression))
-                player.play(frames)
-                player.spin_until(lambda: player.heard[expression] > 0, TAIL_S)  # noqa: B023
+                for _ in range(PLAYS):
+                    player.play(frames)
+                    if player.spin_until(lambda: player.heard[expression] > 0, TAIL_S):  # noqa: B023
+                        break
     finally:
         player.executor.shutdown()
         player.node.destroy_node()
