@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launch_stand_ins import read_launch_file
+from launch_stand_ins import read_launch_file, read_launch_files
 
 PACKAGE = REPOSITORY / "ros2_ws" / "src" / "egm_ros"
 
@@ -40,3 +40,36 @@ def test_arguments_reach_the_node() -> None:
     assert launched.remappings["image"] == "/cam"
     assert launched.namespace == "left"
     assert launched.parameters["autostart"] is False
+
+
+def test_node_and_simulated_camera() -> None:
+    node, camera = read_launch_files(
+        PACKAGE / "launch" / "simulated_camera.launch.py", bundle_path="/b", namespace="left", motion="slide", seed="7"
+    )
+    assert (node.executable, camera.executable) == ("grounding_node", "simulated_camera")
+    assert node.parameters["bundle_path"] == "/b"
+    assert (node.namespace, camera.namespace) == ("left", "left")
+    assert node.remappings["image"] == "image", "the camera's own topic"
+    source = (PACKAGE / "egm_ros" / "simulated_camera.py").read_text()
+    assert all(f'"{name}": _Parameter(' in source for name in camera.parameters)
+    assert (camera.parameters["motion"], camera.parameters["seed"], camera.parameters["rate_hz"]) == ("slide", 7, 30.0)
+    assert camera.environment == node.environment != {}, "both ends of a raw image topic need the profile"
+    assert "simulated_camera = egm_ros.simulated_camera:main" in (PACKAGE / "setup.py").read_text()
+
+
+def test_node_and_recorded_stream() -> None:
+    node, replay = read_launch_files(
+        PACKAGE / "launch" / "recorded_stream.launch.py", bundle_path="/b", bag="/data/bag"
+    )
+    assert (node.executable, replay.executable) == ("grounding_node", "replay_bag")
+    assert node.remappings["image"] == "/camera/image"
+    assert node.parameters["image_transport"] == "compressed"
+    assert replay.arguments == ["/data/bag", "--loops", "0", "--restamp", "--rate", "1.0"]
+    assert "replay_bag = egm_ros.bag:replay_main" in (PACKAGE / "setup.py").read_text()
+
+
+def test_the_rviz_configuration_shows_topics_that_exist() -> None:
+    displays = yaml.safe_load((PACKAGE / "rviz" / "grounding.rviz").read_text())["Visualization Manager"]["Displays"]
+    topics = {display["Topic"]["Value"] for display in displays}
+    assert topics == {"/annotated", "/image"}
+    assert '"annotated"' in (PACKAGE / "egm_ros" / "outputs.py").read_text()

@@ -11,6 +11,7 @@ setup(
         ("share/egm_ros", ["package.xml"]),
         ("share/egm_ros/config", glob("config/*")),
         ("share/egm_ros/launch", glob("launch/*.launch.py")),
+        ("share/egm_ros/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],
     zip_safe=True,
