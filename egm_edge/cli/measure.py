@@ -1,4 +1,5 @@
-"""`egm measure BUNDLE`: a latency report of this machine; `egm measure compare A.json B.json`: two of them side by side."""
+"""`egm measure BUNDLE`: a latency report of this machine; `egm measure compare A.json B.json`: two of them side by side;
+`egm measure ros FILE`: what a ROS 2 node's answers cost."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ examples:
   egm measure out/egm-2b-cpu --beside transformers --checkpoint EGM-2B --max-new-tokens 128
   egm measure out/egm-2b-cpu --beside http://localhost:8000/v1 --max-new-tokens 128
   egm measure compare laptop/measure.json jetson/measure.json
+  egm measure ros answers.jsonl
 
 --out gets measure.json (everything, every request), measure.md and measure.html (plots; loads nothing from elsewhere).
 Sweeps: resolution=WxH, prompt=WORDS, tokens=CAP, commands=PER FRAME.
@@ -27,7 +29,8 @@ Sweeps: resolution=WxH, prompt=WORDS, tokens=CAP, commands=PER FRAME.
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    return _compare(argv[1:]) if argv[:1] == ["compare"] else _measure(argv)
+    other = {"compare": _compare, "ros": _ros}.get(argv[0] if argv else "")
+    return other(argv[1:]) if other else _measure(argv)
 
 
 def _measure(argv: list[str]) -> int:
@@ -101,6 +104,20 @@ def _compare(argv: list[str]) -> int:
 
     found = compare(load_report(Path(arguments.first)), load_report(Path(arguments.second)))
     print(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else to_markdown(found))
+    return 0
+
+
+def _ros(argv: list[str]) -> int:
+    parser = Parser(
+        prog="egm measure ros", description="Stages of a ROS 2 node's recorded answers, mailbox and publish too."
+    )
+    parser.add_argument("records", metavar="FILE.jsonl", help="as `python -m egm_ros.measure record` writes it")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    from egm_edge.measure.ros_records import read_ros_records, ros_markdown, summarise_ros
+
+    summary = summarise_ros(read_ros_records(Path(arguments.records)))
+    print(json.dumps(summary) if arguments.json else ros_markdown(summary))
     return 0
 
 

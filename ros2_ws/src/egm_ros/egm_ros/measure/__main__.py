@@ -1,4 +1,7 @@
-"""`python -m egm_ros.measure stream|cancel|soak|threads --bundle DIR --picture FILE`: the README's figures, measured here."""
+"""`python -m egm_ros.measure stream|cancel|soak|threads --bundle DIR --picture FILE`: the README's figures, measured here.
+
+`python -m egm_ros.measure record --out FILE` writes the answers of a node that runs already, for `egm measure ros FILE`.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m egm_ros.measure", description=__doc__)
-    parser.add_argument("what", choices=("stream", "cancel", "soak", "threads"))
-    parser.add_argument("--bundle", required=True, help="directory of the bundle to run")
-    parser.add_argument("--picture", required=True, help="what the camera shows; the expression should be in it")
+    parser.add_argument("what", choices=("stream", "cancel", "soak", "threads", "record"))
+    parser.add_argument("--bundle", help="directory of the bundle to run")
+    parser.add_argument("--out", type=Path, default=Path("answers.jsonl"), help="of record")
+    parser.add_argument("--picture", help="what the camera shows; the expression should be in it")
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
     parser.add_argument("--rounds", type=int, default=60, help="of cancel")
@@ -37,7 +41,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.what == "record":
+        from egm_ros.measure.record import record
+
+        _say(f"{record(options.out, options.seconds)} answers in {options.out}")
+        return 0
+    if not (options.bundle and options.picture):
+        parser.error("--bundle and --picture are needed")
     parameters: dict[str, object] = {"bundle_path": options.bundle}
     _say(f"{_machine()}; node's log: {options.log}\n")
     if options.what == "threads":
