@@ -26,7 +26,7 @@ class NodeHealth:
         bundle_hash: of the loaded bundle, "" when none is.
         counts: see Counters.
         uptime_s: seconds since the node was made, of the same moment as the counts.
-        oldest_handed_over_ms: see Mailbox.
+        ages_ms: see `Mailbox.ages_ms`; since the last diagnostics.
         silent_s: seconds since the last camera frame.
         camera_timeout_s: how long it may be silent.
         engine: None while nothing is loaded.
@@ -40,7 +40,7 @@ class NodeHealth:
     bundle_hash: str
     counts: dict[str, int]
     uptime_s: float
-    oldest_handed_over_ms: float
+    ages_ms: tuple[float, float]
     silent_s: float
     camera_timeout_s: float
     engine: EngineHealth | None
@@ -86,7 +86,8 @@ def _camera(health: NodeHealth) -> DiagnosticStatus:
     values = {
         "uptime_s": f"{health.uptime_s:.3f}",
         "silent_s": f"{health.silent_s:.2f}",
-        "oldest_handed_over_ms": f"{health.oldest_handed_over_ms:.2f}",
+        "oldest_handed_over_ms": f"{health.ages_ms[0]:.2f}",
+        "longest_gap_ms": f"{health.ages_ms[1]:.2f}",
     }
     return _status(health, "camera", level, message, values)
 

@@ -301,7 +301,7 @@ class GroundingNode(LifecycleNode):
             bundle_hash=self._engine.bundle_hash,
             counts=mailbox | self.counters.snapshot(),
             uptime_s=time.monotonic() - self._made_s,
-            oldest_handed_over_ms=self.mailbox.oldest_handed_over_ms,
+            ages_ms=self.mailbox.ages_ms(),
             silent_s=silent_s,
             camera_timeout_s=self.settings.camera_timeout_s,
             engine=self._engine.health() if self._all_dispatcher is not None else None,

@@ -64,14 +64,13 @@ class Mailbox:
         wake: notified on every arrival; the readers wait on it for frames and requests alike.
         received: frames put so far.
         skipped: frames overwritten before the model or the tracker looked at them.
-        oldest_handed_over_ms: greatest age, since arrival, of a frame when a reader got it; since the last `clear`.
     """
 
     def __init__(self) -> None:
         self.wake = threading.Condition()
         self.received = 0
         self.skipped = 0
-        self.oldest_handed_over_ms = 0.0
+        self._oldest_ms = self._longest_gap_ms = 0.0
         self._frame: CameraFrame | None = None
         self._seen = True
 
@@ -79,7 +78,10 @@ class Mailbox:
         with self.wake:
             self.received += 1
             self.skipped += not self._seen
-            self._frame = CameraFrame(message, self.received, time.monotonic(), max_pixels)
+            now_s, last = time.monotonic(), self._frame
+            if last is not None:
+                self._longest_gap_ms = max(self._longest_gap_ms, (now_s - last.arrived_s) * 1e3)
+            self._frame = CameraFrame(message, self.received, now_s, max_pixels)
             self._seen = False
             self.wake.notify_all()
 
@@ -96,6 +98,16 @@ class Mailbox:
         with self.wake:
             return time.monotonic() - self._frame.arrived_s if self._frame is not None else float("inf")
 
+    def ages_ms(self) -> tuple[float, float]:
+        """Since the last call: the oldest frame that was handed over, and the longest gap between two arrivals.
+
+        The first is never much more than the second: only the newest frame is ever handed over.
+        """
+        with self.wake:
+            ages = self._oldest_ms, self._longest_gap_ms
+            self._oldest_ms = self._longest_gap_ms = 0.0
+            return ages
+
     def wait_newer(self, after: int, timeout_s: float) -> CameraFrame | None:
         """Block until there is a frame with a sequence greater than `after`; None after `timeout_s`."""
         end = time.monotonic() + timeout_s
@@ -108,11 +120,10 @@ class Mailbox:
 
     def _hand_over(self, frame: CameraFrame) -> CameraFrame:
         self._seen = True
-        self.oldest_handed_over_ms = max(self.oldest_handed_over_ms, (time.monotonic() - frame.arrived_s) * 1e3)
+        self._oldest_ms = max(self._oldest_ms, (time.monotonic() - frame.arrived_s) * 1e3)
         return frame
 
     def clear(self) -> None:
         with self.wake:
             self._frame = None
             self._seen = True
-            self.oldest_handed_over_ms = 0.0

@@ -32,6 +32,7 @@ class Listener:
         objects: (latency of the node, age of the grounded frame, track state), ms, of every tracked object.
         answers: outcome of every answer that the model gave.
         values: the node's diagnostics, "part.key" -> value.
+        history: all of them, oldest first.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Listener:
         self.objects: list[tuple[float, float, int]] = []
         self.answers: list[int] = []
         self.values: dict[str, str] = {}
+        self.history: list[dict[str, str]] = []
         self.diagnosed = 0
         self.node.create_subscription(Detection2DArray, "detections", self._on_detections, 50)
         self.node.create_subscription(GroundedObjectArray, "grounded_objects", self._on_objects, 50)
@@ -70,6 +72,7 @@ class Listener:
         self.detections.clear()
         self.objects.clear()
         self.answers.clear()
+        self.history.clear()
 
     def wait_diagnosed(self, timeout_s: float = 5.0) -> dict[str, str]:
         """The values of diagnostics that are sent after this call."""
@@ -99,6 +102,7 @@ class Listener:
             part = status.name.rpartition(": ")[2]
             self.values[f"{part}.level"] = str(status.level[0])
             self.values |= {f"{part}.{pair.key}": pair.value for pair in status.values}
+        self.history.append(dict(self.values))
         self.diagnosed += 1
 
     def _spin(self) -> None:
