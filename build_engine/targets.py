@@ -265,6 +265,30 @@ _ROWS = (
         versions=_X86_TENSORRT,
         notes=("memory and bandwidth are those of an RTX 5090",),
     ),
+    Target(
+        name="rtx",
+        devices=("RTX 30 series", "RTX 40 series", "RTX 50 series", "their workstation cards"),
+        runtime=Runtime.TENSORRT_RTX,
+        precisions=("fp16", "bf16"),
+        compiler="build_engine.compilers.tensorrt_rtx:compile_rtx",
+        support=Support.HOST_HALF,
+        sm=("sm86", "sm89", "sm120"),
+        versions={"tensorrt-rtx": "1.7.1.116, the same on host and device"},
+        steps={"graphs": "host", "check graphs": "host", "engine": "host", "kernels": "device, on first load"},
+        notes=("engines are built without a GPU and are not portable across TensorRT-RTX releases",),
+    ),
+    Target(
+        name="cuda",
+        devices=("any GPU of ONNX Runtime's CUDA provider (sm75 to sm120, H100 and H200 included)",),
+        runtime=Runtime.ONNX_RUNTIME,
+        precisions=("fp16",),
+        compiler="build_engine.compilers.cuda:compile_cuda",
+        support=Support.HOST_HALF,
+        sm=("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120"),
+        versions={"onnxruntime-gpu": ">=1.22", "CUDA": "13 (12 with older wheels)", "cuDNN": "9"},
+        steps={"graphs": "host", "check graphs": "host"},
+        notes=("the graphs are run on a CPU here; no GPU has run them",),
+    ),
 )
 TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}
 

@@ -4,11 +4,13 @@ for it. What cannot be compared here is recorded as unverified, with the command
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from build_engine.parity.cases import probes
-from egm_edge.backends import load_backend
+from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 
@@ -22,12 +24,19 @@ def unverified(why: str) -> dict[str, Any]:
     return {"status": "unverified", "why": why, "verify_with": VERIFY}
 
 
-def gate(candidate: Bundle, checkpoint: Path, parameters: int) -> dict[str, Any]:
+def gate(
+    candidate: Bundle,
+    checkpoint: Path,
+    parameters: int,
+    *,
+    open_engine: Callable[[Bundle], Backend] = partial(load_backend, memory="fast"),
+) -> dict[str, Any]:
     """Compare a bundle that is about to be committed.
 
     Args:
         candidate: as written so far; its files' hashes are not needed.
         parameters: of the checkpoint.
+        open_engine: what runs the candidate here.
 
     Returns:
         The parity section of its manifest.
@@ -44,14 +53,14 @@ def gate(candidate: Bundle, checkpoint: Path, parameters: int) -> dict[str, Any]
     from egm_edge.backends.transformers_reference import TransformersReference
 
     reference = TransformersReference(checkpoint, max_pixels=candidate.manifest.limits.get("max_pixels"))
-    backend = load_backend(candidate, memory="fast")
+    backend = open_engine(candidate)
     try:
         limit = min(PROBE_TOKENS, int(candidate.manifest.limits["max_new_tokens"]))
         report = compare(candidate, backend, reference, probes(), max_new_tokens=limit)
     finally:
         backend.close()
     if not report.passed:
-        stage = next(stage for stage in report.stages if stage.passed is not True)
+        stage = next((s for s in report.stages if s.passed is False), report.stages[-1])
         measured = f"{stage.worst:.3g} {stage.unit}, bound {stage.bound:.3g}" if stage.worst is not None else ""
         found = "; ".join(part for part in (measured, stage.detail) if part)
         raise BuildError(

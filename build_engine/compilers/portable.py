@@ -1,0 +1,85 @@
+"""What the GPU compilers share: write the portable graphs of a checkpoint, and check them on this machine's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from build_engine.compilers.plan import CheckpointPlan
+from build_engine.exporters.graph import WeightFormat
+from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
+from build_engine.exporters.portable_graph import PortableGraphWriter
+from build_engine.parity import build_gate
+from build_engine.progress import Progress
+from egm_edge.backends.portable.backend import PortableBackend
+from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BuildError
+
+MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
+MAX_PATCHES = 16384
+CPU_CHECKED = ("fp16", "fp32")  # ONNX Runtime has no bfloat16 products on the CPU
+
+
+def max_image_tokens(plan: CheckpointPlan) -> int:
+    """Image tokens of the largest picture that the pixel spec lets through.
+
+    Raises:
+        BuildError: too many for a GPU engine's profile.
+    """
+    spec = plan.pixel_spec
+    if spec.tokens_per_tile:
+        return (spec.max_tiles + (spec.max_tiles > 1)) * spec.tokens_per_tile
+    patches = spec.max_pixels // spec.patch_size**2
+    if patches > MAX_PATCHES:
+        most = MAX_PATCHES * spec.patch_size**2
+        raise BuildError(
+            f"pictures of at most {most:,} pixels after resizing",
+            f"{spec.max_pixels:,}",
+            f"pass --max-pixels {most} or less",
+        )
+    return patches // spec.merge_size**2
+
+
+def limit_context(plan: CheckpointPlan) -> None:
+    """Size the context for the largest picture, a long request and the token limit, within the checkpoint's own."""
+    needed = max_image_tokens(plan) + MAX_EXPRESSION_TOKENS + plan.max_new_tokens
+    plan.context_tokens = min(plan.context_tokens, needed)
+
+
+def write_graphs(plan: CheckpointPlan, root: Path, precision: str, bar: Progress) -> None:
+    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`."""
+    checkpoint = plan.checkpoint
+    checkpoint.on_read = bar.advance
+    for name in (VISION, DECODER, HEAD):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    bar.stage(f"vision ({precision})")
+    vision = PortableGraphWriter(root / VISION, precision=precision)
+    plan.tower.write_vision(checkpoint, plan.pixel_spec, vision, WeightFormat.FP32)
+    bar.stage(f"decoder ({precision})")
+    deepstack = plan.engine().vision.deepstack
+    write_portable_decoder(checkpoint, plan.shape, root / DECODER, precision, deepstack=deepstack)
+    bar.stage(f"head ({precision})")
+    write_portable_head(checkpoint, plan.shape, root / HEAD, precision)
+
+
+def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> dict[str, Any]:
+    """The parity section of a bundle whose device is not here: its graphs, run on the CPU, against the checkpoint.
+
+    Args:
+        candidate: a bundle with the portable graphs in it.
+        why_not_here: what is missing for the real comparison.
+
+    Raises:
+        BuildError: the graphs differ from the checkpoint.
+    """
+    section = build_gate.unverified(f"unverified on target: {why_not_here}")
+    if candidate.manifest.precision not in CPU_CHECKED:
+        return section | {"graphs": build_gate.unverified("bfloat16 does not run on a CPU here")}
+    parameters = plan.checkpoint.parameter_count()
+    found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=_on_cpu)
+    return section | {"graphs": found}
+
+
+def _on_cpu(candidate: Bundle) -> PortableBackend:
+    return PortableBackend(candidate, OrtRunner(candidate, "cpu"))

@@ -1,0 +1,173 @@
+"""The TensorRT for RTX compiler: portable graphs to ahead-of-time engines, on a machine without GPU or driver.
+
+The engines hold kernels of no particular GPU: they are finished on the first load there (`egm_edge.backends.tensorrt_rtx`
+keeps the result). They cannot be run here, so that the graphs they were built from are checked on the CPU instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import build_engine
+from build_engine.checkpoint import Checkpoint
+from build_engine.compilers.plan import CheckpointPlan, preview
+from build_engine.compilers.portable import graph_check, limit_context, max_image_tokens, write_graphs
+from build_engine.manifest import BundleWriter
+from build_engine.parity import build_gate
+from build_engine.progress import Progress
+from build_engine.request import BuildRequest
+from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BuildError
+
+PACKAGE = "tensorrt_rtx"
+JOBS = "rtx-jobs.json"
+ENGINES = {VISION: "engines/vision.engine", DECODER: "engines/decoder.engine", HEAD: "engines/head.engine"}
+DECODE_TOKENS = 16  # a decode step with its draft
+BYTES_PER_PARAMETER = 6  # graph, engine, and room for what TensorRT writes meanwhile
+
+# One profile: input -> (smallest, typical, largest) shape.
+Shape = tuple[int, ...]
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineJob:
+    """One engine to build."""
+
+    graph: str
+    profiles: Sequence[Profile]
+
+
+def compile_rtx(request: BuildRequest) -> Bundle:
+    """Build a bundle for the table's TensorRT-RTX rows.
+
+    Raises:
+        BuildError: the package is missing, a graph does not parse, or an engine was not built.
+    """
+    request.require_batch_of_one()
+    installed = _require_tensorrt()
+    with (
+        Checkpoint(request.checkpoint) as checkpoint,
+        BundleWriter(request.out_dir, force=request.force) as writer,
+    ):
+        plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
+        limit_context(plan)
+        jobs = engine_jobs(plan)
+        writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER + (64 << 20))
+        bar = Progress(checkpoint.parameter_count(), request.progress_stream)
+        manifest = plan.manifest(request.target.name, request.precision, {"tensorrt-rtx": installed})
+        manifest["limits"] |= {"sm": list(request.target.sm)}
+        write_graphs(plan, writer.root, request.precision, bar)
+        plan.write_tables(writer)
+        bar.stage("graph check on the CPU")
+        why = "a TensorRT-RTX engine runs on an RTX GPU only"
+        if request.gate:
+            parity = graph_check(plan, preview(writer, manifest), why)
+        else:
+            parity = build_gate.unverified(f"unverified on target: {why}; the gate was switched off")
+        bar.stage(f"engines for {', '.join(request.target.sm)}")
+        build_engines(writer.root, request.target.sm, jobs, bar)
+        shutil.rmtree(writer.root / "graphs")  # their weights are in the engines
+        bar.stage("hashing")
+        bundle = writer.commit(**manifest, parity=parity)
+        bar.finish()
+        return bundle
+
+
+def engine_jobs(plan: CheckpointPlan) -> list[EngineJob]:
+    """Engines with profiles sized from the pixel spec and the token limits: the decoder has one for prompts and one for
+    single steps, whose kernels differ."""
+    shape, engine, spec = plan.shape, plan.engine(), plan.pixel_spec
+    image_tokens, context = max_image_tokens(plan), plan.context_tokens
+    if spec.tokens_per_tile:
+        most, side = image_tokens // spec.tokens_per_tile, spec.tile_size
+        vision: Profile = {"patches": ((1, 3, side, side), (1, 3, side, side), (most, 3, side, side))}
+    else:
+        least, most = spec.merge_size**2, image_tokens * spec.merge_size**2
+        typical = max(least, most // 2 // least * least)
+        width, half = int(plan.checkpoint.vision_config["hidden_size"]), engine.vision.head_dim // 2
+        columns = {"patches": 3 * spec.patch_size**2, "position": width, "cos": half, "sin": half}
+        vision = {name: ((least, size), (typical, size), (most, size)) for name, size in columns.items()}
+    prompt = min(context, image_tokens + 64)
+    decoder = [_decoder_profile(plan, n, past) for n, past in (((1, prompt, context), (0, 0, context)),
+                                                              ((1, 1, DECODE_TOKENS), (1, prompt, context)))]  # fmt: skip
+    head: Profile = {"hidden": ((1, 1, shape.hidden), (1, 1, shape.hidden), (1, context, shape.hidden))}
+    return [EngineJob(VISION, [vision]), EngineJob(DECODER, decoder), EngineJob(HEAD, [head])]
+
+
+def _decoder_profile(plan: CheckpointPlan, fed: tuple[int, int, int], past: tuple[int, int, int]) -> Profile:
+    shape, half = plan.shape, plan.shape.head_dim // 2
+    embeds = _three((1, n, shape.hidden) for n in fed)
+    angles = _three((n, half) for n in fed)
+    cache = _three((p, shape.kv_heads, shape.head_dim) for p in past)
+    profile: dict[str, tuple[Shape, Shape, Shape]] = {"embeds": embeds, "cos": angles, "sin": angles}
+    profile |= {f"deepstack_{i}": embeds for i in range(plan.engine().vision.deepstack)}
+    profile["mask"] = _three((n, n + p) for n, p in zip(fed, past, strict=True))
+    profile |= {f"past_{part}_{i}": cache for i in range(shape.layers) for part in ("key", "value")}
+    return profile
+
+
+def build_engines(root: Path, sms: Sequence[str], jobs: Sequence[EngineJob], bar: Progress) -> None:
+    """Build engines/*.engine from the graphs under `root`, for several compute capabilities.
+
+    The worker sees fixed names and a fixed environment only, so that the same graphs give the same bytes wherever they lie.
+
+    Raises:
+        BuildError: TensorRT refuses; its own words are in the message.
+    """
+    (root / "engines").mkdir(exist_ok=True)
+    work = {
+        "sm": list(sms),
+        "jobs": [
+            {"graph": j.graph, "engine": ENGINES[j.graph], "profiles": [dict(p) for p in j.profiles]} for j in jobs
+        ],
+    }
+    (root / JOBS).write_text(json.dumps(work), encoding="utf-8")
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(build_engine.__file__).parents[1])}
+    command = [sys.executable, "-m", "build_engine.compilers.rtx_worker", JOBS]
+    refused = ""
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as worker:
+        try:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                if line.startswith("egm-engine "):
+                    bar.stage(f"engine {line.split()[1]} built")
+                else:
+                    refused = line.removeprefix("egm-refused ").strip() or refused
+        except BaseException:
+            worker.kill()
+            raise
+    (root / JOBS).unlink()
+    missing = [ENGINES[job.graph] for job in jobs if not (root / ENGINES[job.graph]).is_file()]
+    if worker.returncode or missing:
+        raise BuildError(
+            f"TensorRT-RTX to build {', '.join(missing) or 'every engine'}",
+            refused[:400] or f"exit code {worker.returncode}",
+            "report this with the checkpoint's config.json",
+        )
+
+
+def _three(shapes: Any) -> tuple[Shape, Shape, Shape]:
+    low, typical, high = shapes
+    return low, typical, high
+
+
+def _require_tensorrt() -> str:
+    """The installed version."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        machine = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        raise BuildError("TensorRT for RTX", f"no package {PACKAGE} in this {machine}", "pip install 'egm-edge[rtx]'")
+    return version("tensorrt-rtx")

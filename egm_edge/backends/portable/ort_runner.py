@@ -1,0 +1,129 @@
+"""OrtRunner: portable graphs on ONNX Runtime, CUDA or CPU, the KV cache bound in place on the device.
+
+Two buffers per layer and kind take turns: a step reads the cache from one and writes it, with the new tokens behind it, into
+the other. Forgetting tokens is a shorter view of the same memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from egm_edge.backends.base import RuntimeFacts
+from egm_edge.backends.onnx_runtime.config import EngineConfig
+from egm_edge.backends.portable.runner import Arrays
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BackendError
+
+VISION, DECODER, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "head"))
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+CUDA_MEND = "pip install onnxruntime-gpu[cuda,cudnn] nvidia-cublas (and no plain onnxruntime beside it)"
+
+
+class OrtRunner:
+    """A Runner on ONNX Runtime.
+
+    Args:
+        bundle: with portable graphs under graphs/.
+        device: "cuda" or "cpu" (which runs the very same graphs, for checks).
+        device_id: which GPU.
+        threads: CPU threads, None for ONNX Runtime's choice.
+
+    Raises:
+        BackendError: the device's execution provider is missing or cannot load the graphs.
+    """
+
+    def __init__(self, bundle: Bundle, device: str, *, device_id: int = 0, threads: int | None = None) -> None:
+        self.device, self.device_id = device, device_id
+        self._require_provider()
+        config = EngineConfig.from_dict(bundle.manifest.model)
+        self.capacity = int(bundle.manifest.limits["context_tokens"])
+        self._sessions = {name: self._open(bundle.path(name), threads) for name in (VISION, DECODER, HEAD)}
+        where = f"cuda:{device_id}" if device == "cuda" else device
+        self.facts = RuntimeFacts(f"onnxruntime {ort.__version__}", where, threads or 0)
+        self.cache_tokens = 0
+        self._row = (config.kv_heads, config.head_dim)
+        self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
+        past = {value.name: value.type for value in self._sessions[DECODER].get_inputs()}[f"past_{self._names[0]}"]
+        self._kv_dtype: Any = {"tensor(float16)": np.float16, "tensor(float)": np.float32}.get(past)
+        if self._kv_dtype is None:
+            raise BackendError("a cache of 16- or 32-bit floats", past, "rebuild the bundle with --precision fp16")
+        self._buffers = [{name: self._allocate() for name in self._names} for _ in range(2)]
+        self._turn = 0
+
+    def vision(self, inputs: Arrays, outputs: list[str]) -> list[NDArray[np.float32]]:
+        return self._run(VISION, inputs, outputs)
+
+    def decode(self, inputs: Arrays) -> NDArray[np.float32]:
+        session, past = self._sessions[DECODER], self.cache_tokens
+        total = past + inputs["embeds"].shape[1]
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        binding.bind_output("hidden", "cpu")  # first, because results come in the order of binding
+        here, there = self._buffers[self._turn], self._buffers[1 - self._turn]
+        for name in self._names:
+            self._bind(binding.bind_input, f"past_{name}", here[name], past)
+            self._bind(binding.bind_output, f"present_{name}", there[name], total)
+        self._translated(DECODER, lambda: session.run_with_iobinding(binding))
+        self.cache_tokens, self._turn = total, 1 - self._turn
+        hidden: NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        return hidden
+
+    def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._run(HEAD, {"hidden": hidden}, ["logits"])[0]
+
+    def close(self) -> None:
+        self._sessions, self._buffers = {}, []
+
+    def _run(self, graph: str, inputs: Arrays, outputs: list[str]) -> list[NDArray[np.float32]]:
+        session = self._sessions[graph]
+        known = {value.name for value in session.get_inputs()}
+        fed = {name: np.ascontiguousarray(array) for name, array in inputs.items() if name in known}
+        found: list[NDArray[np.float32]] = self._translated(graph, lambda: session.run(outputs, fed))
+        return found
+
+    def _translated(self, graph: str, call: Any) -> Any:
+        try:
+            return call()
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BackendError(
+                f"{graph} to run on {self.facts.runtime} ({self.facts.device})",
+                first[:300],
+                "free memory, or use fewer pixels",
+            ) from None
+
+    def _allocate(self) -> ort.OrtValue:
+        shape = [self.capacity, *self._row]
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, self._kv_dtype, self.device, self.device_id)
+
+    def _bind(self, bind: Any, name: str, buffer: ort.OrtValue, tokens: int) -> None:
+        bind(name, self.device, self.device_id, self._kv_dtype, [tokens, *self._row], buffer.data_ptr())
+
+    def _require_provider(self) -> None:
+        provider = PROVIDERS[self.device]
+        if provider not in ort.get_available_providers():
+            raise BackendError(
+                f"ONNX Runtime with its {provider}", f"onnxruntime {ort.__version__} without it", CUDA_MEND
+            )
+
+    def _open(self, path: Path, threads: int | None) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or 0
+        providers: list[Any] = [PROVIDERS["cpu"]]
+        if self.device == "cuda":
+            providers.insert(0, (PROVIDERS["cuda"], {"device_id": self.device_id}))
+        try:
+            session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BackendError(f"{path.name} to load into ONNX Runtime", first[:300], "rebuild the bundle") from None
+        if PROVIDERS[self.device] not in session.get_providers():  # ONNX Runtime falls back to the CPU without a word
+            raise BackendError(f"{path.name} on {PROVIDERS[self.device]}", "the CPU instead", CUDA_MEND)
+        return session

@@ -1,0 +1,110 @@
+"""Bundles for GPUs, built without one: portable graphs equal to transformers, real engines, equal bytes when repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from build_engine.compilers import portable
+from build_engine.compilers.cuda import compile_cuda
+from build_engine.compilers.tensorrt_rtx import compile_rtx
+from build_engine.request import BuildRequest
+from build_engine.targets import target_for
+from egm_edge.backends import load_backend
+from egm_edge.backends.portable.backend import PortableBackend
+from egm_edge.backends.portable.ort_runner import OrtRunner
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BackendError, BuildError
+from egm_edge.grounder import Grounder
+from egm_edge.shipped import shipped_checkpoint
+
+
+def _request(checkpoint: Path, out_dir: Path, target: str, **options: object) -> BuildRequest:
+    return BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for(target), precision="fp16", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
+def test_a_cuda_bundles_graphs_equal_transformers_on_the_cpu(
+    family: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("transformers")
+    bundle = compile_cuda(_request(request.getfixturevalue(family), tmp_path / "bundle", "cuda"))
+    parity = bundle.manifest.parity
+    assert parity["status"] == "unverified" and "unverified on target" in parity["why"]
+    assert parity["graphs"]["status"] == "verified"
+    assert {s["name"]: s["passed"] for s in parity["graphs"]["stages"]}["prefill logits"] is True
+    with pytest.raises(BackendError, match="CUDAExecutionProvider"):
+        load_backend(bundle)
+
+
+def test_the_portable_backend_forgets_and_goes_on(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    """Speculation rewinds the cache at every wrong draft; a displaced frame comes back with the same answer."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    bundle = compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda", gate=False))
+    backend = PortableBackend(bundle, OrtRunner(bundle, "cpu", threads=1))
+    grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path("tokenizer.json"))))
+    first, second = (
+        grounder.frame(np.random.default_rng(seed).integers(0, 256, (70, 90, 3), np.uint8), color="rgb")
+        for seed in (1, 2)
+    )
+    options = {"max_new_tokens": 24, "force_syntax": False}
+    fast = grounder.ground(first, "the mug the mug", **options).text  # type: ignore[arg-type]
+    grounder.ground(second, "the mug", **options)  # type: ignore[arg-type]
+    grounder.speculate = False
+    assert grounder.ground(first, "the mug the mug", **options).text == fast  # type: ignore[arg-type]
+
+
+def test_graphs_that_differ_from_the_checkpoint_are_refused(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    write = portable.write_portable_decoder
+    monkeypatch.setattr(
+        portable, "write_portable_decoder", lambda *args, deepstack: write(*args, deepstack=deepstack - 1)
+    )
+    with pytest.raises(BuildError, match="deep-stack"):
+        compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_pixels_for_a_profile_name_the_nearest_budget(tmp_path: Path) -> None:
+    from tests.support.tiny_checkpoints import write_tiny_qwen3_vl
+
+    checkpoint = write_tiny_qwen3_vl(tmp_path / "checkpoint", max_pixels=16_777_216)
+    with pytest.raises(BuildError, match="--max-pixels 4194304"):
+        compile_cuda(_request(checkpoint, tmp_path / "bundle", "cuda"))
+
+
+def test_rtx_engines_of_the_shipped_checkpoint_are_real_and_repeat_to_the_byte(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
+    bundles = [
+        compile_rtx(_request(shipped_checkpoint(), tmp_path / name, "rtx", gate=False))
+        for name in ("a", "another-name")
+    ]
+    first = bundles[0].manifest
+    assert first.limits["sm"] == ["sm86", "sm89", "sm120"]
+    assert first.versions["tensorrt-rtx"] == trt.__version__
+    for name in ("vision", "decoder", "head"):
+        record = first.files[f"engines/{name}.engine"]
+        data = (bundles[0].root / "engines" / f"{name}.engine").read_bytes()
+        assert data.startswith(b"vtrt") and len(data) == record.bytes > 100_000
+    assert not [name for name in first.files if name.startswith("graphs/") or "jobs" in name]
+    assert [b.hash for b in bundles] == [first.hash] * 2
+    assert Bundle.open(bundles[0].root).hash == first.hash
+
+
+def test_what_tensorrt_refuses_is_one_line(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
+    monkeypatch.setattr(
+        "build_engine.compilers.tensorrt_rtx.write_graphs",
+        lambda plan, root, *_: [(root / "graphs").mkdir(), (root / "graphs/vision.onnx").write_bytes(b"no graph")],
+    )
+    with pytest.raises(BuildError, match=r"TensorRT-RTX to build engines/vision\.engine") as caught:
+        compile_rtx(_request(tiny_qwen3_vl, tmp_path / "bundle", "rtx", gate=False))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
