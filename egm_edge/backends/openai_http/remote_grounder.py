@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.backends.base import Capabilities, RuntimeFacts
-from egm_edge.backends.openai_http.chat_stream import Server, model_names
+from egm_edge.backends.openai_http.chat_stream import ChatStream, Server, model_names
 from egm_edge.backends.openai_http.contract import Contract
-from egm_edge.backends.openai_http.reply import Limits, RemoteReply, ask
+from egm_edge.backends.openai_http.reply import EventStream, Limits, RemoteReply, ask
 from egm_edge.boxes import Box
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import InputError
@@ -176,10 +176,15 @@ class RemoteGrounder:
         limits = Limits.of(max_new_tokens or MAX_NEW_TOKENS, deadline_ms, started, self.server.stall_timeout_s)
         frame = image if isinstance(image, RemoteFrame) else self.frame(image, color=color, stamp_ns=stamp_ns)
         body = self._body(frame, expression, task, limits)
-        reply = ask(self.server, body, limits, should_stop, on_token, in_thought=self.contract.in_thought)
+        reply = ask(
+            self.server, body, limits, should_stop, on_token, in_thought=self.contract.in_thought, open_stream=self._open_stream
+        )
         grounding = self._grounding(frame, expression, task, reply, limits, started, made_here=frame is not image)
         self._compare_prompt(frame, expression, task, reply)
         return grounding
+
+    def _open_stream(self, server: Server, body: Mapping[str, Any]) -> EventStream:
+        return ChatStream(server, body)
 
     def _body(self, frame: RemoteFrame, expression: str, task: Task, limits: Limits) -> dict[str, Any]:
         content = [

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from egm_edge.backends.openai_http.chat_stream import (
     MAX_REPLY_CHARS,
@@ -26,6 +26,16 @@ BUSY_STATUS = frozenset({429, 502, 503, 504})
 BUSY_TRIES = 4
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
 END_OF_THOUGHT = "</think>"
+
+
+class EventStream(Protocol):
+    """A reply under way, as OpenAI's chat events; `ChatStream` over HTTP, an engine in this process elsewhere."""
+
+    def next(self, timeout_s: float) -> Mapping[str, Any] | None:
+        """The next event, None at the end; TimeoutError when none came in time."""
+
+    def close(self) -> None:
+        """End the reply, wherever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +102,13 @@ def ask(
     on_token: Callable[[TokenEvent], None] | None,
     *,
     in_thought: bool = False,
+    open_stream: Callable[[Server, Mapping[str, Any]], EventStream] = ChatStream,
 ) -> RemoteReply:
     """One request; a server that says it is busy is asked again as long as the deadline allows.
 
     Args:
         in_thought: the prompt opens a thought, so the reply begins inside it.
+        open_stream: sends the request and gives its reply.
 
     Raises:
         BackendError: see `RemoteGrounder.ground`.
@@ -105,7 +117,8 @@ def ask(
     for attempt in range(1, BUSY_TRIES + 1):
         reply = RemoteReply(sent_at=time.perf_counter())
         try:
-            return _stream(server, body, limits, should_stop, _Gatherer(server, reply, on_token, in_thought))
+            gather = _Gatherer(server, reply, on_token, in_thought)
+            return _stream(server, lambda: open_stream(server, body), limits, should_stop, gather)
         except Refused as refusal:
             if refusal.status not in BUSY_STATUS or attempt == BUSY_TRIES:
                 raise refusal_error(server, refusal) from None
@@ -134,7 +147,7 @@ def _ended(limits: Limits, should_stop: Callable[[], bool] | None, reply: Remote
 
 def _stream(
     server: Server,
-    body: Mapping[str, Any],
+    open_stream: Callable[[], EventStream],
     limits: Limits,
     should_stop: Callable[[], bool] | None,
     gather: _Gatherer,
@@ -142,7 +155,7 @@ def _stream(
     reply = gather.reply
     if _ended(limits, should_stop, reply):
         return reply
-    stream = ChatStream(server, body)
+    stream = open_stream()
     heard = time.perf_counter()
     try:
         while True:

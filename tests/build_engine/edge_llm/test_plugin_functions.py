@@ -66,7 +66,8 @@ def test_decoder_attention(with_norm: bool) -> None:
     feeds = {
         "qkv": qkv, "past": np.zeros((2, 2, 128, kv_heads, size), np.float16), "ql": one,
         "cs": np.concatenate([np.cos(angles), np.sin(angles)], 1), "pl": one * 0,
-        "pages": np.zeros((1, 2, 1), np.int32), **gammas, "off": np.asarray([0, tokens], np.int32), "len": one, "ph": one, "cc": one,
+        "pages": np.zeros((1, 2, 1), np.int32), **gammas,
+        "off": np.asarray([0, tokens], np.int32), "len": one, "ph": one, "cc": one,
     }  # fmt: skip
     found, _ = run(
         "trt_edgellm", "AttentionPlugin", feeds, ["o", "p"], num_q_heads=q_heads, num_kv_heads=kv_heads, head_size=size,

@@ -1,0 +1,203 @@
+"""EdgeLlmGrounder: a Jetson bundle answered by NVIDIA's TensorRT Edge-LLM runtime in this process.
+
+    grounder = EdgeLlmGrounder.from_bundle("egm-4b-orin")
+    grounding = grounder.ground(frame, "the red mug left of the kettle", color="rgb", deadline_ms=1500)
+
+The runtime takes messages and pictures and gives text: it renders the chat template, cuts the picture and decodes. This side
+owns the task text, the resize (so that the runtime finds nothing left to resize) and the parser, exactly as for a server.
+Logits stay in the runtime: no forced syntax of ours, no confidence; its own guided decoding takes their place.
+
+Written against the Python runtime of tensorrt-edgellm 0.11.0 (`tensorrt_edgellm.runtime`, as its own `experimental.server`
+uses it) and covered by a contract test with stand-ins of the same shape. Not run on hardware.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egm_edge.backends.base import Capabilities, RuntimeFacts
+from egm_edge.backends.openai_http.chat_stream import Server
+from egm_edge.backends.openai_http.contract import Contract
+from egm_edge.backends.openai_http.remote_grounder import RemoteGrounder
+from egm_edge.bundle import Bundle, Verify
+from egm_edge.errors import BackendError, BundleError
+
+RUNTIME = "tensorrt-edgellm 0.11.0"
+CONTEXT_RECORDS = 64  # prefixes kept: the prompt before the picture, and pictures asked about lately
+_INSTALL = f"pip install {RUNTIME.replace(' ', '==')} on a device of `egm targets`, with its JetPack and TensorRT"
+# A fenced list of one box, the answer of Qwen3-VL's grounding prompt; the numbers are 0 to 1000.
+BOX_PATTERN = r'```json\n\[\{"bbox_2d": \[(-?\d{1,4}, ){3}-?\d{1,4}\], "label": "[^"\n]{0,200}"\}\]\n```'
+
+
+@dataclass(frozen=True, slots=True)
+class _InProcess(Server):
+    """Stands where a server's address would: the runtime in this process. `url` is its name in messages."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def where(self) -> str:
+        return self.url
+
+
+class EdgeLlmGrounder(RemoteGrounder):
+    """Answers expressions with one Edge-LLM bundle; same arguments and same Groundings as `Grounder`. Threads may share it:
+    the runtime answers one request after another.
+
+    Attributes:
+        guided: (kind, guide) of the runtime's guided decoding for every request ("regex", "json_schema", "ebnf", …); None
+            leaves the model free. With a thinking template the guide begins after `</think>`.
+    """
+
+    # A second sentence on a picture skips what the runtime's context cache holds of the first one's prefix.
+    capabilities = Capabilities(tokens=False, frame_reuse=True, rewind=False, interrupt=True)
+
+    def __init__(self, runtime: Any, engine: Any, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> None:
+        super().__init__(_InProcess(f"TensorRT Edge-LLM with {bundle.root.name}"), bundle.root.name, Contract.read(bundle.root))
+        facts = bundle.manifest.model["engine"]
+        self.facts = RuntimeFacts(RUNTIME, str(facts.get("gpu", "cuda:0")))
+        self.guided = guided
+        self._runtime, self._engine = runtime, engine
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | Path, *, verify: Verify = "full", guided: tuple[str, str] | None = None
+    ) -> EdgeLlmGrounder:
+        """Open a bundle and load its engine.
+
+        Raises:
+            BundleError: no bundle, damaged, or its engine was not built yet.
+            BackendError: the runtime is not installed, or does not accept this machine or this engine.
+        """
+        bundle = Bundle.open(path, verify=verify)
+        if not bundle.manifest.model.get("engine"):
+            mend = bundle.manifest.parity.get("next") or "build it on the device with egm build"
+            raise BundleError(f"a bundle with an engine at {path}", "the host half alone", f"on the device: {mend}")
+        runtime = _load_runtime()
+        engine_dir, checkpoint = bundle.root / "engine", bundle.root / "checkpoint"
+        cache = runtime.ContextCacheConfig()
+        cache.enabled, cache.max_records = True, CONTEXT_RECORDS
+        try:
+            engine = runtime.LLMRuntime(str(engine_dir), str(engine_dir), {}, str(checkpoint), cache)
+            engine.capture_decoding_cuda_graph()
+        except RuntimeError as error:
+            raise BackendError(
+                f"an engine that runs here, built for {bundle.manifest.target}",
+                " ".join(str(error).split())[:300],
+                "engines fit one GPU and one TensorRT: build it again on this device",
+            ) from None
+        return cls(runtime, engine, bundle, guided=guided)
+
+    def close(self) -> None:
+        """Free the engine; waits for a request that is running."""
+        with self._one_at_a_time:
+            self._engine = None
+
+    def _open_stream(self, server: Server, body: Mapping[str, Any]) -> _EngineStream:
+        if self._engine is None:
+            raise BackendError("an open grounder", "a closed one", "open the bundle again")
+        return _EngineStream(self._runtime, self._engine, self._request(body), self._one_at_a_time)
+
+    def _request(self, body: Mapping[str, Any]) -> Any:
+        """The runtime's request of an OpenAI-style body: one user message, one picture, greedy."""
+        rt = self._runtime
+        picture, text = body["messages"][0]["content"]
+        message = rt.Message()
+        message.role, message.has_content, message.content_is_array = "user", True, True
+        message.contents = [rt.MessageContent("image", ""), rt.MessageContent("text", text["text"])]
+        one = rt.Request(messages=[message])
+        encoded = picture["image_url"]["url"].partition(",")[2]
+        one.image_buffers = [rt.load_image_from_bytes(base64.b64decode(encoded))]
+        if self.guided is not None:
+            kind, guide = self.guided
+            one.guided_decoding = rt.GuidedDecodingParams(getattr(rt.GuideType, kind.upper()), guide)
+        request = rt.LLMGenerationRequest()
+        request.requests = [one]
+        request.temperature, request.top_p, request.top_k = 0.0, 1.0, 1
+        request.max_generate_length = body["max_tokens"]
+        request.apply_chat_template, request.add_generation_prompt = True, True
+        request.skip_special_tokens = False  # <box> and </think> are special tokens, and the parser reads them
+        request.context_cache_lookup_policy = rt.ContextCacheLookupPolicy.USE_CACHE
+        request.context_cache_commit_policy = rt.ContextCacheCommitPolicy.PREFILL_STATE_ONLY
+        return request
+
+
+class _EngineStream:
+    """One request on the engine, read as OpenAI's chat events. The engine runs in a thread of its own until it is done or
+    the channel is cancelled."""
+
+    def __init__(self, runtime: Any, engine: Any, request: Any, one_at_a_time: threading.Lock) -> None:
+        self._channel = runtime.StreamChannel.create()
+        self._channel.set_skip_special_tokens(False)
+        request.stream_channels = [self._channel]
+        self._error: Exception | None = None
+        self._ended = False
+        self._reasons = runtime.FinishReason
+        self._thread = threading.Thread(target=self._run, args=(engine, request, one_at_a_time), daemon=True)
+        self._thread.start()
+
+    def next(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next event, None at the end.
+
+        Raises:
+            TimeoutError: none came in time. BackendError: the runtime failed.
+        """
+        if self._ended:
+            return None
+        chunk = self._channel.wait_pop(timeout_ms=max(1, int(timeout_s * 1e3)))
+        if chunk is None:
+            if self._error is not None or self._channel.is_finished() or self._channel.is_cancelled():
+                self._ended = True
+                self._raise_failure()
+                return None
+            raise TimeoutError
+        self._ended = bool(chunk.finished)
+        if chunk.finished and chunk.reason == self._reasons.ERROR:
+            self._thread.join()
+            self._error = self._error or RuntimeError("the runtime ended the request with an error")
+            self._raise_failure()
+        reason = ("length" if chunk.reason == self._reasons.LENGTH else "stop") if chunk.finished else None
+        event: dict[str, Any] = {"choices": [{"delta": {"content": chunk.text}, "finish_reason": reason}]}
+        if chunk.prompt_token_count >= 0:
+            event["usage"] = {"prompt_tokens": chunk.prompt_token_count}
+        return event
+
+    def close(self) -> None:
+        """Cancel what is not finished, and wait until the engine is free again."""
+        if not self._ended:
+            self._channel.cancel()
+        self._thread.join()
+
+    def _run(self, engine: Any, request: Any, one_at_a_time: threading.Lock) -> None:
+        try:
+            with one_at_a_time:
+                engine.handle_request(request)
+        except Exception as error:  # crosses threads; `next` raises it where the caller is
+            self._error = error
+            self._channel.cancel()
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            found = " ".join(str(self._error).split())[:300]
+            raise BackendError("TensorRT Edge-LLM to answer", found, "check the picture's size against the bundle's limits")
+
+
+def _load_runtime() -> Any:
+    """The native runtime, after its own check of system, CUDA, TensorRT and GPU."""
+    try:
+        from tensorrt_edgellm import runtime
+    except ImportError as error:
+        raise BackendError(f"{RUNTIME}, which runs this bundle", str(error), _INSTALL) from None
+    try:
+        runtime.load()
+    except Exception as error:  # NativeDetectionError, NativeSelectionError: named only inside the package
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:250]}"
+        raise BackendError(f"a machine that {RUNTIME} has a payload for", found, _INSTALL) from None
+    return runtime
