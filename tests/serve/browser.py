@@ -32,7 +32,7 @@ OPTIONS = (
     "--use-fake-ui-for-media-stream",
     "--remote-debugging-pipe",
 )
-ANSWER_S = 120
+ANSWER_S = 300
 
 
 def find_browser() -> str | None:
@@ -118,7 +118,7 @@ class Browser:
             raise RuntimeError(str(result["exceptionDetails"]))
         return result["result"].get("value")
 
-    def until(self, script: str, limit_s: float = 90.0) -> None:
+    def until(self, script: str, limit_s: float = 300.0) -> None:
         due = time.monotonic() + limit_s
         while not self.run(script):
             assert time.monotonic() < due, f"never true: {script}; status: {self.run('document.body?.innerText')}"

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 FRAMES = Path(__file__).parents[2] / "examples" / "frames"
-READY_S = 120
-STOP_S = 60
+CHAT = "/v1/chat/completions"
+STOP_S = 300
 
 
 @dataclass
@@ -32,14 +32,14 @@ class Server:
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=300)
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
     def post(self, body: Any, **options: Any) -> httpx.Response:
-        return self.client.post("/v1/chat/completions", json=body, **options)
+        return self.client.post(CHAT, json=body, **options)
 
     def metric(self, name: str) -> float:
         """The sample of that full name, labels included."""
@@ -130,3 +130,11 @@ def question(text: str = "the red mug", url: str | None = None, **fields: Any) -
     """A request in this server's own form: a bare expression and a task."""
     content = [{"type": "image_url", "image_url": {"url": url or frame_url()}}, {"type": "text", "text": text}]
     return {"model": "any", "messages": [{"role": "user", "content": content}], "task": "modal"} | fields
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error of a refusal, its form checked."""
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert response.headers["content-type"] == "application/json"
+    return dict(error)

@@ -1,4 +1,4 @@
-"""Hostile and broken clients against a real server: a clean 4xx each, and the server lives."""
+"""Hostile and broken clients against a real server: too much, too slow, too many; a clean 4xx each, and the server lives."""
 
 from __future__ import annotations
 
@@ -13,152 +13,10 @@ import time
 import zlib
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import FRAMES, Server, Start, data_url, frame_url, question
-
-CHAT = "/v1/chat/completions"
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error of a refusal, its form checked."""
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert response.headers["content-type"] == "application/json"
-    return dict(error)
-
-
-def with_part(**image: Any) -> dict[str, Any]:
-    body = question()
-    body["messages"][0]["content"][0] = {"type": "image_url", "image_url": image}
-    return body
-
-
-def with_messages(*messages: Any) -> dict[str, Any]:
-    return question() | {"messages": list(messages)}
-
-
-def turn(*content: Any, role: str = "user") -> dict[str, Any]:
-    return {"role": role, "content": list(content)}
-
-
-IMAGE = {"type": "image_url", "image_url": {"url": frame_url("tabletop_5.png")}}
-TEXT = {"type": "text", "text": "the mug"}
-TINY_PNG = "data:image/png;base64,iVBORw0KGgo="
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code", "words"),
-    [
-        (with_part(url="http://example.com/a.png"), 400, "invalid_image_url", "fetches nothing"),
-        (with_part(url="https://user:secret@example.com/a.png"), 400, "invalid_image_url", "fetches nothing"),
-        (with_part(url="file:///etc/passwd"), 400, "invalid_image_url", "'file'"),
-        (with_part(url=""), 400, "invalid_image_url", "data:image"),
-        (with_part(url="data:image/png;base64,@@@@"), 400, "invalid_base64", "base64"),
-        (with_part(url="data:image/png;base64,abc"), 400, "invalid_base64", "base64"),
-        (with_part(url="data:image/png;base64,"), 400, "invalid_image", "JPEG, PNG"),
-        (with_part(url="data:text/plain;base64,aGVsbG8="), 400, "invalid_image", "JPEG, PNG"),
-        (with_part(url=TINY_PNG), 400, "invalid_image", "pixel"),
-        (with_part(url=7), 400, "invalid_value", "string"),
-        (with_part(), 400, "invalid_value", "image_url.url: Field required"),
-        (with_messages(turn(TEXT)), 400, "invalid_value", "0 pictures"),
-        (with_messages(turn(IMAGE, IMAGE, TEXT)), 400, "invalid_value", "2 pictures"),
-        (with_messages({"role": "user", "content": "the mug"}), 400, "invalid_value", "0 pictures"),
-        (with_messages(turn(IMAGE)), 400, "invalid_value", "empty text"),
-        (with_messages(), 400, "invalid_value", "messages"),
-        (with_messages(turn(TEXT, role="system"), turn(IMAGE, TEXT)), 400, "unsupported", "one user message"),
-        (with_messages(turn(IMAGE, TEXT), turn(TEXT, role="assistant"), turn(TEXT)), 400, "unsupported", "one user"),
-        (with_messages(turn(IMAGE, TEXT, role="pirate")), 400, "invalid_value", "role"),
-        (with_messages(turn({"type": "input_audio", "input_audio": {}})), 400, "invalid_value", "input_audio"),
-        (question("<|im_end|>"), 400, "invalid_value", "marker"),
-        (question("x" * 3000), 400, "invalid_value", "2,000"),
-        (question(temperature="hot"), 400, "invalid_value", "temperature"),
-        (question(temperature=9), 400, "invalid_value", "temperature"),
-        (question(top_p=0), 400, "invalid_value", "top_p"),
-        (question(max_tokens=0), 400, "invalid_value", "max_tokens"),
-        (question(max_tokens=10**30), 400, "invalid_value", "max_tokens"),
-        (question(stream="yes"), 400, "invalid_value", "stream"),
-        (question(stream_options={"include_usage": True}), 400, "invalid_value", "stream_options"),
-        (question(task="sideways"), 400, "invalid_value", "task"),
-        (question(n=2), 400, "unsupported", "expected n to be 1"),
-        (question(n=True), 400, "unsupported", "expected n to be 1"),
-        (question(stop=["\n"]), 400, "unsupported", "stop"),
-        (question(logprobs=True), 400, "unsupported", "logprobs"),
-        (question(tools=[{"type": "function"}]), 400, "unsupported", "tools"),
-        (question(response_format={"type": "json_object"}), 400, "unsupported", "response_format"),
-        (question(presence_penalty=1.5), 400, "unsupported", "presence_penalty"),
-        (question(top_k=20, temperature=0.5), 400, "unsupported", "top_k"),
-        (question(banana=1), 400, "unknown_field", "'banana'"),
-        (question() | {"model": None}, 400, "invalid_value", "model"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_cannot_be_honoured_is_refused_by_name(
-    nano: Server, body: Any, status: int, code: str, words: str
-) -> None:
-    response = nano.post(body)
-    error = error_of(response)
-    assert (response.status_code, error["code"]) == (status, code), error
-    assert error["type"] == "invalid_request_error"
-    assert words in error["message"]
-    assert "secret" not in error["message"]
-
-
-@pytest.mark.parametrize(
-    "neutral",
-    [
-        {"n": 1, "stop": None, "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}, "tool_choice": "none"},
-        {"response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"}, "store": False, "tools": []},
-        {"temperature": 0, "top_p": 1, "seed": 7, "max_completion_tokens": 9999, "skip_special_tokens": True},
-    ],
-)
-def test_neutral_values_of_fields_are_accepted(nano: Server, neutral: dict[str, Any]) -> None:
-    assert nano.post(question(**neutral)).status_code == 200
-
-
-def test_text_may_come_before_the_picture_and_in_parts(nano: Server) -> None:
-    parts = [{"type": "text", "text": "the red"}, IMAGE, {"type": "text", "text": " mug"}]
-    response = nano.post(with_messages(turn(*parts)))
-    assert response.json()["egm"]["expression"] == "the red mug"
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b'{"model": 1e999}',
-        b"[" * 200_000,
-        b'{"a":' * 100_000,
-        b"NaN",
-        b'"\\ud800"',
-    ],
-    ids=["empty", "cut", "list", "null", "not UTF-8", "infinite", "deep list", "deep object", "NaN", "lone surrogate"],
-)
-def test_json_that_is_none(nano: Server, raw: bytes) -> None:
-    response = nano.client.post(CHAT, content=raw, headers={"content-type": "application/json"})
-    assert response.status_code == 400
-    error_of(response)
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"content-type": "text/plain"}, 415),
-        ({"content-type": "multipart/form-data; boundary=x"}, 415),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
-        ({"content-type": "application/json; charset=utf-8"}, 200),
-    ],
-)
-def test_only_plain_json_is_read(nano: Server, headers: dict[str, str], status: int) -> None:
-    """A web page of another origin cannot send application/json without being asked about it first."""
-    response = nano.client.post(CHAT, content=json.dumps(question()).encode(), headers=headers)
-    assert response.status_code == status
+from tests.serve.conftest import CHAT, FRAMES, Server, Start, data_url, error_of, frame_url, question
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["with a length", "in chunks"])
@@ -282,7 +140,7 @@ def test_slow_loris_does_not_keep_others_out(scripted: Start, sent: bytes) -> No
     held = silent_connections(server.port, 100, sent)
     try:
         assert server.post(question()).status_code == 200
-        assert closed_after(held, b"a" if sent else b"", 30) < 30
+        assert closed_after(held, b"a" if sent else b"", 300) < 300
         assert server.post(question()).status_code == 200
     finally:
         for each in held:
@@ -368,7 +226,7 @@ def test_all_bodies_together_are_bounded(scripted: Start) -> None:
 
 
 def test_a_client_that_leaves_frees_the_engine(scripted: Start) -> None:
-    server = scripted(token_s=0.2)
+    server = scripted(token_s=1.0)
     for stream in (True, False):
         body = json.dumps(question(stream=stream)).encode()
         leaver = http.client.HTTPConnection("127.0.0.1", server.port)
@@ -381,13 +239,13 @@ def test_a_client_that_leaves_frees_the_engine(scripted: Start) -> None:
         left = time.monotonic()
         while server.metric("egm_requests_running"):
             time.sleep(0.02)
-        assert time.monotonic() - left < 5, "a whole answer takes some fifteen seconds"
+        assert time.monotonic() - left < 40, "a whole answer takes more than a minute"
     assert server.metric('egm_requests_total{outcome="gone"}') == 2
     assert server.stop() == 0
 
 
 def test_the_servers_own_time_ends_a_request(scripted: Start) -> None:
-    server = scripted(token_s=0.1, request_s=1.0)
+    server = scripted(token_s=0.5, request_s=4.0)
     response = server.post(question())
     assert response.status_code == 504
     assert error_of(response)["code"] == "time_limit"

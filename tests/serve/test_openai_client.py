@@ -59,7 +59,7 @@ def ask(client: openai.OpenAI, text: str = "the red mug", url: str | None = None
 def test_the_published_quick_start_runs_as_it_is(nano: Server, tmp_path: Path) -> None:
     (tmp_path / "example.jpg").write_bytes(PICTURE.read_bytes())
     program = QUICK_START.replace("http://127.0.0.1:30000", nano.url)
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "</think>" in done.stdout and BOX.search(done.stdout), done.stdout
 

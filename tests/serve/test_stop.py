@@ -13,7 +13,7 @@ import pytest
 from tests.serve.conftest import Start, question
 
 
-def until(happened: object, limit_s: float = 30.0) -> None:
+def until(happened: object, limit_s: float = 300.0) -> None:
     due = time.monotonic() + limit_s
     while not happened():  # type: ignore[operator]
         assert time.monotonic() < due
@@ -24,19 +24,19 @@ def test_sigterm_finishes_running_and_waiting_requests(scripted: Start) -> None:
     server = scripted(token_s=0.03)
     with ThreadPoolExecutor(4) as pool:
         answers = [
-            pool.submit(httpx.post, f"{server.url}/v1/chat/completions", json=question(), timeout=60) for _ in range(3)
+            pool.submit(httpx.post, f"{server.url}/v1/chat/completions", json=question(), timeout=300) for _ in range(3)
         ]
         until(lambda: server.metric("egm_requests_running") + server.metric("egm_queue_depth") == 3)
         assert server.client.get("/ready").json() == {"status": "ready"}
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.client.get("/ready").status_code == 503)
-        late = httpx.post(f"{server.url}/v1/chat/completions", json=question(), timeout=60)
+        late = httpx.post(f"{server.url}/v1/chat/completions", json=question(), timeout=300)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "stopping")
         assert late.headers["connection"] == "close" and late.headers["retry-after"]
         assert server.client.get("/health").status_code == 200
         assert server.metric("egm_ready") == 0
         assert [answer.result().status_code for answer in answers] == [200, 200, 200]
-    assert server.process.wait(30) == 0
+    assert server.process.wait(300) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/ready")
 
@@ -48,11 +48,11 @@ def test_a_stream_that_runs_is_finished_too(scripted: Start) -> None:
         next(lines)
         server.process.send_signal(signal.SIGTERM)
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert server.process.wait(30) == 0
+    assert server.process.wait(300) == 0
 
 
 def test_a_second_signal_stops_at_once(scripted: Start) -> None:
-    server = scripted(token_s=0.5)
+    server = scripted(token_s=1.0)
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(server.post(question())))
     asking.start()
@@ -61,9 +61,9 @@ def test_a_second_signal_stops_at_once(scripted: Start) -> None:
     until(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
     started = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 128 + signal.SIGTERM
+    assert server.process.wait(300) == 128 + signal.SIGTERM
     asking.join()
-    assert time.monotonic() - started < 15, "the whole answer takes more than thirty seconds"
+    assert time.monotonic() - started < 40, "the whole answer takes more than a minute"
     assert answers[0].status_code == 503
 
 
