@@ -32,6 +32,18 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
         BackendError: no backend for this target, or its runtime is missing.
     """
     target = bundle.manifest.target
+    if target in _SERVERS:
+        raise BackendError(
+            "a bundle that runs in this process",
+            f"one for the server {target}",
+            f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, contract={str(bundle.root)!r})",
+        )
+    if "tensorrt-edgellm" in bundle.manifest.versions:
+        raise BackendError(
+            "a bundle whose runtime gives logits",
+            f"one for {target}, whose runtime answers whole requests",
+            f"open it with egm_edge.backends.edge_llm.EdgeLlmGrounder.from_bundle({str(bundle.root)!r})",
+        )
     if target not in _BACKENDS:
         raise BackendError(
             f"a bundle for {', '.join(sorted(_BACKENDS))}",
@@ -75,6 +87,7 @@ def _tensorrt_rtx(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     return PortableBackend(bundle, RtxRunner(bundle, *import_runtime()))
 
 
+_SERVERS = ("tensorrt-llm", "vllm", "sglang")
 _BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {
     "cpu": _onnx_runtime,
     "cuda": _cuda,

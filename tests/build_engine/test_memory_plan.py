@@ -54,7 +54,7 @@ def test_image_tokens_of_both_rules() -> None:
     ("model", "target", "precision", "batch", "mend"),
     [
         pytest.param("EGM-8B", "jetson-orin-nx", "int8", 1, "--max-pixels 2097152", id="smaller pictures"),
-        pytest.param("EGM-8B", "jetson-orin-nx", "fp16", 1, "--precision int8", id="fewer bits"),
+        pytest.param("EGM-8B", "jetson-orin-nx", "fp16", 1, "--precision int4", id="fewer bits"),
         pytest.param("EGM-4B", "jetson-orin-nx", "int4", 64, "--batch 8", id="fewer requests"),
         pytest.param("EGM-8B", "jetson-orin-nano", "int4", 1, "smaller model or a larger device", id="nothing fits"),
     ],
