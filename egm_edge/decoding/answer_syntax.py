@@ -36,6 +36,7 @@ END_OF_THOUGHT = "</think>"
 START_OF_THOUGHT = "<think>"
 CLOSE_THOUGHT = f"\n{END_OF_THOUGHT}\n\n"
 MASKS_REMEMBERED = 512
+STEPS_REMEMBERED = 8192
 EXAMPLE_NUMBERS = (100, 200, 300, 400)  # each one token in vocabularies that have whole numbers
 
 
@@ -85,6 +86,7 @@ class AnswerSyntax:
         self.start_or_thought = self.automaton.branch(self.automaton.start, literal(START_OF_THOUGHT.encode()))
         self.close_thought = self.encode(CLOSE_THOUGHT)
         self.memory = LookupMemory()
+        self._steps: dict[tuple[State, int], State | None] = {}
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()
         self.layout = Layout((), (), tuple(self.encode(empty)))
         self.layout = self.layout_of(self.encode(example)) or self.layout
@@ -99,12 +101,18 @@ class AnswerSyntax:
 
     def step(self, state: State, token: int) -> State | None:
         """The state after a token; None where the syntax forbids it."""
+        key = (state, token)
+        if key in self._steps:
+            return self._steps[key]
         written = self.tokens.of[token] if token < len(self.tokens.of) else b""
         found: State | None = state if written else None
         for byte in written:
             if found is None:
                 break
             found = self.automaton.advance(found, byte)
+        if len(self._steps) >= STEPS_REMEMBERED:
+            self._steps.clear()
+        self._steps[key] = found
         return found
 
     def allowed(self, state: State) -> NDArray[np.int64]:
@@ -203,7 +211,7 @@ def _json_pattern() -> Part:
         blank,
         literal(b"}"),
     )
-    listed = sequence(literal(b"["), blank, either(sequence(entry, blank, literal(b"]")), literal(b"]")))
+    listed = either(sequence(literal(b"["), blank, entry, blank, literal(b"]")), literal(b"[]"))
     body = either(listed, entry)
     fenced = sequence(literal(b"```json"), blank, body, blank, literal(b"```"))
     return sequence(blank, either(fenced, body))

@@ -19,7 +19,6 @@ from egm_edge.decoding.spread import NumberChoice, number_choice
 
 MAX_LABEL_TOKENS = 64
 MAX_BOX_DRAFT_TOKENS = 16
-MAX_LABEL_DRAFT_TOKENS = 6
 
 BoxTokens = tuple[tuple[int, ...], ...]
 
@@ -165,7 +164,7 @@ class Guide:
         if kind is Kind.CONSTANT:
             if self._in_slot:
                 self._slot, self._in_slot, self._at = self._slot + 1, False, 0
-            piece = self._layout.pieces[self._slot] if self._slot < len(self._layout.pieces) else ()
+            piece = self._piece(self._slot)
             on_track = 0 <= self._at < len(piece) and piece[self._at] == token
             self._at = self._at + 1 if on_track else -1
             return
@@ -182,9 +181,9 @@ class Guide:
         if self._at < 0 or self.state is None:
             return []
         if not self._in_slot:
-            return list(self._layout.pieces[self._slot][self._at :]) if self._slot < len(self._layout.pieces) else []
+            return list(self._piece(self._slot)[self._at :])
         if self.state.digits and self._number_is_over(self.state):
-            return list(self._layout.pieces[self._slot + 1])
+            return list(self._piece(self._slot + 1))
         return []
 
     def _number_is_over(self, state: State) -> bool:
@@ -202,7 +201,7 @@ class Guide:
         return self._label_draft() if kind is Kind.LABEL else []
 
     def _rest_of_slot(self) -> list[int]:
-        if self._layout.slots[self._slot] is Kind.LABEL:
+        if self._slot < len(self._layout.slots) and self._layout.slots[self._slot] is Kind.LABEL:
             return self._label_draft()
         return self._box_draft()
 
@@ -218,7 +217,7 @@ class Guide:
             draft, done = [*box[0]], 1
         for number in [*box[done:], ()]:
             slot += 1
-            draft += [*self._layout.pieces[slot], *number]
+            draft += [*self._piece(slot), *number]
         return draft[:MAX_BOX_DRAFT_TOKENS]
 
     def _begins(self, box: BoxTokens) -> bool:
@@ -237,12 +236,12 @@ class Guide:
         if not self._layout.label_is_expression:
             rest = " " + rest.split()[0] if rest.startswith(" ") and rest.split() else ""
         words = self.syntax.encode(rest)
-        after = self._slot + 1 if self._slot + 1 < len(self._layout.pieces) else self._slot
-        return (
-            [*words, *self._layout.pieces[after]][:MAX_BOX_DRAFT_TOKENS]
-            if words or self._layout.label_is_expression
-            else []
-        )
+        closing = self._piece(self._slot + 1)
+        return [*words, *closing][:MAX_BOX_DRAFT_TOKENS] if words or self._layout.label_is_expression else []
+
+    def _piece(self, place: int) -> tuple[int, ...]:
+        """The layout's constant tokens of a place, none where the answer has left the layout behind."""
+        return self._layout.pieces[place] if place < len(self._layout.pieces) else ()
 
     def _decoded(self, tokens: Sequence[int]) -> str:
         return b"".join(self.syntax.tokens.of[token] for token in tokens).decode(errors="ignore")

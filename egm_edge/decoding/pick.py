@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -80,5 +81,5 @@ def _draw(
 
 def log_probability(logits: NDArray[np.float32], token: int) -> float:
     """Natural logarithm of a token's probability at temperature 1."""
-    top = float(logits.max())
-    return float(logits[token]) - top - float(np.log(np.exp(logits - top).sum()))
+    top = logits.max()
+    return float(logits[token] - top) - math.log(float(np.exp(logits - top).sum()))

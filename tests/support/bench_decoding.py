@@ -1,6 +1,6 @@
 """Every decoding feature off, each alone, all on, in one interleaved run: `python -m tests.support.bench_decoding BUNDLE`.
 
-Asks several questions about each of a number of tabletop frames, every variant in turn for every question, and prints one
+Asks several questions about each of a number of tabletop frames, every variant in turn on every frame, and prints one
 Markdown table: wall milliseconds, decode steps, tokens, Acc@0.5. Of a bundle with random weights pass `--random-weights`: its
 thought is cut at 32 tokens in every variant (it would never end by itself) and accuracy is left out.
 """
@@ -25,7 +25,7 @@ from training.scenes import Query, layout, queries, render, sample_scene
 
 FIRST_SEED = 930_000_000
 FRAME_WH = (640, 480)
-QUESTIONS = 3
+QUESTIONS = 4
 RANDOM_THOUGHT_TOKENS = 32
 
 
@@ -109,14 +109,15 @@ def _measure(grounder: Grounder, tallies: dict[Variant, Tally], count: int, rand
         image, asked = _scene(seed)
         if len(asked) < QUESTIONS:
             continue
-        shared = {variant: grounder.frame(image, color="rgb") for variant in tallies}
-        for place, query in enumerate(asked):
-            truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH) if query.box_norm1000 else None
-            for variant, tally in tallies.items():
+        for turn in range(len(VARIANTS)):
+            variant = VARIANTS[(turn + done) % len(VARIANTS)]  # none is always the one behind the same other one
+            shared = grounder.frame(image, color="rgb")
+            for place, query in enumerate(asked):
+                truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH) if query.box_norm1000 else None
                 began = time.perf_counter()
-                frame = shared[variant] if variant.reuse else grounder.frame(image, color="rgb")
+                frame = shared if variant.reuse else grounder.frame(image, color="rgb")
                 grounding = _ask(grounder, frame, query, variant, random_weights)
-                tally.add(place, (time.perf_counter() - began) * 1e3, grounding, truth)
+                tallies[variant].add(place, (time.perf_counter() - began) * 1e3, grounding, truth)
         done += 1
     return done
 

@@ -16,6 +16,7 @@ from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, InputError
 
 VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))
+SINGLE_THREAD_BYTES = 16 << 20
 FAST_MODE_MARGIN_BYTES = 1 << 30  # activations, KV cache and the rest of the process
 SPIN_US = 20  # how long a thread waits awake for the next of a step's few hundred short operators
 SPIN_DURATION_SINCE = (1, 26)  # the ONNX Runtime that can be told; older ones would spin for milliseconds
@@ -55,8 +56,11 @@ def open_sessions(bundle: Bundle, memory: MemoryMode, threads: int | None) -> Se
     has_prefill = PREFILL in bundle.manifest.files
     if memory is MemoryMode.AUTO:
         memory = MemoryMode.FAST if _fits(bundle) else MemoryMode.LOW
-    decoder = _open(bundle.path(DECODER), count)
-    prefill = _open(bundle.path(PREFILL), count) if has_prefill and memory is MemoryMode.FAST else decoder
+    alone = has_prefill and memory is MemoryMode.FAST
+    # Waking a second thread for every product of a small decode step costs more than it saves.
+    small = alone and bundle.manifest.files[DECODER + ".data"].bytes < SINGLE_THREAD_BYTES
+    decoder = _open(bundle.path(DECODER), 1 if small else count)
+    prefill = _open(bundle.path(PREFILL), count) if alone else decoder
     return Sessions(_open(bundle.path(VISION), count), decoder, prefill, _open(bundle.path(HEAD), count), memory, count)
 
 
