@@ -46,6 +46,8 @@ class FakeGrounder:
     def __init__(self, settings: Any) -> None:
         if settings.bundle_path == "missing":
             raise BundleError("a bundle", "nothing at missing", "build one with `egm build`")
+        if settings.bundle_path == "slow":
+            time.sleep(60.0)
         self.closed = False
 
     def warm_up(self) -> None:

@@ -198,6 +198,27 @@ def test_stop_ends_the_process_and_start_works_again() -> None:
         assert (engine.ready, engine.health().state) == (False, "stopped")
 
 
+def test_stop_in_the_middle_of_a_slow_start_ends_both() -> None:
+    engine = EngineProcess(lambda: Settings(bundle_path="slow"), FACTORY)
+    raised: list[Exception] = []
+
+    def start() -> None:
+        try:
+            engine.start()
+        except EgmError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    time.sleep(0.5)
+    started_s = time.monotonic()
+    engine.stop()
+    thread.join()
+    assert raised
+    assert time.monotonic() - started_s < 10.0
+    assert engine.health() == replace(engine.health(), state="stopped", pid=0)
+
+
 @pytest.mark.parametrize(
     "record",
     [

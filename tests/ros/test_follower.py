@@ -125,15 +125,18 @@ def test_nothing_found_ends_the_track(bench: Bench) -> None:
     bench.follower.take(bench.answer(bench.show(), bench.truth[1]))
     wait_for(lambda: bench.reported)
     bench.follower.take(bench.answer(bench.show(), None))
-    wait_for(lambda: not bench.follower._tracker.boxes())
+    wait_for(lambda: bench.reported[-1][1] == ())
+    frame = bench.show()
+    wait_for(lambda: bench.reported[-1][0] is frame)
+    assert bench.reported[-1][1] == (), "an empty report for every frame: looked, and nothing is there"
 
 
 def test_a_track_that_nobody_wants_any_more_ends(bench: Bench) -> None:
     bench.follower.take(bench.answer(bench.show(), bench.truth[1]))
-    wait_for(lambda: bench.follower.has_tracks)
+    wait_for(lambda: bench.follower.health().tracks == 1)
     bench.standing = set()
     bench.show()
-    wait_for(lambda: not bench.follower.has_tracks)
+    wait_for(lambda: bench.follower.health().tracks == 0)
 
 
 def test_an_object_that_vanishes_is_asked_for_again(bench: Bench) -> None:

@@ -98,6 +98,7 @@ class EngineProcess:
         self._settings, self._factory, self._on_change = settings, factory, on_change
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
+        self._control = threading.Lock()  # start and stop, one at a time
         self._run: _Run | None = None
         self._ready: Ready | None = None
         self._state, self._restarts, self._hangs, self._last_loss = "stopped", 0, 0, ""
@@ -120,26 +121,28 @@ class EngineProcess:
         Raises:
             EgmError: the model could not be loaded; the message says why.
         """
-        if self._supervisor is not None:
-            return
-        self._ending.clear()
-        self._state = "starting"
-        try:
-            self._launch()
-        except EgmError:
-            self._state = "stopped"
-            raise
-        self._supervisor = threading.Thread(target=self._supervise, name="egm-supervisor", daemon=True)
-        self._supervisor.start()
+        with self._control:
+            if self._supervisor is not None:
+                return
+            self._ending.clear()
+            self._state = "starting"
+            try:
+                self._launch()
+            except EgmError:
+                self._state = "stopped"
+                raise
+            self._supervisor = threading.Thread(target=self._supervise, name="egm-supervisor", daemon=True)
+            self._supervisor.start()
 
     def stop(self) -> None:
         """End the process and free all it held; `start` may follow. Not while `ground` is running."""
         self.kill()
-        if self._supervisor is not None:
-            self._supervisor.join()
-        if self._run is not None:
-            self._run.end()
-        self._supervisor, self._run, self._state = None, None, "stopped"
+        with self._control:  # a `start` in another thread gives up now
+            if self._supervisor is not None:
+                self._supervisor.join()
+            if self._run is not None:
+                self._run.end()
+            self._supervisor, self._run, self._state = None, None, "stopped"
 
     def kill(self) -> None:
         """End it at once, whatever it is doing, and do not start it again; a request in flight is lost."""

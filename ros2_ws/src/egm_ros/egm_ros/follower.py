@@ -48,7 +48,7 @@ class Follower:
 
     Args:
         settings: read once, here.
-        on_boxes: called for every frame that has objects, in the frame thread.
+        on_boxes: called for every frame from the first answer on, in the frame thread; empty while nothing is found.
         on_poor: called with the id of a track that is lost or poor, at every frame.
         on_refused: called with the reason when a frame cannot be used.
         standing_ids: what is still wanted; tracks of anything else end.
@@ -75,6 +75,7 @@ class Follower:
             )
         )
         self._answers: dict[tuple[str, int], Answer] = {}  # by id and arrival of the grounded frame, as tracks name it
+        self._answered: set[str] = set()
         self._to_start: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._fresh = threading.Event()  # an answer has caught up and was not reported yet
         self._stopping = False
@@ -89,10 +90,6 @@ class Follower:
     def take(self, answer: Answer) -> None:
         """Follow the box of an answer from its frame on, or end the track when it has none; returns at once."""
         self._to_start.put(answer)
-
-    @property
-    def has_tracks(self) -> bool:
-        return self._tracks > 0
 
     def health(self) -> FollowerHealth:
         return FollowerHealth(self._frames, self._tracks, self._worst, self._frame_ms)
@@ -110,6 +107,8 @@ class Follower:
                 continue
             if grounding.box is None:
                 self._tracker.stop(request_id)
+                self._answered.add(request_id)
+                self._fresh.set()
                 continue
             visible, whole = _boxes_to_follow(grounding.box, grounding.task, grounding.image_wh)
             key = (request_id, frame.arrived_ns)
@@ -117,6 +116,7 @@ class Follower:
             self._tracker.start(request_id, visible, frame.arrived_ns, whole)
             for old in [old for old in self._answers if old[0] == request_id and old != key]:
                 del self._answers[old]
+            self._answered.add(request_id)  # after the start: until then an empty report would be a false claim
             self._fresh.set()
 
     def _follow(self) -> None:
@@ -159,7 +159,7 @@ class Follower:
                 self._on_poor(tracked.track_id)
         self._tracks = len(followed)
         self._worst = min((one.tracked.quality for one in followed), default=1.0)
-        if followed:
+        if followed or self._answered & standing:
             self._on_boxes(frame, tuple(followed))
 
 

@@ -35,6 +35,7 @@ from egm_ros.engine_process import EngineProcess
 from egm_ros.follower import Followed, Follower
 from egm_ros.latency import LatencyLog
 from egm_ros.mailbox import CameraFrame, Mailbox
+from egm_ros.messages import LOOKED_EVERYWHERE
 from egm_ros.outputs import Outputs
 from egm_ros.parameters import ParameterSettings
 from egm_ros.request_servers import RequestServers
@@ -44,7 +45,6 @@ from egm_ros.settings import Settings
 ENGINE_FACTORY = "egm_ros.model_process:load_grounder"
 WARN_PERIOD_S = 5.0
 STOP_TIMEOUT_S = 2.0
-HEARD_EVERYTHING = (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
 
 
 class GroundingNode(LifecycleNode):
@@ -258,10 +258,9 @@ class GroundingNode(LifecycleNode):
         if follower is None or not answer.standing:
             self._outputs.answer(answer, followed=False)
             return
-        if outcome in HEARD_EVERYTHING:
+        if outcome in LOOKED_EVERYWHERE:
             follower.take(answer)
-        box = grounding.box if grounding is not None else None
-        self._outputs.answer(answer, followed=box is not None or follower.has_tracks)
+        self._outputs.answer(answer, followed=True)
 
     def _on_boxes(self, frame: CameraFrame, followed: tuple[Followed, ...]) -> None:
         """Called in the follower's thread, at camera rate."""
