@@ -1,4 +1,4 @@
-"""`egm calibrate BUNDLE --data FILE...`: fit P(IoU >= 0.5) on data, report it on held-out and shifted data, keep it in the bundle."""
+"""`egm calibrate BUNDLE --data FILE...`: fit P(IoU >= 0.5), report it on held-out data, keep it in the bundle."""
 
 from __future__ import annotations
 

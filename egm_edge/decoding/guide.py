@@ -18,6 +18,7 @@ from egm_edge.decoding.pick import Pick
 from egm_edge.decoding.spread import NumberChoice, number_choice
 
 MAX_LABEL_TOKENS = 64
+LABEL_ENDS = ('"', "</ref>")
 MAX_BOX_DRAFT_TOKENS = 16
 
 BoxTokens = tuple[tuple[int, ...], ...]
@@ -103,7 +104,9 @@ class Guide:
         """
         assert self.state is not None
         state = self.state
-        if self.hurried and (planned := self._constant_ahead()):
+        if len(self._label) > MAX_LABEL_TOKENS and not self.box_complete and (closing := self._label_end()) is not None:
+            token = closing  # a label before the box must leave room for the box
+        elif self.hurried and (planned := self._constant_ahead()):
             token = planned[0]
         elif self.syntax.automaton.accepts(state):
             ends = np.array(sorted(stop_ids), np.int64)
@@ -238,6 +241,11 @@ class Guide:
         words = self.syntax.encode(rest)
         closing = self._piece(self._slot + 1)
         return [*words, *closing][:MAX_BOX_DRAFT_TOKENS] if words or self._layout.label_is_expression else []
+
+    def _label_end(self) -> int | None:
+        """The token that ends a label here, None where none does."""
+        ends = (self.syntax.encode(words)[0] for words in LABEL_ENDS)
+        return next((token for token in ends if self.allows(token)), None)
 
     def _piece(self, place: int) -> tuple[int, ...]:
         """The layout's constant tokens of a place, none where the answer has left the layout behind."""

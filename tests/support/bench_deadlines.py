@@ -10,6 +10,7 @@ import argparse
 import random
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,12 @@ def main() -> None:
             cuts[found.cut or "nothing"] += 1
         step_ms, facts = grounder.cost.step_ms, grounder.backend.facts
     p50, p99, worst = np.percentile(late_ms, [50, 99, 100])
-    print(f"answer time - deadline: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms; one decode step {step_ms:.2f} ms (p90)")
+    print(f"answer time - deadline: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms")
+    print(f"one decode step {step_ms:.2f} ms (p90)")
     print(f"outcomes {dict(outcomes)}; cut {dict(cuts)}")
     edges = np.linspace(arguments.low_ms, arguments.high_ms, BINS + 1)
     curve = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = [right for deadline_ms, right in points if low <= deadline_ms < high]
         if inside:
             curve.append(((low + high) / 2, float(np.mean(inside))))

@@ -1,0 +1,150 @@
+"""Forced syntax, drafts and batches change no token of a well-formed reply, and make every reply readable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from egm_edge import Grounder, Outcome
+from egm_edge.decoding import Budget, Generation, generate
+from egm_edge.decoding.answer_syntax import AnswerSyntax
+from egm_edge.decoding.guide import Guide
+from egm_edge.parsing import parse_answer
+from egm_edge.shipped import shipped_checkpoint
+from tests.decoding.scripted import LABELS, QWEN_LAYOUTS, TAG_LAYOUTS, ScriptedModel, well_formed
+from tests.support.qwen_tokenizer import INTERNVL3_SPECIALS, QWEN3_SPECIALS, byte_tokenizer
+
+REPLIES = 350  # of each of three vocabularies: over a thousand
+REQUEST = list(range(40, 60))
+ANSWERED = (Outcome.FOUND, Outcome.NOT_FOUND)
+
+
+def _kinds() -> dict[str, tuple[Tokenizer, str, bool, tuple[str, ...]]]:
+    nano = Tokenizer.from_file(str(shipped_checkpoint() / "tokenizer.json"))
+    return {
+        "EGM-Nano's whole numbers": (nano, "bbox_2d_json", True, QWEN_LAYOUTS),
+        "Qwen3-VL, digit by digit": (byte_tokenizer(QWEN3_SPECIALS), "bbox_2d_json", True, QWEN_LAYOUTS),
+        "InternVL3, digit by digit": (byte_tokenizer(INTERNVL3_SPECIALS), "ref_box", False, TAG_LAYOUTS),
+    }
+
+
+@pytest.fixture(scope="module", params=list(_kinds()))
+def kind(request: pytest.FixtureRequest) -> tuple[AnswerSyntax, bool, tuple[str, ...]]:
+    tokenizer, syntax, thinking, layouts = _kinds()[request.param]
+    return AnswerSyntax(syntax, tokenizer), thinking, layouts
+
+
+def _reply(
+    syntax: AnswerSyntax,
+    script: list[int],
+    thinking: bool,
+    *,
+    force: bool,
+    speculate: bool,
+    lookup: bool,
+    limit: int = 400,
+) -> Generation:
+    end = syntax.tokenizer.token_to_id("<|im_end|>")
+    model = ScriptedModel(syntax.tokenizer.get_vocab_size(), len(REQUEST), [*script, end, end])
+    guide = Guide(syntax, LABELS[0]) if force else None
+    return generate(
+        model, REQUEST, syntax.tokenizer, {end}, Budget(limit), thinking=thinking, guide=guide,
+        speculate=speculate, lookup=lookup,
+    )  # fmt: skip
+
+
+def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(
+    kind: tuple[AnswerSyntax, bool, tuple[str, ...]],
+) -> None:
+    syntax, thinking, layouts = kind
+    rng = random.Random(7)
+    steps = {"free": 0, "fast": 0}
+    for number in range(REPLIES):
+        answer = well_formed(rng, rng.choice(layouts))
+        thought = rng.choice(("red mug: 1 large red mug [100, 200, 300, 400]. target 1", "left of it", answer))
+        text = f"{thought}\n</think>\n\n{answer}"
+        if not thinking:
+            text = rng.choice((answer, f"<think>{text}"))
+        script = syntax.encode(text)
+        free = _reply(syntax, script, thinking, force=False, speculate=False, lookup=False)
+        assert parse_answer(free.marked_text, in_thought=thinking).outcome in ANSWERED
+        options = ((True, False, False), (True, True, False), (False, True, True), (True, True, True))
+        force, speculate, lookup = options[number % 4]
+        fast = _reply(syntax, script, thinking, force=force, speculate=speculate, lookup=lookup)
+        assert (fast.token_ids, fast.think_tokens) == (free.token_ids, free.think_tokens), text
+        if number % 4 == 3:
+            steps["free"], steps["fast"] = steps["free"] + free.steps, steps["fast"] + fast.steps
+    assert steps["fast"] < 0.7 * steps["free"]
+
+
+def test_whatever_a_model_writes_can_be_read(kind: tuple[AnswerSyntax, bool, tuple[str, ...]]) -> None:
+    syntax, thinking, _ = kind
+    rng = np.random.default_rng(3)
+    words = [
+        "no idea",
+        "</think>prose",
+        "[1, 2",
+        '{"bbox_2d": [9',
+        "<|im_end|>",
+        "</think>[]",
+        "<box>",
+        "\n</think>\n\n```json\n[{",
+    ]
+    outcomes = set()
+    for _ in range(40):
+        text = "".join(rng.choice(words, size=rng.integers(1, 5)))
+        script = [*syntax.encode(text), *rng.integers(0, 200, 30).tolist()]
+        reply = _reply(syntax, script, thinking, force=True, speculate=bool(rng.integers(2)), lookup=True, limit=240)
+        outcome = parse_answer(reply.marked_text, in_thought=thinking).outcome
+        assert outcome in ANSWERED, reply.marked_text
+        outcomes.add(outcome)
+    assert Outcome.FOUND in outcomes
+
+
+@pytest.fixture(scope="module", params=["tiny_qwen3_vl", "tiny_internvl3"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounder]:
+    from build_engine.compilers.cpu import build_cpu
+
+    checkpoint: Path = request.getfixturevalue(request.param)
+    bundle = build_cpu(checkpoint, tmp_path_factory.mktemp("lossless") / "bundle", precision="fp32", gate=False)
+    with Grounder.from_opened(bundle, threads=1) as grounder:
+        yield grounder
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+EXPRESSIONS = ("the mug", "left of the box", "aaaa", "the second thing from the left")
+
+
+def test_random_models_answer_alike_with_and_without_drafts_and_can_always_be_read(tiny: Grounder) -> None:
+    frame = tiny.frame(IMAGE, color="rgb")
+    for expression in EXPRESSIONS:
+        for think in (0, 5):
+            texts = set()
+            for tiny.speculate in (False, True):
+                grounding = tiny.ground(frame, expression, max_think_tokens=think, max_new_tokens=260)
+                assert grounding.outcome in ANSWERED
+                texts.add(grounding.text)
+            assert len(texts) == 1
+
+
+def test_samples_of_one_batch_are_the_samples_of_single_requests(tiny: Grounder) -> None:
+    frame = tiny.frame(IMAGE, color="rgb")
+    assert tiny.backend.capabilities.branches
+    seen: list[list[str]] = []
+    for branches in (True, False):
+        texts: list[str] = []
+        original = tiny.backend.capabilities
+        tiny.backend.capabilities = type(original)(interrupt=True, branches=branches)
+        try:
+            for expression in EXPRESSIONS[:2]:
+                found = tiny.ground(frame, expression, samples=3, seed=5, max_think_tokens=4, max_new_tokens=200)
+                texts.append(f"{found.text} {found.agreement} {found.outcome}")
+        finally:
+            tiny.backend.capabilities = original
+        seen.append(texts)
+    assert seen[0] == seen[1]
