@@ -289,6 +289,38 @@ _ROWS = (
         steps={"graphs": "host", "check graphs": "host"},
         notes=("the graphs are run on a CPU here; no GPU has run them",),
     ),
+    Target(
+        name="tensorrt-llm",
+        devices=("A100", "L40S", "H100", "H200", "B200", "DGX Spark (beta)"),
+        runtime=Runtime.TENSORRT_LLM,
+        precisions=("bf16",),
+        compiler="build_engine.compilers.serving:compile_server",
+        support=Support.NOT_RUN,
+        sm=("sm80", "sm89", "sm90", "sm100", "sm121"),
+        versions={"tensorrt-llm": ">=1.3.0rc7"},
+        steps={"checkpoint and settings": "host", "serve": "device"},
+        notes=("a deployment bundle for the PyTorch runtime: upstream removed its engine files; Qwen3-VL only",),
+    ),
+    Target(
+        name="vllm",
+        devices=("any GPU that vLLM serves",),
+        runtime=Runtime.OPENAI_SERVER,
+        precisions=("bf16",),
+        compiler="build_engine.compilers.serving:compile_server",
+        support=Support.NOT_RUN,
+        versions={"vllm": ">=0.11.0, not 0.11.1, 0.11.2 or 0.12.0"},
+        steps={"checkpoint and settings": "host", "serve": "device"},
+    ),
+    Target(
+        name="sglang",
+        devices=("any GPU that SGLang serves",),
+        runtime=Runtime.OPENAI_SERVER,
+        precisions=("bf16",),
+        compiler="build_engine.compilers.serving:compile_server",
+        support=Support.NOT_RUN,
+        versions={"sglang": ">=0.5.4, not 0.5.17"},
+        steps={"checkpoint and settings": "host", "serve": "device"},
+    ),
 )
 TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}
 

@@ -54,7 +54,7 @@ def build_engine(trt: Any, graph: Path, sms: Sequence[str], profiles: Sequence[M
     """
     words: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

@@ -150,11 +150,14 @@ class PortableBackend:
                 "the session's own frame in the engine", "another frame, opened since", "open the session again"
             )
 
+    def arm(self) -> None:
+        """Nothing to prepare."""
+
     def interrupt(self) -> None:
         """The call that runs now goes on; the next one raises InterruptedRunError."""
         self._interrupted = True
 
-    def resume(self) -> None:
+    def disarm(self) -> None:
         self._interrupted = False
 
     def close(self) -> None:
@@ -165,7 +168,7 @@ class PortableBackend:
         if self._closed:
             raise BackendError("an open engine", "one that was closed", "open the bundle again")
         if self._interrupted:
-            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call resume")
+            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
 
     def _positions(self, past: int, count: int) -> NDArray[np.int64]:
         """Rotary positions [3, n] of the places from `past` on: the prefix's own, the text behind it counting on."""

@@ -1,0 +1,154 @@
+"""Deployment bundles for servers: the checkpoint as the server loads it, its settings, the versions that are safe, and the
+command that starts it. No engine is built: TensorRT-LLM's PyTorch runtime, vLLM and SGLang load Hugging Face checkpoints.
+
+The pixel budget is written into the checkpoint's own processor settings, which every server reads, and repeated where a
+server takes it on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.compilers.plan import CheckpointPlan
+from build_engine.manifest import BundleWriter
+from build_engine.parity import build_gate
+from build_engine.progress import Progress
+from build_engine.request import BuildRequest
+from egm_edge.bundle import Bundle
+from egm_edge.errors import BuildError
+from egm_edge.pixels import TILES, PixelSpec
+
+MODEL = "checkpoint"
+NAME = "egm"
+SETTINGS = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*", "README.md")
+PROMPT_TOKENS = 1024  # chat template and expression
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """One server.
+
+    Attributes:
+        requirement: what to install; releases known to shift boxes are excluded (upstream issues in docs/datacenter.md).
+        families: that it serves.
+        command: its command line for a plan, the bundle being the working directory.
+    """
+
+    requirement: str
+    families: tuple[str, ...]
+    command: Callable[[CheckpointPlan], list[str]]
+
+
+def compile_server(request: BuildRequest) -> Bundle:
+    """Build a bundle for the table's server rows; the target's name decides which server.
+
+    Raises:
+        BuildError: the server does not serve this family.
+    """
+    kind = SERVERS[request.target.name]
+    with (
+        Checkpoint(request.checkpoint) as checkpoint,
+        BundleWriter(request.out_dir, force=request.force) as writer,
+    ):
+        if checkpoint.family not in kind.families:
+            others = [name for name, other in SERVERS.items() if checkpoint.family in other.families]
+            raise BuildError(
+                f"a checkpoint of {', '.join(kind.families)} for {request.target.name}",
+                checkpoint.family,
+                f"pass --target {' or '.join(others)}",
+            )
+        plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
+        plan.context_tokens = min(plan.context_tokens, max_sequence(plan))
+        sources = sorted({path for pattern in SETTINGS for path in Path(request.checkpoint).glob(pattern)})
+        writer.require_free(sum(path.stat().st_size for path in sources) + (1 << 20))
+        bar = Progress(len(sources), request.progress_stream)
+        bar.stage("checkpoint")
+        for path in sources:
+            shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
+            bar.advance(1)
+        _write_pixel_budget(writer.path(f"{MODEL}/preprocessor_config.json"), plan.pixel_spec)
+        shutil.copyfile(checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
+        if request.target.name == "tensorrt-llm":
+            writer.path("llm_args.yaml").write_text(yaml.safe_dump(llm_args(plan, request.batch)), encoding="utf-8")
+        writer.path("requirements.txt").write_text(kind.requirement + "\n", encoding="utf-8")
+        command = shlex.join(kind.command(plan))
+        script = f'#!/bin/sh\n# pip install -r requirements.txt\ncd "$(dirname "$0")" && exec {command} "$@"\n'
+        writer.path("serve.sh").write_text(script, encoding="utf-8")
+        manifest = plan.manifest(request.target.name, request.precision, {"server": kind.requirement})
+        parity = build_gate.unverified("unverified on target: the server runs on its own GPU")
+        return writer.commit(**manifest, parity=parity)
+
+
+def max_sequence(plan: CheckpointPlan) -> int:
+    """Tokens of the largest picture, a long request and the longest answer."""
+    spec = plan.pixel_spec
+    if spec.rule == TILES:
+        image = (spec.max_tiles + (spec.max_tiles > 1)) * spec.tokens_per_tile
+    else:
+        image = spec.max_pixels // (spec.patch_size * spec.merge_size) ** 2
+    return image + PROMPT_TOKENS + plan.max_new_tokens
+
+
+def llm_args(plan: CheckpointPlan, batch: int) -> dict[str, Any]:
+    """TensorRT-LLM's LLM API arguments (`trtllm-serve --config`)."""
+    return {
+        "max_batch_size": batch,
+        "max_num_tokens": max(8192, plan.context_tokens),  # holds the largest prompt in one piece
+        "max_seq_len": plan.context_tokens,
+        "enable_chunked_prefill": True,
+        "guided_decoding_backend": "xgrammar",
+        "kv_cache_config": {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.8, "dtype": "auto"},
+        "cuda_graph_config": {"max_batch_size": batch, "enable_padding": True},
+    }
+
+
+def _write_pixel_budget(path: Path, spec: PixelSpec) -> None:
+    """The bundle's budget in the processor settings that the server reads."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if spec.rule == TILES:
+        values |= {"min_patches": spec.min_tiles, "max_patches": spec.max_tiles}
+    else:
+        for old in ("min_pixels", "max_pixels"):
+            values.pop(old, None)
+        values["size"] = _size(spec)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _size(spec: PixelSpec) -> dict[str, int]:
+    return {
+        "shortest_edge": spec.min_pixels,
+        "longest_edge": spec.max_pixels,
+    }  # areas in pixels, whatever they are called
+
+
+def _vllm(plan: CheckpointPlan) -> list[str]:
+    command = ["vllm", "serve", MODEL, "--served-model-name", NAME, "--max-model-len", str(plan.context_tokens)]
+    command += ["--limit-mm-per-prompt", '{"image":1,"video":0}', "--gpu-memory-utilization", "0.9"]
+    if plan.pixel_spec.rule != TILES:
+        command += ["--mm-processor-kwargs", json.dumps({"size": _size(plan.pixel_spec)}, separators=(",", ":"))]
+    return command
+
+
+def _sglang(plan: CheckpointPlan) -> list[str]:
+    command = ["python3", "-m", "sglang.launch_server", "--model-path", MODEL, "--served-model-name", NAME]
+    return [*command, "--context-length", str(plan.context_tokens), "--mem-fraction-static", "0.8"]
+
+
+def _tensorrt_llm(plan: CheckpointPlan) -> list[str]:
+    return ["trtllm-serve", MODEL, "--config", "llm_args.yaml"]
+
+
+SERVERS: Mapping[str, ServerKind] = {
+    "tensorrt-llm": ServerKind("tensorrt-llm>=1.3.0rc7", ("qwen3_vl",), _tensorrt_llm),
+    "vllm": ServerKind("vllm>=0.11.0,!=0.11.1,!=0.11.2,!=0.12.0", ("qwen3_vl", "internvl3"), _vllm),
+    "sglang": ServerKind("sglang>=0.5.4,!=0.5.17", ("qwen3_vl", "internvl3"), _sglang),
+}
