@@ -146,7 +146,7 @@ for those: everything that runs for Nano runs for them by changing one path.
 Greedy decoding, held-out seeds, 640x480 frames shrunk to 256x192 by the image processor's bicubic resize, one question a
 scene, {count:,} scenes a suite, 3-6 objects, all query kinds in turn; bf16 weights as shipped, fp32 arithmetic. Acc@0.5: the
 box's IoU is at least 0.5; a negative (the thing asked for is not there) counts when the answer is the empty list. Brackets
-are 95 % Wilson intervals. Three checkpoints from one base, trained for the same CPU time:
+are 95 % Wilson intervals. The checkpoints come from one base and were trained for the same CPU time:
 
 | checkpoint | how | Acc@0.5 modal | amodal, target really occluded | negatives rejected | wrongly "not there" (modal) |
 |---|---|---|---|---|---|
@@ -196,6 +196,8 @@ syntax rewards, sequence-level ratio, best weights by validation scenes). Reprod
 
 ## Limits
 
+- Weakest are ordinals and amodal boxes: one missed or doubled object in the list shifts the count, and how far a hidden
+  object reaches behind another is a guess.
 - Other words are spelled in bytes that it has hardly seen: expect nonsense outside the vocabulary above.
 - Coordinates are multiples of 5 on the 0-1000 grid. Amodal boxes stay inside the frame: the scenes hold no object that leaves it.
 - One object is the answer, or none.

@@ -209,7 +209,9 @@ class Run:
         save_best(self.out / "best.pt", score, self.model, fresh=self.progress.stage_step == 0)
 
     def _validate(self, validation: Validation) -> float:
+        self._account()
         scores = validation.scores(self.fast)
+        self.clock = self._now()  # looking is no training: it is not charged to the budget
         log.info("%s: held-out Acc@0.5 %s", self.config.name, ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
         self._write({"held_out": scores, **asdict(self.progress)})
         return scores["mean"]
