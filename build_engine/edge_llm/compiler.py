@@ -63,7 +63,6 @@ class Method:
 METHODS = {
     "fp16": Method(None, None, None),
     "int4": Method("int4_awq", "Int4GroupwiseGemmPluginV2", "W4A16_AWQ"),
-    "int8": Method("int8_sq", "DequantizeLinear", "W8A8_SQ_PER_CHANNEL"),
     "fp8": Method("fp8", "DequantizeLinear", "FP8"),
     "nvfp4": Method("nvfp4", "TRT_FP4DynamicQuantize", "NVFP4"),
 }

@@ -53,9 +53,9 @@ def test_image_tokens_of_both_rules() -> None:
 @pytest.mark.parametrize(
     ("model", "target", "precision", "batch", "mend"),
     [
-        pytest.param("EGM-8B", "jetson-orin-nx", "int8", 1, "--max-pixels 2097152", id="smaller pictures"),
+        pytest.param("InternVL3-8B", "drive-thor", "fp16", 32, "--batch 8", id="fewer requests on a larger device"),
         pytest.param("EGM-8B", "jetson-orin-nx", "fp16", 1, "--precision int4", id="fewer bits"),
-        pytest.param("EGM-4B", "jetson-orin-nx", "int4", 64, "--batch 8", id="fewer requests"),
+        pytest.param("EGM-4B", "jetson-orin-nx", "int4", 64, "--batch 4", id="fewer requests"),
         pytest.param("EGM-8B", "jetson-orin-nano", "int4", 1, "smaller model or a larger device", id="nothing fits"),
     ],
 )
