@@ -28,6 +28,7 @@ RECOVER_QUALITY = 0.75
 MIN_SEARCH_SCORE = 0.3
 COVERED = 0.05  # part of the object
 SCALE_PACE = 0.15  # of one frame
+STEADY = 0.995
 MIN_GROWTH = -0.003  # log scale per frame
 MOSTLY_VISIBLE = 0.92
 MAX_JUMP_PER_S = 5.0  # log scale plus radians
@@ -161,14 +162,17 @@ class Track:
         A side that is being hidden looks just like an object that shrinks. It is told from that by colour: where an object
         shrinks, the table comes to light. A slow memory of the scale makes enough of it visible.
         """
-        steady = Similarity(start.turn * max(1.0, self._steady_scale / start.scale), start.shift)
-        before = look.judge(frame, steady)
-        covered = before.hidden > COVERED
         free = look.align(frame, start)
         turned = free.pose.turn / start.turn
         grown, angle_rad = math.log(max(1e-6, abs(turned))), abs(cmath.phase(turned))
         jump = abs(grown) + angle_rad
         jumped = jump > MAX_JUMP_PER_S * max(seconds, 1 / 30)
+        shrunken = free.pose.scale < STEADY * self._steady_scale
+        if not (jumped or shrunken or grown < MIN_GROWTH or free.visible < MOSTLY_VISIBLE):
+            return free
+        steady = Similarity(start.turn * max(1.0, self._steady_scale / start.scale), start.shift)
+        before = look.judge(frame, steady)
+        covered = before.hidden > COVERED
         if not covered and not jumped:
             return free
         ignore = cv2.dilate(before.foreign.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
