@@ -68,7 +68,8 @@ class ConfidenceMap:
             isinstance(values[k], list) for k in ("features", "mean", "scale", "weights")
         ):
             raise BundleError("a calibration of this version", "another or a damaged one", "run egm calibrate again")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**known)
 
 
 def fit(

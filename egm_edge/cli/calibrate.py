@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     with grounder:
         answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
         boxed = [a for a in answered if a.evidence]
-        facts = {"answers": len(boxed), "rows": len(fit_rows), "data": canonical_hash([r.id for r in fit_rows])}
+        facts = {"answers": len(boxed), "rows": len(fit_rows), "data": canonical_hash({"ids": [r.id for r in fit_rows]})}
         fitted = fit([a.evidence for a in boxed], [a.right for a in boxed], samples=arguments.samples, fitted_on=facts)
         held = ask_rows(grounder, held_rows, files, samples=arguments.samples, on_row=told("held out"))
         parts = [part("held out", held, fitted)]
