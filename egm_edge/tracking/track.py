@@ -141,7 +141,9 @@ class Track:
             return None
         best = self._align(look, frame, predicted, seconds)
         half_hidden = best.hidden > COVERED and best.agreement > GOOD_FIT and best.quality > self._settings.min_quality
-        if best.quality < GOOD_FIT and not half_hidden:
+        if half_hidden:
+            best = self._seen_whole(look, frame, predicted, best)
+        elif best.quality < GOOD_FIT:
             reach = max(self._half_wh) * min(3.0, 0.6 + 1.5 * unseen_s) + 2.0
             for turn in (1.0,) if unseen_s < 0.3 else (1.0, 0.85, 1.18):
                 start, score = look.search(frame, Similarity(predicted.turn * turn, predicted.shift), reach)
@@ -155,6 +157,14 @@ class Track:
         if best.quality < wanted or not 1 / MAX_SCALE < best.pose.scale < MAX_SCALE:
             return None
         return best
+
+    def _seen_whole(self, look: Appearance, frame: SmallFrame, predicted: Similarity, covered: Fit) -> Fit:
+        """A sudden turn looks covered at the predicted place; then more of the object is visible a shift away."""
+        start, score = look.search(frame, predicted, 0.6 * max(self._half_wh) + 2.0)
+        if score <= MIN_SEARCH_SCORE:
+            return covered
+        fit = look.align(frame, start, shift_only=True)
+        return fit if fit.visible > covered.visible + 0.05 and fit.quality > covered.quality else covered
 
     def _align(self, look: Appearance, frame: SmallFrame, start: Similarity, seconds: float) -> Fit:
         """Align; where something has come in front, by shifting alone and without the pixels that show it.
