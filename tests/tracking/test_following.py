@@ -29,7 +29,7 @@ def zigzag(index: int) -> tuple[float, float]:
 @pytest.mark.parametrize("path", [straight, circle, zigzag], ids=["straight", "circle", "sudden turns"])
 @pytest.mark.parametrize("behind", ["plain", "gradient", "textured"])
 def test_a_flat_rectangle(path, behind: str) -> None:
-    assert worst_iou(rectangle(path, behind=behind)) > 0.85
+    assert worst_iou(rectangle(path, behind=behind)) > 0.8
 
 
 @pytest.mark.parametrize("latency", [9, 30], ids=["0.3 s", "1 s"])
