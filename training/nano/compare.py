@@ -130,22 +130,25 @@ def _first(measured: Measured, count: int) -> Measured:
 
 def _load(path: Path, marks: dict[str, str]) -> dict[str, Measured]:
     """What is known of these very weights; anything else starts empty."""
+    found = {name: Measured() for name in marks}
+    for name, entry in _entries(path).items():
+        if marks.get(name) == entry["mark"]:
+            found[name] = Measured(entry["kinds"], entry["ious"], entry["rejected"])
+    return found
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, dict[str, Any]] = json.loads(path.read_text())
     except (OSError, ValueError):
-        values = {}
-    kept = {name: entry for name, entry in values.items() if marks.get(name) == entry.get("mark")}
-    return {
-        name: Measured(entry["kinds"], entry["ious"], entry["rejected"])
-        if (entry := kept.get(name)) is not None
-        else Measured()
-        for name in marks
-    }
+        return {}
+    return values
 
 
 def _save(path: Path, found: dict[str, Measured], marks: dict[str, str]) -> None:
+    """Checkpoints that were not asked this time keep what is known of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {
+    plain = _entries(path) | {
         name: {"mark": marks[name], "kinds": m.kinds, "ious": m.ious, "rejected": m.rejected}
         for name, m in found.items()
     }

@@ -56,6 +56,10 @@ def test_what_is_known_is_not_asked_again(asked: list[Asked], written: list[str]
     second = measure(asked, [SUITE], 8, tmp_path / "answers", CPU)
     assert written.count("a") == 0 and written.count("b") == 8
     assert second["few"]["a"] == first["few"]["a"]
+    written.clear()
+    measure(asked[1:], [SUITE], 12, tmp_path / "answers", CPU)
+    measure(asked[:1], [SUITE], 8, tmp_path / "answers", CPU)
+    assert written == ["b"] * 4, "what one knows of the first is lost when only the second is asked"
 
 
 def test_a_kill_costs_a_chunk(
