@@ -90,14 +90,13 @@ def test_what_cannot_be_asked_says_so(grounding: GroundingClient) -> None:
         alone.ground("the cup")
 
 
-def test_closing_ends_what_waits() -> None:
+def test_closing_cancels_what_waits(grounding: GroundingClient) -> None:
     with GroundingClient() as made:
-        request = made.ground("the red thing tokens=3000")
-        until(request.feedback, what="feedback")
-        request.cancel()
-        waiting = made.ground("the red thing tokens=3000")
+        waiting = made.ground("the red thing tokens=30000")
+        until(waiting.feedback, what="feedback")
     with pytest.raises(BackendError, match="closed"):
         waiting.result(1.0)
+    assert grounding.ground("the red thing").result(WAIT_S).outcome == GroundedObject.OUTCOME_FOUND, "the node is free"
 
 
 def test_following_gives_boxes_at_camera_rate(grounding: GroundingClient) -> None:

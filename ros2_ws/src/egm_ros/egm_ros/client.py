@@ -41,6 +41,7 @@ from egm_edge.grounding import Task
 TASKS = {Task.MODAL: Ground.Goal.TASK_MODAL, Task.AMODAL: Ground.Goal.TASK_AMODAL}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POLL_S = 0.005
+CLOSE_S = 1.0  # for the cancels of requests that were not even accepted yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class Request:
             handle = self._handle
         if handle is not None and not self.is_done():
             handle.cancel_goal_async()
+
+    def is_cancel_sent(self) -> bool:
+        """Whether the node has been told of a `cancel`, or has answered before."""
+        return self.is_done() or (self._cancel_wanted and self._handle is not None)
 
     def result(self, timeout_s: float | None = None) -> GroundedObject:
         """Wait for the answer.
@@ -171,7 +176,14 @@ class GroundingClient:
         self.close()
 
     def close(self) -> None:
-        """Stop listening; requests that still wait end with an error."""
+        """Cancel what still waits (its `result` becomes an error) and stop listening."""
+        waiting = [request for request in self._open_requests if not request.is_done()]
+        for request in waiting:
+            request.cancel()
+        end = time.monotonic() + CLOSE_S
+        while waiting and time.monotonic() < end:
+            waiting = [request for request in waiting if not request.is_cancel_sent()]
+            time.sleep(POLL_S)
         # Joined before the interpreter ends: a thread still inside spin() would abort the process.
         self._executor.shutdown()
         self._thread.join()
