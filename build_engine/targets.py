@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from egm_edge.errors import BuildError
+from egm_edge.errors import BuildError, InputError
 
 if TYPE_CHECKING:
     from build_engine.request import BuildRequest
@@ -330,11 +330,11 @@ def target_for(name: str) -> Target:
     """The row of a target.
 
     Raises:
-        BuildError: unknown; the nearest name is told.
+        InputError: unknown; the nearest name is told.
     """
     if name in TARGETS:
         return TARGETS[name]
     plain = name.lower().replace("_", "-").replace(" ", "-")
     nearest = difflib.get_close_matches(plain, TARGETS, n=1, cutoff=0.4)
     mend = f"pass --target {nearest[0]}, or see them all with `egm targets`" if nearest else "see them with `egm targets`"
-    raise BuildError(f"a target ({', '.join(TARGETS)})", repr(name), mend)
+    raise InputError(f"a target ({', '.join(TARGETS)})", repr(name), mend)

@@ -14,7 +14,7 @@ from build_engine.progress import Progress
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BuildError
+from egm_edge.errors import BackendError, BuildError
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
 MAX_PATCHES = 16384
@@ -77,7 +77,10 @@ def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> d
     if candidate.manifest.precision not in CPU_CHECKED:
         return section | {"graphs": build_gate.unverified("bfloat16 does not run on a CPU here")}
     parameters = plan.checkpoint.parameter_count()
-    found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=_on_cpu)
+    try:
+        found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=_on_cpu)
+    except BackendError as error:
+        raise BuildError("graphs that ONNX Runtime runs on the CPU", str(error), "report this checkpoint") from None
     return section | {"graphs": found}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,16 @@ def unverified(why: str) -> dict[str, Any]:
     return {"status": "unverified", "why": why, "verify_with": VERIFY}
 
 
+def _on_this_cpu(candidate: Bundle) -> Backend:
+    return load_backend(candidate, memory="fast")
+
+
 def gate(
     candidate: Bundle,
     checkpoint: Path,
     parameters: int,
     *,
-    open_engine: Callable[[Bundle], Backend] = partial(load_backend, memory="fast"),
+    open_engine: Callable[[Bundle], Backend] = _on_this_cpu,
 ) -> dict[str, Any]:
     """Compare a bundle that is about to be committed.
 

@@ -243,9 +243,17 @@ class Guide:
         return [*words, *closing][:MAX_BOX_DRAFT_TOKENS] if words or self._layout.label_is_expression else []
 
     def _label_end(self) -> int | None:
-        """The token that ends a label here, None where none does."""
-        ends = (self.syntax.encode(words)[0] for words in LABEL_ENDS)
-        return next((token for token in ends if self.allows(token)), None)
+        """The next token of the shortest way out of a label, None where there is none."""
+        ways = [words[start:] for words in LABEL_ENDS for start in range(len(words))]
+        for words in sorted(ways, key=len):
+            state: State | None = self.state
+            for byte in words.encode():
+                state = self.syntax.automaton.advance(state, byte) if state is not None else None
+            if state is not None and not self.syntax.automaton.in_text(state):
+                token = self.syntax.encode(words)[0]
+                if self.allows(token):
+                    return token
+        return None
 
     def _piece(self, place: int) -> tuple[int, ...]:
         """The layout's constant tokens of a place, none where the answer has left the layout behind."""

@@ -11,7 +11,7 @@ from build_engine.cli import main as build
 from build_engine.targets import TARGETS, Runtime, Support, target_for
 from build_engine.targets_cli import main as targets
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BuildError
+from egm_edge.errors import BuildError, InputError
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -41,7 +41,7 @@ def test_no_orin_offers_fp8_or_nvfp4() -> None:
     [("jetson-orin-nan", "jetson-orin-nano"), ("Jetson Thor", "jetson-thor"), ("jetson_agx_orin", "jetson-agx-orin")],
 )
 def test_an_unknown_target_names_the_nearest(typed: str, nearest: str) -> None:
-    with pytest.raises(BuildError, match=f"--target {nearest}"):
+    with pytest.raises(InputError, match=f"--target {nearest}"):
         target_for(typed)
 
 

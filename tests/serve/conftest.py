@@ -126,7 +126,7 @@ def frame_url(name: str = "tabletop_1.png") -> str:
     return data_url((FRAMES / name).read_bytes())
 
 
-def question(text: str = "the red mug", url: str | None = None, **fields: Any) -> dict[str, Any]:
+def question(text: str = "the red bowl", url: str | None = None, **fields: Any) -> dict[str, Any]:
     """A request in this server's own form: a bare expression and a task."""
     content = [{"type": "image_url", "image_url": {"url": url or frame_url()}}, {"type": "text", "text": text}]
     return {"model": "any", "messages": [{"role": "user", "content": content}], "task": "modal"} | fields

@@ -282,7 +282,7 @@ def test_a_key_is_asked_for_and_never_logged(start: Start, nano_bundle: Any) -> 
         assert error_of(response)["type"] == "authentication_error"
         assert response.headers["www-authenticate"] == "Bearer"
     good = {"authorization": "Bearer s3cret-key"}
-    assert server.post(question("the red mug"), headers=good).status_code == 200
+    assert server.post(question("the red bowl"), headers=good).status_code == 200
     assert server.client.get("/health").status_code == server.client.get("/").status_code == 200
     assert server.stop() == 0
     log = server.log.read_text()

@@ -13,7 +13,7 @@ import pytest
 from tests.serve.conftest import FRAMES, Server, Start, data_url, question
 
 CLIENTS = 64
-SENTENCES = ("the red mug", "the leftmost bowl", "the blue cup", "the largest object")
+SENTENCES = ("the red bowl", "the leftmost bowl", "the blue cup", "the largest object")
 
 
 async def hammer(url: str, seconds: float) -> collections.Counter[str]:

@@ -23,7 +23,7 @@ def test_metrics_count_what_happened(nano: Server) -> None:
     url = frame_url("tabletop_6.png")
     tokens = 0
     for _ in range(2):
-        answer = nano.post(question("the red mug", url)).json()
+        answer = nano.post(question("the red bowl", url)).json()
         tokens += answer["usage"]["completion_tokens"]
     nano.post(question(n=5))
     grown = {name: nano.metric(name) - before[name] for name in names}

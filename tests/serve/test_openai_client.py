@@ -40,7 +40,7 @@ def client(nano: Server) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def reference(nano_bundle: Path) -> Grounding:
     with Grounder.from_bundle(nano_bundle, threads=1) as grounder:
-        return grounder.ground(PICTURE, "the red mug")
+        return grounder.ground(PICTURE, "the red bowl")
 
 
 def user_turn(text: str, **image: Any) -> list[Any]:
@@ -48,7 +48,7 @@ def user_turn(text: str, **image: Any) -> list[Any]:
     return [{"role": "user", "content": [picture, {"type": "text", "text": text}]}]
 
 
-def ask(client: openai.OpenAI, text: str = "the red mug", url: str | None = None, **fields: Any) -> Any:
+def ask(client: openai.OpenAI, text: str = "the red bowl", url: str | None = None, **fields: Any) -> Any:
     """A bare expression, with this server's own fields in extra_body."""
     own = {"task": "modal"} | fields.pop("extra_body", {})
     return client.chat.completions.create(
@@ -67,10 +67,10 @@ def test_the_published_quick_start_runs_as_it_is(nano: Server, tmp_path: Path) -
 @pytest.mark.parametrize(
     "text",
     [
-        "Please provide the bounding box coordinate of the region this sentence describes: the red mug.",
-        "Please provide the bounding box coordinate of the region this sentence describes: <ref>the red mug</ref> ",
-        "Locate the red mug, output its bbox coordinates using JSON format",
-        "Locate the red mug, output its bbox coordinates using JSON format.",
+        "Please provide the bounding box coordinate of the region this sentence describes: the red bowl.",
+        "Please provide the bounding box coordinate of the region this sentence describes: <ref>the red bowl</ref> ",
+        "Locate the red bowl, output its bbox coordinates using JSON format",
+        "Locate the red bowl, output its bbox coordinates using JSON format.",
     ],
     ids=["model card", "InternVL evaluation", "Qwen evaluation", "Qwen training"],
 )
@@ -80,7 +80,7 @@ def test_every_published_sentence_gets_the_bundles_own_box(
     response = client.chat.completions.create(model="nvidia/EGM-4B", messages=user_turn(text))
     assert response.choices[0].message.content == reference.text
     assert response.egm["box"] == list(reference.box.xyxy)  # type: ignore[attr-defined, union-attr]
-    assert response.egm["expression"] == "the red mug"  # type: ignore[attr-defined]
+    assert response.egm["expression"] == "the red bowl"  # type: ignore[attr-defined]
 
 
 def test_an_answer_has_what_clients_read(client: openai.OpenAI, reference: Grounding) -> None:
@@ -115,7 +115,7 @@ def test_the_evaluation_client_of_egm_gets_all_its_answers(nano: Server) -> None
                 client.chat.completions.create(
                     model="EGM",
                     messages=user_turn(
-                        f"Locate the {c} mug, output its bbox coordinates using JSON format", detail="high"
+                        f"Locate the {c} bowl, output its bbox coordinates using JSON format", detail="high"
                     ),
                     temperature=0.0,
                     top_p=1.0,

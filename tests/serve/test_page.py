@@ -64,16 +64,16 @@ def picture_rect(page: Browser) -> np.ndarray:
 def test_a_sentence_gets_its_box_drawn_where_it_belongs(page: Browser, nano_bundle: Path, width: int) -> None:
     page.resize(width, 900, mobile=width < 600)
     with Grounder.from_bundle(nano_bundle, threads=1) as grounder:
-        wanted = grounder.ground(PICTURE, "the red mug")
+        wanted = grounder.ground(PICTURE, "the red bowl")
     assert wanted.box is not None
     pick(page)
-    find(page, "the red mug")
+    find(page, "the red bowl")
     x, y, shown_width, shown_height = picture_rect(page)
     scale = np.array([shown_width / wanted.image_wh[0], shown_height / wanted.image_wh[1]] * 2)
     expected = np.array(wanted.box.xyxy) * scale + [x, y, x, y]
     assert np.abs(drawn_box(page) - expected).max() <= 4
     text = page.run("document.getElementById('answer').innerText")
-    assert "Found: the red mug" in text and wanted.reasoning in text and "uncalibrated" in text
+    assert "Found: the red bowl" in text and wanted.reasoning in text and "uncalibrated" in text
     assert ", ".join(f"{v:.1f}" for v in wanted.box.xyxy) in text
     stages = page.run(
         "[...document.querySelectorAll('#stages tbody tr')].map(r => [r.cells[0].innerText, +r.cells[1].innerText])"
@@ -86,7 +86,7 @@ def test_a_sentence_gets_its_box_drawn_where_it_belongs(page: Browser, nano_bund
 
 def test_a_second_sentence_on_the_same_picture_reuses_it(page: Browser) -> None:
     pick(page, FRAMES / "tabletop_4.png")
-    find(page, "the red mug")
+    find(page, "the red bowl")
     find(page, "the blue bowl")
     assert "(kept from before)" in page.run("document.getElementById('stages').innerText")
 
@@ -107,7 +107,7 @@ def test_the_camera_is_asked_too(page: Browser) -> None:
 def test_a_format_the_server_does_not_read_is_converted(page: Browser, tmp_path: Path) -> None:
     Image.open(PICTURE).convert("P").save(tmp_path / "frame.gif")
     pick(page, tmp_path / "frame.gif")
-    find(page, "the red mug")
+    find(page, "the red bowl")
     assert not page.run("document.getElementById('stages').hidden")
 
 
@@ -156,10 +156,10 @@ def test_a_key_is_asked_for_when_the_server_wants_one(start: Start, nano_bundle:
         browser.resize(800, 900)
         browser.open(server.url)
         pick(browser)
-        find(browser, "the red mug")
+        find(browser, "the red bowl")
         browser.until("!document.getElementById('key-row').hidden")
         browser.type("#key", "open-up")
-        find(browser, "the red mug")
+        find(browser, "the red bowl")
         browser.until(DONE)
     assert "open-up" not in server.log.read_text()
     assert server.stop() == 0

@@ -99,9 +99,9 @@ def test_neutral_values_of_fields_are_accepted(nano: Server, neutral: dict[str, 
 
 
 def test_text_may_come_before_the_picture_and_in_parts(nano: Server) -> None:
-    parts = [{"type": "text", "text": "the red"}, IMAGE, {"type": "text", "text": " mug"}]
+    parts = [{"type": "text", "text": "the red"}, IMAGE, {"type": "text", "text": " bowl"}]
     response = nano.post(with_messages(turn(*parts)))
-    assert response.json()["egm"]["expression"] == "the red mug"
+    assert response.json()["egm"]["expression"] == "the red bowl"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class OrtRunner:
         self._kv_dtype: Any = {"tensor(float16)": np.float16, "tensor(float)": np.float32}.get(past)
         if self._kv_dtype is None:
             raise BackendError("a cache of 16- or 32-bit floats", past, "rebuild the bundle with --precision fp16")
+        self._require_deepstack(config.vision.deepstack)
         self._buffers = [{name: self._allocate() for name in self._names} for _ in range(2)]
         self._turn = 0
 
@@ -104,6 +105,15 @@ class OrtRunner:
 
     def _bind(self, bind: Any, name: str, buffer: ort.OrtValue, tokens: int) -> None:
         bind(name, self.device, self.device_id, self._kv_dtype, [tokens, *self._row], buffer.data_ptr())
+
+    def _require_deepstack(self, count: int) -> None:
+        known = [v.name for v in self._sessions[DECODER].get_inputs() if v.name.startswith("deepstack_")]
+        if len(known) != count:
+            raise BackendError(
+                f"{DECODER} with {count} deep-stack inputs, as the manifest says",
+                f"{len(known)}",
+                "rebuild the bundle",
+            )
 
     def _require_provider(self) -> None:
         provider = PROVIDERS[self.device]
