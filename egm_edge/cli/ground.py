@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egm_edge.cli.parser import Parser, positive_int, whole_number
+from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
 from egm_edge.grounding import Grounding, Task
 from egm_edge.request import check_expression
 from egm_edge.shipped import resolve_bundle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
 MAX_THREADS = 512
+MAX_SAMPLES = 32
 
 EPILOG = """\
 examples:
@@ -84,15 +85,28 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
     parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
+    parser.add_argument("--deadline-ms", type=positive_float, metavar="MS", help="a box this long after asking, warmed up")
+    parser.add_argument("--max-think-tokens", type=whole_number(0, 2**31 - 1), metavar="N", help="0: no reasoning")
+    parser.add_argument("--samples", type=whole_number(1, MAX_SAMPLES), metavar="N", default=1, help="answers that vote")
     return parser.parse_args(argv)
 
 
 def _ground(grounder: Grounder, source: Path | bytes, arguments: argparse.Namespace) -> list[Grounding]:
-    frame = grounder.frame(source)
+    frame = None if arguments.deadline_ms else grounder.frame(source)
+    if frame is None:  # the deadline decides how many pixels are looked at, so every text sees the image anew
+        grounder.warm_up()
     groundings: list[Grounding] = []
     for text in arguments.texts:
-        grounding = grounder.ground(frame, text, task=arguments.task, max_new_tokens=arguments.max_new_tokens)
-        if not groundings:
+        grounding = grounder.ground(
+            frame or source,
+            text,
+            task=arguments.task,
+            max_new_tokens=arguments.max_new_tokens,
+            deadline_ms=arguments.deadline_ms,
+            max_think_tokens=arguments.max_think_tokens,
+            samples=arguments.samples,
+        )
+        if frame and not groundings:
             grounding = frame.charged_to(grounding)
         groundings.append(grounding)
         if not arguments.json:

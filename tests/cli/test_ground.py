@@ -76,6 +76,14 @@ def test_timings_as_json_carry_the_run_and_add_up(ask: Egm, picture: Path) -> No
     assert {row["run"]["warm_up_requests"] for row in rows} == {1}
 
 
+def test_deadline_thought_and_votes_are_options(ask: Egm, picture: Path) -> None:
+    one = json.loads(ask(picture, "the mug", "--json", "--max-think-tokens", "0", "--samples", "2").stdout)
+    assert one["samples"] == 2 and one["deadline_met"] is None
+    late = json.loads(ask(picture, "the mug", "--json", "--deadline-ms", "60000").stdout)
+    assert late["deadline_met"] is not None  # six tokens are too few for a box
+    assert_refused(ask(picture, "the mug", "--deadline-ms", "-5"), 2, "above 0")
+
+
 def test_save_writes_an_annotated_copy(ask: Egm, picture: Path, tmp_path: Path) -> None:
     done = ask(picture, "the red mug", "--save", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
