@@ -24,6 +24,7 @@ from build_engine.parity.cases import Case, size_probes
 from build_engine.parity.engine_pixels import engine_pixels
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
 from egm_edge.backends import Backend
+from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.transformers_reference import Prepared, ReferenceTrace, TransformersReference
 from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, sha256_of
@@ -252,6 +253,7 @@ def _trace(side: _BackendSide, frame: Any, case: Case, theirs: ReferenceTrace, r
     if (
         theirs.deepstack
         and frame.deepstack
+        and EngineConfig.from_dict(side.bundle.manifest.model).layers > 1  # behind the last layer no other token sees them
         and len(run.logits) == 1
         and _ignores_deepstack(side, frame, case, reply, ours)
     ):

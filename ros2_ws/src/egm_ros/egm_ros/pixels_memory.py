@@ -50,5 +50,8 @@ class PixelsMemory:
         return np.frombuffer(self._map, np.uint8, height * width * 3).reshape(height, width, 3)
 
     def close(self) -> None:
+        """Give the memory back; a second call, from a stop in the middle of a start, does nothing."""
         self._map = None
-        os.close(self.descriptor)
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
