@@ -13,17 +13,17 @@ pytest.importorskip("torch", reason="training needs torch; install the train ext
 
 def test_a_bad_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text("seed: 1\nstages: [{name: a, cpu_minutes: 1, lrr: 2}]\n")
+    path.write_text("seed: 1\narms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1, lrr: 2}]}]\n")
     assert main(["nano", "--config", str(path), "--out", str(tmp_path / "run")]) == 2
     message = capsys.readouterr().err
-    assert "stages[0].lrr: unknown key" in message and message.count("\n") == 1
+    assert "stages.0.lrr: an unknown key" in message and message.count("\n") == 1
 
 
 def test_a_seed_that_would_reach_held_out_scenes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "seed.yaml"
-    path.write_text("seed: 14\nstages: [{name: a, cpu_minutes: 1}]\n")
+    path.write_text("seed: 14\narms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1}]}]\n")
     assert main(["nano", "--config", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "seed from 0 to 11" in capsys.readouterr().err
+    assert "at most 11, found seed: 14" in capsys.readouterr().err
 
 
 def test_evaluating_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
