@@ -123,7 +123,7 @@ def test_greedy_text_equals_transformers(pair: Pair, size_wh: tuple[int, int], t
     image = _exactly_resized(pair, size_wh)
     expression = 'the "red" mug {left} of the kettle'
     theirs = hf_greedy(pair.model, pair.reference_inputs(image, expression, task), 24)
-    ours = pair.grounder.ground(image, expression, task=task, color="rgb", max_new_tokens=24)
+    ours = pair.grounder.ground(image, expression, task=task, color="rgb", max_new_tokens=24, force_syntax=False)
     assert ours.text == pair.grounder.tokenizer.decode(theirs, skip_special_tokens=True)
     assert ours.tokens.completion == len([t for t in theirs if t not in pair.grounder.stop_ids])
 
