@@ -21,6 +21,7 @@ from typing import Any
 
 import build_engine
 from build_engine.checkpoint import Checkpoint
+from build_engine.compilers import rtx_worker
 from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.compilers.portable import graph_check, limit_context, max_image_tokens, write_graphs
 from build_engine.manifest import BundleWriter
@@ -124,8 +125,7 @@ def build_engines(root: Path, sms: Sequence[str], jobs: Sequence[EngineJob], bar
     """Build engines/*.engine from the graphs under `root`, for several compute capabilities.
 
     The worker sees fixed names and a fixed environment only, so that the same graphs give the same bytes wherever they lie.
-    TensorRT's own threads still race now and then (one decoder in seven differed in a few hundred bytes), so an engine is
-    built until two builds agree.
+    TensorRT's own threads may still race for it (a few dozen bytes differ then), so an engine is built until two builds agree.
 
     Raises:
         BuildError: TensorRT refuses; its own words are in the message.
@@ -150,10 +150,9 @@ def _build_once(root: Path, sms: Sequence[str], job: EngineJob) -> None:
     }
     (root / JOBS).write_text(json.dumps(work), encoding="utf-8")
     environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(build_engine.__file__).parents[1])}
-    command = [sys.executable, "-m", "build_engine.compilers.rtx_worker", JOBS]
     refused = ""
     with subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        rtx_worker.command(JOBS), cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as worker:
         try:
             assert worker.stdout is not None
