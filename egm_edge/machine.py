@@ -36,6 +36,15 @@ def memory_gb() -> tuple[float, float]:
     return kib.get("MemTotal", 0) * 1024 / 1e9, kib.get("MemAvailable", 0) * 1024 / 1e9
 
 
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MB of 10^6 bytes; 0.0 where the system does not say. (`getrusage` would
+    give the peak of whatever started this process, if that is larger.)"""
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
 def board_name() -> str:
     """The board's own name on a Jetson or another device-tree machine, "" elsewhere."""
     return _read("/proc/device-tree/model").strip("\0\n")

@@ -5,12 +5,11 @@ Rows are named as in the JSON. Milliseconds are wall clock after one warm-up req
 
 from __future__ import annotations
 
-import resource
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.grounding import Grounding
-from egm_edge.machine import cpu_name, usable_cpus
+from egm_edge.machine import cpu_name, peak_rss_mb, usable_cpus
 
 if TYPE_CHECKING:
     from egm_edge.grounder import Grounder
@@ -60,7 +59,7 @@ class RunFacts:
             cpu_count=usable_cpus(),
             warm_up_requests=1,
             load_ms=load_ms,
-            peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+            peak_rss_mb=peak_rss_mb(),
         )
 
     def to_dict(self, grounding: Grounding) -> dict[str, Any]:
