@@ -52,14 +52,18 @@ def gate(
         return unverified(f"{' and '.join(missing)} not installed on the build machine")
     if parameters > MAX_PARAMETERS:
         return unverified(f"{parameters / 1e9:.1f} billion parameters: too large for a reference beside the build")
-    from build_engine.parity.gate import compare
+    from build_engine.parity.gate import compare, fitting
     from egm_edge.backends.transformers_reference import TransformersReference
 
     reference = TransformersReference(checkpoint, max_pixels=candidate.manifest.limits.get("max_pixels"))
+    limits = candidate.manifest.limits
+    new_tokens = min(PROBE_TOKENS, int(limits["max_new_tokens"]))
+    cases = fitting(candidate, reference, probes(), new_tokens)
+    if not cases:
+        return unverified(f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}")
     backend = open_engine(candidate)
     try:
-        limit = min(PROBE_TOKENS, int(candidate.manifest.limits["max_new_tokens"]))
-        report = compare(candidate, backend, reference, probes(), max_new_tokens=limit)
+        report = compare(candidate, backend, reference, cases, max_new_tokens=new_tokens)
     finally:
         backend.close()
     if not report.passed:

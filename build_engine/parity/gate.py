@@ -102,6 +102,12 @@ def compare(
     )
 
 
+def fitting(bundle: Bundle, reference: TransformersReference, cases: Sequence[Case], new_tokens: int) -> list[Case]:
+    """The cases whose request leaves room for `new_tokens` in the bundle's context."""
+    room = int(bundle.manifest.limits["context_tokens"]) - new_tokens
+    return [c for c in cases if len(reference.prepare(_opened(c.picture), _task_text(bundle, c)).ids) <= room]
+
+
 def checkpoint_sha256(directory: Path) -> str:
     """Names a checkpoint's content: every JSON, template and weight file of it."""
     digest = hashlib.sha256()
@@ -119,9 +125,7 @@ class _BackendSide:
         self.family = family_for(bundle.manifest.family)
 
     def task_text(self, case: Case) -> str:
-        """The text of this project for the checkpoint's family, whatever the bundle says."""
-        template = self.family.amodal if case.task is Task.AMODAL else self.family.modal
-        return template.replace("{expression}", case.expression)
+        return _task_text(self.bundle, case)
 
     def seen(self, picture: bytes) -> stages.Seen:
         frame = self.grounder.frame(picture)
@@ -322,6 +326,12 @@ def _measured_stages(run: _Run, bounds: Bounds, boxes: BoxAgreement | None, brok
 
 # Words of an engine's error, most telling first.
 _BLAMED = (("deepstack", "deep-stack"), ("vision", "vision embedding"), ("patches", "vision embedding"))
+
+
+def _task_text(bundle: Bundle, case: Case) -> str:
+    """The text of this project for the checkpoint's family, whatever the bundle says."""
+    family = family_for(bundle.manifest.family)
+    return (family.amodal if case.task is Task.AMODAL else family.modal).replace("{expression}", case.expression)
 
 
 def _opened(picture: bytes) -> Image.Image:
