@@ -196,6 +196,8 @@ class Run:
         if stage.grpo:
             self._keep_best()
             take_best(self.out / "best.pt", self.model)
+        if self.recent:
+            self._log(stage)
         self.progress.stage += 1
         self.progress.stage_step = self.progress.gate_step = 0
         self.progress.stage_cpu_s = 0.0

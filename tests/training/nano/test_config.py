@@ -28,7 +28,7 @@ def test_the_shipped_configuration_loads() -> None:
 
 
 def test_the_gpu_configuration_is_the_same_recipe() -> None:
-    here, gpu = load_plan(SHIPPED), load_plan(SHIPPED.with_name("nano-gpu.yaml"))
+    here, gpu = load_plan(SHIPPED), load_plan(SHIPPED.with_name("nano_gpu.yaml"))
     assert gpu.shape == here.shape and gpu.arms == here.arms and gpu.workers > 0
     assert [(run.name, run.start, [s.name for s in run.stages]) for run in gpu.runs] == [
         (run.name, run.start, [s.name for s in run.stages]) for run in here.runs

@@ -100,7 +100,9 @@ def test_rewarded_tokens_become_likelier(plan: Plan, fast: FastNano, monkeypatch
     for step in range(14):
         questions = make_questions(plan, stage, 6, step)
         loss = grpo_loss(fast, stage, questions, torch.Generator().manual_seed(step))
-        assert loss.total is not None
+        if loss.total is None:  # every answer of every group earns the same: nothing is left to learn
+            rewards.append(loss.measures["reward"])
+            continue
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
