@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from egm_edge.backends.onnx_runtime.backend import OnnxBackend, OnnxFrame
+from egm_edge.backends.onnx_runtime.backend import OnnxBackend
+from egm_edge.backends.prefix_frame import PrefixFrame
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Task
 from egm_edge.pixels import normalise
@@ -66,11 +67,11 @@ class Pair:
 
         return hf_inputs(self.processor, Image.fromarray(image), self.grounder.prompt_spec.task_text(expression, task))
 
-    def engine_frame(self, image: np.ndarray) -> tuple[OnnxBackend, OnnxFrame]:
+    def engine_frame(self, image: np.ndarray) -> tuple[OnnxBackend, PrefixFrame]:
         frame = self.grounder.frame(image, color="rgb")
         self.grounder.ground(frame, "x", max_new_tokens=1)
         assert isinstance(self.grounder.backend, OnnxBackend)
-        assert isinstance(frame.engine_frame, OnnxFrame)
+        assert isinstance(frame.engine_frame, PrefixFrame)
         return self.grounder.backend, frame.engine_frame
 
 

@@ -21,6 +21,7 @@ from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
 from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions, running
+from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
@@ -33,28 +34,11 @@ GRIDS_REMEMBERED = 8
 
 
 @dataclass(slots=True)
-class OnnxFrame:
-    """A frame's image features and prefix; its keys and values live in the backend's cache while it is resident."""
-
-    prefix_ids: tuple[int, ...]
-    positions: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
-    deepstack: list[NDArray[np.float32]]
-    image_token_count: int
-    vision_ms: float
-    prefill_ms: float = 0.0
-
-    @property
-    def prefix_token_count(self) -> int:
-        return len(self.prefix_ids)
-
-
-@dataclass(slots=True)
 class OnnxSession:
     """One request after its frame's prefix; `asked` once its own prompt was fed."""
 
     backend: OnnxBackend
-    frame: OnnxFrame
+    frame: PrefixFrame
     asked: bool = False
 
     @property
@@ -146,7 +130,7 @@ class OnnxBackend:
         self.cache = KvCache(self.config, min(FIRST_CAPACITY_TOKENS, self.config.max_positions))
         self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
         self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
-        self._resident: OnnxFrame | None = None
+        self._resident: PrefixFrame | None = None
         self._run_options: ort.RunOptions | None = None
         batch = self.sessions.decoder.get_inputs()[0].shape[0]
         self.capabilities = Capabilities(interrupt=True, branches=not isinstance(batch, int))
@@ -154,28 +138,22 @@ class OnnxBackend:
             f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value
         )
 
-    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> OnnxFrame:
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_open()
         started = time.perf_counter()
         embeddings, deepstack = self._see(pixels)
         vision_ms = (time.perf_counter() - started) * 1e3
-        image_tokens = sum(1 for token in prefix_ids if token == self.config.image_token_id)
-        if not image_tokens == pixels.image_token_count == len(embeddings):
-            raise BackendError(
-                f"{pixels.image_token_count} image tokens in the prefix",
-                f"{image_tokens} pad tokens and {len(embeddings)} image embeddings",
-                "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
-            )
-        positions = self.family.positions(prefix_ids, self.config.image_token_id, pixels)
-        frame = OnnxFrame(tuple(prefix_ids), positions, embeddings, deepstack, image_tokens, vision_ms)
+        frame = PrefixFrame.of(
+            pixels, prefix_ids, embeddings, deepstack, vision_ms,
+            family=self.family, image_token_id=self.config.image_token_id,
+        )  # fmt: skip
         self._make_resident(frame)
         return frame
 
     def open_session(self, frame: EngineFrame) -> OnnxSession:
         """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
-        if not isinstance(frame, OnnxFrame):
-            raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+        frame = require_own(frame)
         self._require_open()
         if self._resident is not frame:
             self._make_resident(frame)
@@ -203,11 +181,8 @@ class OnnxBackend:
         if not hasattr(self, "sessions"):
             raise BackendError("an open engine", "one that was closed", "open the bundle again")
 
-    def require_resident(self, frame: OnnxFrame) -> None:
-        if self._resident is not frame:
-            raise BackendError(
-                "the session's own frame in the engine", "another frame, opened since", "open the session again"
-            )
+    def require_resident(self, frame: PrefixFrame) -> None:
+        require_resident(self._resident, frame)
 
     def decode(
         self, embeds: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]], *, prefill: bool
@@ -259,19 +234,14 @@ class OnnxBackend:
                 self.embedding.rescore(row, state, self.config.rescored_logits)
         return logits
 
-    def _make_resident(self, frame: OnnxFrame) -> None:
+    def _make_resident(self, frame: PrefixFrame) -> None:
         """Write the frame's prefix into the cache, image embeddings at the pad tokens."""
         started = time.perf_counter()
         self._resident = None
         self.cache.length = 0
         self._reserve(frame.prefix_token_count)
         self.cache.set_positions(frame.positions)
-        ids = np.array(frame.prefix_ids, np.int64)
-        embeds, at_image = self.embedding.rows(ids), ids == self.config.image_token_id
-        embeds[at_image] = frame.embeddings
-        extras = [np.zeros_like(embeds) for _ in frame.deepstack]
-        for extra, feature in zip(extras, frame.deepstack, strict=True):
-            extra[at_image] = feature
+        embeds, extras = frame.decoder_inputs(self.embedding, self.config)
         self.decode(embeds, extras, prefill=True)
         self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3

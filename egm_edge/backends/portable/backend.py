@@ -18,6 +18,7 @@ from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, text_table, vision_table
 from egm_edge.backends.portable.runner import Runner
+from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
@@ -28,28 +29,11 @@ MASKED = -3e4  # added to a score; within float16, and far below any real one
 
 
 @dataclass(slots=True)
-class PortableFrame:
-    """A frame's image features and prefix; its keys and values are in the cache while it is resident."""
-
-    prefix_ids: tuple[int, ...]
-    positions: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
-    deepstack: list[NDArray[np.float32]]
-    image_token_count: int
-    vision_ms: float
-    prefill_ms: float = 0.0
-
-    @property
-    def prefix_token_count(self) -> int:
-        return len(self.prefix_ids)
-
-
-@dataclass(slots=True)
 class PortableSession:
     """One request after its frame's prefix."""
 
     backend: PortableBackend
-    frame: PortableFrame
+    frame: PrefixFrame
 
     @property
     def length(self) -> int:
@@ -88,10 +72,10 @@ class PortableBackend:
         self.embedding = EmbeddingTable(bundle.path(EMBEDDING), self.config.embedding_dtype)
         self.runner, self.facts = runner, runner.facts
         self._grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
-        self._resident: PortableFrame | None = None
+        self._resident: PrefixFrame | None = None
         self._interrupted = self._closed = False
 
-    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PortableFrame:
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
         started = time.perf_counter()
@@ -100,22 +84,16 @@ class PortableBackend:
             ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))],
         )
         vision_ms = (time.perf_counter() - started) * 1e3
-        image_tokens = sum(1 for token in prefix_ids if token == self.config.image_token_id)
-        if not image_tokens == pixels.image_token_count == len(embeddings):
-            raise BackendError(
-                f"{pixels.image_token_count} image tokens in the prefix",
-                f"{image_tokens} pad tokens and {len(embeddings)} image embeddings",
-                "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
-            )
-        positions = self.family.positions(prefix_ids, self.config.image_token_id, pixels)
-        frame = PortableFrame(tuple(prefix_ids), positions, embeddings, deepstack, image_tokens, vision_ms)
+        frame = PrefixFrame.of(
+            pixels, prefix_ids, embeddings, deepstack, vision_ms,
+            family=self.family, image_token_id=self.config.image_token_id,
+        )  # fmt: skip
         self._make_resident(frame)
         return frame
 
     def open_session(self, frame: EngineFrame) -> PortableSession:
         """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
-        if not isinstance(frame, PortableFrame):
-            raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+        frame = require_own(frame)
         self._require_running()
         if self._resident is not frame:
             self._make_resident(frame)
@@ -144,11 +122,8 @@ class PortableBackend:
             inputs[f"deepstack_{i}"] = (deepstack[i] if deepstack else np.zeros_like(embeds))[None]
         return self.runner.decode(inputs)
 
-    def require_resident(self, frame: PortableFrame) -> None:
-        if self._resident is not frame:
-            raise BackendError(
-                "the session's own frame in the engine", "another frame, opened since", "open the session again"
-            )
+    def require_resident(self, frame: PrefixFrame) -> None:
+        require_resident(self._resident, frame)
 
     def arm(self) -> None:
         """Nothing to prepare."""
@@ -177,16 +152,11 @@ class PortableBackend:
         after = np.arange(count + past) + int(prefix.max()) + 1
         return np.concatenate([prefix, np.tile(after, (3, 1))], 1)[:, past : past + count]
 
-    def _make_resident(self, frame: PortableFrame) -> None:
+    def _make_resident(self, frame: PrefixFrame) -> None:
         """Write the frame's prefix into the cache, image embeddings at the pad tokens."""
         started = time.perf_counter()
         self._resident, self.runner.cache_tokens = frame, 0
-        ids = np.array(frame.prefix_ids, np.int64)
-        embeds, at_image = self.embedding.rows(ids), ids == self.config.image_token_id
-        embeds[at_image] = frame.embeddings
-        extras = [np.zeros_like(embeds) for _ in frame.deepstack]
-        for extra, feature in zip(extras, frame.deepstack, strict=True):
-            extra[at_image] = feature
+        embeds, extras = frame.decoder_inputs(self.embedding, self.config)
         try:
             self.decode(embeds, extras)
         except BaseException:

@@ -1,0 +1,97 @@
+"""PrefixFrame: a frame as a decoder with one KV cache sees it. Knows nothing of runtimes.
+
+Tensor notation: p prefix tokens, H hidden size, t image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.backends.base import EngineFrame
+from egm_edge.backends.onnx_runtime.config import EngineConfig
+from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.errors import BackendError
+from egm_edge.families import Family
+from egm_edge.pixels import Pixels
+
+
+@dataclass(slots=True)
+class PrefixFrame:
+    """A frame's image features and prefix; its keys and values live in the backend's cache while it is resident.
+
+    Attributes:
+        positions: [3, p] rotary positions. embeddings: [t, H]. deepstack: features of that shape.
+    """
+
+    prefix_ids: tuple[int, ...]
+    positions: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    deepstack: list[NDArray[np.float32]]
+    vision_ms: float
+    prefill_ms: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        pixels: Pixels,
+        prefix_ids: Sequence[int],
+        embeddings: NDArray[np.float32],
+        deepstack: Sequence[NDArray[np.float32]],
+        vision_ms: float,
+        *,
+        family: Family,
+        image_token_id: int,
+    ) -> PrefixFrame:
+        """A frame of what the vision tower gave.
+
+        Raises:
+            BackendError: pixels, prefix and vision tower do not agree on the number of image tokens.
+        """
+        image_tokens = sum(1 for token in prefix_ids if token == image_token_id)
+        if not image_tokens == pixels.image_token_count == len(embeddings):
+            raise BackendError(
+                f"{pixels.image_token_count} image tokens in the prefix",
+                f"{image_tokens} pad tokens and {len(embeddings)} image embeddings",
+                "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
+            )
+        positions = family.positions(prefix_ids, image_token_id, pixels)
+        return cls(tuple(prefix_ids), positions, embeddings, list(deepstack), vision_ms)
+
+    @property
+    def prefix_token_count(self) -> int:
+        return len(self.prefix_ids)
+
+    @property
+    def image_token_count(self) -> int:
+        return len(self.embeddings)
+
+    def decoder_inputs(
+        self, table: EmbeddingTable, config: EngineConfig
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Embeddings [p, H] with the image's at the pad tokens, and deep-stack features of that shape, zero at text."""
+        ids = np.array(self.prefix_ids, np.int64)
+        embeds, at_image = table.rows(ids), ids == config.image_token_id
+        embeds[at_image] = self.embeddings
+        extras = [np.zeros_like(embeds) for _ in self.deepstack]
+        for extra, feature in zip(extras, self.deepstack, strict=True):
+            extra[at_image] = feature
+        return embeds, extras
+
+
+def require_own(frame: EngineFrame) -> PrefixFrame:
+    """The frame, if it is one that such a backend made."""
+    if not isinstance(frame, PrefixFrame):
+        raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+    return frame
+
+
+def require_resident(resident: PrefixFrame | None, frame: PrefixFrame) -> None:
+    """Refuse a session whose frame was displaced from the cache."""
+    if resident is not frame:
+        raise BackendError(
+            "the session's own frame in the engine", "another frame, opened since", "open the session again"
+        )
