@@ -63,10 +63,17 @@ class Question:
         return math.inf if due_ms is None else self.started + due_ms / 1e3
 
 
-def answer(grounder: Grounder, frame: Frame, question: Question) -> Grounding:
-    """Answer one question; the caller holds the grounder's lock."""
-    with _interrupted_at(grounder.backend, question.deadline):
-        return _Request(grounder, frame, question).run()
+def answer(grounder: Grounder, frame: Frame, question: Question, turn: threading.Lock) -> Grounding:
+    """Answer one question when `turn` can be had: at the latest by the deadline, or there is no answer."""
+    request = _Request(grounder, frame, question)
+    wait_s = -1.0 if question.deadline == math.inf else max(0.0, question.deadline - time.perf_counter())
+    if not turn.acquire(timeout=min(wait_s, threading.TIMEOUT_MAX)):
+        return request.timed_out(time.perf_counter())
+    try:
+        with _interrupted_at(grounder.backend, question.deadline):
+            return request.run()
+    finally:
+        turn.release()
 
 
 class _Request:
@@ -87,7 +94,7 @@ class _Request:
             generations = []
         generated = time.perf_counter()
         if not generations:
-            return self._timed_out(generated)
+            return self.timed_out(generated)
         task = self.question.task
         parsed = [parse_answer(g.marked_text, task=task, in_thought=self.grounder.thinking) for g in generations]
         chosen, ballot = _choose(generations, parsed)
@@ -191,6 +198,7 @@ class _Request:
         cut = [*self.cut, *generation.cut]
         if generation.stop_reason is StopReason.TOKEN_LIMIT or "max_new_tokens" in cut:
             cut = [*(c for c in cut if c != "max_new_tokens"), self.limit_cut]
+        cut += ["answer"] if outcome is Outcome.TIMED_OUT else []
         finished = time.perf_counter()
         grounding = Grounding(
             outcome=outcome,
@@ -213,8 +221,8 @@ class _Request:
         )
         return self._stamped(grounding, finished)
 
-    def _timed_out(self, generated: float) -> Grounding:
-        """The engine was stopped before the first token of an answer."""
+    def timed_out(self, generated: float) -> Grounding:
+        """The engine was never reached, or stopped before the first token of an answer."""
         question = self.question
         grounding = Grounding(
             outcome=Outcome.TIMED_OUT,

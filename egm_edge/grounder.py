@@ -230,8 +230,7 @@ class Grounder:
                 "a frame made by this Grounder", "a frame of another one", "make it with grounder.frame(image)"
             )
         request = replace(request, made_frame=frame is not image, should_stop=should_stop, on_token=on_token)
-        with self._lock:
-            return answer(self, frame, request)
+        return answer(self, frame, request, self._lock)
 
     def stream(
         self,

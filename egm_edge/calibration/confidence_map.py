@@ -14,7 +14,7 @@ from egm_edge.calibration.evidence import FEATURES
 from egm_edge.errors import BundleError, InputError
 
 METHOD = "platt"
-RIDGE = 1e-2
+RIDGE = 1.0  # of every standardised weight: a normal prior of one log-odd, forgotten as data come
 NEWTON_STEPS = 50
 CLIP = 4.0  # standard deviations: evidence beyond what was fitted on says no more than its edge
 
@@ -96,7 +96,7 @@ def fit(
     # Platt's targets keep the log-odds finite where the data separate (Platt 1999, section 2.2).
     target = np.where(y > 0, (y.sum() + 1) / (y.sum() + 2), 1 / (len(y) - y.sum() + 2))
     design = np.column_stack([x, np.ones(len(x))])
-    penalty = np.diag([RIDGE * len(x)] * x.shape[1] + [0.0])
+    penalty = np.diag([RIDGE] * x.shape[1] + [0.0])
     theta = np.zeros(design.shape[1])
     for _ in range(NEWTON_STEPS):
         p = _sigmoid(design @ theta)

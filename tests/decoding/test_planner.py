@@ -1,0 +1,72 @@
+"""What a deadline buys: image tokens first, votes last, and always the answer."""
+
+from __future__ import annotations
+
+import math
+
+from egm_edge.decoding.cost import FIRST_GUESS_STEP_MS, CostModel
+from egm_edge.decoding.planner import IMAGE_SHARES, Plan, plan
+
+
+def machine(step_ms: float = 2.0, frame_ms: float = 40.0, think_tokens: int = 20) -> CostModel:
+    """300 image tokens cost `frame_ms`, a prompt of 10 tokens 5 ms."""
+    cost = CostModel()
+    for _ in range(10):
+        cost.note_frame(300, frame_ms)
+        cost.note_frame(75, frame_ms / 4)
+        cost.note_prompt(10, 5.0)
+        cost.note_step(1, step_ms)
+        cost.note_thought(think_tokens)
+    return cost
+
+
+def planned(cost: CostModel, remaining_ms: float, *, opened: bool = False, samples: int | None = 1) -> Plan:
+    return plan(
+        cost, remaining_ms, image_tokens=300, frame_opened=opened, prompt_tokens=10, answer_steps=12, samples=samples
+    )
+
+
+def test_without_a_deadline_nothing_is_cut() -> None:
+    assert planned(CostModel(), math.inf, samples=None) == Plan(1.0, 1)
+    assert planned(machine(), math.inf, samples=5) == Plan(1.0, 5)
+
+
+def test_image_tokens_fall_with_the_time_left() -> None:
+    shares = [planned(machine(), ms).image_share for ms in range(100, 0, -1)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1.0 and shares[-1] == IMAGE_SHARES[-1]
+    # frame 40 + prompt 5 + answer 12 x 2 + 0.5 + one step 2 = 71.5 ms
+    assert planned(machine(), 71.6).image_share == 1.0
+    assert planned(machine(), 71.4).image_share == 0.5
+
+
+def test_a_frame_that_is_open_costs_nothing() -> None:
+    assert planned(machine(), 40.0, opened=True).image_share == 1.0
+    assert planned(machine(), 40.0, opened=False).image_share < 1.0
+
+
+def test_votes_only_where_the_whole_image_and_the_answer_fit_first() -> None:
+    assert planned(machine(), 72.0, samples=None) == Plan(1.0, 1)
+    assert planned(machine(), 50.0, samples=None).samples == 1
+    counts = [planned(machine(), ms, samples=None).samples for ms in range(60, 2000, 20)]
+    assert counts == sorted(counts) and counts[-1] == 8
+    assert planned(machine(think_tokens=0), 2000.0, samples=None).samples == 1, "no thought was seen: nothing is known"
+
+
+def test_a_step_is_priced_at_its_slow_end_and_the_price_follows_the_machine() -> None:
+    assert CostModel().step_ms == FIRST_GUESS_STEP_MS
+    cost = CostModel()
+    for i in range(64):
+        cost.note_step(1, 10.0 if i % 5 == 0 else 1.0)
+    assert cost.step_ms == 10.0
+    for _ in range(64):
+        cost.note_step(1, 3.0)
+    assert cost.step_ms == 3.0
+    assert cost.answer_ms(10) == (30.5, 3.0)
+
+
+def test_a_frame_between_two_sizes_costs_in_between_and_a_larger_one_more_than_in_proportion() -> None:
+    cost = machine()
+    assert cost.frame_ms(75) == 10.0 and cost.frame_ms(300) == 40.0
+    assert 10.0 < cost.frame_ms(150) < 40.0
+    assert cost.frame_ms(600) > 80.0
