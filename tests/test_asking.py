@@ -63,7 +63,8 @@ def test_a_cut_thought_still_gives_a_box(grounder: Grounder) -> None:
     for budget in (0, 1):
         cut = grounder.ground(picture(), "the leftmost mug", color="rgb", max_think_tokens=budget)
         assert cut.tokens.think <= budget + CLOSING_TOKENS
-        assert cut.outcome in (Outcome.FOUND, Outcome.NOT_FOUND) and "thought" in cut.cut
+        assert cut.outcome in (Outcome.FOUND, Outcome.NOT_FOUND)
+        assert ("thought" in cut.cut) == (budget > 0), "no thought at all was not cut short"
 
 
 def test_waiting_for_another_request_counts(grounder: Grounder) -> None:

@@ -248,13 +248,16 @@ class Run:
     def _thought_is_over(self, guide: Guide) -> str:
         """What ends the thought here, "" for nothing."""
         most, left = self.budget.max_think_tokens, self.budget.max_new_tokens - len(self.reply.ids)
+        cut = ""
         if self.budget.time_to_answer():
             guide.hurried = True
-            return "thought"
-        if most is not None and self.reply.think_tokens >= most:
-            return "thought"
-        needed = guide.answer_tokens
-        return "max_new_tokens" if left <= needed < self.budget.max_new_tokens else ""
+            cut = "thought"
+        elif most is not None and self.reply.think_tokens >= most:
+            cut = "thought"
+        elif left <= guide.answer_tokens < self.budget.max_new_tokens:
+            cut = "max_new_tokens"
+        guide.brief = bool(cut)
+        return cut
 
     def _answer_is_over(self, guide: Guide) -> str | None:
         """What ends an answer whose box stands, "" for an endless label, None where it goes on."""

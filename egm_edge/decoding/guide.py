@@ -17,7 +17,7 @@ from egm_edge.decoding.automaton import BOX_NUMBERS, MAX_SPACES, NUMBER_MAX, Sta
 from egm_edge.decoding.pick import Pick
 from egm_edge.decoding.spread import NumberChoice, number_choice
 
-MAX_LABEL_TOKENS = 64
+MAX_LABEL_TOKENS, BRIEF_LABEL_TOKENS = 64, 16
 LABEL_ENDS = ('"', "</ref>")
 MAX_BOX_DRAFT_TOKENS = 16
 
@@ -36,13 +36,14 @@ class Guide:
         state: where the answer is, None before it begins.
         choices: how sure the model was of every token of a coordinate, in order.
         hurried: constant tokens are taken as they stand instead of being compared with the model's own choice.
+        brief: the thought was cut; a model that lost its thread writes it into the label, so that one is kept short.
     """
 
     def __init__(self, syntax: AnswerSyntax, expression: str, *, strict: bool = True) -> None:
         self.syntax, self.expression, self.strict = syntax, expression, strict
         self.state: State | None = None
         self.choices: list[NumberChoice] = []
-        self.hurried = False
+        self.hurried = self.brief = False
         self._layout: Layout = syntax.layout
         self._answer: list[int] = []
         self._slot, self._in_slot, self._at = 0, False, 0  # place in the layout; _at < 0 once the answer left it
@@ -64,7 +65,11 @@ class Guide:
     @property
     def overlong(self) -> bool:
         """The label goes on and on; the box is there."""
-        return self._after_box > MAX_LABEL_TOKENS
+        return self._after_box > self._most_label_tokens
+
+    @property
+    def _most_label_tokens(self) -> int:
+        return BRIEF_LABEL_TOKENS if self.brief else MAX_LABEL_TOKENS
 
     @property
     def answer_tokens(self) -> int:
@@ -104,7 +109,7 @@ class Guide:
         """
         assert self.state is not None
         state = self.state
-        if len(self._label) > MAX_LABEL_TOKENS and not self.box_complete and (closing := self._label_end()) is not None:
+        if len(self._label) > self._most_label_tokens and not self.box_complete and (closing := self._label_end()) is not None:
             token = closing  # a label before the box must leave room for the box
         elif self.hurried and (planned := self._constant_ahead()):
             token = planned[0]
