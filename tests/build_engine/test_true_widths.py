@@ -1,4 +1,5 @@
-"""A checkpoint of EGM-4B's true widths and vocabulary, few layers, builds and answers within a memory bound."""
+"""Checkpoints of EGM-4B's true widths and vocabulary, few layers: built for a CPU within a memory bound and asked there, and
+built for RTX and other CUDA GPUs, whose graphs are compared with transformers."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from egm_edge.bundle import Bundle
 from tests.support.large_checkpoints import write_qwen3_vl_dims
 
 BUILD_PEAK_MB = 3000
@@ -45,3 +47,33 @@ def test_egm_4b_widths_build_and_run(tmp_path: Path) -> None:
     assert first["tokens"]["image"] == 300
     assert first["tokens"]["completion"] == second["tokens"]["completion"] == 4
     assert second["timings"]["frame_reused"]
+
+
+GPU_BUILD = """
+import sys
+from build_engine.cli import main
+from build_engine.parity import build_gate
+build_gate.MAX_PARAMETERS = 2_000_000_000  # this machine has room for the reference
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("target", ["cuda", "rtx"])
+def test_egm_4b_widths_build_for_gpus(target: str, tmp_path: Path) -> None:
+    if target == "rtx":
+        pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
+    checkpoint = write_qwen3_vl_dims(tmp_path / "checkpoint", "egm-4b-widths", text_layers=2, vision_layers=3)
+    arguments = ["--target", target, "--precision", "fp16", "--max-pixels", "1048576", "--quiet", "-o", "bundle"]
+    command = [sys.executable, "-c", GPU_BUILD, str(checkpoint), *arguments]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    graphs = manifest.parity["graphs"]
+    assert graphs["status"] == "verified", graphs
+    stages = {stage["name"]: stage for stage in graphs["stages"]}
+    assert stages["prefill logits"]["passed"] and stages["deep-stack"]["passed"]
+    folder = "engines" if target == "rtx" else "graphs"
+    sizes = {name: record.bytes for name, record in manifest.files.items() if name.startswith(folder)}
+    head_bytes = 2560 * 151936 * 2
+    assert max(sizes.values()) >= head_bytes and sum(sizes.values()) > 1.4e9

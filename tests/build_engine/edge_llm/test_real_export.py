@@ -139,7 +139,7 @@ def _with_vision_theta(host: HostMath, theta: float) -> Any:
 def test_egm_4b_widths_export(
     edge_llm: EdgeLlmEnvironment, tmp_path: Path, calibration_rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """EGM-4B's true widths and vocabulary in two decoder and three vision layers, quantised to INT4."""
+    """EGM-4B's true widths and vocabulary in two decoder and three vision layers, in FP16."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     checkpoint = write_qwen3_vl_dims(tmp_path / "checkpoint", "egm-4b-widths", text_layers=2, vision_layers=3, max_pixels=65536)
     bundle = build(checkpoint, "fp16", calibration_rows, tmp_path / "bundle")
