@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from egm_edge.errors import BackendError, InputError
 from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, read_records
 from egm_edge.openai_client import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
+from tests.cli.conftest import popen_with_default_signals
 from tests.evaluate.conftest import egm_row, write_lines
 from tests.evaluate.servers import BOX, Reply, Served, serving
 
@@ -219,8 +219,7 @@ def test_requests_run_at_once_and_no_more_than_asked_for(data: Path, frames_dir:
 
 def start(served: Served, data: Path, frames_dir: Path, out: Path) -> subprocess.Popen[str]:
     given = [served.url, "--data", data, "--images", frames_dir, "--out", out, "--concurrency", "3", "--json"]
-    command = [sys.executable, "-m", "egm_edge.cli", "evaluate", *map(str, given)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    return popen_with_default_signals([sys.executable, "-m", "egm_edge.cli", "evaluate", *map(str, given)])
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
