@@ -292,5 +292,8 @@ def test_a_key_is_asked_for_and_never_logged(start: Start, nano_bundle: Any) -> 
 
 def test_log_lines_cannot_be_forged(nano: Server) -> None:
     nano.client.get("/a%0d%0a2026 POST%20/fake%1b[31m")
-    line = [line for line in nano.log.read_text().splitlines() if "/a" in line][-1]
-    assert re.search(r"GET /a\?\?2026\?POST\?/fake\?\[31m 404 ", line)
+    waited = time.monotonic() + 30
+    while not (lines := [line for line in nano.log.read_text().splitlines() if "/a" in line]):  # written after the reply
+        assert time.monotonic() < waited, nano.log.read_text()
+        time.sleep(0.05)
+    assert re.search(r"GET /a\?\?2026\?POST\?/fake\?\[31m 404 ", lines[-1])
