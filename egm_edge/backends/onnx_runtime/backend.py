@@ -216,8 +216,9 @@ class OnnxBackend:
         """Hidden states of embeddings [rows, n, H]; the cache is bound already."""
         hidden = np.empty(embeds.shape, np.float32)
         binding.bind_cpu_input("embeds", embeds)
+        nothing = None if deepstack else np.zeros_like(embeds)
         for i in range(self.config.vision.deepstack):
-            binding.bind_cpu_input(f"deepstack_{i}", deepstack[i][None] if deepstack else np.zeros_like(embeds))
+            binding.bind_cpu_input(f"deepstack_{i}", deepstack[i][None] if nothing is None else nothing)
         binding.bind_ortvalue_output("hidden", ort.OrtValue.ortvalue_from_numpy(hidden))
         with running("decoder", self._run_options):
             session.run_with_iobinding(binding, self._run_options)
