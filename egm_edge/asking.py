@@ -45,6 +45,7 @@ class Question:
         started: when the call began, `time.perf_counter()` seconds.
         made_frame: the call made the frame itself, so its cost is part of the request.
         should_stop, on_token: as in `Grounder.ground`.
+        reserve_s: of the time until the deadline, kept for stopping the engine.
     """
 
     expression: str
@@ -55,6 +56,7 @@ class Question:
     made_frame: bool
     should_stop: Callable[[], bool] | None = None
     on_token: Callable[[TokenEvent], None] | None = None
+    reserve_s: float = 0.0
 
     @property
     def deadline(self) -> float:
@@ -62,16 +64,25 @@ class Question:
         due_ms = self.options.deadline_ms
         return math.inf if due_ms is None else self.started + due_ms / 1e3
 
+    @property
+    def stop_at(self) -> float:
+        """When the engine is stopped, so that the call ends by the deadline."""
+        return self.deadline - self.reserve_s
+
 
 def answer(grounder: Grounder, frame: Frame, question: Question, turn: threading.Lock) -> Grounding:
     """Answer one question when `turn` can be had: at the latest by the deadline, or there is no answer."""
+    question = replace(question, reserve_s=grounder.cost.interruption_ms / 1e3)
     request = _Request(grounder, frame, question)
     wait_s = -1.0 if question.deadline == math.inf else max(0.0, question.deadline - time.perf_counter())
     if not turn.acquire(timeout=min(wait_s, threading.TIMEOUT_MAX)):
         return request.timed_out(time.perf_counter())
     try:
-        with _interrupted_at(grounder.backend, question.deadline):
-            return request.run()
+        with _interrupted_at(grounder.backend, question.stop_at) as fired:
+            grounding = request.run()
+        if fired.is_set():
+            grounder.cost.note_interruption((time.perf_counter() - question.stop_at) * 1e3)
+        return grounding
     finally:
         turn.release()
 
@@ -112,7 +123,7 @@ class _Request:
         budget = Budget(
             max_new_tokens=max(1, min(limit, room)),
             max_think_tokens=options.max_think_tokens,
-            deadline=question.deadline,
+            deadline=question.stop_at,
             answer_ms=self._answer_ms,
         )
         generations = self._replies(frame, budget, spending.samples)
@@ -123,10 +134,10 @@ class _Request:
         return generations
 
     def _plan(self) -> Plan:
-        deadline = self.question.deadline
+        stop_at = self.question.stop_at
         return plan(
             self.grounder.cost,
-            deadline if deadline == math.inf else (deadline - time.perf_counter()) * 1e3,
+            stop_at if stop_at == math.inf else (stop_at - time.perf_counter()) * 1e3,
             image_tokens=self.frame.pixels.image_token_count,
             frame_opened=self.frame.engine_frame is not None,
             prompt_tokens=len(self.question.request_ids),
@@ -319,17 +330,23 @@ def _spread_px(generation: Generation, image_wh: tuple[int, int]) -> tuple[float
 
 
 @contextmanager
-def _interrupted_at(backend: Backend, deadline: float) -> Iterator[None]:
-    """Stop the engine in the middle of a call when the deadline comes, where the backend can."""
-    if deadline == math.inf or not backend.capabilities.interrupt:
-        yield
+def _interrupted_at(backend: Backend, moment: float) -> Iterator[threading.Event]:
+    """Stop the engine in the middle of a call at a moment, where the backend can; the event tells whether it was."""
+    fired = threading.Event()
+    if moment == math.inf or not backend.capabilities.interrupt:
+        yield fired
         return
+
+    def stop() -> None:
+        fired.set()
+        backend.interrupt()
+
     backend.arm()
-    timer = threading.Timer(max(deadline - time.perf_counter(), 0.0), backend.interrupt)
+    timer = threading.Timer(max(moment - time.perf_counter(), 0.0), stop)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield fired
     finally:
         timer.cancel()
         timer.join()

@@ -18,6 +18,7 @@ GROWTH_BEYOND = (
     1.5  # attention makes an image costlier than in proportion; used above the largest one that was measured
 )
 MORE_TOKENS = 0.2  # each further token of a step, in steps, until this machine was measured (4 tokens cost 1.6 steps)
+FIRST_GUESS_INTERRUPTION_MS = 1.0
 FINISH_MS = 0.5  # text to box, and building the Grounding
 
 
@@ -29,6 +30,7 @@ class CostModel:
         self._prompt_ms: deque[tuple[int, float]] = deque(maxlen=STEPS_REMEMBERED)
         self._step_ms: deque[tuple[int, float]] = deque(maxlen=STEPS_REMEMBERED)
         self._think_tokens: deque[int] = deque(maxlen=STEPS_REMEMBERED)
+        self._interruption_ms: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._step_cache: float | None = None
 
     def note_frame(self, image_tokens: int, ms: float) -> None:
@@ -48,6 +50,16 @@ class CostModel:
     def note_thought(self, tokens: int) -> None:
         """A thought that ended by itself had `tokens`."""
         self._think_tokens.append(tokens)
+
+    def note_interruption(self, ms: float) -> None:
+        """From the order to stop the engine to the answer that there is none took `ms`."""
+        self._interruption_ms.append(ms)
+
+    @property
+    def interruption_ms(self) -> float:
+        """How long before a deadline the engine must be told to stop."""
+        seen = self._interruption_ms
+        return float(np.percentile(seen, STEP_PERCENTILE)) if seen else FIRST_GUESS_INTERRUPTION_MS
 
     def frame_ms(self, image_tokens: int) -> float:
         """Vision and prefix prefill of an image of this many tokens: between two measured sizes in proportion."""
