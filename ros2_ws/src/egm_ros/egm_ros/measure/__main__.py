@@ -1,4 +1,4 @@
-"""`python -m egm_ros.measure stream|cancel|soak|threads --bundle DIR --picture FILE`: the README's figures, measured here.
+"""`python -m egm_ros.measure stream|cancel|deadline|soak|threads --bundle DIR --picture FILE`: the README's figures, measured here.
 
 `python -m egm_ros.measure record --out FILE` writes the answers of a node that runs already, for `egm measure ros FILE`.
 """
@@ -28,13 +28,13 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m egm_ros.measure", description=__doc__)
-    parser.add_argument("what", choices=("stream", "cancel", "soak", "threads", "record"))
+    parser.add_argument("what", choices=("stream", "cancel", "deadline", "soak", "threads", "record"))
     parser.add_argument("--bundle", help="directory of the bundle to run")
     parser.add_argument("--out", type=Path, default=Path("answers.jsonl"), help="of record")
     parser.add_argument("--picture", help="what the camera shows; the expression should be in it")
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
-    parser.add_argument("--rounds", type=int, default=60, help="of cancel")
+    parser.add_argument("--rounds", type=int, default=60, help="of cancel and deadline")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "egm_ros_measure.log")
     return parser
@@ -72,6 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         figures = cancel.measure_cancel(parameters, options.picture, options.expression, options.rounds, options.log)
         _say(figures.text())
+    elif options.what == "deadline":
+        from egm_ros.measure import deadline
+
+        late = deadline.measure_deadlines(parameters, options.picture, options.expression, options.rounds, options.log)
+        _say(late.text())
     else:
         from egm_ros.measure import soak
 
