@@ -148,3 +148,19 @@ def test_samples_of_one_batch_are_the_samples_of_single_requests(tiny: Grounder)
             tiny.backend.capabilities = original
         seen.append(texts)
     assert seen[0] == seen[1]
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_to_the_shipped_model_get_the_very_same_replies(tmp_path: Path) -> None:
+    """Frame shared, drafts and syntax against none of them, in fp32, wherever free decoding ends in a well-formed answer."""
+    from build_engine.compilers.cpu import build_cpu
+    from egm_edge.shipped import shipped_checkpoint
+    from tests.support.bench_lossless import compare
+
+    bundle = build_cpu(shipped_checkpoint(), tmp_path / "bundle", precision="fp32", gate=False)
+    with Grounder.from_opened(bundle) as grounder:
+        found = compare(grounder, 1000)
+    print(found)
+    assert found.asked >= 1000 and found.unwell < 20
+    assert found.other_replies == found.other_boxes == 0
+    assert found.steps_saved > 10 * found.asked
