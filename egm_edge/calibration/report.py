@@ -53,6 +53,7 @@ def part(name: str, answered: Sequence[Answered], fitted: ConfidenceMap) -> dict
         "false_positives_of_confidence_0.5": _share(sure, len(negatives)),
         "wrongly_not_found": _share(sum(a.outcome is Outcome.NOT_FOUND for a in there), len(there)),
         "ambiguous": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in there), len(there)),
+        "ambiguous_negatives": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in negatives), len(negatives)),
         "reliability": [[b.count, round(b.confidence, 4), round(b.accuracy, 4)] for b in reliability(p, y)],
         "risk_coverage": _curve(p, y),
         "risk_coverage_mean_log_probability": _curve(plain, y),
@@ -64,14 +65,15 @@ def to_markdown(parts: Sequence[dict[str, Any]], fitted: ConfidenceMap) -> str:
     lines = [
         f"Confidence map ({fitted.method}, {fitted.samples} sample(s)), fitted on {fitted.fitted_on['answers']} answers.",
         "",
-        "| data | boxes | right | ECE | AURC | AURC of mean log-probability | negatives | found there | of confidence >= 0.5 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| data | boxes | right | ECE | AURC | AURC of mean log-probability | there: not found | ambiguous | "
+        "negatives: found | of confidence >= 0.5 | ambiguous |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for p in parts:
         cells = [
             p["name"], p["answers_with_a_box"], _number(p["share_right_of_boxes"]), _number(p["ece"]), _number(p["aurc"]),
-            _number(p["aurc_mean_log_probability"]), p["negatives"], _number(p["false_positives"]),
-            _number(p["false_positives_of_confidence_0.5"]),
+            _number(p["aurc_mean_log_probability"]), _number(p["wrongly_not_found"]), _number(p["ambiguous"]),
+            _number(p["false_positives"]), _number(p["false_positives_of_confidence_0.5"]), _number(p["ambiguous_negatives"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
