@@ -174,7 +174,7 @@ def from_bundle(folder: str) -> Model:
     def answer(shots: Take, index: int) -> Box | None:
         key = (id(shots), index)
         if key not in known:
-            known[key] = grounder.ground(shots.frames[index], shots.expression).box
+            known[key] = grounder.ground(shots.frames[index], shots.expression, color="rgb").box
         return known[key]
 
     return answer
