@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
 
     from egm_edge.bundle import Bundle
     from egm_edge.grounder import Grounder
+    from egm_edge.machine import limit_heaps
     from egm_edge.serve.app import Service
     from egm_edge.serve.server import bind, is_loopback, run, start_logging
     from egm_edge.serve.settings import MIB, ServeSettings
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
             request_s=arguments.timeout_s,
             drain_s=arguments.drain_s,
         )
+        limit_heaps()
         opened = Bundle.open(bundle_dir)
         start_logging(debug=os.environ.get("EGM_DEBUG") == "1")
         with Grounder.from_opened(opened, memory=arguments.memory, threads=arguments.threads) as grounder:

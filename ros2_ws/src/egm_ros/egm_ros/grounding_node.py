@@ -23,6 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Outcome, Task
+from egm_edge.machine import limit_heaps
 from egm_ros import conversion
 from egm_ros.camera_input import CameraInput
 from egm_ros.checking import check_command
@@ -320,6 +321,7 @@ class GroundingNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None, engine_factory: str = ENGINE_FACTORY) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
+    limit_heaps()
     rclpy.init(args=args)
     try:
         node = GroundingNode(engine_factory)

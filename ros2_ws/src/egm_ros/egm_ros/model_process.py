@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Grounding
+from egm_edge.machine import limit_heaps
 from egm_ros.pixels_memory import PixelsMemory
 from egm_ros.settings import Settings
 from egm_ros.wire import Ask, Beat, Done, Failed, Forget, Ready, Stop, decode, encode
@@ -145,6 +146,7 @@ def serve(pipe: Connection, memory: PixelsMemory, grounder: Any) -> None:
 
 def main(arguments: list[str]) -> int:
     """Args: arguments: pipe descriptor, memory descriptor, "module:callable" that makes the Grounder, settings as JSON."""
+    limit_heaps()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends this process itself
     pipe, memory = Connection(int(arguments[0])), PixelsMemory(int(arguments[1]))
     module, _, name = arguments[2].partition(":")

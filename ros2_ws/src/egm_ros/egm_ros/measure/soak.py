@@ -9,6 +9,7 @@ import array
 import itertools
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from sensor_msgs.msg import Image
 from egm_ros.measure.listener import Listener
 from egm_ros.measure.processes import grounding_node, open_files, rss_mib, running, wait_until
 
-START_S, SAMPLE_S, DISTURB_S = 120.0, 2.0, 10.0
+START_S, SAMPLE_S, DISTURB_S, PROGRESS_S = 120.0, 2.0, 10.0, 60.0
 WARM_UP = 0.25  # share of the samples that is left out: allocators fill their pools
 
 
@@ -110,6 +111,9 @@ def measure_soak(
             if node.poll() is not None:
                 raise RuntimeError(f"the node ended with {node.returncode} after {now_s - started_s:.0f} s; see {log}")
             rows.append((now_s - started_s, rss_mib(node.pid), open_files(node.pid)))
+            if len(rows) * SAMPLE_S % PROGRESS_S < SAMPLE_S:
+                minute, rss, files = rows[-1][0] / 60, rows[-1][1], rows[-1][2]
+                sys.stderr.write(f"soak: {minute:.0f} of {minutes:g} min, node {rss:.0f} MiB, {files} open files\n")
             boxes, answers = boxes + len(listener.detections), answers + len(listener.answers)
             listener.forget()
             if now_s >= disturb_s:
