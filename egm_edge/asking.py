@@ -122,14 +122,17 @@ class _Request:
         self.limit_cut = "max_new_tokens" if limit <= room else "context_tokens"
         budget = Budget(
             max_new_tokens=max(1, min(limit, room)),
-            max_think_tokens=options.max_think_tokens,
+            max_think_tokens=options.max_think_tokens if spending.think else 0,
             deadline=question.stop_at,
             answer_ms=self._answer_ms,
         )
+        if not spending.think and (grounder.thinking or grounder.cost.think_tokens):
+            self.cut.append("thought")
         generations = self._replies(frame, budget, spending.samples)
         for generation in generations:
-            if not generation.cut and generation.stop_reason is StopReason.END_TOKEN:
-                grounder.cost.note_thought(generation.think_tokens)
+            cut = "thought" in generation.cut
+            if budget.max_think_tokens is None and (cut or (not generation.cut and generation.stop_reason is StopReason.END_TOKEN)):
+                grounder.cost.note_thought(generation.think_tokens, generation.think_ms, cut=cut)
         grounder.cost.note_prompt(len(question.request_ids), generations[0].prefill_ms)
         return generations
 

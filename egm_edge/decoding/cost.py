@@ -19,6 +19,7 @@ GROWTH_BEYOND = (
 )
 MORE_TOKENS = 0.2  # each further token of a step, in steps, until this machine was measured (4 tokens cost 1.6 steps)
 FIRST_GUESS_INTERRUPTION_MS = 1.0
+CUT_THOUGHT_LONGER = 1.5
 FINISH_MS = 0.5  # text to box, and building the Grounding
 
 
@@ -29,7 +30,7 @@ class CostModel:
         self._frame_ms: dict[int, float] = {}
         self._prompt_ms: deque[tuple[int, float]] = deque(maxlen=STEPS_REMEMBERED)
         self._step_ms: deque[tuple[int, float]] = deque(maxlen=STEPS_REMEMBERED)
-        self._think_tokens: deque[int] = deque(maxlen=STEPS_REMEMBERED)
+        self._thoughts: deque[tuple[int, float]] = deque(maxlen=STEPS_REMEMBERED)
         self._interruption_ms: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._step_cache: float | None = None
 
@@ -47,9 +48,11 @@ class CostModel:
         self._step_ms.append((tokens, ms))
         self._step_cache = None
 
-    def note_thought(self, tokens: int) -> None:
-        """A thought that ended by itself had `tokens`."""
-        self._think_tokens.append(tokens)
+    def note_thought(self, tokens: int, ms: float, *, cut: bool = False) -> None:
+        """A thought had `tokens` and took `ms`; one that was cut would have been longer. (Left out, the long ones would be
+        missing from what is known, and thoughts would be begun that do not end in time.)"""
+        longer = CUT_THOUGHT_LONGER if cut else 1.0
+        self._thoughts.append((round(tokens * longer), ms * longer))
 
     def note_interruption(self, ms: float) -> None:
         """From the order to stop the engine to the answer that there is none took `ms`."""
@@ -97,7 +100,12 @@ class CostModel:
     @property
     def think_tokens(self) -> float:
         """How long a thought usually is; 0 while none was seen."""
-        return float(np.mean(self._think_tokens)) if self._think_tokens else 0.0
+        return float(np.mean([tokens for tokens, _ in self._thoughts])) if self._thoughts else 0.0
+
+    @property
+    def thought_ms(self) -> float:
+        """What a thought takes, at its 90th percentile; 0 while none was seen."""
+        return float(np.percentile([ms for _, ms in self._thoughts], STEP_PERCENTILE)) if self._thoughts else 0.0
 
     def answer_ms(self, steps: int) -> tuple[float, float]:
         """(a forced answer of `steps` decode steps, one decode step)."""

@@ -1,7 +1,8 @@
-"""plan: how many image tokens and samples a deadline affords. Pure arithmetic over a CostModel.
+"""plan: how many image tokens and samples a deadline affords, and whether a thought. Pure arithmetic over a CostModel.
 
-The thought needs no plan: it is closed when what is left is just enough for the answer. Image tokens come first, because a
-thought about a blurred picture is worth less than an answer on a sharp one; samples last, because they only confirm.
+Image tokens come first, because a thought about a blurred picture is worth less than an answer on a sharp one. A thought is
+begun only where nine of ten would end in time: half a thought is worse than none (docs/decoding.md has the figures). One
+that overruns is closed when what is left is just enough for the answer. Samples come last, because they only confirm.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ class Plan:
     Attributes:
         image_share: share of the image's tokens, 0-1.
         samples: answers that vote.
+        think: begin a thought.
     """
 
     image_share: float = 1.0
     samples: int = 1
+    think: bool = True
 
 
 def plan(
@@ -55,9 +58,10 @@ def plan(
         return 0.0 if share == 1.0 and frame_opened else cost.frame_ms(round(image_tokens * share))
 
     share = next((s for s in IMAGE_SHARES if frame_ms(s) + least_ms <= remaining_ms), IMAGE_SHARES[-1])
+    think = share == 1.0 and frame_ms(share) + cost.thought_ms + least_ms <= remaining_ms
     if samples is not None:
-        return Plan(share, samples)
+        return Plan(share, samples, think)
     free_ms = (remaining_ms - frame_ms(share) - cost.prompt_ms(prompt_tokens)) * SAMPLES_SHARE_OF_TIME
     steps = cost.think_tokens + answer_steps
     affordable = (n for n in SAMPLE_COUNTS if cost.think_tokens and steps * cost.step_ms_of(n) <= free_ms)
-    return Plan(share, next(affordable, 1) if share == 1.0 else 1)
+    return Plan(share, next(affordable, 1) if think else 1, think)

@@ -8,15 +8,16 @@ from egm_edge.decoding.cost import FIRST_GUESS_STEP_MS, CostModel
 from egm_edge.decoding.planner import IMAGE_SHARES, Plan, plan
 
 
-def machine(step_ms: float = 2.0, frame_ms: float = 40.0, think_tokens: int = 20) -> CostModel:
-    """300 image tokens cost `frame_ms`, a prompt of 10 tokens 5 ms."""
+def machine(step_ms: float = 2.0, frame_ms: float = 40.0, thought: tuple[int, float] = (20, 30.0)) -> CostModel:
+    """300 image tokens cost `frame_ms`, a prompt of 10 tokens 5 ms; a thought has so many tokens and milliseconds."""
     cost = CostModel()
     for _ in range(10):
         cost.note_frame(300, frame_ms)
         cost.note_frame(75, frame_ms / 4)
         cost.note_prompt(10, 5.0)
         cost.note_step(1, step_ms)
-        cost.note_thought(think_tokens)
+        if thought[0]:
+            cost.note_thought(*thought)
     return cost
 
 
@@ -46,11 +47,26 @@ def test_a_frame_that_is_open_costs_nothing() -> None:
 
 
 def test_votes_only_where_the_whole_image_and_the_answer_fit_first() -> None:
-    assert planned(machine(), 72.0, samples=None) == Plan(1.0, 1)
+    assert planned(machine(), 72.0, samples=None) == Plan(1.0, 1, think=False)
     assert planned(machine(), 50.0, samples=None).samples == 1
     counts = [planned(machine(), ms, samples=None).samples for ms in range(60, 2000, 20)]
     assert counts == sorted(counts) and counts[-1] == 8
-    assert planned(machine(think_tokens=0), 2000.0, samples=None).samples == 1, "no thought was seen: nothing is known"
+    assert planned(machine(thought=(0, 0.0)), 2000.0, samples=None).samples == 1, "no thought was seen: nothing is known"
+
+
+def test_a_thought_is_begun_only_where_it_will_end() -> None:
+    """Frame 40, prompt 5, thought 30, answer 24.5, one step 2: 101.5 ms."""
+    assert planned(machine(), 101.6).think and not planned(machine(), 101.4).think
+    assert planned(machine(), 62.0, opened=True).think and not planned(machine(), 61.0, opened=True).think
+    assert planned(CostModel(), 400.0).think, "nothing is known yet"
+    assert not planned(machine(), 50.0).think, "no thought about a smaller picture"
+
+
+def test_thoughts_that_are_cut_count_as_longer_ones() -> None:
+    cost = machine(thought=(20, 30.0))
+    for _ in range(20):
+        cost.note_thought(20, 40.0, cut=True)
+    assert cost.thought_ms == 60.0
 
 
 def test_a_step_is_priced_at_its_slow_end_and_the_price_follows_the_machine() -> None:
