@@ -21,6 +21,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
+from build_engine.processor_settings import write_pixel_budget
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from egm_edge.bundle import Bundle
@@ -75,7 +76,7 @@ def compile_server(request: BuildRequest) -> Bundle:
         for path in sources:
             shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             bar.advance(1)
-        _write_pixel_budget(writer.path(f"{MODEL}/preprocessor_config.json"), plan.pixel_spec)
+        write_pixel_budget(writer.path(f"{MODEL}/preprocessor_config.json"), plan.pixel_spec)
         shutil.copyfile(checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
         if request.target.name == "tensorrt-llm":
             writer.path("llm_args.yaml").write_text(yaml.safe_dump(llm_args(plan, request.batch)), encoding="utf-8")
@@ -109,18 +110,6 @@ def llm_args(plan: CheckpointPlan, batch: int) -> dict[str, Any]:
         "kv_cache_config": {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.8, "dtype": "auto"},
         "cuda_graph_config": {"max_batch_size": batch, "enable_padding": True},
     }
-
-
-def _write_pixel_budget(path: Path, spec: PixelSpec) -> None:
-    """The bundle's budget in the processor settings that the server reads."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if spec.rule == TILES:
-        values |= {"min_patches": spec.min_tiles, "max_patches": spec.max_tiles}
-    else:
-        for old in ("min_pixels", "max_pixels"):
-            values.pop(old, None)
-        values["size"] = _size(spec)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _size(spec: PixelSpec) -> dict[str, int]:

@@ -29,6 +29,7 @@ from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.parity.cases import Case, probes, scenes
+from build_engine.processor_settings import write_pixel_budget
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from egm_edge.bundle import Bundle, sha256_of
@@ -38,7 +39,7 @@ from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.families.prompts import check_prompt_split
 from egm_edge.hashing import canonical_hash
 from egm_edge.machine import memory_gb
-from egm_edge.pixels import TILES, PixelSpec
+from egm_edge.pixels import PixelSpec
 
 WORKER = Path(__file__).with_name("worker.py")
 COMPANIONS = (
@@ -275,17 +276,6 @@ def _check_quantised(folder: Path, method: Method) -> None:
         raise BuildError(
             f"quant_algo {method.algorithm} in hf_quant_config.json", str(stated.get("quant_algo")), "report this"
         )
-
-
-def write_pixel_budget(path: Path, spec: PixelSpec) -> None:
-    """The runtime's own preprocessing reads this file: it must cut pictures as the bundle's PixelSpec does."""
-    settings = json.loads(path.read_text("utf-8"))
-    if spec.rule == TILES:
-        settings |= {"max_patches": spec.max_tiles, "min_patches": spec.min_tiles}
-    else:
-        settings["size"] = {"longest_edge": spec.max_pixels, "shortest_edge": spec.min_pixels}
-        settings |= {name: getattr(spec, name) for name in ("max_pixels", "min_pixels") if name in settings}
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source: Path, folder: Path) -> None:
