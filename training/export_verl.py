@@ -18,6 +18,7 @@ from typing import Any
 
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import EgmError, InputError
+from egm_edge.files import whole_file
 from training.data.pictures import load_picture
 from training.data.rows import Row, validation_rows
 from training.data.sources import load_rows
@@ -229,9 +230,8 @@ def _hydra(value: Any) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole_file(path) as stream:
+        stream.write(text)
 
 
 if __name__ == "__main__":

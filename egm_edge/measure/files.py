@@ -1,28 +1,20 @@
-"""Files that are written whole or not at all. Knows nothing of what is in them."""
+"""Reports as files: whole or not at all, and what is said when they cannot be written."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from egm_edge.errors import InputError
+from egm_edge.files import whole_file
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a whole file beside and rename it into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8", errors="replace") as stream:
+        with whole_file(path, errors="replace") as stream:
             stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise unwritable(path.parent, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def unwritable(directory: Path, error: OSError) -> InputError:

@@ -6,12 +6,12 @@ Knows nothing of what the objects mean.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from egm_edge.errors import InputError
+from egm_edge.files import whole_file
 from training.data.problems import Problem
 
 MAX_LINE_BYTES = 4 << 20
@@ -40,20 +40,14 @@ def read_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dic
 def write_objects(path: Path, objects: Iterable[dict[str, Any]]) -> int:
     """Write a whole file beside and rename it into place; returns the number of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        with beside.open("w", encoding="utf-8") as stream:
+        with whole_file(path) as stream:
             for value in objects:
                 stream.write(json.dumps(value, ensure_ascii=False) + "\n")
                 count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise InputError(f"a place to write {path}", error.strerror or str(error), "choose another --out") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return count
 
 

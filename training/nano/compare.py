@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from egm_edge.evaluate.intervals import Paired, paired, wilson
+from egm_edge.files import whole_file
 from training.nano.evaluate import (
     AMODAL,
     EASY,
@@ -152,9 +152,8 @@ def _save(path: Path, found: dict[str, Measured], marks: dict[str, str]) -> None
         name: {"mark": marks[name], "kinds": m.kinds, "ious": m.ious, "rejected": m.rejected}
         for name, m in found.items()
     }
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(plain))
-    os.replace(beside, path)
+    with whole_file(path) as stream:
+        json.dump(plain, stream)
 
 
 def _weights_sha256(folder: Path) -> str:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
 import torch
 
 from egm_edge.errors import CheckpointError
+from egm_edge.files import whole_file
 from training.nano.card import Report, model_card, report_values
 from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Asked, measure, pair
 from training.nano.config import Plan, RunConfig
@@ -96,9 +96,8 @@ def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
         notes=notes.read_text() if (notes := out / "notes.md").exists() else "",
     )
     draw_curves(plan, out, out / "curves.png")
-    beside = out / "report.tmp"
-    beside.write_text(json.dumps(report_values(report), indent=1) + "\n")
-    os.replace(beside, out / "report.json")
+    with whole_file(out / "report.json") as stream:
+        stream.write(json.dumps(report_values(report), indent=1) + "\n")
     return _publish(best.checkpoint, model_card(report), out)
 
 

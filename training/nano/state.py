@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from egm_edge.errors import CheckpointError
+from egm_edge.files import whole_file
 
 
 @dataclass(slots=True)
@@ -83,12 +83,8 @@ def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:
 
 def save_atomically(path: Path, values: dict[str, Any]) -> None:
     """Write beside, sync, rename: a kill leaves the old file or the new one."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("wb") as stream:
+    with whole_file(path, "wb") as stream:
         torch.save(values, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
 
 
 def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
