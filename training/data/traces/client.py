@@ -8,45 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from egm_edge.errors import BackendError
-
-PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-FATAL_STATUS = frozenset({401, 402, 403, 404})
+from egm_edge.openai_client import FATAL_STATUS, PASSING_STATUS, Completion, Retry
 
 
 class GaveUpError(Exception):
     """One request failed for good; the run goes on with the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often and how patiently to try.
-
-    Attributes:
-        tries: requests at most, the first one included.
-        first_wait_s, longest_wait_s: back-off doubles from one to the other, with jitter; `Retry-After` wins.
-        timeout_s: for one request as a whole.
-    """
-
-    tries: int = 6
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-    timeout_s: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What came back."""
-
-    text: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
 
 
 async def complete(
@@ -89,7 +60,10 @@ def _completion(values: Any) -> Completion:
     if not isinstance(text, str):
         raise TypeError(f"content is a {type(text).__name__}")
     counts = (int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
-    return Completion(text, str(values.get("model", "")), *counts)
+    prompt_tokens, completion_tokens = counts
+    return Completion(
+        text, model=str(values.get("model", "")), prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
+    )
 
 
 def _retry_after(header: str | None, wait_s: float, longest_s: float) -> float:
