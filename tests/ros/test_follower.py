@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -159,3 +163,45 @@ def test_an_amodal_box_may_leave_the_image_and_moves_along(bench: Bench) -> None
     tracked = bench.reported[0][1][0].tracked
     assert tracked.amodal_box is not None
     assert tracked.amodal_box.y2 > HEIGHT >= tracked.box.y2
+
+
+def test_frames_of_requests_that_ended_are_let_go(bench: Bench) -> None:
+    """A new command a second for an hour must not keep an hour's frames."""
+    held = []
+    for number in range(1, 6):
+        bench.standing = {f"cmd-{number}"}
+        frame = bench.show()
+        held.append(weakref.ref(frame.picture.array))
+        answer = bench.answer(frame, bench.truth[frame.sequence])
+        bench.follower.take(replace(answer, request=replace(answer.request, request_id=f"cmd-{number}")))
+        sequence = frame.sequence
+        wait_for(lambda: any(seen.sequence == sequence and followed for seen, followed in bench.reported))  # noqa: B023
+        bench.reported.clear()
+        bench.truth.clear()
+        del frame, answer
+    bench.show()
+    bench.reported.clear()
+    gc.collect()
+    assert [ref() is None for ref in held[:-1]] == [True] * 4
+
+
+def test_of_answers_that_wait_only_the_newest_is_replayed(bench: Bench) -> None:
+    started = []
+    busy, go_on = threading.Event(), threading.Event()
+    start = bench.follower._tracker.start
+
+    def slow(request_id: str, box: Box, stamp_ns: int, whole: Box | None) -> None:
+        started.append(stamp_ns)
+        busy.set()
+        go_on.wait(10)
+        start(request_id, box, stamp_ns, whole)
+
+    bench.follower._tracker.start = slow  # type: ignore[method-assign]
+    frames = [bench.show() for _ in range(5)]
+    bench.follower.take(bench.answer(frames[0], bench.truth[1]))
+    assert busy.wait(10)
+    for frame in frames[1:]:
+        bench.follower.take(bench.answer(frame, bench.truth[frame.sequence]))
+    go_on.set()
+    wait_for(lambda: bench.reported and bench.reported[-1][1][0].answer.frame is frames[-1])
+    assert started == [frames[0].arrived_ns, frames[-1].arrived_ns]

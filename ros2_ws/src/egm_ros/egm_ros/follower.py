@@ -7,7 +7,6 @@ tracker's clock is the time of arrival, so a camera whose stamps jump or stand s
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -76,7 +75,8 @@ class Follower:
         )
         self._answers: dict[tuple[str, int], Answer] = {}  # by id and arrival of the grounded frame, as tracks name it
         self._answered: set[str] = set()
-        self._to_start: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._to_start: dict[str, Answer] = {}  # by id: of several answers that wait, only the newest is worth replaying
+        self._arrived = threading.Condition()
         self._fresh = threading.Event()  # an answer has caught up and was not reported yet
         self._stopping = False
         self._frames, self._frame_ms, self._worst, self._tracks = 0, 0.0, 1.0, 0
@@ -89,19 +89,29 @@ class Follower:
 
     def take(self, answer: Answer) -> None:
         """Follow the box of an answer from its frame on, or end the track when it has none; returns at once."""
-        self._to_start.put(answer)
+        with self._arrived:
+            self._to_start[answer.request.request_id] = answer
+            self._arrived.notify()
 
     def health(self) -> FollowerHealth:
         return FollowerHealth(self._frames, self._tracks, self._worst, self._frame_ms)
 
     def stop(self) -> None:
-        self._stopping = True
-        self._to_start.put(None)
+        with self._arrived:
+            self._stopping = True
+            self._arrived.notify()
         for thread in self._threads:
             thread.join()
 
+    def _next_answer(self) -> Answer | None:
+        """The answer that waits longest; None when the follower stops."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._to_start or self._stopping)
+            return None if self._stopping else self._to_start.pop(next(iter(self._to_start)))
+
     def _start_tracks(self) -> None:
-        while (answer := self._to_start.get()) is not None:
+        while (answer := self._next_answer()) is not None:
+            self._forget_ended(answer.request.request_id)
             grounding, frame, request_id = answer.grounding, answer.frame, answer.request.request_id
             if grounding is None or frame is None:
                 continue
@@ -118,6 +128,13 @@ class Follower:
                 del self._answers[old]
             self._answered.add(request_id)  # after the start: until then an empty report would be a false claim
             self._fresh.set()
+
+    def _forget_ended(self, starting: str) -> None:
+        """An answer holds its frame: let go of those to requests that do not stand any more."""
+        standing = self._standing_ids() | {starting}
+        self._answered &= standing
+        for old in [key for key in self._answers if key[0] not in standing]:
+            del self._answers[old]
 
     def _follow(self) -> None:
         frame: CameraFrame | None = None
