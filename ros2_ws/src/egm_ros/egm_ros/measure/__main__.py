@@ -1,4 +1,4 @@
-"""`python -m egm_ros.measure stream|cancel|deadline|soak|threads --bundle DIR --picture FILE`: the README's figures, measured here.
+"""`python -m egm_ros.measure stream|follow|cancel|deadline|soak|threads --bundle DIR --picture FILE`: the README's figures.
 
 `python -m egm_ros.measure record --out FILE` writes the answers of a node that runs already, for `egm measure ros FILE`.
 """
@@ -28,12 +28,13 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m egm_ros.measure", description=__doc__)
-    parser.add_argument("what", choices=("stream", "cancel", "deadline", "soak", "threads", "record"))
+    parser.add_argument("what", choices=("stream", "follow", "cancel", "deadline", "soak", "threads", "record"))
     parser.add_argument("--bundle", help="directory of the bundle to run")
     parser.add_argument("--out", type=Path, default=Path("answers.jsonl"), help="of record")
     parser.add_argument("--picture", help="what the camera shows; the expression should be in it")
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
+    parser.add_argument("--seed", type=int, default=0, help="of follow: which tabletop")
     parser.add_argument("--rounds", type=int, default=60, help="of cancel and deadline")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "egm_ros_measure.log")
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         _say(f"{record(options.out, options.seconds)} answers in {options.out}")
         return 0
-    if not (options.bundle and options.picture):
+    if not (options.bundle and (options.picture or options.what == "follow")):
         parser.error("--bundle and --picture are needed")
     parameters: dict[str, object] = {"bundle_path": options.bundle}
     _say(f"{_machine()}; node's log: {options.log}\n")
@@ -67,6 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
                 parameters, options.picture, options.expression, size, options.seconds, options.log
             )
             _say(figures.row())
+    elif options.what == "follow":
+        from egm_ros.measure import follow
+
+        _say(follow.HEADER)
+        for motion in follow.MOTIONS:
+            for delay_s in follow.DELAYS_S:
+                found = follow.measure_follow(options.bundle, motion, delay_s, options.seconds, options.seed, options.log)
+                _say(found.row())
     elif options.what == "cancel":
         from egm_ros.measure import cancel
 
