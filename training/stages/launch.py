@@ -107,3 +107,11 @@ class DeepSpeedProof(TrainerCallback):
 def is_main_process() -> bool:
     """True for the one process that writes files."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def leave_group() -> None:
+    """Leave the processes that trained together; their threads abort an interpreter that ends under them, now and then."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -24,7 +24,7 @@ from training.data.leaks import find_leaks
 from training.data.rows import Row, validation_rows
 from training.data.sources import load_rows
 from training.stage_config import GrpoConfig, SftConfig, config_hash
-from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments
+from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments, leave_group
 from training.stages.measure import Measured, measure
 from training.stages.model import DTYPES, checkpoint_directory, load_model
 from training.stages.output import (
@@ -242,6 +242,7 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     except EgmError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
+    leave_group()
     if is_main_process():
         print(final)
     return 0
