@@ -11,12 +11,17 @@ from egm_edge.pixels import TILES, PixelSpec
 def write_pixel_budget(path: Path, spec: PixelSpec) -> None:
     """Write a PixelSpec's budget into a `preprocessor_config.json`, in the names that are there.
 
-    `size` counts areas in pixels for Qwen3-VL, whatever its keys say; an old `min_pixels` or `max_pixels` beside it would win.
+    An old `min_pixels` or `max_pixels` beside Qwen3-VL's `size` would win.
     """
     settings = json.loads(path.read_text("utf-8"))
     if spec.rule == TILES:
         settings |= {"max_patches": spec.max_tiles, "min_patches": spec.min_tiles}
     else:
-        settings["size"] = {"longest_edge": spec.max_pixels, "shortest_edge": spec.min_pixels}
+        settings["size"] = area_limits(spec)
         settings |= {name: getattr(spec, name) for name in ("max_pixels", "min_pixels") if name in settings}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def area_limits(spec: PixelSpec) -> dict[str, int]:
+    """`size` of Qwen3-VL's processor: areas in pixels, whatever its keys say."""
+    return {"longest_edge": spec.max_pixels, "shortest_edge": spec.min_pixels}

@@ -21,12 +21,12 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.processor_settings import write_pixel_budget
+from build_engine.processor_settings import area_limits, write_pixel_budget
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
-from egm_edge.pixels import TILES, PixelSpec
+from egm_edge.pixels import TILES
 
 MODEL = "checkpoint"
 NAME = "egm"
@@ -112,18 +112,11 @@ def llm_args(plan: CheckpointPlan, batch: int) -> dict[str, Any]:
     }
 
 
-def _size(spec: PixelSpec) -> dict[str, int]:
-    return {
-        "shortest_edge": spec.min_pixels,
-        "longest_edge": spec.max_pixels,
-    }  # areas in pixels, whatever they are called
-
-
 def _vllm(plan: CheckpointPlan) -> list[str]:
     command = ["vllm", "serve", MODEL, "--served-model-name", NAME, "--max-model-len", str(plan.context_tokens)]
     command += ["--limit-mm-per-prompt", '{"image":1,"video":0}', "--gpu-memory-utilization", "0.9"]
     if plan.pixel_spec.rule != TILES:
-        command += ["--mm-processor-kwargs", json.dumps({"size": _size(plan.pixel_spec)}, separators=(",", ":"))]
+        command += ["--mm-processor-kwargs", json.dumps({"size": area_limits(plan.pixel_spec)}, separators=(",", ":"))]
     return command
 
 
