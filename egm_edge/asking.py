@@ -72,7 +72,8 @@ class Question:
 
 def answer(grounder: Grounder, frame: Frame, question: Question, turn: threading.Lock) -> Grounding:
     """Answer one question when `turn` can be had: at the latest by the deadline, or there is no answer."""
-    question = replace(question, reserve_s=grounder.cost.interruption_ms / 1e3)
+    if question.deadline < math.inf:
+        question = replace(question, reserve_s=grounder.cost.interruption_ms / 1e3)
     request = _Request(grounder, frame, question)
     wait_s = -1.0 if question.deadline == math.inf else max(0.0, question.deadline - time.perf_counter())
     if not turn.acquire(timeout=min(wait_s, threading.TIMEOUT_MAX)):
