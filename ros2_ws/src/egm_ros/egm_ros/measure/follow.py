@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from rclpy.qos import qos_profile_sensor_data
-from vision_msgs.msg import BoundingBox2D, Detection2DArray
+from vision_msgs.msg import Detection2DArray
 
 from egm_edge.boxes import Box
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import running, wait_until
+from egm_ros.client import to_box
+from egm_ros.measure.listener import Listener, stamp_ns
+from egm_ros.measure.processes import grounding_node, running, wait_until
 from egm_ros.measure.slow_model import DELAY_VARIABLE, FACTORY
 
 START_S, SETTLE_S = 120.0, 2.0
@@ -59,23 +60,21 @@ def measure_follow(bundle: str, motion: str, delay_s: float, seconds: float, see
     """Raises: TimeoutError: camera or node did not start."""
     camera_log = log.with_suffix(".camera.log")
     camera = ["-m", "egm_ros.simulated_camera", "--ros-args", "-p", f"motion:={motion}", "-p", f"seed:={seed}"]
-    start = f"import sys; from egm_ros.grounding_node import main; sys.exit(main(sys.argv, {FACTORY!r}))"
-    parameters = {"bundle_path": bundle, "autostart": "true", "reground_period_s": "0.0"}
-    node = ["-c", start, "--ros-args", *(part for k, v in parameters.items() for part in ("-p", f"{k}:={v}"))]
+    node = grounding_node({"bundle_path": bundle, "reground_period_s": 0.0}, log, FACTORY)
     os.environ[DELAY_VARIABLE] = str(delay_s)
     truths: dict[int, Box] = {}
     objects: list[tuple[int, GroundedObject]] = []
-    with Listener() as listener, running(camera, camera_log), running(node, log):
+    with Listener() as listener, running(camera, camera_log), node:
         wait_until(lambda: ABOUT in camera_log.read_text(), START_S, "the camera")
         target = camera_log.read_text().rpartition(ABOUT)[2].splitlines()[0].strip()
 
         def on_truth(message: Detection2DArray) -> None:
             for one in message.detections:
                 if one.results[0].hypothesis.class_id == target:
-                    truths[_ns(message.header.stamp)] = _box(one.bbox)
+                    truths[stamp_ns(message.header.stamp)] = to_box(one.bbox)
 
         def on_objects(message: GroundedObjectArray) -> None:
-            objects.extend((_ns(one.header.stamp), one) for one in message.objects)
+            objects.extend((stamp_ns(one.header.stamp), one) for one in message.objects)
 
         listener.node.create_subscription(Detection2DArray, "ground_truth", on_truth, qos_profile_sensor_data)
         listener.node.create_subscription(GroundedObjectArray, "grounded_objects", on_objects, 50)
@@ -92,22 +91,13 @@ def _figures(
     motion: str, delay_s: float, truths: dict[int, Box], seen: Sequence[tuple[int, GroundedObject]]
 ) -> FollowFigures:
     without, carried, lost = [], [], 0
-    for stamp_ns, one in seen:
-        truth = truths.get(stamp_ns)
+    for stamp, one in seen:
+        truth = truths.get(stamp)
         if truth is None or not one.label:
             continue
         if one.track_state == GroundedObject.TRACK_LOST:
             lost += 1
             continue
         without.append(Box(*json.loads(one.label)).iou(truth))
-        carried.append(_box(one.modal_box).iou(truth))
+        carried.append(to_box(one.modal_box).iou(truth))
     return FollowFigures(motion, delay_s, tuple(without), tuple(carried), lost)
-
-
-def _ns(stamp) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def _box(bbox: BoundingBox2D) -> Box:
-    x, y, w, h = bbox.center.position.x, bbox.center.position.y, bbox.size_x, bbox.size_y
-    return Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)

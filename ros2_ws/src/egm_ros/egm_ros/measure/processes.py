@@ -33,12 +33,16 @@ def running(arguments: list[str], log_path: Path | None = None) -> Iterator[subp
 
 
 @contextmanager
-def grounding_node(parameters: dict[str, object], log_path: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """The node with these parameters, configuring and activating by itself."""
+def grounding_node(
+    parameters: dict[str, object], log_path: Path | None = None, engine_factory: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The node with these parameters, configuring and activating by itself; `engine_factory` as its `main` takes it."""
     values = {"autostart": True, **parameters}
     pairs = [f"{key}:={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     ros = ["--ros-args", *(part for pair in pairs for part in ("-p", pair))]
-    with running(["-m", "egm_ros.grounding_node", *ros], log_path) as process:
+    start = f"import sys; from egm_ros.grounding_node import main; sys.exit(main(sys.argv, {engine_factory!r}))"
+    program = ["-m", "egm_ros.grounding_node"] if engine_factory is None else ["-c", start]
+    with running([*program, *ros], log_path) as process:
         yield process
 
 
