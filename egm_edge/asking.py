@@ -134,6 +134,7 @@ class _Request:
             cut = "thought" in generation.cut
             if budget.max_think_tokens is None and (cut or (not generation.cut and generation.stop_reason is StopReason.END_TOKEN)):
                 grounder.cost.note_thought(generation.think_tokens, generation.think_ms, cut=cut)
+        self.frame.earlier.note(generations[0].token_ids)
         grounder.cost.note_prompt(len(question.request_ids), generations[0].prefill_ms)
         return generations
 
@@ -181,6 +182,7 @@ class _Request:
             pick=_pick(options, sample),
             speculate=grounder.speculate and grounder.backend.capabilities.rewind,
             lookup=grounder.lookup,
+            earlier=self.frame.earlier,
             should_stop=self.question.should_stop,
             on_token=self.question.on_token if sample == 0 else None,
             on_step=grounder.cost.note_step,

@@ -25,12 +25,14 @@ from tokenizers import Tokenizer
 
 from egm_edge.asking import Question, answer
 from egm_edge.backends import Backend, open_backend
-from egm_edge.backends.base import EngineFrame
+from egm_edge.backends.base import EngineFrame, RuntimeFacts
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.calibration.confidence_map import ConfidenceMap
+from egm_edge.checkpoint_bundle import describe_checkpoint
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.decoding.answer_syntax import AnswerSyntax
 from egm_edge.decoding.cost import CostModel
+from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.errors import BundleError, InputError
 from egm_edge.families import PromptSpec, encode_prompt, encode_user_text, family_for
 from egm_edge.families.prompts import prefix_ids
@@ -70,6 +72,7 @@ class Frame:
     image_rgb: NDArray[np.uint8] = field(repr=False)
     engine_frame: EngineFrame | None = field(default=None, repr=False)
     smaller: dict[int, EngineFrame] = field(default_factory=dict, repr=False)
+    earlier: EarlierReplies = field(default_factory=EarlierReplies, repr=False)
     owner: object = field(default=None, repr=False)
 
     @property
@@ -79,15 +82,7 @@ class Frame:
 
     def charged_to(self, grounding: Grounding) -> Grounding:
         """A Grounding whose request also waited for this frame to be decoded and preprocessed."""
-        extra_ms = self.decode_image_ms + self.preprocess_ms
-        timings = replace(
-            grounding.timings,
-            decode_image_ms=self.decode_image_ms,
-            preprocess_ms=self.preprocess_ms,
-            ttft_ms=grounding.timings.ttft_ms + extra_ms,
-            total_ms=grounding.timings.total_ms + extra_ms,
-        )
-        return replace(grounding, timings=timings)
+        return grounding.with_frame_cost(self.decode_image_ms, self.preprocess_ms)
 
 
 class Grounder:
@@ -153,6 +148,21 @@ class Grounder:
             raise BundleError(f"a tokenizer in {bundle.path(TOKENIZER)}", str(error), "rebuild the bundle") from None
         return cls(open_backend(bundle, memory=memory, threads=threads), bundle, tokenizer)
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, max_pixels: int | None = None, threads: int | None = None) -> Grounder:
+        """Run a checkpoint directory as it is, by transformers in float32: slow, and what every bundle is compared with.
+
+        Args:
+            path: a Hugging Face directory with safetensors.
+            max_pixels: area of the resized image at most; None for the checkpoint's own budget.
+            threads: compute threads of torch; None leaves its own choice.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            BackendError: torch or transformers is missing (`pip install 'egm-edge[train]'`).
+        """
+        return cls.from_opened(describe_checkpoint(path, max_pixels=max_pixels), threads=threads)
+
     def __enter__(self) -> Grounder:
         return self
 
@@ -160,6 +170,11 @@ class Grounder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def facts(self) -> RuntimeFacts:
+        """The engine and how it runs, for reports."""
+        return self.backend.facts
 
     def close(self) -> None:
         """Free the engine; the Grounder is of no use afterwards. Waits for a request that is running."""

@@ -64,6 +64,11 @@ class Layout:
     empty: tuple[int, ...]
     label_is_expression: bool = True
 
+    @property
+    def frame(self) -> tuple[object, ...]:
+        """What two layouts must share to be the same."""
+        return self.pieces, self.slots
+
 
 class AnswerSyntax:
     """The answer syntax of one bundle: of a family, in the tokens of a tokenizer.
@@ -73,7 +78,7 @@ class AnswerSyntax:
         tokenizer: of the bundle.
 
     Attributes:
-        layout: how this model lays its answers out: the family's usual layout until one was seen.
+        layout: how this model lays its answers out: the family's usual layout until another one was seen twice running.
         close_thought: tokens that end a thought.
         memory: what this model's replies taught about how they go on.
     """
@@ -89,7 +94,13 @@ class AnswerSyntax:
         self._steps: dict[tuple[State, int], State | None] = {}
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()
         self.layout = Layout((), (), tuple(self.encode(empty)))
-        self.layout = self.layout_of(self.encode(example)) or self.layout
+        self.layout = self._seen = self.layout_of(self.encode(example)) or self.layout
+
+    def learn(self, seen: Layout) -> None:
+        """An answer was laid out so. One that differs may have been a whim."""
+        if seen.frame in (self.layout.frame, self._seen.frame):
+            self.layout = seen
+        self._seen = seen
 
     def encode(self, words: str) -> list[int]:
         return list(self.tokenizer.encode(words, add_special_tokens=False).ids)

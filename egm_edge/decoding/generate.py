@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from egm_edge.backends.base import InterruptedRunError, Session
 from egm_edge.decoding.budget import Budget
+from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
 from egm_edge.decoding.guide import Guide
 from egm_edge.decoding.lookup import PromptLookup
@@ -39,6 +40,7 @@ def generate(
     pick: Pick | None = None,
     speculate: bool = True,
     lookup: bool = True,
+    earlier: EarlierReplies | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_token: Callable[[TokenEvent], None] | None = None,
     on_step: OnStep | None = None,
@@ -46,7 +48,7 @@ def generate(
     """Generate one reply; arguments as in `Run` and `Run.generate`."""
     run = Run(
         tokenizer, stop_ids, budget, thinking=thinking, guide=guide, pick=pick, speculate=speculate, lookup=lookup,
-        should_stop=should_stop, on_token=on_token, on_step=on_step,
+        earlier=earlier, should_stop=should_stop, on_token=on_token, on_step=on_step,
     )  # fmt: skip
     return run.generate(session, request_ids)
 
@@ -64,6 +66,7 @@ class Run:
         speculate: check drafts in one step, and end where only the end can follow; needs a session that can rewind.
             Without it every token is asked for by itself.
         lookup: draft repeated text too, not only what the guide knows.
+        earlier: replies about the same frame, for such drafts.
         should_stop: asked before every token; True ends the reply.
         on_token: told about every token.
         on_step: told tokens and milliseconds of every decode step.
@@ -83,6 +86,7 @@ class Run:
         pick: Pick | None = None,
         speculate: bool = True,
         lookup: bool = True,
+        earlier: EarlierReplies | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
         on_step: OnStep | None = None,
@@ -92,7 +96,7 @@ class Run:
         self.guide, self.pick, self.on_step = guide, pick or Pick(), on_step
         self.reply = Reply(tokenizer, thinking, self.stop_ids, budget.max_new_tokens, should_stop, on_token)
         self.speculate = speculate
-        self.lookup = _lookup_for(guide) if speculate and lookup else None
+        self.lookup = _lookup_for(guide, earlier) if speculate and lookup else None
         self.cut: list[str] = []
         self.steps = 0
 
@@ -124,10 +128,8 @@ class Run:
 
     def open(self, session: Session, request_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed the request, its thought closed at once where none is wanted; logits [V] after it."""
-        closing = self._begin(request_ids)
-        logits = session.extend([*request_ids, *closing])
-        self._opened(closing)
-        return logits
+        closing = self._opened(self._begin(request_ids))
+        return session.extend([*request_ids, *closing])
 
     def open_as(self, request_ids: Sequence[int]) -> None:
         """Begin where another run of the same kind has opened the session."""
@@ -145,15 +147,15 @@ class Run:
         if guide is None:
             return []
         if self.reply.stage is Stage.THINK:
+            guide.hurried = self.budget.without_thought
             return guide.syntax.close_thought if self.budget.without_thought else []
         if guide.strict or self.budget.without_thought:
             guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
         return []
 
-    def _opened(self, closing: list[int]) -> None:
-        if closing and self.guide is not None:
-            self._force(closing)
-            self.guide.start()
+    def _opened(self, closing: list[int]) -> list[int]:
+        """The tokens that close the thought, and the answer's first ones where they are certain; taken into the reply."""
+        return self._close_thought(self.guide) if closing and self.guide is not None else []
 
     def _step(self, session: Session, certain: list[int]) -> list[int]:
         """Feed certain tokens and a draft behind them; returns the certain tokens that come next, [] at the end."""
@@ -165,16 +167,17 @@ class Run:
         self.steps += 1
         if self.on_step is not None:
             self.on_step(len(fed), (time.perf_counter() - began) * 1e3)
-        for place, row in enumerate(rows):
-            tokens = self.next(row)
-            right = place < len(draft) and tokens == draft[place : place + 1]
-            if not tokens or not right:
+        right = 0  # tokens of the draft that proved right
+        while True:
+            tokens = self.next(rows[right])
+            agreed = _agreed(tokens, draft[right:])
+            right += agreed
+            if not tokens or agreed < len(tokens):
                 if self.lookup is not None and draft:
-                    self.lookup.judged(place)
-                if tokens and place < len(draft):
-                    session.truncate(session.length - len(draft) + place)
-                return tokens
-        raise AssertionError("the last row has no draft behind it")
+                    self.lookup.judged(right)
+                if tokens and right < len(draft):
+                    session.truncate(session.length - len(draft) + right)
+                return tokens[agreed:]
 
     def _draft(self, room: int) -> list[int]:
         if room <= 0 or not self.speculate:
@@ -182,6 +185,7 @@ class Run:
         draft = self.guide.propose() if self.guide is not None else []
         if not draft and self.lookup is not None:
             draft = self.lookup.propose(room)
+            draft += self.guide.box_behind(draft) if self.guide is not None else []
         return draft[:room]
 
     def next(self, logits: NDArray[np.float32]) -> list[int]:
@@ -243,30 +247,35 @@ class Run:
         if guide.finished and self.speculate:
             self.reply.reason = StopReason.END_TOKEN
             return []
-        return [token]
+        return [token, *self._certain(guide)]
+
+    def _certain(self, guide: Guide) -> list[int]:
+        """Tokens that come next whatever the model says, taken into the reply."""
+        taken: list[int] = []
+        while len(ways := guide.planned()) == 1 and not guide.finished and self._force(ways):
+            guide.take(ways[0])
+            taken += ways
+        return taken
 
     def _thought_is_over(self, guide: Guide) -> str:
         """What ends the thought here, "" for nothing."""
         most, left = self.budget.max_think_tokens, self.budget.max_new_tokens - len(self.reply.ids)
         cut = ""
-        if self.budget.time_to_answer():
-            guide.hurried = True
-            cut = "thought"
-        elif most is not None and self.reply.think_tokens >= most:
+        if self.budget.time_to_answer() or (most is not None and self.reply.think_tokens >= most):
             cut = "thought"
         elif left <= guide.answer_tokens < self.budget.max_new_tokens:
             cut = "max_new_tokens"
-        guide.brief = bool(cut)
+        guide.hurried = bool(cut)
         return cut
 
     def _answer_is_over(self, guide: Guide) -> str | None:
-        """What ends an answer whose box stands, "" for an endless label, None where it goes on."""
-        if guide.overlong:
+        """What ends an answer whose box stands, "" where nothing is lost by it, None where it goes on."""
+        if guide.overlong or (guide.hurried and guide.box_certain):
             return ""
         if self.budget.last_step():
             return "answer"
         left = self.budget.max_new_tokens - len(self.reply.ids)
-        return "max_new_tokens" if left < NEAR_THE_LIMIT and left <= len(guide.ending()) else None
+        return "max_new_tokens" if left < NEAR_THE_LIMIT and left <= len(guide.ending(left)) else None
 
     def _affords_answer(self, guide: Guide) -> bool:
         return self.budget.max_new_tokens - len(self.reply.ids) >= guide.answer_tokens
@@ -275,19 +284,22 @@ class Run:
         closing = guide.syntax.close_thought
         self._force(closing)
         guide.start()
-        return closing if self.reply.reason is None else []
+        certain = self._certain(guide)
+        return [*closing, *certain] if self.reply.reason is None else []
 
     def _end_answer(self, guide: Guide) -> None:
         """Write the rest of an answer whose box stands, without the model."""
-        self._force(guide.ending())
+        self._force(guide.ending(self.budget.max_new_tokens - len(self.reply.ids)))
         self.reply.reason = self.reply.reason or StopReason.END_TOKEN
 
-    def _force(self, tokens: Sequence[int]) -> None:
+    def _force(self, tokens: Sequence[int]) -> bool:
+        """Take tokens that the model was not asked for; False where the reply ends among them."""
         for token in tokens:
             if not self.reply.take(token):
-                break
+                return False
             if self.lookup is not None:
                 self.lookup.add(token)
+        return True
 
     def _take(self, token: int, logits: NDArray[np.float32]) -> bool:
         taken = self.reply.take(token, log_probability(logits, token))
@@ -328,8 +340,13 @@ class Run:
         )
 
 
-def _lookup_for(guide: Guide | None) -> PromptLookup:
-    """A lookup that knows numbers and earlier replies where there is a guide to tell them."""
+def _agreed(tokens: list[int], draft: list[int]) -> int:
+    """How many tokens the two have in common from their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(tokens, draft, strict=False)) if a != b), min(len(tokens), len(draft)))
+
+
+def _lookup_for(guide: Guide | None, earlier: EarlierReplies | None) -> PromptLookup:
+    """A lookup that knows numbers and the bundle's replies where there is a guide to tell them."""
     if guide is None:
-        return PromptLookup()
-    return PromptLookup(digits=guide.syntax.tokens.digit_ids, memory=guide.syntax.memory)
+        return PromptLookup(earlier=earlier)
+    return PromptLookup(digits=guide.syntax.tokens.digit_ids, memory=guide.syntax.memory, earlier=earlier)

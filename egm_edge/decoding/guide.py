@@ -35,15 +35,16 @@ class Guide:
     Attributes:
         state: where the answer is, None before it begins.
         choices: how sure the model was of every token of a coordinate, in order.
-        hurried: constant tokens are taken as they stand instead of being compared with the model's own choice.
-        brief: the thought was cut; a model that lost its thread writes it into the label, so that one is kept short.
+        hurried: the thought was cut or left out. The model is asked for the coordinates, and whether there are any;
+            constant tokens are taken as they stand, and the expression as the label: a model that lost its thread would
+            write it there.
     """
 
     def __init__(self, syntax: AnswerSyntax, expression: str, *, strict: bool = True) -> None:
         self.syntax, self.expression, self.strict = syntax, expression, strict
         self.state: State | None = None
         self.choices: list[NumberChoice] = []
-        self.hurried = self.brief = False
+        self.hurried = False
         self._layout: Layout = syntax.layout
         self._answer: list[int] = []
         self._slot, self._in_slot, self._at = 0, False, 0  # place in the layout; _at < 0 once the answer left it
@@ -63,13 +64,21 @@ class Guide:
         return self.state is not None and (len(self.state.numbers) == BOX_NUMBERS or self._after_last_digit(self.state))
 
     @property
+    def box_certain(self) -> bool:
+        """Four numbers stand, and the fourth one has no more digits."""
+        state = self.state
+        return state is not None and (
+            len(state.numbers) == BOX_NUMBERS or (self._after_last_digit(state) and self._number_is_over(state))
+        )
+
+    @property
     def overlong(self) -> bool:
         """The label goes on and on; the box is there."""
         return self._after_box > self._most_label_tokens
 
     @property
     def _most_label_tokens(self) -> int:
-        return BRIEF_LABEL_TOKENS if self.brief else MAX_LABEL_TOKENS
+        return BRIEF_LABEL_TOKENS if self.hurried else MAX_LABEL_TOKENS
 
     @property
     def answer_tokens(self) -> int:
@@ -111,8 +120,10 @@ class Guide:
         state = self.state
         if len(self._label) > self._most_label_tokens and not self.box_complete and (closing := self._label_end()) is not None:
             token = closing  # a label before the box must leave room for the box
-        elif self.hurried and (planned := self._constant_ahead()):
-            token = planned[0]
+        elif ways := self.planned():
+            token = pick(logits, ways.__contains__, lambda: np.array(ways, np.int64))
+        elif self.hurried and self._at_slot(Kind.NUMBER):
+            token = pick(logits, self._goes_on_number, lambda: self._filtered(self.syntax.allowed(state)))
         elif self.syntax.automaton.accepts(state):
             ends = np.array(sorted(stop_ids), np.int64)
             token = pick(
@@ -141,9 +152,26 @@ class Guide:
         self._after_box += len(self.state.numbers) == BOX_NUMBERS
         self.state = after
 
-    def ending(self) -> list[int]:
-        """Tokens that end the answer from here without asking the model; the box must stand."""
+    def planned(self) -> list[int]:
+        """Of a hurried answer the tokens that may come next, one or two; [] where the model has more to choose from."""
+        if not self.hurried or self.state is None:
+            return []
+        at, empty = len(self._answer), self._layout.empty
+        label = self._label_draft() if self._at_slot(Kind.LABEL) else []
+        ways = (self._constant_ahead() or label)[:1]
+        if empty[:at] == tuple(self._answer):
+            ways += [token for token in empty[at : at + 1] if token not in ways]
+        return ways if all(self.allows(token) for token in ways) else []
+
+    def ending(self, room: int) -> list[int]:
+        """Tokens that end the answer from here without asking the model; the box must stand.
+
+        Args:
+            room: tokens that still fit; where the label does not, the answer ends without one.
+        """
         assert self.state is not None
+        if self.hurried and len(rest := self._rest_of_layout()) <= room and rest:
+            return rest
         words = self.syntax.automaton.shortest_ending(self.state)
         return self.syntax.encode((words or b"").decode())
 
@@ -152,21 +180,25 @@ class Guide:
         layout = self.syntax.layout_of(self._answer)
         if layout is not None:
             whole = self._decoded(self._label).strip() == self.expression.strip()
-            self.syntax.layout = Layout(layout.pieces, layout.slots, layout.empty, whole)
+            self.syntax.learn(Layout(layout.pieces, layout.slots, layout.empty, whole))
 
     def propose(self) -> list[int]:
         """The tokens that probably come next, [] when nothing is known."""
         if self.state is None:
             return []
         draft = self._constant_ahead()
-        slot = self._slot + (1 if self._in_slot and draft else 0)
-        if self._at < 0:
-            return []
-        if self._in_slot and not draft:
-            return self._rest_of_slot()
-        if slot < len(self._layout.slots):
-            draft += self._slot_draft(self._layout.slots[slot] if not self._in_slot else Kind.CONSTANT)
-        return draft
+        if self._at < 0 or self._slot >= len(self._layout.slots):
+            return draft
+        kind = self._layout.slots[self._slot]
+        if self._in_slot:
+            return self._label_draft() if kind is Kind.LABEL else self._box_draft() or draft
+        return draft + self._slot_draft(kind)
+
+    def box_behind(self, draft: Sequence[int]) -> list[int]:
+        """What an answer that begins with the end of `draft` probably says, [] where the draft begins none."""
+        frame = self._piece(0)
+        begins = self.state is None and frame and tuple(draft[-len(frame) :]) == frame
+        return self._slot_draft(self._layout.slots[0]) if begins else []
 
     def _follow_layout(self, kind: Kind, token: int, *, new_number: bool) -> None:
         if kind is Kind.CONSTANT:
@@ -204,18 +236,13 @@ class Guide:
 
     def _slot_draft(self, kind: Kind) -> list[int]:
         """What may stand in the slot that begins after the constant tokens."""
-        if kind is Kind.NUMBER and len(self._heard.boxes) == 1 and not self._number:
-            return self._box_draft()
-        return self._label_draft() if kind is Kind.LABEL else []
-
-    def _rest_of_slot(self) -> list[int]:
-        if self._slot < len(self._layout.slots) and self._layout.slots[self._slot] is Kind.LABEL:
-            return self._label_draft()
-        return self._box_draft()
+        if kind is Kind.NUMBER:
+            return self._box_draft() if not self._number else []
+        return self._label_draft()
 
     def _box_draft(self) -> list[int]:
-        """The rest of the last box of the thought that begins with the tokens written so far, and the frame after it."""
-        box = next((b for b in reversed(self._heard.boxes) if self._begins(b)), None)
+        """The rest of a box of the thought that begins with the tokens written so far, and the frame after it."""
+        box = next((b for b in self._heard.likely_boxes() if self._begins(b)), None)
         if box is None:
             return []
         done, slot, draft = len(self._number), self._slot, []
@@ -226,6 +253,8 @@ class Guide:
         for number in [*box[done:], ()]:
             slot += 1
             draft += [*self._piece(slot), *number]
+        if self._layout.slots[slot:] == (Kind.LABEL,):
+            draft += self._label_draft()
         return draft[:MAX_BOX_DRAFT_TOKENS]
 
     def _begins(self, box: BoxTokens) -> bool:
@@ -246,6 +275,30 @@ class Guide:
         words = self.syntax.encode(rest)
         closing = self._piece(self._slot + 1)
         return [*words, *closing][:MAX_BOX_DRAFT_TOKENS] if words or self._layout.label_is_expression else []
+
+    def _at_slot(self, kind: Kind) -> bool:
+        """A slot of this kind has begun, or begins with the next token."""
+        return self._at >= 0 and self._layout.slots[self._slot : self._slot + 1] == (kind,)
+
+    def _goes_on_number(self, token: int) -> bool:
+        """A digit, or what the layout has behind the number."""
+        return self.allows(token) and (token in self.syntax.tokens.digit_ids or token in self._piece(self._slot + 1)[:1])
+
+    def _filtered(self, allowed: NDArray[np.int64]) -> NDArray[np.int64]:
+        kept = np.array([token for token in allowed.tolist() if self._goes_on_number(token)], np.int64)
+        return kept if len(kept) else allowed
+
+    def _rest_of_layout(self) -> list[int]:
+        """The rest of the answer as this model lays it out, the expression being its label; [] where that cannot be."""
+        tokens, label = self._constant_ahead(), self.syntax.encode(self.expression)
+        for slot in range(self._slot + self._in_slot, len(self._layout.slots)):
+            if self._layout.slots[slot] is not Kind.LABEL or len(label) > MAX_LABEL_TOKENS:
+                return []
+            tokens += [*label, *self._piece(slot + 1)]
+        state = self.state
+        for token in tokens:
+            state = self.syntax.step(state, token) if state is not None else None
+        return tokens if state is not None and self.syntax.automaton.accepts(state) else []
 
     def _label_end(self) -> int | None:
         """The next token of the shortest way out of a label, None where there is none."""
@@ -276,6 +329,15 @@ class _BoxListener:
         self._tokens = syntax.tokens
         self._numbers: list[tuple[int, ...]] = []
         self._joined = False
+        self._alone: tuple[int, ...] = ()
+
+    def likely_boxes(self) -> list[BoxTokens]:
+        """The boxes heard, the likeliest answer first: the one whose place in the list was named last ("target 2"), else
+        the last one."""
+        named = b"".join(self._tokens.of[token] for token in self._alone)
+        at = int(named) - 1 if named.isdigit() else -1
+        chosen = self.boxes[at : at + 1] if at >= 0 else []
+        return [*chosen, *reversed(self.boxes)]
 
     def add(self, token: int) -> None:
         written = self._tokens.of[token] if token < len(self._tokens.of) else b""
@@ -291,4 +353,6 @@ class _BoxListener:
             return
         if len(self._numbers) == BOX_NUMBERS:
             self.boxes.append(tuple(self._numbers))
+        elif len(self._numbers) == 1:
+            self._alone = self._numbers[0]
         self._numbers = []

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-WORDS, SHAPE = "words", "shape"
+from egm_edge.decoding.earlier import EarlierReplies, Follower
+
+EARLIER, WORDS, SHAPE = "earlier", "words", "shape"
+FOLLOWED = (EARLIER, 0)
 KINDS = ((WORDS, 3), (SHAPE, 6), (WORDS, 2), (SHAPE, 4), (WORDS, 1))  # what is tried, in this order
 LONGEST = 6
-MAX_DRAFT_TOKENS = 6
-FIRST_BELIEF = {3: 0.8, 6: 0.8, 2: 0.5, 4: 0.5, 1: 0.4}
+MAX_DRAFT_TOKENS = 12
+FIRST_BELIEF = {0: 0.8, 3: 0.8, 6: 0.8, 2: 0.5, 4: 0.5, 1: 0.4}
 LEARNING = 0.1
 WORTH = 0.3  # on the CPU engine another token of a step costs 0.1 to 0.2 steps
 MAX_SHAPES = 4096
@@ -34,7 +37,7 @@ class LookupMemory:
     """
 
     shapes: dict[tuple[int, ...], int] = field(default_factory=dict)
-    belief: dict[Kind, float] = field(default_factory=lambda: {kind: FIRST_BELIEF[kind[1]] for kind in KINDS})
+    belief: dict[Kind, float] = field(default_factory=lambda: {kind: FIRST_BELIEF[kind[1]] for kind in (FOLLOWED, *KINDS)})
 
 
 class PromptLookup:
@@ -43,17 +46,24 @@ class PromptLookup:
     Args:
         token_ids: the sequence so far.
         digits: tokens that write digits; drafts never guess a number that did not stand behind the same number.
-        memory: of earlier replies.
+        memory: of the bundle's replies.
+        earlier: replies about the same frame.
     """
 
     def __init__(
-        self, token_ids: Iterable[int] = (), *, digits: Collection[int] = (), memory: LookupMemory | None = None
+        self,
+        token_ids: Iterable[int] = (),
+        *,
+        digits: Collection[int] = (),
+        memory: LookupMemory | None = None,
+        earlier: EarlierReplies | None = None,
     ) -> None:
         self._ids: list[int] = []
         self._shape: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
         self._digits = frozenset(digits)
         self._memory = memory or LookupMemory()
+        self._follower = Follower(earlier or EarlierReplies(), self._digits)
         self._kinds: list[Kind] = []
         for token in token_ids:
             self.add(token)
@@ -70,6 +80,7 @@ class PromptLookup:
             shapes.clear()
         self._ids.append(token)
         self._shape = self._grown(self._shape, token)
+        self._follower.hear(token)
 
     def propose(self, limit: int) -> list[int]:
         """Up to `limit` tokens that may follow, as long as they are worth their cost; empty when nothing matches."""
@@ -77,8 +88,10 @@ class PromptLookup:
         draft: list[int] = []
         self._kinds = []
         belief = 1.0
-        while len(draft) < min(limit, MAX_DRAFT_TOKENS):
-            found = self._guess(words, shape)
+        limit = min(limit, MAX_DRAFT_TOKENS)
+        ahead = self._follower.ahead(limit)
+        while len(draft) < limit:
+            found = (ahead[len(draft)], FOLLOWED) if len(draft) < len(ahead) else self._guess(words, shape)
             if found is None:
                 break
             token, kind = found
@@ -95,7 +108,7 @@ class PromptLookup:
         belief = self._memory.belief
         for place, kind in enumerate(self._kinds[: accepted + 1]):
             belief[kind] += LEARNING * (float(place < accepted) - belief[kind])
-        for kind in KINDS:  # what is not believed is tried again some day
+        for kind in belief:  # what is not believed is tried again some day
             belief[kind] = max(belief[kind], WORTH * 0.9) + (0.002 if belief[kind] < WORTH else 0.0)
         self._kinds = []
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from egm_edge import Grounder, Outcome
 from egm_edge.decoding import Budget, Generation, generate
 from egm_edge.decoding.answer_syntax import AnswerSyntax
+from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.decoding.guide import Guide
 from egm_edge.parsing import parse_answer
 from egm_edge.shipped import shipped_checkpoint
@@ -47,6 +48,7 @@ def _reply(
     force: bool,
     speculate: bool,
     lookup: bool,
+    earlier: EarlierReplies | None = None,
     limit: int = 400,
 ) -> Generation:
     end = syntax.tokenizer.token_to_id("<|im_end|>")
@@ -54,7 +56,7 @@ def _reply(
     guide = Guide(syntax, LABELS[0]) if force else None
     return generate(
         model, REQUEST, syntax.tokenizer, {end}, Budget(limit), thinking=thinking, guide=guide,
-        speculate=speculate, lookup=lookup,
+        speculate=speculate, lookup=lookup, earlier=earlier,
     )  # fmt: skip
 
 
@@ -64,6 +66,7 @@ def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(
     syntax, thinking, layouts = kind
     rng = random.Random(7)
     steps = {"free": 0, "fast": 0}
+    earlier = EarlierReplies()
     for number in range(REPLIES):
         answer = well_formed(rng, rng.choice(layouts))
         thought = rng.choice(("red mug: 1 large red mug [100, 200, 300, 400]. target 1", "left of it", answer))
@@ -75,7 +78,8 @@ def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(
         assert parse_answer(free.marked_text, in_thought=thinking).outcome in ANSWERED
         options = ((True, False, False), (True, True, False), (False, True, True), (True, True, True))
         force, speculate, lookup = options[number % 4]
-        fast = _reply(syntax, script, thinking, force=force, speculate=speculate, lookup=lookup)
+        fast = _reply(syntax, script, thinking, force=force, speculate=speculate, lookup=lookup, earlier=earlier)
+        earlier.note(fast.token_ids)
         assert (fast.token_ids, fast.think_tokens) == (free.token_ids, free.think_tokens), text
         if number % 4 == 3:
             steps["free"], steps["fast"] = steps["free"] + free.steps, steps["fast"] + fast.steps
