@@ -24,10 +24,12 @@ class PrefixFrame:
     """A frame's image features and prefix; its keys and values live in the backend's cache while it is resident.
 
     Attributes:
+        opening_ids: the prefix before the image (the chat template's opening, a system prompt), the same for every frame.
         positions: [3, p] rotary positions. embeddings: [t, H]. deepstack: features of that shape.
     """
 
     prefix_ids: tuple[int, ...]
+    opening_ids: tuple[int, ...]
     positions: NDArray[np.int64]
     embeddings: NDArray[np.float32]
     deepstack: list[NDArray[np.float32]]
@@ -59,7 +61,8 @@ class PrefixFrame:
                 "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
             )
         positions = family.positions(prefix_ids, image_token_id, pixels)
-        return cls(tuple(prefix_ids), positions, embeddings, list(deepstack), vision_ms)
+        opening = tuple(prefix_ids[: prefix_ids.index(image_token_id)])
+        return cls(tuple(prefix_ids), opening, positions, embeddings, list(deepstack), vision_ms)
 
     @property
     def prefix_token_count(self) -> int:

@@ -131,6 +131,7 @@ class OnnxBackend:
         self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
         self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
         self._resident: PrefixFrame | None = None
+        self._opening: tuple[int, ...] = ()  # what the cache begins with
         self._run_options: ort.RunOptions | None = None
         batch = self.sessions.decoder.get_inputs()[0].shape[0]
         self.capabilities = Capabilities(interrupt=True, branches=not isinstance(batch, int))
@@ -236,14 +237,21 @@ class OnnxBackend:
         return logits
 
     def _make_resident(self, frame: PrefixFrame) -> None:
-        """Write the frame's prefix into the cache, image embeddings at the pad tokens."""
+        """Write the frame's prefix into the cache, image embeddings at the pad tokens.
+
+        What stands before the image is fed by itself, so that keeping it from the last frame changes no bit of the rest.
+        """
         started = time.perf_counter()
-        self._resident = None
-        self.cache.length = 0
-        self._reserve(frame.prefix_token_count)
+        opening, kept = len(frame.opening_ids), frame.opening_ids == self._opening
+        self._resident, self._opening = None, ()
+        self.cache.length = opening if kept else 0
+        self._reserve(frame.prefix_token_count - self.cache.length)
         self.cache.set_positions(frame.positions)
         embeds, extras = frame.decoder_inputs(self.embedding, self.config)
-        self.decode(embeds, extras, prefill=True)
+        if opening and not kept:
+            self.decode(embeds[:opening], [], prefill=True)
+        self._opening = frame.opening_ids
+        self.decode(embeds[opening:], [extra[opening:] for extra in extras], prefill=True)
         self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
 
