@@ -2,7 +2,8 @@
 
 Asks several questions about each of a number of tabletop frames, every variant in turn on every frame, and prints one
 Markdown table: wall milliseconds, decode steps, tokens, Acc@0.5. Of a bundle with random weights pass `--random-weights`: its
-thought is cut at 32 tokens in every variant (it would never end by itself) and accuracy is left out.
+thought would never end, so it is cut after `--think` tokens, every reply writes a box (random weights would say `[]`), free
+decoding goes on for as many tokens as such a reply has, and accuracy is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ from egm_edge.machine import cpu_name
 from training.scenes import Query, layout, queries, render, sample_scene
 
 FIRST_SEED = 930_000_000
-FRAME_WH = (640, 480)
 QUESTIONS = 4
-RANDOM_THOUGHT_TOKENS = 32
+ANSWER_TOKENS = 43  # closing the thought, the box, and an expression of four words as its label
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,20 @@ VARIANTS = (
     Variant("all on", syntax=True, lookup=True, reuse=True),
     Variant("all on, 4 votes", syntax=True, lookup=True, reuse=True, samples=4),
 )
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked.
+
+    Attributes:
+        frame_wh: pictures. think: tokens after which the thought is cut; None for never.
+        random_weights: replies would go on for ever.
+    """
+
+    frame_wh: tuple[int, int]
+    think: int | None
+    random_weights: bool
 
 
 @dataclass
@@ -86,14 +100,20 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--random-weights", action="store_true")
+    parser.add_argument("--think", type=int, help="cut the thought after this many tokens")
+    parser.add_argument("--size", default="640x480", help="of the pictures, WxH")
     parser.add_argument("--max-s", type=float, default=1e9, help="stop after the frame that passes this many seconds")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="write the numbers there too")
     arguments = parser.parse_args()
+    width, height = map(int, arguments.size.split("x"))
+    load = Load((width, height), arguments.think, arguments.random_weights)
     tallies = {variant: Tally() for variant in VARIANTS}
     with Grounder.from_bundle(arguments.bundle, threads=arguments.threads) as grounder:
         grounder.warm_up()
-        frames = _measure(grounder, tallies, arguments.frames, arguments.random_weights, arguments.max_s)
+        if load.random_weights:
+            grounder.syntax.layout = replace(grounder.syntax.layout, empty=())
+        frames = _measure(grounder, tallies, load, arguments.frames, arguments.max_s)
         facts = grounder.backend.facts
     rows = {variant.name: tally.row(not arguments.random_weights) for variant, tally in tallies.items()}
     print(_markdown(rows))
@@ -102,28 +122,31 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"frames": frames, "rows": rows}, indent=1) + "\n")
 
 
-def _measure(grounder: Grounder, tallies: dict[Variant, Tally], count: int, random_weights: bool, max_s: float) -> int:
+def _measure(grounder: Grounder, tallies: dict[Variant, Tally], load: Load, count: int, max_s: float) -> int:
     started, done, seed = time.perf_counter(), 0, FIRST_SEED
     while done < count and time.perf_counter() - started < max_s:
         seed += 1
-        image, asked = _scene(seed)
+        image, asked = _scene(seed, load.frame_wh)
         if len(asked) < QUESTIONS:
             continue
         for turn in range(len(VARIANTS)):
             variant = VARIANTS[(turn + done) % len(VARIANTS)]  # none is always the one behind the same other one
             shared = grounder.frame(image, color="rgb")
             for place, query in enumerate(asked):
-                truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH) if query.box_norm1000 else None
+                truth = Box.from_norm1000(query.box_norm1000, *load.frame_wh) if query.box_norm1000 else None
                 began = time.perf_counter()
                 frame = shared if variant.reuse else grounder.frame(image, color="rgb")
-                grounding = _ask(grounder, frame, query, variant, random_weights)
+                grounding = _ask(grounder, frame, query, variant, load)
                 tallies[variant].add(place, (time.perf_counter() - began) * 1e3, grounding, truth)
         done += 1
     return done
 
 
-def _ask(grounder: Grounder, frame: Frame, query: Query, variant: Variant, random_weights: bool) -> Grounding:
+def _ask(grounder: Grounder, frame: Frame, query: Query, variant: Variant, load: Load) -> Grounding:
     grounder.speculate, grounder.lookup = variant.syntax or variant.lookup, variant.lookup
+    limit = None
+    if load.random_weights:
+        limit = (load.think or 0) + (2 if variant.syntax else 1) * ANSWER_TOKENS  # a held answer ends by itself
     return grounder.ground(
         frame,
         query.expression,
@@ -131,15 +154,15 @@ def _ask(grounder: Grounder, frame: Frame, query: Query, variant: Variant, rando
         samples=variant.samples,
         seed=0,
         force_syntax=variant.syntax,
-        max_think_tokens=RANDOM_THOUGHT_TOKENS if random_weights and variant.syntax else None,
-        max_new_tokens=RANDOM_THOUGHT_TOKENS + 40 if random_weights else None,
+        max_think_tokens=load.think if variant.syntax else None,
+        max_new_tokens=limit,
     )
 
 
-def _scene(seed: int) -> tuple[np.ndarray, list[Query]]:
+def _scene(seed: int, frame_wh: tuple[int, int]) -> tuple[np.ndarray, list[Query]]:
     scene = sample_scene(seed, (1, 6))
-    where = layout(scene, *FRAME_WH)
-    return render(scene, *FRAME_WH).image, queries(scene, random.Random(seed), where=where, count=QUESTIONS)
+    where = layout(scene, *frame_wh)
+    return render(scene, *frame_wh).image, queries(scene, random.Random(seed), where=where, count=QUESTIONS)
 
 
 def _markdown(rows: dict[str, dict[str, Any]]) -> str:
