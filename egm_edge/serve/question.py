@@ -84,7 +84,7 @@ def _parse(body: bytes) -> ChatRequest:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = max(problems, key=lambda problem: len(problem["loc"]))  # of a union's branches, the one that got furthest
-    where = ".".join(str(part) for part in first["loc"] if "[" not in str(part) and part != "constrained-str")[:200]
+    where = ".".join(str(part) for part in first["loc"] if "[" not in str(part) and not str(part).startswith("constrained-"))[:200]
     if first["type"] == "json_invalid":
         raise RequestError(400, f"expected a JSON body; found {first['msg']}", "invalid_json")
     if first["type"] == "extra_forbidden":
