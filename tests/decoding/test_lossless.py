@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from egm_edge import Grounder, Outcome
-from egm_edge.decoding import Budget, Generation, generate
+from egm_edge import Frame, Grounder, Outcome
+from egm_edge.decoding import Budget, Generation, TokenEvent, generate
 from egm_edge.decoding.answer_syntax import AnswerSyntax
 from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.decoding.guide import Guide
@@ -134,6 +134,24 @@ def test_random_models_answer_alike_with_and_without_drafts_and_can_always_be_re
                 assert grounding.outcome in ANSWERED
                 texts.add(grounding.text)
             assert len(texts) == 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_kept_frame_gives_the_tokens_of_a_new_one(tiny: Grounder, force: bool) -> None:
+    """Also after another frame took its place in the engine, and with drafts from what was said about it."""
+
+    def said(frame: Frame, expression: str) -> tuple[str, ...]:
+        events: list[TokenEvent] = []
+        tiny.ground(frame, expression, force_syntax=force, max_new_tokens=90, on_token=events.append)
+        return tuple(event.text for event in events)
+
+    kept, other = tiny.frame(IMAGE, color="rgb"), tiny.frame(IMAGE[:60], color="rgb")
+    for expression in (*EXPRESSIONS, EXPRESSIONS[0]):
+        alone = said(tiny.frame(IMAGE, color="rgb"), expression)
+        assert len(alone) > (5 if force else 20)
+        assert said(kept, expression) == alone
+        said(other, expression)
+        assert said(kept, expression) == alone
 
 
 def test_samples_of_one_batch_are_the_samples_of_single_requests(tiny: Grounder) -> None:
