@@ -17,11 +17,11 @@ def write_pixel_budget(path: Path, spec: PixelSpec) -> None:
     if spec.rule == TILES:
         settings |= {"max_patches": spec.max_tiles, "min_patches": spec.min_tiles}
     else:
-        settings["size"] = area_limits(spec)
+        settings["size"] = spec.area_limits
         settings |= {name: getattr(spec, name) for name in ("max_pixels", "min_pixels") if name in settings}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def area_limits(spec: PixelSpec) -> dict[str, int]:
-    """`size` of Qwen3-VL's processor: areas in pixels, whatever its keys say."""
-    return {"longest_edge": spec.max_pixels, "shortest_edge": spec.min_pixels}
+    """As `PixelSpec.area_limits`."""
+    return spec.area_limits

@@ -5,7 +5,7 @@ Plain values, no behaviour beyond validation and JSON. Knows nothing of models, 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -137,6 +137,18 @@ class Grounding:
     def __post_init__(self) -> None:
         if (self.box is not None) != (self.outcome is Outcome.FOUND):
             raise InputError("a box if and only if the outcome is FOUND", f"{self.outcome.value} with {self.box}", "report this")
+
+    def with_frame_cost(self, decode_image_ms: float, preprocess_ms: float) -> Grounding:
+        """The same answer, charged for the frame that was made before the request."""
+        extra_ms = decode_image_ms + preprocess_ms
+        timings = replace(
+            self.timings,
+            decode_image_ms=decode_image_ms,
+            preprocess_ms=self.timings.preprocess_ms + preprocess_ms,
+            ttft_ms=self.timings.ttft_ms + extra_ms,
+            total_ms=self.timings.total_ms + extra_ms,
+        )
+        return replace(self, timings=timings)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; `box` becomes [x1, y1, x2, y2] in pixels of the original image."""

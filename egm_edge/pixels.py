@@ -112,6 +112,11 @@ class PixelSpec:
     def hash(self) -> str:
         return canonical_hash(self.to_dict())
 
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """`size` of the checkpoint's own processor (smart_resize only): areas in pixels, whatever its keys say."""
+        return {"longest_edge": self.max_pixels, "shortest_edge": self.min_pixels}
+
     def with_max_pixels(self, max_pixels: int) -> PixelSpec:
         """The same spec with at most `max_pixels` pixels after resizing (tiles: thumbnail included), for a token budget.
 

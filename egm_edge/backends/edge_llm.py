@@ -15,55 +15,30 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egm_edge.backends.base import Capabilities, RuntimeFacts
-from egm_edge.backends.openai_http.chat_stream import Server
-from egm_edge.backends.openai_http.contract import Contract
-from egm_edge.backends.openai_http.remote_grounder import RemoteGrounder
+from egm_edge.backends.base import RuntimeFacts
+from egm_edge.backends.in_process import BOX_PATTERN, InProcessGrounder
+from egm_edge.backends.openai_http.remote_grounder import RemoteFrame
+from egm_edge.backends.openai_http.reply import Limits
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.errors import BackendError, BundleError
+
+__all__ = ["BOX_PATTERN", "EdgeLlmGrounder"]
 
 RUNTIME = "tensorrt-edgellm 0.11.0"
 CONTEXT_RECORDS = 64  # prefixes kept: the prompt before the picture, and pictures asked about lately
 _INSTALL = f"pip install {RUNTIME.replace(' ', '==')} on a device of `egm targets`, with its JetPack and TensorRT"
-# A fenced list of one box, the answer of Qwen3-VL's grounding prompt; the numbers are 0 to 1000.
-BOX_PATTERN = r'```json\n\[\{"bbox_2d": \[(-?\d{1,4}, ){3}-?\d{1,4}\], "label": "[^"\n]{0,200}"\}\]\n```'
 
-
-@dataclass(frozen=True, slots=True)
-class _InProcess(Server):
-    """Stands where a server's address would: the runtime in this process. `url` is its name in messages."""
-
-    def __post_init__(self) -> None:
-        pass
-
-    @property
-    def where(self) -> str:
-        return self.url
-
-
-class EdgeLlmGrounder(RemoteGrounder):
-    """Answers expressions with one Edge-LLM bundle; same arguments and same Groundings as `Grounder`. Threads may share it:
-    the runtime answers one request after another.
-
-    Attributes:
-        guided: (kind, guide) of the runtime's guided decoding for every request ("regex", "json_schema", "ebnf", …); None
-            leaves the model free. With a thinking template the guide begins after `</think>`.
-    """
-
-    # A second sentence on a picture skips what the runtime's context cache holds of the first one's prefix.
-    capabilities = Capabilities(tokens=False, frame_reuse=True, rewind=False, interrupt=True)
+class EdgeLlmGrounder(InProcessGrounder):
+    """An Edge-LLM bundle, opened. The runtime answers one request after another. Kinds of guides: "regex", "json_schema",
+    "ebnf", …"""
 
     def __init__(self, runtime: Any, engine: Any, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> None:
-        super().__init__(_InProcess(f"TensorRT Edge-LLM with {bundle.root.name}"), bundle.root.name, Contract.read(bundle.root))
-        facts = bundle.manifest.model["engine"]
-        self.facts = RuntimeFacts(RUNTIME, str(facts.get("gpu", "cuda:0")))
-        self.guided = guided
-        self._runtime, self._engine = runtime, engine
+        facts = RuntimeFacts(RUNTIME, str(bundle.manifest.model["engine"].get("gpu", "cuda:0")))
+        super().__init__("TensorRT Edge-LLM", facts, engine, bundle, guided)
+        self._runtime = runtime
         self._one_at_a_time = threading.Lock()
 
     @classmethod
@@ -76,10 +51,14 @@ class EdgeLlmGrounder(RemoteGrounder):
             BundleError: no bundle, damaged, or its engine was not built yet.
             BackendError: the runtime is not installed, or does not accept this machine or this engine.
         """
-        bundle = Bundle.open(path, verify=verify)
+        return cls.from_opened(Bundle.open(path, verify=verify), guided=guided)
+
+    @classmethod
+    def from_opened(cls, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> EdgeLlmGrounder:
+        """As `from_bundle`, for a bundle that is already open."""
         if not bundle.manifest.model.get("engine"):
             mend = bundle.manifest.parity.get("next") or "build it on the device with egm build"
-            raise BundleError(f"a bundle with an engine at {path}", "the host half alone", f"on the device: {mend}")
+            raise BundleError(f"a bundle with an engine at {bundle.root}", "the host half alone", f"on the device: {mend}")
         runtime = _load_runtime()
         engine_dir, checkpoint = bundle.root / "engine", bundle.root / "checkpoint"
         cache = runtime.ContextCacheConfig()
@@ -100,28 +79,26 @@ class EdgeLlmGrounder(RemoteGrounder):
         with self._one_at_a_time:
             self._engine = None
 
-    def _open_stream(self, server: Server, body: Mapping[str, Any]) -> _EngineStream:
-        if self._engine is None:
-            raise BackendError("an open grounder", "a closed one", "open the bundle again")
-        return _EngineStream(self._runtime, self._engine, self._request(body), self._one_at_a_time)
+    def _open_stream(self, frame: RemoteFrame, user_text: str, limits: Limits) -> _EngineStream:
+        engine = self._open_engine()
+        return _EngineStream(self._runtime, engine, self._request(frame, user_text, limits), self._one_at_a_time)
 
-    def _request(self, body: Mapping[str, Any]) -> Any:
-        """The runtime's request of an OpenAI-style body: one user message, one picture, greedy."""
+    def _request(self, frame: RemoteFrame, user_text: str, limits: Limits) -> Any:
+        """The runtime's request: one user message, one picture, greedy."""
         rt = self._runtime
-        picture, text = body["messages"][0]["content"]
+        assert isinstance(frame.picture, str)
         message = rt.Message()
         message.role, message.has_content, message.content_is_array = "user", True, True
-        message.contents = [rt.MessageContent("image", ""), rt.MessageContent("text", text["text"])]
+        message.contents = [rt.MessageContent("image", ""), rt.MessageContent("text", user_text)]
         one = rt.Request(messages=[message])
-        encoded = picture["image_url"]["url"].partition(",")[2]
-        one.image_buffers = [rt.load_image_from_bytes(base64.b64decode(encoded))]
+        one.image_buffers = [rt.load_image_from_bytes(base64.b64decode(frame.picture.partition(",")[2]))]
         if self.guided is not None:
             kind, guide = self.guided
             one.guided_decoding = rt.GuidedDecodingParams(getattr(rt.GuideType, kind.upper()), guide)
         request = rt.LLMGenerationRequest()
         request.requests = [one]
         request.temperature, request.top_p, request.top_k = 0.0, 1.0, 1
-        request.max_generate_length = body["max_tokens"]
+        request.max_generate_length = limits.max_new_tokens
         request.apply_chat_template, request.add_generation_prompt = True, True
         request.skip_special_tokens = False  # <box> and </think> are special tokens, and the parser reads them
         request.context_cache_lookup_policy = rt.ContextCacheLookupPolicy.USE_CACHE

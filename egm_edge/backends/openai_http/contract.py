@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from egm_edge.bundle import MANIFEST_NAME, Bundle
 from egm_edge.families import PromptSpec, encode_prompt, family_for
+from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounding import Task
 from egm_edge.pixels import TILES, PixelSpec, preprocess, resized
 
@@ -105,12 +106,23 @@ class Contract:
         unit = spec.patch_size * spec.merge_size
         return canvas, (canvas.shape[0] // unit) * (canvas.shape[1] // unit)
 
+    def prompt(self, user_text: str) -> str:
+        """The whole prompt as the checkpoint's chat template writes it, one image token in it; "" without a template."""
+        spec = self.prompt_spec
+        return "" if spec is None else spec.prefix + user_text + spec.suffix
+
+    def frame_tokens(self, image_tokens: int) -> int:
+        """Prompt tokens that all requests on one picture share, its own included; 0 where that is not known."""
+        if self.tokenizer is None or self.prompt_spec is None or not image_tokens:
+            return 0
+        return len(prefix_ids(_tokenizer(self.tokenizer), self.prompt_spec)) - 1 + image_tokens
+
     def prompt_tokens(self, expression: str, task: Task, image_tokens: int) -> int:
         """How many prompt tokens the checkpoint's own processor makes; 0 where that is not known."""
         if self.tokenizer is None or self.prompt_spec is None or not image_tokens:
             return 0
-        prefix, request = encode_prompt(_tokenizer(self.tokenizer), self.prompt_spec, expression, task)
-        return len(prefix) - 1 + image_tokens + len(request)
+        request = encode_prompt(_tokenizer(self.tokenizer), self.prompt_spec, expression, task)[1]
+        return self.frame_tokens(image_tokens) + len(request)
 
 
 @lru_cache(maxsize=4)

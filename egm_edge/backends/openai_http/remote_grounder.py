@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,15 @@ from egm_edge.backends.openai_http.chat_stream import ChatStream, Server, model_
 from egm_edge.backends.openai_http.contract import Contract
 from egm_edge.backends.openai_http.reply import EventStream, Limits, RemoteReply, ask
 from egm_edge.boxes import Box
-from egm_edge.decoding import TokenEvent
+from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
 from egm_edge.images import load_image
 from egm_edge.parsing import parse_answer
 from egm_edge.request import check_expression
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 ImageSource = str | Path | bytes | NDArray[np.uint8]
 MAX_NEW_TOKENS = 1024
@@ -49,6 +52,8 @@ class RemoteFrame:
         sent_wh: of the picture that is sent.
         stamp_ns: the caller's stamp.
         decode_image_ms, preprocess_ms: what making the frame cost.
+        picture: what is sent: a PNG data URL, or for an engine in this process that takes arrays [H, W, 3] uint8 RGB.
+        image_tokens: that it should become, 0 where that is not known.
     """
 
     image_wh: tuple[int, int]
@@ -56,8 +61,12 @@ class RemoteFrame:
     stamp_ns: int | None
     decode_image_ms: float
     preprocess_ms: float
-    data_url: str = field(repr=False)
+    picture: str | NDArray[np.uint8] = field(repr=False)
     image_tokens: int = 0
+
+    def charged_to(self, grounding: Grounding) -> Grounding:
+        """A Grounding whose request also waited for this frame to be decoded and preprocessed."""
+        return grounding.with_frame_cost(self.decode_image_ms, self.preprocess_ms)
 
 
 class RemoteGrounder:
@@ -67,6 +76,7 @@ class RemoteGrounder:
         server: where it asks. model: the name it asks for.
         contract: pixels and prompts of the checkpoint that is served; without one the server's own resize is trusted.
         extra_body: fields that every request carries beside the standard ones (`mm_processor_kwargs`, `top_k`, …).
+        max_new_tokens: cap of a request that names none.
     """
 
     capabilities = Capabilities(tokens=False, frame_reuse=False, rewind=False, interrupt=True)
@@ -76,6 +86,7 @@ class RemoteGrounder:
     ) -> None:
         self.server, self.model, self.contract = server, model, contract
         self.extra_body = dict(extra_body or {})
+        self.max_new_tokens = MAX_NEW_TOKENS
         self.facts = RuntimeFacts("OpenAI-compatible server", server.where)
         self._told_difference = False
 
@@ -115,7 +126,7 @@ class RemoteGrounder:
             model = names[0]
         return cls(server, model, agreed, extra_body=extra_body)
 
-    def __enter__(self) -> RemoteGrounder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -136,7 +147,7 @@ class RemoteGrounder:
         array = load_image(image, color=color)
         decoded = time.perf_counter()
         sent, image_tokens = self.contract.picture_to_send(array)
-        url = "data:image/png;base64," + base64.b64encode(_png(sent)).decode("ascii")
+        picture = self._picture(sent)
         finished = time.perf_counter()
         from_array = isinstance(image, np.ndarray)
         return RemoteFrame(
@@ -145,7 +156,7 @@ class RemoteGrounder:
             stamp_ns=stamp_ns,
             decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
             preprocess_ms=(finished - (started if from_array else decoded)) * 1e3,
-            data_url=url,
+            picture=picture,
             image_tokens=image_tokens,
         )
 
@@ -157,14 +168,16 @@ class RemoteGrounder:
         task: Task | str = Task.MODAL,
         color: str | None = None,
         stamp_ns: int | None = None,
-        max_new_tokens: int | None = None,
-        deadline_ms: float | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
+        **decoding: Unpack[DecodingKeywords],
     ) -> Grounding:
         """Find what an expression refers to; arguments as `Grounder.ground`.
 
         A deadline or `should_stop` drops the connection at once, wherever the answer is; a box that stands by then counts.
+
+        Args:
+            decoding: max_new_tokens and deadline_ms; what else there is needs the logits, and is refused.
 
         Raises:
             InputError: the image, the expression or an argument cannot be used.
@@ -173,23 +186,35 @@ class RemoteGrounder:
         started = time.perf_counter()
         task = Task.parse(task)
         check_expression(expression)
-        limits = Limits.of(max_new_tokens or MAX_NEW_TOKENS, deadline_ms, started, self.server.stall_timeout_s)
+        options = _greedy(DecodingOptions(**decoding), self.server)
+        cap = self.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
+        limits = Limits.of(cap, options.deadline_ms, started, self.server.stall_timeout_s)
         frame = image if isinstance(image, RemoteFrame) else self.frame(image, color=color, stamp_ns=stamp_ns)
-        body = self._body(frame, expression, task, limits)
+        user_text = self.contract.task_text(expression, task)
         reply = ask(
-            self.server, body, limits, should_stop, on_token, in_thought=self.contract.in_thought, open_stream=self._open_stream
+            self.server,
+            lambda: self._open_stream(frame, user_text, limits),
+            limits,
+            should_stop,
+            on_token,
+            in_thought=self.contract.in_thought,
         )
         grounding = self._grounding(frame, expression, task, reply, limits, started, made_here=frame is not image)
         self._compare_prompt(frame, expression, task, reply)
         return grounding
 
-    def _open_stream(self, server: Server, body: Mapping[str, Any]) -> EventStream:
-        return ChatStream(server, body)
+    def _picture(self, sent_rgb: NDArray[np.uint8]) -> str | NDArray[np.uint8]:
+        """A picture as frames carry it."""
+        return "data:image/png;base64," + base64.b64encode(_png(sent_rgb)).decode("ascii")
 
-    def _body(self, frame: RemoteFrame, expression: str, task: Task, limits: Limits) -> dict[str, Any]:
+    def _open_stream(self, frame: RemoteFrame, user_text: str, limits: Limits) -> EventStream:
+        """Send one request: a picture and the user's text."""
+        return ChatStream(self.server, self._body(frame, user_text, limits))
+
+    def _body(self, frame: RemoteFrame, user_text: str, limits: Limits) -> dict[str, Any]:
         content = [
-            {"type": "image_url", "image_url": {"url": frame.data_url}},
-            {"type": "text", "text": self.contract.task_text(expression, task)},
+            {"type": "image_url", "image_url": {"url": frame.picture}},
+            {"type": "text", "text": user_text},
         ]
         body: dict[str, Any] = {
             "model": self.model,
@@ -233,6 +258,11 @@ class RemoteGrounder:
             box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
         finished = time.perf_counter()
         first = reply.first_token_at or generated
+        measured = reply.measured
+        prefill_ms = measured.prefill_ms
+        if prefill_ms is None:
+            prefill_ms = max(0.0, (first - reply.sent_at) * 1e3 - measured.preprocess_ms)
+        shared_tokens = self.contract.frame_tokens(frame.image_tokens)
         return Grounding(
             outcome=outcome,
             expression=expression,
@@ -248,17 +278,18 @@ class RemoteGrounder:
                 image=frame.image_tokens,
                 think=reply.think_tokens,
                 completion=reply.completion_tokens,
-                decode_steps=reply.completion_tokens,
+                decode_steps=measured.decode_steps or reply.completion_tokens,
             ),
             timings=Timings(
                 decode_image_ms=frame.decode_image_ms if made_here else 0.0,
-                preprocess_ms=frame.preprocess_ms if made_here else 0.0,
-                prefill_ms=(first - reply.sent_at) * 1e3,
+                preprocess_ms=(frame.preprocess_ms if made_here else 0.0) + measured.preprocess_ms,
+                prefill_ms=prefill_ms,
                 think_ms=max(0.0, (reply.answer_from or generated) - first) * 1e3 if reply.think_tokens else 0.0,
                 answer_ms=max(0.0, generated - (reply.answer_from or first)) * 1e3,
                 parse_ms=(finished - generated) * 1e3,
                 ttft_ms=(first - started) * 1e3,
                 total_ms=(finished - started) * 1e3,
+                frame_reused=0 < shared_tokens <= measured.cached_tokens,
             ),
             stamp_ns=frame.stamp_ns,
             deadline_met=None if limits.ends_at is None else finished <= limits.ends_at and box is not None,
@@ -279,6 +310,17 @@ class RemoteGrounder:
             "differs, and so may its boxes",
             self.server.where, reply.prompt_tokens, expected,
         )  # fmt: skip
+
+
+def _greedy(options: DecodingOptions, server: Server) -> DecodingOptions:
+    """The options, if they ask for nothing but greedy decoding within limits."""
+    asked = {"max_think_tokens": options.max_think_tokens is not None, "samples": options.samples not in (None, 1)}
+    asked["temperature"] = options.temperature > 0.0
+    refused = [name for name, wanted in asked.items() if wanted]
+    if refused:
+        expected = f"max_new_tokens or deadline_ms: {server.where} answers greedily and keeps its logits"
+        raise InputError(expected, ", ".join(refused), "leave it out, or use a bundle whose engine gives logits")
+    return options
 
 
 def _png(image_rgb: NDArray[np.uint8]) -> bytes:

@@ -11,13 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from egm_edge.backends.openai_http.chat_stream import (
-    MAX_REPLY_CHARS,
-    ChatStream,
-    Refused,
-    Server,
-    refusal_error,
-)
+from egm_edge.backends.openai_http.chat_stream import MAX_REPLY_CHARS, Refused, Server, refusal_error
 from egm_edge.decoding import Stage, TokenEvent
 from egm_edge.errors import BackendError, InputError
 
@@ -69,6 +63,24 @@ class Limits:
         return math.inf if self.ends_at is None else self.ends_at - time.perf_counter()
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an engine in this process measured itself; an event carries it under "measured", which no JSON can forge.
+
+    Attributes:
+        preprocess_ms: picture and prompt made ready for the engine, after this side's own resize.
+        prefill_ms: the engine's first step on the request to its first token, vision tower included, waiting for a place in
+            the batch left out; None where it did not say.
+        cached_tokens: prompt tokens that were in the KV cache already.
+        decode_steps: how often the engine ran to generate, 0 where it did not say.
+    """
+
+    preprocess_ms: float = 0.0
+    prefill_ms: float | None = None
+    cached_tokens: int = 0
+    decode_steps: int = 0
+
+
 @dataclass(slots=True)
 class RemoteReply:
     """What came back so far.
@@ -78,6 +90,7 @@ class RemoteReply:
         thought_apart: the server's reasoning parser sent one.
         think_tokens, completion_tokens: events where the server gives no usage. prompt_tokens: 0 where it gives none.
         finish_reason: the server's, "" when the reply was cut off here. stopped, out_of_time: why it was.
+        measured: the engine's own measurements, where it gives any.
         sent_at, first_token_at, answer_from: `time.perf_counter()`, None where there was none.
     """
 
@@ -90,25 +103,25 @@ class RemoteReply:
     finish_reason: str = ""
     stopped: bool = False
     out_of_time: bool = False
+    measured: Measured = Measured()
     first_token_at: float | None = None
     answer_from: float | None = None
 
 
 def ask(
     server: Server,
-    body: Mapping[str, Any],
+    open_stream: Callable[[], EventStream],
     limits: Limits,
     should_stop: Callable[[], bool] | None,
     on_token: Callable[[TokenEvent], None] | None,
     *,
     in_thought: bool = False,
-    open_stream: Callable[[Server, Mapping[str, Any]], EventStream] = ChatStream,
 ) -> RemoteReply:
     """One request; a server that says it is busy is asked again as long as the deadline allows.
 
     Args:
-        in_thought: the prompt opens a thought, so the reply begins inside it.
         open_stream: sends the request and gives its reply.
+        in_thought: the prompt opens a thought, so the reply begins inside it.
 
     Raises:
         BackendError: see `RemoteGrounder.ground`.
@@ -118,7 +131,7 @@ def ask(
         reply = RemoteReply(sent_at=time.perf_counter())
         try:
             gather = _Gatherer(server, reply, on_token, in_thought)
-            return _stream(server, lambda: open_stream(server, body), limits, should_stop, gather)
+            return _stream(server, open_stream, limits, should_stop, gather)
         except Refused as refusal:
             if refusal.status not in BUSY_STATUS or attempt == BUSY_TRIES:
                 raise refusal_error(server, refusal) from None
@@ -195,6 +208,8 @@ class _Gatherer:
         if isinstance(usage, dict):
             reply.prompt_tokens = _count(usage.get("prompt_tokens"), reply.prompt_tokens)
             reply.completion_tokens = _count(usage.get("completion_tokens"), reply.completion_tokens)
+        if isinstance(measured := event.get("measured"), Measured):
+            reply.measured = measured
         choices = event.get("choices")
         if not isinstance(choices, list) or not choices:
             return

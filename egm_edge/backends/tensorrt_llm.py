@@ -1,0 +1,253 @@
+"""TensorRtLlmGrounder: a datacentre bundle answered by NVIDIA's TensorRT-LLM (its PyTorch runtime) in this process.
+
+    if __name__ == "__main__":                 # the runtime starts workers, which import the calling script again
+        grounder = TensorRtLlmGrounder.from_bundle("egm-4b-trtllm")
+        grounding = grounder.ground(frame, "the red mug left of the kettle", color="rgb", deadline_ms=1500)
+
+The runtime tokenises, expands the image token and decodes. This side owns the whole prompt (the bundle's PromptSpec), the
+resize (so that the runtime finds nothing left to resize) and the parser. Requests of several threads decode in one batch.
+
+Written against the LLM API of 1.3 as its source shows it (`llmapi/llm.py`, `executor/result.py`, `sampling_params.py`,
+`_torch/models/modeling_qwen3vl.py`; development versions between 1.2.0rc2 and July 2026) and covered by a contract test with
+stand-ins of the same shape. Not run on hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from egm_edge.backends.base import RuntimeFacts
+from egm_edge.backends.in_process import BOX_PATTERN, InProcessGrounder
+from egm_edge.backends.openai_http.remote_grounder import RemoteFrame
+from egm_edge.backends.openai_http.reply import Limits, Measured
+from egm_edge.bundle import Bundle, Verify
+from egm_edge.errors import BackendError, BundleError, InputError
+
+__all__ = ["BOX_PATTERN", "TARGET", "TensorRtLlmGrounder"]
+
+TARGET = "tensorrt-llm"
+FAMILY = "qwen3_vl"  # InternVL3 is not among the models of the PyTorch runtime
+CHECKPOINT, ARGUMENTS = "checkpoint", "llm_args.yaml"
+THOUGHT_PATTERN = r"[^<]*</think>\s{0,4}"
+
+
+class TensorRtLlmGrounder(InProcessGrounder):
+    """A TensorRT-LLM bundle, opened. Kinds of guides: "regex", "json", "grammar" (EBNF), "structural_tag"; behind a thought
+    only "regex"."""
+
+    def __init__(self, runtime: Any, engine: Any, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> None:
+        facts = RuntimeFacts(f"tensorrt-llm {runtime.__version__}", "cuda:0")
+        super().__init__("TensorRT-LLM", facts, engine, bundle, guided)
+        if guided is not None and self.contract.in_thought and guided[0] != "regex":
+            raise InputError("a regex guide for a bundle that thinks first", guided[0], "pass ('regex', BOX_PATTERN)")
+        self._runtime = runtime
+        self._submitting = threading.Lock()  # the Hugging Face processor inside is not made for several threads
+        self._replies: set[_Reply] = set()
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | Path, *, verify: Verify = "full", guided: tuple[str, str] | None = None
+    ) -> TensorRtLlmGrounder:
+        """Open a bundle and load its checkpoint into the runtime.
+
+        Raises:
+            BundleError: no bundle, damaged, or of another target or family.
+            BackendError: the runtime is not installed, of a release that shifts boxes, or cannot load the checkpoint.
+        """
+        return cls.from_opened(Bundle.open(path, verify=verify), guided=guided)
+
+    @classmethod
+    def from_opened(cls, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> TensorRtLlmGrounder:
+        """As `from_bundle`, for a bundle that is already open."""
+        manifest = bundle.manifest
+        if manifest.target != TARGET or manifest.family != FAMILY:
+            found = f"{manifest.family} for {manifest.target} in {bundle.root}"
+            mend = f"egm build CHECKPOINT --target {TARGET}; InternVL3 runs on vllm and sglang"
+            raise BundleError(f"a {FAMILY} bundle for {TARGET}", found, mend)
+        runtime = _load_runtime(str(manifest.versions["server"]))
+        import yaml  # comes with the runtime
+
+        arguments = yaml.safe_load(bundle.path(ARGUMENTS).read_text(encoding="utf-8"))
+        try:
+            engine = runtime.LLM(model=str(bundle.root / CHECKPOINT), **arguments)
+        except Exception as error:  # whatever torch, CUDA, MPI and pydantic raise
+            mend = (
+                "see the runtime's log; egm build with a smaller --batch, --max-pixels or --precision needs less memory"
+            )
+            raise BackendError(f"TensorRT-LLM to load {bundle.root / CHECKPOINT}", _words(error), mend) from None
+        return cls(runtime, engine, bundle, guided=guided)
+
+    def close(self) -> None:
+        """Free the engine; waits for requests that are running."""
+        with self._submitting:
+            engine, self._engine = self._engine, None
+        for reply in list(self._replies):
+            reply.join(self.server.stall_timeout_s)
+        if engine is not None:
+            engine.shutdown()
+
+    def _picture(self, sent_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return sent_rgb
+
+    def _open_stream(self, frame: RemoteFrame, user_text: str, limits: Limits) -> _Reply:
+        self._open_engine()
+        inputs, sampling = self._inputs(frame, user_text), self._sampling(limits)
+
+        def submit() -> Any:
+            with self._submitting:
+                return self._open_engine().generate_async(inputs, sampling, streaming=True)
+
+        reply = _Reply(submit, self._replies.discard)
+        self._replies.add(reply)
+        reply.start()
+        return reply
+
+    def _inputs(self, frame: RemoteFrame, user_text: str) -> dict[str, Any]:
+        """The runtime's prompt: text with one image token, one picture, and the bundle's own pixel budget."""
+        spec = self.contract.pixel_spec
+        assert spec is not None and isinstance(frame.picture, np.ndarray)
+        return {
+            "prompt": self.contract.prompt(user_text),
+            "multi_modal_data": {"image": [Image.fromarray(frame.picture)]},
+            "mm_processor_kwargs": {"size": spec.area_limits},
+        }
+
+    def _sampling(self, limits: Limits) -> Any:
+        guide = None
+        if self.guided is not None:
+            kind, text = self.guided
+            text = THOUGHT_PATTERN + text if self.contract.in_thought else text
+            guide = self._runtime.llmapi.GuidedDecodingParams(**{kind: text})
+        return self._runtime.SamplingParams(
+            max_tokens=limits.max_new_tokens, temperature=0.0, top_k=1, return_perf_metrics=True, guided_decoding=guide
+        )
+
+
+class _Reply:
+    """One request in the runtime, read as OpenAI's chat events. A thread of its own waits for the runtime, which has no
+    timeouts, so that a deadline or a cancel holds whatever the runtime is doing."""
+
+    def __init__(self, submit: Callable[[], Any], ended: Callable[[_Reply], None]) -> None:
+        self._submit, self._ended = submit, ended
+        self._events: queue.SimpleQueue[dict[str, Any] | BackendError | None] = queue.SimpleQueue()
+        self._state = threading.Lock()
+        self._closed = False
+        self._request: Any = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the runtime is done with it."""
+        self._thread.join(timeout_s)
+
+    def next(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next event, None at the end.
+
+        Raises:
+            TimeoutError: none came in time. BackendError: the runtime failed.
+        """
+        try:
+            event = self._events.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            raise TimeoutError from None
+        if isinstance(event, BackendError):
+            raise event
+        return event
+
+    def close(self) -> None:
+        """Take the request out of the batch, if it is not done. Does not wait: others go on meanwhile."""
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._request is not None and not self._request.finished:
+            with contextlib.suppress(Exception):  # a runtime that died has nothing to abort
+                self._request.abort()
+
+    def _run(self) -> None:
+        try:
+            self._pump()
+        except BackendError as error:
+            self._events.put(error)
+        except Exception as error:  # crosses threads; `next` raises it where the caller is
+            mend = "see the runtime's log, and the picture's size against the bundle's limits"
+            self._events.put(BackendError("TensorRT-LLM to answer", _words(error), mend))
+        finally:
+            self._ended(self)
+
+    def _pump(self) -> None:
+        started = time.perf_counter()
+        request = self._submit()
+        preprocess_ms = (time.perf_counter() - started) * 1e3
+        with self._state:
+            self._request = request
+            if self._closed:  # while the picture was being processed
+                self._abort()
+        usage = {"prompt_tokens": len(request.prompt_token_ids)}
+        self._events.put({"usage": usage, "measured": Measured(preprocess_ms)})
+        output = None
+        for step in request:  # the same object again, grown by what the runtime's last step gave
+            output = step.outputs[0]
+            self._events.put({"choices": [{"delta": {"content": output.text_diff}, "finish_reason": None}]})
+        reason = "nothing" if output is None else output.finish_reason
+        if output is None or reason not in ("stop", "length"):
+            found = f"a request that ended as {reason!r} by itself"
+            raise BackendError("TensorRT-LLM to answer", found, "see the runtime's log")
+        last: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": reason}]}
+        last["usage"] = usage | {"completion_tokens": len(output.token_ids)}
+        last["measured"] = _measured(request, output, preprocess_ms)
+        self._events.put(last)
+        self._events.put(None)
+
+
+def _measured(request: Any, output: Any, preprocess_ms: float) -> Measured:
+    """What the runtime says of a finished request; a value that it leaves out stays unknown."""
+    prefill_ms, steps = None, int(getattr(request, "decoding_iter", 0) or 0)
+    metrics = getattr(output, "request_perf_metrics", None)
+    if metrics is not None:
+        timing = metrics.timing_metrics  # datetime.timedelta since one moment
+        between_ms = (timing.first_token_time - timing.first_scheduled_time).total_seconds() * 1e3
+        prefill_ms = between_ms if between_ms > 0.0 else None
+        if metrics.first_iter is not None and metrics.last_iter is not None:
+            steps = metrics.last_iter - metrics.first_iter + 1
+    return Measured(preprocess_ms, prefill_ms, int(getattr(request, "cached_tokens", 0) or 0), steps)
+
+
+def _load_runtime(requirement: str) -> Any:
+    """The package, of a release that the bundle accepts."""
+    install = (
+        f"pip install '{requirement}' on a machine with a GPU of `egm targets`, or start serve.sh where it is installed"
+    )
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints its version, where --json is read
+            runtime = importlib.import_module("tensorrt_llm")
+            importlib.import_module("tensorrt_llm.llmapi")
+    except Exception as error:  # ImportError, and what a missing CUDA library or MPI raises
+        raise BackendError(f"{requirement}, which runs this bundle", _words(error), install) from None
+    from packaging.requirements import Requirement  # comes with the runtime
+
+    if not Requirement(requirement).specifier.contains(runtime.__version__, prereleases=True):
+        found = f"{runtime.__version__}, which is known to shift boxes or was never tried"
+        raise BackendError(f"{requirement}, as the bundle asks for", found, install)
+    return runtime
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:250]}"
