@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from egm_edge.errors import EgmError
     from egm_edge.grounder import Frame, Grounder
     from egm_edge.grounding import Grounding, Outcome, Task
+    from egm_edge.opening import open_grounder
 
 __version__ = "0.1.0"
-__all__ = ["Box", "EgmError", "Frame", "Grounder", "Grounding", "Outcome", "Task"]
+__all__ = ["Box", "EgmError", "Frame", "Grounder", "Grounding", "Outcome", "Task", "open_grounder"]
 
 _HOMES = {
     "Box": "boxes",
@@ -29,6 +30,7 @@ _HOMES = {
     "Grounding": "grounding",
     "Outcome": "grounding",
     "Task": "grounding",
+    "open_grounder": "opening",
 }
 
 

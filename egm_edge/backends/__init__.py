@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts, Session
 from egm_edge.bundle import Bundle
+from egm_edge.checkpoint_bundle import TARGET as CHECKPOINT_TARGET
 from egm_edge.errors import BackendError
 
 __all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "load_backend", "open_backend"]
@@ -31,18 +32,16 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
     Raises:
         BackendError: no backend for this target, or its runtime is missing.
     """
-    target = bundle.manifest.target
+    target, path = bundle.manifest.target, repr(str(bundle.root))
+    serve = f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, contract={path})"
     if target in _SERVERS:
-        raise BackendError(
-            "a bundle that runs in this process",
-            f"one for the server {target}",
-            f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, contract={str(bundle.root)!r})",
-        )
-    if "tensorrt-edgellm" in bundle.manifest.versions:
+        raise BackendError("a bundle that runs in this process", f"one for the server {target}", serve)
+    if name := whole_answers_by(bundle):
+        mend = f"open it with egm_edge.open_grounder({path}), which takes {name}"
         raise BackendError(
             "a bundle whose runtime gives logits",
             f"one for {target}, whose runtime answers whole requests",
-            f"open it with egm_edge.backends.edge_llm.EdgeLlmGrounder.from_bundle({str(bundle.root)!r})",
+            f"{mend}, or {serve}" if target == _TENSORRT_LLM else mend,
         )
     if target not in _BACKENDS:
         raise BackendError(
@@ -53,8 +52,17 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
     return _BACKENDS[target](bundle, memory, threads)
 
 
+def whole_answers_by(bundle: Bundle) -> str:
+    """The class that runs a bundle whose runtime answers whole requests, "" for one whose engine gives logits."""
+    if bundle.manifest.target == _TENSORRT_LLM:
+        return "TensorRtLlmGrounder"
+    return "EdgeLlmGrounder" if "tensorrt-edgellm" in bundle.manifest.versions else ""
+
+
 def _doubt(bundle: Bundle) -> str:
     """Why the bundle's boxes may not be its checkpoint's, "" when a parity report vouches for this very content."""
+    if bundle.manifest.target == CHECKPOINT_TARGET:
+        return ""  # it is the checkpoint
     parity = bundle.manifest.parity
     if parity["status"] == "failed":
         return f"this bundle FAILED its parity check at {parity.get('first_divergence') or 'an unnamed stage'}"
@@ -87,9 +95,17 @@ def _tensorrt_rtx(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     return PortableBackend(bundle, RtxRunner(bundle, *import_runtime()))
 
 
-_SERVERS = ("tensorrt-llm", "vllm", "sglang")
+def _transformers(bundle: Bundle, memory: str, threads: int | None) -> Backend:
+    from egm_edge.backends.transformers_backend import TransformersBackend
+
+    return TransformersBackend(bundle, threads=threads)
+
+
+_TENSORRT_LLM = "tensorrt-llm"
+_SERVERS = ("vllm", "sglang")
 _BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {
     "cpu": _onnx_runtime,
     "cuda": _cuda,
     "rtx": _tensorrt_rtx,
+    CHECKPOINT_TARGET: _transformers,
 }

@@ -179,7 +179,7 @@ class TransformersReference:
         vision = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
         with torch.inference_mode():
             features = self.model.get_image_features(**vision, return_dict=True)
-            positions = self._positions(inputs)
+            positions = self.positions(inputs)
             appended = torch.tensor([list(reply)], dtype=torch.int64, device=self.device)
             inputs["input_ids"] = torch.cat([inputs["input_ids"], appended], 1)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -198,7 +198,8 @@ class TransformersReference:
         """Reply text; `marked` keeps special tokens, which InternVL's answer syntax is made of."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not marked))
 
-    def _positions(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.int64]:
+    def positions(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.int64]:
+        """Rotary positions [3, n] of prompt tokens, as the model counts them."""
         length = inputs["input_ids"].shape[1]
         rope_index = getattr(self.model.model, "get_rope_index", None)
         if rope_index is None:

@@ -102,17 +102,17 @@ class _Asked:
 
 
 def _bundle(arguments: argparse.Namespace) -> _Asked:
-    from egm_edge.bundle import Bundle
+    from egm_edge.checkpoint_bundle import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_directory(arguments.bundle)
     manifest = bundle.manifest
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
 
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
-        from egm_edge.grounder import Grounder
+        from egm_edge.opening import open_grounder
 
-        with Grounder.from_opened(bundle, memory=arguments.memory, threads=arguments.threads) as grounder:
+        with open_grounder(bundle, memory=arguments.memory, threads=arguments.threads) as grounder:
             evaluate_rows(grounder, rows, pictures, budgets, log, progress)
 
     identity = {
@@ -199,7 +199,7 @@ def _compare(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm evaluate", description="Accuracy of a bundle on grounding data.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle directory, or an OpenAI-compatible server's /v1")
+    parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle or checkpoint, or an OpenAI-compatible server's /v1")
     parser.add_argument("--data", metavar="FILE", nargs="+", required=True, help="jsonl files or refs pickles")
     parser.add_argument("--images", metavar="DIR", help="folder of the pictures (default: beside the data)")
     parser.add_argument("--out", metavar="DIR", help="where records and reports go (default: out/evaluate-NAME)")

@@ -18,7 +18,7 @@ from egm_edge.request import check_expression
 from egm_edge.shipped import resolve_bundle
 
 if TYPE_CHECKING:
-    from egm_edge.grounder import Grounder
+    from egm_edge.opening import AnyGrounder
 
 MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> int:
     source = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if arguments.image == "-" else Path(arguments.image)
     image_rgb = load_image(source)
 
-    from egm_edge.grounder import Grounder
+    from egm_edge.opening import open_grounder
 
     started = time.perf_counter()
-    grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
+    grounder = open_grounder(bundle_dir, memory=arguments.memory, threads=arguments.threads)
     load_ms = (time.perf_counter() - started) * 1000.0
     try:
         if arguments.timings:  # the same image size as what is measured, so that no buffer grows inside a measured stage
@@ -78,7 +78,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or another picture file; - reads it from stdin")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to find, in plain words")
     parser.add_argument("--task", choices=[t.value for t in Task], default="modal", help="visible part, or whole object")
-    parser.add_argument("--bundle", metavar="DIR", help="bundle to run (default: $EGM_BUNDLE, else the cached default one)")
+    parser.add_argument(
+        "--bundle", metavar="DIR", help="bundle or checkpoint to run (default: $EGM_BUNDLE, else the cached default bundle)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per text")
     parser.add_argument("--save", metavar="OUT.png", help="write the picture with its boxes")
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
@@ -91,7 +93,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _ground(grounder: Grounder, source: Path | bytes, arguments: argparse.Namespace) -> list[Grounding]:
+def _ground(grounder: AnyGrounder, source: Path | bytes, arguments: argparse.Namespace) -> list[Grounding]:
     frame = None if arguments.deadline_ms else grounder.frame(source)
     if frame is None:  # the deadline decides how many pixels are looked at, so every text sees the image anew
         grounder.warm_up()
@@ -126,7 +128,7 @@ def describe(grounding: Grounding) -> str:
     )
 
 
-def _print_timings(grounder: Grounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:
+def _print_timings(grounder: AnyGrounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:
     from egm_edge.cli.timings import RunFacts, timings_table
 
     facts = RunFacts.collect(grounder, load_ms)

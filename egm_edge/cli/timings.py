@@ -12,7 +12,7 @@ from egm_edge.grounding import Grounding
 from egm_edge.machine import cpu_name, peak_rss_mb, usable_cpus
 
 if TYPE_CHECKING:
-    from egm_edge.grounder import Grounder
+    from egm_edge.opening import AnyGrounder
 
 STAGES = ("decode_image_ms", "preprocess_ms", "vision_ms", "prefill_ms", "think_ms", "answer_ms", "parse_ms")
 TOTALS = ("ttft_ms", "total_ms")
@@ -44,10 +44,10 @@ class RunFacts:
     peak_rss_mb: float
 
     @classmethod
-    def collect(cls, grounder: Grounder, load_ms: float) -> RunFacts:
+    def collect(cls, grounder: AnyGrounder, load_ms: float) -> RunFacts:
         """Read the facts of a grounder that has answered."""
         manifest = grounder.bundle.manifest
-        facts = grounder.backend.facts
+        facts = grounder.facts
         return cls(
             bundle=str(grounder.bundle.root),
             bundle_hash=grounder.bundle.hash,

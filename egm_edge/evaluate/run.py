@@ -134,7 +134,8 @@ class _Shared:
             if timings.frame_reused:
                 total_ms += self._frame_ms
             else:
-                self._frame_ms = timings.vision_ms + getattr(frame.engine_frame, "prefill_ms", 0.0)
+                engine_frame = getattr(frame, "engine_frame", None)  # runtimes that answer whole requests have none
+                self._frame_ms = timings.vision_ms + getattr(engine_frame, "prefill_ms", 0.0)
         else:
             source = _source(row, picture)
             grounding = self._asked.ground(source, row.expression, task=row.task, color="rgb", **limit)
