@@ -57,12 +57,14 @@ class Layout:
         slots: what stands between them, one fewer.
         empty: the whole answer that says "nothing".
         label_is_expression: the label repeated the whole expression.
+        label_words: the label repeated so many words that stood before its box in the thought.
     """
 
     pieces: tuple[tuple[int, ...], ...]
     slots: tuple[Kind, ...]
     empty: tuple[int, ...]
     label_is_expression: bool = True
+    label_words: int = 0
 
     @property
     def frame(self) -> tuple[object, ...]:

@@ -185,7 +185,7 @@ class Run:
         draft = self.guide.propose() if self.guide is not None else []
         if not draft and self.lookup is not None:
             draft = self.lookup.propose(room)
-            draft += self.guide.box_behind(draft) if self.guide is not None else []
+            draft = self.guide.with_box(draft) if self.guide is not None else draft
         return draft[:room]
 
     def next(self, logits: NDArray[np.float32]) -> list[int]:

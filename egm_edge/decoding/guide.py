@@ -8,20 +8,20 @@ Knows nothing of engines or clocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.decoding.answer_syntax import AnswerSyntax, Kind, Layout
 from egm_edge.decoding.automaton import BOX_NUMBERS, MAX_SPACES, NUMBER_MAX, State, fits
+from egm_edge.decoding.boxes_heard import BoxesHeard, BoxTokens
 from egm_edge.decoding.pick import Pick
 from egm_edge.decoding.spread import NumberChoice, number_choice
 
 MAX_LABEL_TOKENS, BRIEF_LABEL_TOKENS = 64, 16
 LABEL_ENDS = ('"', "</ref>")
 MAX_BOX_DRAFT_TOKENS = 16
-
-BoxTokens = tuple[tuple[int, ...], ...]
 
 
 class Guide:
@@ -51,7 +51,7 @@ class Guide:
         self._label: list[int] = []
         self._number: list[tuple[int, ...]] = []
         self._after_box = 0
-        self._heard = _BoxListener(syntax)
+        self._heard = BoxesHeard(syntax.tokens)
 
     @property
     def finished(self) -> bool:
@@ -157,7 +157,7 @@ class Guide:
         if not self.hurried or self.state is None:
             return []
         at, empty = len(self._answer), self._layout.empty
-        label = self._label_draft() if self._at_slot(Kind.LABEL) else []
+        label = self._label_draft(self._slot) if self._at_slot(Kind.LABEL) else []
         ways = (self._constant_ahead() or label)[:1]
         if empty[:at] == tuple(self._answer):
             ways += [token for token in empty[at : at + 1] if token not in ways]
@@ -179,8 +179,11 @@ class Guide:
         """Remember how this answer was laid out, for the drafts of the next one."""
         layout = self.syntax.layout_of(self._answer)
         if layout is not None:
-            whole = self._decoded(self._label).strip() == self.expression.strip()
-            self.syntax.learn(Layout(layout.pieces, layout.slots, layout.empty, whole))
+            label = self._decoded(self._label).split()
+            heard = self._heard.words_before(tuple(self._number))
+            repeated = len(label) if label and heard[-len(label) :] == label else 0
+            whole = label == self.expression.split()
+            self.syntax.learn(replace(layout, label_is_expression=whole, label_words=repeated))
 
     def propose(self) -> list[int]:
         """The tokens that probably come next, [] when nothing is known."""
@@ -191,14 +194,16 @@ class Guide:
             return draft
         kind = self._layout.slots[self._slot]
         if self._in_slot:
-            return self._label_draft() if kind is Kind.LABEL else self._box_draft() or draft
+            return self._label_draft(self._slot) if kind is Kind.LABEL else self._box_draft() or draft
         return draft + self._slot_draft(kind)
 
-    def box_behind(self, draft: Sequence[int]) -> list[int]:
-        """What an answer that begins with the end of `draft` probably says, [] where the draft begins none."""
+    def with_box(self, draft: list[int]) -> list[int]:
+        """A draft of the thought that runs on into the answer, the thought's own box being what the answer says."""
         frame = self._piece(0)
-        begins = self.state is None and frame and tuple(draft[-len(frame) :]) == frame
-        return self._slot_draft(self._layout.slots[0]) if begins else []
+        ends = (i for i in range(len(frame), len(draft) + 1) if tuple(draft[i - len(frame) : i]) == frame)
+        end = next(ends, 0) if self.state is None and frame else 0
+        box = self._slot_draft(self._layout.slots[0]) if end else []
+        return draft[:end] + box if box else draft
 
     def _follow_layout(self, kind: Kind, token: int, *, new_number: bool) -> None:
         if kind is Kind.CONSTANT:
@@ -238,11 +243,11 @@ class Guide:
         """What may stand in the slot that begins after the constant tokens."""
         if kind is Kind.NUMBER:
             return self._box_draft() if not self._number else []
-        return self._label_draft()
+        return self._label_draft(self._slot)
 
     def _box_draft(self) -> list[int]:
         """The rest of a box of the thought that begins with the tokens written so far, and the frame after it."""
-        box = next((b for b in self._heard.likely_boxes() if self._begins(b)), None)
+        box = next((b for b in self._heard.likely() if self._begins(b)), None)
         if box is None:
             return []
         done, slot, draft = len(self._number), self._slot, []
@@ -254,7 +259,7 @@ class Guide:
             slot += 1
             draft += [*self._piece(slot), *number]
         if self._layout.slots[slot:] == (Kind.LABEL,):
-            draft += self._label_draft()
+            draft += self._label_draft(slot, box)
         return draft[:MAX_BOX_DRAFT_TOKENS]
 
     def _begins(self, box: BoxTokens) -> bool:
@@ -263,18 +268,25 @@ class Guide:
         done = len(self._number) - 1
         return box[:done] == tuple(self._number[:done]) and box[done][: len(self._number[-1])] == self._number[-1]
 
-    def _label_draft(self) -> list[int]:
-        """More of the expression, as far as the label agrees with it."""
-        said = self._decoded(self._label)
-        at = self.expression.find(said)
-        if at < 0 or (not said and not self._layout.label_is_expression):
+    def _label_draft(self, slot: int, box: BoxTokens = ()) -> list[int]:
+        """More of the label that this model probably writes, as far as it agrees with what stands of it, and what follows."""
+        said, likely = self._decoded(self._label), self._likely_label(box or tuple(self._number))
+        source = likely or self.expression
+        at = source.find(said)
+        if at < 0 or not (said or likely):
             return []
-        rest = self.expression[at + len(said) :]
-        if not self._layout.label_is_expression:
+        rest = source[at + len(said) :]
+        if not likely:
             rest = " " + rest.split()[0] if rest.startswith(" ") and rest.split() else ""
         words = self.syntax.encode(rest)
-        closing = self._piece(self._slot + 1)
-        return [*words, *closing][:MAX_BOX_DRAFT_TOKENS] if words or self._layout.label_is_expression else []
+        return [*words, *self._piece(slot + 1)][:MAX_BOX_DRAFT_TOKENS] if words or likely else []
+
+    def _likely_label(self, box: BoxTokens) -> str:
+        """The expression, or words that stood before the box in the thought, as in the last answer; "" where it was neither."""
+        if self._layout.label_is_expression:
+            return self.expression
+        count = self._layout.label_words
+        return " ".join(self._heard.words_before(box)[-count:]) if count else ""
 
     def _at_slot(self, kind: Kind) -> bool:
         """A slot of this kind has begun, or begins with the next token."""
@@ -319,40 +331,3 @@ class Guide:
 
     def _decoded(self, tokens: Sequence[int]) -> str:
         return b"".join(self.syntax.tokens.of[token] for token in tokens).decode(errors="ignore")
-
-
-class _BoxListener:
-    """Finds boxes in a thought: four numbers with commas or blanks between them."""
-
-    def __init__(self, syntax: AnswerSyntax) -> None:
-        self.boxes: list[BoxTokens] = []
-        self._tokens = syntax.tokens
-        self._numbers: list[tuple[int, ...]] = []
-        self._joined = False
-        self._alone: tuple[int, ...] = ()
-
-    def likely_boxes(self) -> list[BoxTokens]:
-        """The boxes heard, the likeliest answer first: the one whose place in the list was named last ("target 2"), else
-        the last one."""
-        named = b"".join(self._tokens.of[token] for token in self._alone)
-        at = int(named) - 1 if named.isdigit() else -1
-        chosen = self.boxes[at : at + 1] if at >= 0 else []
-        return [*chosen, *reversed(self.boxes)]
-
-    def add(self, token: int) -> None:
-        written = self._tokens.of[token] if token < len(self._tokens.of) else b""
-        if written.isdigit():
-            if self._joined and self._numbers and not self._tokens.whole_numbers:
-                self._numbers[-1] += (token,)
-            else:
-                self._numbers.append((token,))
-            self._joined = True
-            return
-        self._joined = False
-        if written.strip() in (b"", b","):
-            return
-        if len(self._numbers) == BOX_NUMBERS:
-            self.boxes.append(tuple(self._numbers))
-        elif len(self._numbers) == 1:
-            self._alone = self._numbers[0]
-        self._numbers = []
