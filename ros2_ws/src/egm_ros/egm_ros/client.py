@@ -37,6 +37,7 @@ from std_msgs.msg import String
 from egm_edge.boxes import Box
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Task
+from egm_ros.times import nanoseconds, to_duration, to_time
 
 TASKS = {Task.MODAL: Ground.Goal.TASK_MODAL, Task.AMODAL: Ground.Goal.TASK_AMODAL}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -114,7 +115,7 @@ class Request:
     def _on_feedback(self, message: Any) -> None:
         told = message.feedback
         box = to_box(told.first_box) if told.has_first_box else None
-        stamp_ns = told.source_stamp.sec * 1_000_000_000 + told.source_stamp.nanosec
+        stamp_ns = nanoseconds(told.source_stamp)
         self._feedback = Feedback(told.stage, told.tokens, told.partial_text, box, stamp_ns)
 
     def _on_goal(self, future: Any) -> None:
@@ -223,8 +224,7 @@ class GroundingClient:
         """
         goal = Ground.Goal(expression=expression, task=TASKS[Task.parse(task)])
         if deadline_s is not None:
-            nanoseconds = round(deadline_s * 1e9)
-            goal.deadline.sec, goal.deadline.nanosec = nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000
+            goal.deadline = to_duration(round(deadline_s * 1e9))
         if image is not None:
             goal.image = _to_image(image, stamp_ns)
         if not self.is_available(self._wait_s):
@@ -273,6 +273,6 @@ def _to_image(image: NDArray[np.uint8], stamp_ns: int) -> Image:
         raise InputError("an [H, W, 3] uint8 RGB image", found, "convert it first")
     height, width = image.shape[:2]
     message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-    message.header.stamp.sec, message.header.stamp.nanosec = stamp_ns // 1_000_000_000, stamp_ns % 1_000_000_000
+    message.header.stamp = to_time(stamp_ns)
     message.data = array.array("B", np.ascontiguousarray(image).tobytes())
     return message

@@ -26,6 +26,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detectio
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
+from egm_ros.times import nanoseconds
 
 PARAMETERS: dict[str, tuple[float, float, float, str]] = {
     "max_depth_m": (10.0, 0.1, 1000.0, "Farther values are not believed."),
@@ -37,7 +38,7 @@ WARN_PERIOD_S = 5.0
 
 
 def stamp_ns_of(message: Image | Detection2DArray) -> int:
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+    return nanoseconds(message.header.stamp)
 
 
 class DepthMemory:

@@ -42,6 +42,7 @@ from egm_ros.parameters import ParameterSettings
 from egm_ros.request_servers import RequestServers
 from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
+from egm_ros.times import nanoseconds
 
 ENGINE_FACTORY = "egm_ros.model_process:load_grounder"
 WARN_PERIOD_S = 5.0
@@ -204,8 +205,7 @@ class GroundingNode(LifecycleNode):
 
     def _on_image(self, message: Any) -> None:
         """Called in the camera's thread."""
-        stamp = message.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        stamp_ns = nanoseconds(message.header.stamp)
         if stamp_ns < self._last_stamp_ns:
             self.refuse("stamps_went_back", f"an image is stamped {(self._last_stamp_ns - stamp_ns) / 1e9:.3f} s back")
         self._last_stamp_ns = stamp_ns

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from egm_ros.conversion import Picture, to_picture
+from egm_ros.times import nanoseconds
 
 
 @dataclass(eq=False)
@@ -34,8 +35,7 @@ class CameraFrame:
 
     @property
     def stamp_ns(self) -> int:
-        stamp = self.message.header.stamp
-        return stamp.sec * 1_000_000_000 + stamp.nanosec
+        return nanoseconds(self.message.header.stamp)
 
     @property
     def arrived_ns(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from builtin_interfaces.msg import Duration
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray, StageTimings, TokenCounts
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -19,6 +18,7 @@ from egm_edge.tracking import TrackState
 from egm_ros.follower import Followed
 from egm_ros.mailbox import CameraFrame
 from egm_ros.requests import Answer
+from egm_ros.times import to_duration
 
 OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
 TRACK_STATES = {state: getattr(GroundedObject, f"TRACK_{state.value}") for state in TrackState}
@@ -41,11 +41,6 @@ def to_bounding_box(box: Box) -> BoundingBox2D:
 def to_ros_text(text: str) -> str:
     """A ROS string ends at its first NUL; a model may well generate one. U+FFFD takes its place."""
     return text.replace("\0", "\ufffd")
-
-
-def to_duration(nanoseconds: int) -> Duration:
-    """Also of a negative time, as it comes about when a clock jumps back: seconds are floored, nanoseconds positive."""
-    return Duration(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
 
 
 def to_grounded_object(answer: Answer, now_ns: int) -> GroundedObject:

@@ -37,9 +37,9 @@ def load_grounder(settings: Settings) -> Any:
     """
     if not settings.bundle_path:
         raise InputError("a bundle", "an empty bundle_path", "set it with -p bundle_path:=DIR; `egm build` makes one")
-    from egm_edge.grounder import Grounder
+    from egm_edge.opening import open_grounder
 
-    return Grounder.from_bundle(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
+    return open_grounder(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
 
 
 class FrameCache:

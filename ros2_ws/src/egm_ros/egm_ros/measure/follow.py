@@ -17,9 +17,10 @@ from vision_msgs.msg import Detection2DArray
 
 from egm_edge.boxes import Box
 from egm_ros.client import to_box
-from egm_ros.measure.listener import Listener, stamp_ns
+from egm_ros.measure.listener import Listener
 from egm_ros.measure.processes import grounding_node, running, wait_until
 from egm_ros.measure.slow_model import DELAY_VARIABLE, FACTORY
+from egm_ros.times import nanoseconds
 
 START_S, SETTLE_S = 120.0, 2.0
 MOTIONS, DELAYS_S = ("slide", "swerve", "turn", "approach", "hide", "mixed"), (0.3, 1.0, 2.0)
@@ -71,10 +72,10 @@ def measure_follow(bundle: str, motion: str, delay_s: float, seconds: float, see
         def on_truth(message: Detection2DArray) -> None:
             for one in message.detections:
                 if one.results[0].hypothesis.class_id == target:
-                    truths[stamp_ns(message.header.stamp)] = to_box(one.bbox)
+                    truths[nanoseconds(message.header.stamp)] = to_box(one.bbox)
 
         def on_objects(message: GroundedObjectArray) -> None:
-            objects.extend((stamp_ns(one.header.stamp), one) for one in message.objects)
+            objects.extend((nanoseconds(one.header.stamp), one) for one in message.objects)
 
         listener.node.create_subscription(Detection2DArray, "ground_truth", on_truth, qos_profile_sensor_data)
         listener.node.create_subscription(GroundedObjectArray, "grounded_objects", on_objects, 50)

@@ -17,11 +17,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
+from egm_ros.times import nanoseconds
+
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-def stamp_ns(stamp) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 class Listener:
@@ -88,12 +86,12 @@ class Listener:
         return bool(ready())
 
     def _on_detections(self, message: Detection2DArray) -> None:
-        self.detections.append((time.time_ns(), stamp_ns(message.header.stamp), len(message.detections)))
+        self.detections.append((time.time_ns(), nanoseconds(message.header.stamp), len(message.detections)))
 
     def _on_objects(self, message: GroundedObjectArray) -> None:
         for one in message.objects:
             if one.track_state in (GroundedObject.TRACK_PROPAGATED, GroundedObject.TRACK_LOST):
-                self.objects.append((stamp_ns(one.latency) / 1e6, stamp_ns(one.age) / 1e6, one.track_state))
+                self.objects.append((nanoseconds(one.latency) / 1e6, nanoseconds(one.age) / 1e6, one.track_state))
             else:
                 self.answers.append(one.outcome)
 

@@ -10,6 +10,8 @@ from typing import Any
 import rclpy
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 
+from egm_ros.times import nanoseconds
+
 _OUTCOMES = {
     getattr(GroundedObject, f"OUTCOME_{name}"): name
     for name in ("FAILED", "FOUND", "NOT_FOUND", "AMBIGUOUS", "TIMED_OUT", "CANCELLED", "UNPARSABLE")
@@ -50,8 +52,8 @@ def row(one: GroundedObject, received_ns: int) -> dict[str, Any]:
     stages = one.timings.get_fields_and_field_types()
     return {
         "received_ns": received_ns,
-        "stamp_ns": one.source_stamp.sec * 1_000_000_000 + one.source_stamp.nanosec,
-        "age_ms": one.age.sec * 1e3 + one.age.nanosec / 1e6,
+        "stamp_ns": nanoseconds(one.source_stamp),
+        "age_ms": nanoseconds(one.age) / 1e6,
         "outcome": _OUTCOMES.get(one.outcome, str(one.outcome)),
         "expression": one.expression,
         "task": "amodal" if one.task == GroundedObject.TASK_AMODAL else "modal",
