@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from build_engine.checkpoint import Checkpoint
+from egm_edge.checkpoint_bundle import stop_token_ids
 from egm_edge.errors import CheckpointError
 
 
@@ -20,15 +21,9 @@ def require_plain_greedy(checkpoint: Checkpoint) -> None:
 
 
 def stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """End tokens: generation_config first, as transformers' generate does, else the text config's.
-
-    A checkpoint that names none (tiny random ones do) ends at the token limit, as it does in transformers.
-    """
-    for values in (checkpoint.read_json_or_empty("generation_config.json"), checkpoint.text_config, checkpoint.config):
-        found = values.get("eos_token_id")
-        if found is not None:
-            return tuple(int(token) for token in (found if isinstance(found, list) else [found]))
-    return ()
+    """End tokens, as transformers' generate finds them."""
+    settings = checkpoint.read_json_or_empty("generation_config.json")
+    return stop_token_ids(settings, checkpoint.text_config, checkpoint.config)
 
 
 def weight_licence(checkpoint: Checkpoint) -> str:

@@ -96,8 +96,14 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
 
 
 def stop_token_ids(*settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """End tokens of the first settings that name any; pass generation_config.json first, as transformers' generate does,
-    then the text config, then the whole config. None named: () - answers end at the token limit, as in transformers."""
+    """End tokens of the first settings that name any.
+
+    Args:
+        settings: generation_config.json first, as transformers' generate does, then the text config, then the whole config.
+
+    Returns:
+        () where none names any (tiny random checkpoints): answers then end at the token limit, as in transformers.
+    """
     for values in settings:
         found = values.get("eos_token_id")
         if found is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from dataclasses import replace
@@ -12,13 +13,19 @@ import numpy as np
 import pytest
 
 from build_engine.compilers.cpu import build_cpu
+from build_engine.compilers.serving import compile_server
+from build_engine.request import BuildRequest
+from build_engine.targets import target_for
 from egm_edge import Grounder, open_grounder
 from egm_edge.backends import load_backend
 from egm_edge.backends.edge_llm import EdgeLlmGrounder
 from egm_edge.backends.tensorrt_llm import TensorRtLlmGrounder
 from egm_edge.bundle import Bundle
 from egm_edge.checkpoint_bundle import describe_checkpoint
+from egm_edge.cli import main
+from egm_edge.draw import save_image
 from egm_edge.errors import BackendError, BundleError, InputError
+from tests.backends import test_tensorrt_llm as stand_in
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 
@@ -70,31 +77,49 @@ def test_nothing_there_is_one_line(tmp_path: Path) -> None:
         open_grounder(tmp_path / "none")
 
 
-def test_egm_ground_asks_a_datacentre_bundle(
-    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command, the grounder and the contract together; only the SDK is a stand-in."""
-    from build_engine.compilers.serving import compile_server
-    from build_engine.request import BuildRequest
-    from build_engine.targets import target_for
-    from egm_edge.cli import main
-    from egm_edge.draw import save_image
-    from tests.backends import test_tensorrt_llm as stand_in
-
+@pytest.fixture
+def datacentre(tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real tensorrt-llm bundle beside frame.png; only the SDK is a stand-in."""
     package, llmapi = types.ModuleType("tensorrt_llm"), types.ModuleType("tensorrt_llm.llmapi")
     package.__dict__.update(
         __version__="1.3.0", LLM=stand_in.LLM, SamplingParams=stand_in.SamplingParams, llmapi=llmapi
     )
     monkeypatch.setitem(sys.modules, "tensorrt_llm", package)
     monkeypatch.setitem(sys.modules, "tensorrt_llm.llmapi", llmapi)
-    target = target_for("tensorrt-llm")
-    out = tmp_path / "bundle"
+    out, target = tmp_path / "bundle", target_for("tensorrt-llm")
     compile_server(BuildRequest(checkpoint=tiny_qwen3_vl, out_dir=out, target=target, precision="bf16"))
     save_image(tmp_path / "frame.png", IMAGE)
-    ask = ["ground", str(tmp_path / "frame.png"), "the mug", "the cup", "--bundle", str(out)]
+    return out
+
+
+def test_egm_ground_asks_a_datacentre_bundle(datacentre: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["ground", str(datacentre.parent / "frame.png"), "the mug", "the cup", "--bundle", str(datacentre)]
     assert main([*ask, "--timings"]) == 0
     shown = capsys.readouterr()
-    assert "tensorrt-llm 1.3.0" in shown.out and shown.out.count("FOUND") == 2, shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines()}
+    assert "1.3.0," in rows["engine"] and shown.out.count("FOUND") == 2
+    assert rows["prefill_ms"] == ["41.0", "41.0"] and float(rows["preprocess_ms"][0]) > 0.0
     assert stand_in.LLM.latest.shut_down
+    assert main([*ask, "--deadline-ms", "60000"]) == 0
     assert main([*ask, "--samples", "3"]) == InputError.exit_code
     assert "samples" in capsys.readouterr().err
+
+
+def test_egm_evaluate_asks_a_datacentre_bundle(datacentre: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image": "frame.png", "expression": text, "box": [30, 22, 90, 45]} for text in ("the mug", "the cup")]
+    data, out = datacentre.parent / "rows.jsonl", datacentre.parent / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", str(datacentre), "--data", str(data), "--out", str(out), "--json"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report == json.loads(capsys.readouterr().out)
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [record["iou"] > 0.9 for record in records if "iou" in record] == [True, True]
+
+
+def test_every_grounder_names_what_produced_its_answers(datacentre: Path, tiny_qwen3_vl: Path) -> None:
+    for path in (datacentre, tiny_qwen3_vl):
+        with open_grounder(path) as grounder:
+            found = grounder.ground(IMAGE, "the mug", color="rgb", max_new_tokens=8)
+            hashes = (grounder.bundle_hash, grounder.pixel_spec_hash, grounder.prompt_spec_hash)
+            assert (found.bundle_hash, found.pixel_spec_hash, found.prompt_spec_hash) == hashes
+            assert grounder.bundle_hash == grounder.bundle.hash and all(hashes)

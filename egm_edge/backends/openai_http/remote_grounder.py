@@ -134,6 +134,19 @@ class RemoteGrounder:
     ) -> None:
         self.close()
 
+    @property
+    def bundle_hash(self) -> str:
+        """Of the bundle that was given as contract, "" otherwise."""
+        return self.contract.bundle_hash
+
+    @property
+    def pixel_spec_hash(self) -> str:
+        return self.contract.pixel_spec_hash
+
+    @property
+    def prompt_spec_hash(self) -> str:
+        return self.contract.prompt_spec_hash
+
     def close(self) -> None:
         """Nothing is held between requests."""
 
@@ -294,9 +307,9 @@ class RemoteGrounder:
             stamp_ns=frame.stamp_ns,
             deadline_met=None if limits.ends_at is None else finished <= limits.ends_at and box is not None,
             cut=cut,
-            bundle_hash=self.contract.bundle_hash,
-            pixel_spec_hash=self.contract.pixel_spec_hash,
-            prompt_spec_hash=self.contract.prompt_spec_hash,
+            bundle_hash=self.bundle_hash,
+            pixel_spec_hash=self.pixel_spec_hash,
+            prompt_spec_hash=self.prompt_spec_hash,
         )
 
     def _compare_prompt(self, frame: RemoteFrame, expression: str, task: Task, reply: RemoteReply) -> None:
