@@ -1,4 +1,4 @@
-"""Weight quantisers for the ONNX Runtime CPU kernels: pure NumPy, row chunks in, packed rows out.
+"""Weight quantisers, the one owner of rounding: pure NumPy, row chunks in, rounded or packed rows out.
 
 Notation: N output features (rows of a Hugging Face linear weight), K input features, B = ceil(K / block_size).
 Knows nothing of graphs or checkpoints.
@@ -7,12 +7,26 @@ Knows nothing of graphs or checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Candidate shrink factors of a block's scale: clipping the extreme a little lowers the squared error of the rest.
 INT4_SCALE_SHRINKS = (1.0, 0.92, 0.85)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRounded:
+    """Weights rounded in blocks, W = values * scales.
+
+    Attributes:
+        values: int8 [N, B, block_size], in [-8, 7] for 4 bits.
+        scales: float32 [N, B].
+    """
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +42,23 @@ class BlockQuantized:
     scales: NDArray[np.float32]
 
 
-def quantize_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> BlockQuantized:
+def round_blocks(
+    weight: NDArray[np.float32],
+    bits: int,
+    block_size: int,
+    *,
+    signed_scales: bool = True,
+    scale_dtype: Any = np.float32,
+) -> BlockRounded:
     """Round weights to `bits` (4 or 8) with one scale per `block_size` inputs.
 
     Args:
-        weight: [N, K] float32.
+        weight: [N, K] float32; the last block is filled up with zeros.
         bits: 4 or 8.
         block_size: power of two, 16 or more.
+        signed_scales: let a scale be negative, so that a block's extreme lands on the longer end of the range whatever its
+            sign. TensorRT takes positive scales only.
+        scale_dtype: how the scales will be stored; weights are rounded to multiples of what is stored.
     """
     if bits not in (4, 8):
         raise ValueError(f"bits must be 4 or 8, got {bits}")
@@ -44,13 +68,26 @@ def quantize_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> 
         weight = np.pad(weight, ((0, 0), (0, blocks * block_size - inputs)))
     grouped = weight.reshape(rows, blocks, block_size)
     zero = 1 << (bits - 1)
-    scales = _searched_scales(grouped, zero) if bits == 4 else _extreme(grouped) / np.float32(-zero)
-    quantised = _round_to(grouped, scales, zero)
-    quantised += zero
-    packed: NDArray[np.uint8] = quantised.astype(np.uint8)
-    if bits == 4:
-        packed = np.bitwise_or(packed[..., 0::2], packed[..., 1::2] << 4, dtype=np.uint8)
-    return BlockQuantized(packed, scales)
+    full = _extreme(grouped) / np.float32(-zero) if signed_scales else _positive_scales(grouped, zero)
+    scales = _searched_scales(grouped, zero, full, scale_dtype) if bits == 4 else _stored(full, scale_dtype)
+    return BlockRounded(_round_to(grouped, scales, zero).astype(np.int8), scales)
+
+
+def quantize_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> BlockQuantized:
+    """Rounded weights as the CPU kernels take them; arguments as for `round_blocks`."""
+    rounded = round_blocks(weight, bits, block_size)
+    unsigned = (rounded.values.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    return BlockQuantized(pack_nibbles(unsigned) if bits == 4 else unsigned, rounded.scales)
+
+
+def pack_nibbles(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Two 4-bit values a byte along the last axis, low nibble first; negative ones as two's complement.
+
+    Args:
+        values: [..., even], signed or unsigned 4-bit range.
+    """
+    nibbles = values.astype(np.uint8) & np.uint8(0xF)
+    return np.bitwise_or(nibbles[..., 0::2], nibbles[..., 1::2] << 4, dtype=np.uint8)
 
 
 def dequantize_blocks(quantized: BlockQuantized, bits: int, inputs: int) -> NDArray[np.float32]:
@@ -79,24 +116,38 @@ def _extreme(grouped: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(extreme == 0.0, np.float32(-1e-12), extreme)
 
 
+def _positive_scales(grouped: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
+    """Per block the smallest positive scale that clips nothing."""
+    return np.maximum(np.maximum(grouped.max(-1) / (zero - 1), grouped.min(-1) / -zero), 1e-12).astype(np.float32)
+
+
+def _stored(scales: NDArray[np.float32], dtype: Any) -> NDArray[np.float32]:
+    """Scales as `dtype` holds them; never zero, which would leave nothing to divide by."""
+    if dtype == np.float32:
+        return scales
+    narrow: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
+    return np.where(narrow == 0.0, np.float32(np.finfo(dtype).smallest_subnormal), narrow)
+
+
 def _round_to(grouped: NDArray[np.float32], scales: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
     quantised = grouped / scales[..., None]
     np.rint(quantised, out=quantised)
     return np.clip(quantised, -zero, zero - 1, out=quantised)
 
 
-def _searched_scales(grouped: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
+def _searched_scales(
+    grouped: NDArray[np.float32], zero: int, full: NDArray[np.float32], dtype: Any
+) -> NDArray[np.float32]:
     """Per block the candidate scale of least squared error."""
-    full = _extreme(grouped) / np.float32(-zero)
     best_scales, best_errors = full, None
     for shrink in INT4_SCALE_SHRINKS:
-        scales = full * np.float32(shrink)
+        scales = _stored(full * np.float32(shrink), dtype)
         errors = _round_to(grouped, scales, zero)
         errors *= scales[..., None]
         errors -= grouped
         squared = np.einsum("nbk,nbk->nb", errors, errors)
         if best_errors is None:
-            best_errors = squared
+            best_scales, best_errors = scales, squared
         else:
             better = squared < best_errors
             best_scales = np.where(better, scales, best_scales)

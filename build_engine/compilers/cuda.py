@@ -1,4 +1,5 @@
-"""The CUDA compiler: portable graphs in 16-bit floats for ONNX Runtime's CUDA provider, checked on this machine's CPU."""
+"""The CUDA compiler: portable graphs for ONNX Runtime's CUDA provider, 16-bit floats with INT4 weights on request, checked on this
+machine's CPU."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from importlib.metadata import version
 from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.compilers.portable import graph_check, limit_context, write_graphs
+from build_engine.exporters.portable_graph import BlockProduct
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from build_engine.progress import Progress
@@ -14,6 +16,7 @@ from build_engine.request import BuildRequest
 from egm_edge.bundle import Bundle
 
 BYTES_PER_PARAMETER = 2
+INT4_PRODUCT = BlockProduct.ONNX_RUNTIME
 
 
 def compile_cuda(request: BuildRequest) -> Bundle:
@@ -27,7 +30,7 @@ def compile_cuda(request: BuildRequest) -> Bundle:
         limit_context(plan)
         writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER * 2 + (16 << 20))
         bar = Progress(checkpoint.parameter_count(), request.progress_stream)
-        write_graphs(plan, writer.root, request.precision, bar)
+        write_graphs(plan, writer.root, request.precision, bar, INT4_PRODUCT)
         plan.write_tables(writer)
         manifest = plan.manifest(request.target.name, request.precision, {"onnxruntime": version("onnxruntime")})
         bar.stage("graph check on the CPU")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
-from build_engine.exporters.portable_graph import PortableGraphWriter
+from build_engine.exporters.portable_graph import BlockProduct, PortableGraphWriter
 from build_engine.parity import build_gate
 from build_engine.progress import Progress
 from egm_edge.backends.portable.backend import PortableBackend
@@ -18,7 +19,28 @@ from egm_edge.errors import BackendError, BuildError
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
 MAX_PATCHES = 16384
-CPU_CHECKED = ("fp16", "fp32")  # ONNX Runtime has no bfloat16 products on the CPU
+CPU_CHECKED = ("fp16", "fp32", "int4")  # ONNX Runtime has no bfloat16 products on the CPU
+
+
+@dataclass(frozen=True, slots=True)
+class PortableFormats:
+    """What a precision means for the portable graphs.
+
+    Attributes:
+        native: type of activations, of the KV cache and of weights that are not quantised.
+        decoder: its linear layers.
+    """
+
+    native: str
+    decoder: WeightFormat = WeightFormat.FP32
+
+
+FORMATS = {
+    "fp32": PortableFormats("fp32"),
+    "fp16": PortableFormats("fp16"),
+    "bf16": PortableFormats("bf16"),
+    "int4": PortableFormats("fp16", WeightFormat.INT4),
+}
 
 
 def max_image_tokens(plan: CheckpointPlan) -> int:
@@ -47,20 +69,25 @@ def limit_context(plan: CheckpointPlan) -> None:
     plan.context_tokens = min(plan.context_tokens, needed)
 
 
-def write_graphs(plan: CheckpointPlan, root: Path, precision: str, bar: Progress) -> None:
-    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`."""
-    checkpoint = plan.checkpoint
+def write_graphs(
+    plan: CheckpointPlan, root: Path, precision: str, bar: Progress, product: BlockProduct = BlockProduct.STANDARD
+) -> None:
+    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantised."""
+    checkpoint, formats = plan.checkpoint, FORMATS[precision]
     checkpoint.on_read = bar.advance
     for name in (VISION, DECODER, HEAD):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-    bar.stage(f"vision ({precision})")
-    vision = PortableGraphWriter(root / VISION, precision=precision)
-    plan.tower.write_vision(checkpoint, plan.pixel_spec, vision, WeightFormat.FP32)
+
+    def graph(name: str) -> PortableGraphWriter:
+        return PortableGraphWriter(root / name, precision=formats.native, product=product)
+
+    bar.stage(f"vision ({formats.native})")
+    plan.tower.write_vision(checkpoint, plan.pixel_spec, graph(VISION), WeightFormat.FP32)
     bar.stage(f"decoder ({precision})")
     deepstack = plan.engine().vision.deepstack
-    write_portable_decoder(checkpoint, plan.shape, root / DECODER, precision, deepstack=deepstack)
-    bar.stage(f"head ({precision})")
-    write_portable_head(checkpoint, plan.shape, root / HEAD, precision)
+    write_portable_decoder(checkpoint, plan.shape, graph(DECODER), formats.decoder, deepstack=deepstack)
+    bar.stage(f"head ({formats.native})")
+    write_portable_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
 
 
 def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> dict[str, Any]:

@@ -153,11 +153,14 @@ class GraphWriter:
         if fmt is WeightFormat.W8A8:
             y = self._linear_w8a8(x, name, shape, rows)
         elif fmt is WeightFormat.FP32:
-            transposed = np.ascontiguousarray(rows(0, shape[0]).T)
-            y = str(self.op("MatMul", x, self.weight(name, transposed)))
+            y = self._linear_plain(x, name, shape, rows)
         else:
             y = self._linear_blocks(x, name, shape, rows, 4 if fmt is WeightFormat.INT4 else 8)
         return y if bias is None else str(self.op("Add", y, self.weight(name + ".bias", bias)))
+
+    def _linear_plain(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
+        transposed = np.ascontiguousarray(rows(0, shape[0]).T)
+        return str(self.op("MatMul", x, self.weight(name, transposed)))
 
     def _linear_blocks(self, x: str, name: str, shape: tuple[int, int], rows: Rows, bits: int) -> str:
         n, k = shape

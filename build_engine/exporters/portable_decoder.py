@@ -9,7 +9,6 @@ Shapes: n fed tokens, P tokens in the cache, H hidden size, kv key/value heads, 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -20,16 +19,16 @@ from build_engine.exporters.text_decoder import DecoderShape
 
 
 def write_portable_decoder(
-    checkpoint: Checkpoint, shape: DecoderShape, path: Path, precision: str, *, deepstack: int
+    checkpoint: Checkpoint, shape: DecoderShape, graph: PortableGraphWriter, fmt: WeightFormat, *, deepstack: int
 ) -> None:
-    """Write the decoder graph.
+    """Write the decoder graph, its linear layers in `fmt`.
 
     Inputs: embeds f32 [1, n, H]; deepstack_i f32 [1, n, H], zero on text tokens; cos, sin f32 [n, d/2] of the fed tokens;
     mask f32 [n, P + n], added to attention scores; past_key_i, past_value_i [P, kv, d] in the graph's precision.
     Outputs: hidden f32 [1, n, H] after the final norm; present_key_i, present_value_i [P + n, kv, d].
     """
-    with PortableGraphWriter(path, precision=precision) as graph:
-        layers = _Layers(checkpoint, shape, graph)
+    with graph:
+        layers = _Layers(checkpoint, shape, graph, fmt)
         x = graph.input("embeds", np.float32, [1, "n", shape.hidden])
         extras = [graph.input(f"deepstack_{i}", np.float32, [1, "n", shape.hidden]) for i in range(deepstack)]
         angles = [graph.input(name, np.float32, ["n", shape.head_dim // 2]) for name in ("cos", "sin")]
@@ -43,21 +42,25 @@ def write_portable_decoder(
         graph.output(layers.norm(x, "text.norm"), np.float32, [1, "n", shape.hidden], name="hidden")
 
 
-def write_portable_head(checkpoint: Checkpoint, shape: DecoderShape, path: Path, precision: str) -> None:
+def write_portable_head(
+    checkpoint: Checkpoint, shape: DecoderShape, graph: PortableGraphWriter, fmt: WeightFormat
+) -> None:
     """Write the head graph: hidden f32 [1, n, H] to logits f32 [1, n, V]."""
     name = "text.embed_tokens.weight" if shape.tied_head else "head.weight"
-    with PortableGraphWriter(path, precision=precision) as graph:
+    with graph:
         hidden = graph.input("hidden", np.float32, [1, "n", shape.hidden])
         rows = partial(checkpoint.rows_float32, name)
-        logits = graph.linear(hidden, "head", (shape.vocab, shape.hidden), rows, WeightFormat.FP32)
+        logits = graph.linear(hidden, "head", (shape.vocab, shape.hidden), rows, fmt)
         graph.output(logits, np.float32, [1, "n", shape.vocab], name="logits")
 
 
 class _Layers:
     """The parts of a decoder layer."""
 
-    def __init__(self, checkpoint: Checkpoint, shape: DecoderShape, graph: PortableGraphWriter) -> None:
-        self.checkpoint, self.shape, self.graph = checkpoint, shape, graph
+    def __init__(
+        self, checkpoint: Checkpoint, shape: DecoderShape, graph: PortableGraphWriter, fmt: WeightFormat
+    ) -> None:
+        self.checkpoint, self.shape, self.graph, self.fmt = checkpoint, shape, graph, fmt
 
     def norm(self, x: str, name: str) -> str:
         weight = self.checkpoint.float32(f"{name}.weight")
@@ -71,7 +74,7 @@ class _Layers:
             name,
             (rows, columns),
             partial(checkpoint.rows_float32, weight),
-            WeightFormat.FP32,
+            self.fmt,
             checkpoint.float32(bias) if bias in checkpoint else None,
         )
 

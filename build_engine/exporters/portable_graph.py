@@ -2,37 +2,51 @@
 
 TensorRT parses no ONNX Runtime contrib operators, so what the CPU graphs say with them is spelled out here. Host-side
 values enter and leave as float32; keys and values stay in the graph's own type on the device. Sums over many values (norms)
-and pixels are computed in float32. Knows nothing of any model.
+and pixels are computed in float32. INT4 weights stay in blocks, written for one of two runtimes. Knows nothing of any model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
-from build_engine.exporters.graph import GraphWriter
+from build_engine.exporters.graph import ROWS_PER_CHUNK, GraphWriter, Rows
+from build_engine.quantize import pack_nibbles, round_blocks
 from egm_edge.errors import BuildError
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 EXACT = ("pixel_scale", "pixel_offset")  # a 16-bit scale would move pixels by up to half a grey level
 FLOAT = 1
+INT4_BLOCKS = (128, 64)  # inputs per scale: all that TensorRT takes, the cheaper first
+
+
+class BlockProduct(str, Enum):
+    """How a graph multiplies by INT4 weights: ONNX's own operators [DequantizeLinear, MatMul], which TensorRT fuses, or ONNX
+    Runtime's [MatMulNBits]. Both use the same rounded weights."""
+
+    STANDARD = "standard"
+    ONNX_RUNTIME = "onnxruntime"
 
 
 class PortableGraphWriter(GraphWriter):
-    """As GraphWriter; linear layers are plain matrix products whatever their WeightFormat.
+    """As GraphWriter. Linear layers are FP32, by which the graph's own type is meant, or INT4, which falls back to it where no
+    block size divides the inputs.
 
     Args:
-        precision: "fp16", "bf16", or "fp32" for checks.
+        precision: of activations and plain weights: "fp16", "bf16", or "fp32" for checks.
+        product: how INT4 layers are written.
     """
 
-    def __init__(self, path: Path, *, precision: str) -> None:
+    def __init__(self, path: Path, *, precision: str, product: BlockProduct = BlockProduct.STANDARD) -> None:
         super().__init__(path)
+        self.product = product
         self.dtype = np.dtype(DTYPES[precision])
         self.kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         self._exact_names: set[str] = set()
@@ -45,9 +59,11 @@ class PortableGraphWriter(GraphWriter):
         return self
 
     def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
-        return (
-            self.native(super().input(name, dtype, shape)) if dtype == np.float32 else super().input(name, dtype, shape)
-        )
+        value = super().input(name, dtype, shape)
+        if dtype == np.float32:
+            return self.native(value)
+        # TensorRT does nothing with bytes but convert them.
+        return str(self.op("Cast", value, to=FLOAT)) if dtype == np.uint8 else value
 
     def output(self, value: str, dtype: Any, shape: Sequence[int | str], *, name: str = "") -> None:
         super().output(str(self.op("Cast", value, to=FLOAT)), dtype, shape, name=name or value)
@@ -76,6 +92,26 @@ class PortableGraphWriter(GraphWriter):
 
     def contrib(self, kind: str, *inputs: str, **attributes: Any) -> Any:
         return self._translations[kind](*inputs, **attributes)
+
+    def _linear_blocks(self, x: str, name: str, shape: tuple[int, int], rows: Rows, bits: int) -> str:
+        """x @ W.T with rounded weights; positive scales in the graph's own type."""
+        n, k = shape
+        block = next((size for size in INT4_BLOCKS if k % size == 0), None)
+        if block is None:
+            return self._linear_plain(x, name, shape, rows)
+        values, scales = np.empty((n, k), np.int8), np.empty((n, k // block), np.float32)
+        for start in range(0, n, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, n)
+            rounded = round_blocks(rows(start, stop), bits, block, signed_scales=False, scale_dtype=self.dtype)
+            values[start:stop], scales[start:stop] = rounded.values.reshape(stop - start, k), rounded.scales
+        if self.product is BlockProduct.ONNX_RUNTIME:
+            packed = pack_nibbles(values + np.int8(8)).reshape(n, k // block, block // 2)
+            weight, scale = self.weight(f"{name}.int4", packed), self.weight(f"{name}.scales", scales.reshape(-1))
+            return str(super().contrib("MatMulNBits", x, weight, scale, K=k, N=n, bits=bits, block_size=block))
+        packed = pack_nibbles(np.ascontiguousarray(values.T).reshape(-1))
+        weight = self._stream(f"{name}.int4", TensorProto.INT4, (k, n), [packed])
+        scale = self.weight(f"{name}.scales", np.ascontiguousarray(scales.T))
+        return str(self.op("MatMul", x, self.op("DequantizeLinear", weight, scale, axis=0, block_size=block)))
 
     def rms_norm(self, x: str, name: str, scale: NDArray[np.float32], epsilon: float) -> str:
         wide = self.op("Cast", x, to=FLOAT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from build_engine.quantize import dequantize_blocks, quantize_blocks, quantize_channels
+from build_engine.quantize import dequantize_blocks, pack_nibbles, quantize_blocks, quantize_channels, round_blocks
 
 
 @pytest.fixture
@@ -54,6 +54,33 @@ def test_inputs_that_do_not_fill_the_last_block_are_padded(inputs: int) -> None:
 def test_an_all_zero_block_stays_zero() -> None:
     for bits in (4, 8):
         assert not dequantize_blocks(quantize_blocks(np.zeros((2, 32), np.float32), bits, 32), bits, 32).any()
+
+
+def test_positive_scales_cost_little_and_clip_nothing_that_matters(weight: np.ndarray) -> None:
+    def error(**options: bool) -> float:
+        rounded = round_blocks(weight, 4, 64, **options)  # type: ignore[arg-type]
+        assert options.get("signed_scales", True) or (rounded.scales > 0).all()
+        return float(np.linalg.norm((rounded.values * rounded.scales[..., None]).reshape(weight.shape) - weight))
+
+    assert error() < error(signed_scales=False) < 1.1 * error()
+
+
+def test_weights_are_rounded_to_multiples_of_the_scale_that_is_stored() -> None:
+    weight = np.random.default_rng(4).normal(0, 2e-6, (16, 64)).astype(np.float32)  # where float16 has few values left
+    rounded = round_blocks(weight, 4, 64, signed_scales=False, scale_dtype=np.float16)
+    assert np.array_equal(rounded.scales.astype(np.float16).astype(np.float32), rounded.scales)
+    restored = (rounded.values * rounded.scales[..., None]).reshape(weight.shape)
+    assert np.linalg.norm(restored - weight) < 0.12 * np.linalg.norm(weight)
+
+
+@pytest.mark.parametrize("scale_dtype", [np.float32, np.float16])
+def test_a_block_below_every_scale_becomes_zero(scale_dtype: type) -> None:
+    rounded = round_blocks(np.zeros((2, 64), np.float32), 4, 64, signed_scales=False, scale_dtype=scale_dtype)
+    assert (rounded.scales > 0).all() and not rounded.values.any()
+
+
+def test_negative_values_are_packed_as_two_s_complement() -> None:
+    assert pack_nibbles(np.array([-8, 7, -1, 3], np.int8)).tolist() == [0x78, 0x3F]
 
 
 def test_channel_weights_are_signed_and_use_the_whole_range(weight: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from egm_edge.errors import BackendError
 
 VISION, DECODER, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "head"))
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"  # on a CPU they would be rounded to 8 bits otherwise
 CUDA_MEND = "pip install onnxruntime-gpu[cuda,cudnn] nvidia-cublas (and no plain onnxruntime beside it)"
 
 
@@ -126,6 +127,7 @@ class OrtRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry(FLOAT_ACTIVATIONS, "1")
         providers: list[Any] = [PROVIDERS["cpu"]]
         if self.device == "cuda":
             providers.insert(0, (PROVIDERS["cuda"], {"device_id": self.device_id}))

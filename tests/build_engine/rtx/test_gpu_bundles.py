@@ -1,4 +1,5 @@
-"""Bundles for GPUs, built without one: portable graphs equal to transformers, real engines, equal bytes when repeated."""
+"""Bundles for GPUs, built without one: portable graphs equal to transformers, real engines, equal bytes when repeated,
+floats and INT4."""
 
 from __future__ import annotations
 
@@ -20,8 +21,14 @@ from egm_edge.grounder import Grounder
 from egm_edge.shipped import shipped_checkpoint
 
 
-def _request(checkpoint: Path, out_dir: Path, target: str, **options: object) -> BuildRequest:
-    return BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for(target), precision="fp16", **options)  # type: ignore[arg-type]
+def _request(checkpoint: Path, out_dir: Path, target: str, precision: str = "fp16", **options: object) -> BuildRequest:
+    return BuildRequest(
+        checkpoint=checkpoint,
+        out_dir=out_dir,
+        target=target_for(target),
+        precision=precision,
+        **options,  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
@@ -78,15 +85,34 @@ def test_too_many_pixels_for_a_profile_name_the_nearest_budget(tmp_path: Path) -
         compile_cuda(_request(checkpoint, tmp_path / "bundle", "cuda"))
 
 
-def test_rtx_engines_of_the_shipped_checkpoint_are_real_and_repeat_to_the_byte(tmp_path: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
-    bundles = [
-        compile_rtx(_request(shipped_checkpoint(), tmp_path / name, "rtx", gate=False))
-        for name in ("a", "another-name")
-    ]
+def _require_tensorrt() -> str:
+    found = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
+    return str(found.__version__)
+
+
+@pytest.fixture(scope="module")
+def nano_engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Bundle]]:
+    """The shipped checkpoint built twice in each precision, under names of different length."""
+    _require_tensorrt()
+    root = tmp_path_factory.mktemp("nano")
+    return {
+        precision: [
+            compile_rtx(_request(shipped_checkpoint(), root / f"{precision}{name}", "rtx", precision, gate=False))
+            for name in ("", "-under-another-name")
+        ]
+        for precision in ("fp16", "int4")
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_rtx_engines_of_the_shipped_checkpoint_are_real_and_repeat_to_the_byte(
+    precision: str, nano_engines: dict[str, list[Bundle]]
+) -> None:
+    bundles = nano_engines[precision]
     first = bundles[0].manifest
+    assert (first.target, first.precision) == ("rtx", precision)
     assert first.limits["sm"] == ["sm86", "sm89", "sm120"]
-    assert first.versions["tensorrt-rtx"] == trt.__version__
+    assert first.versions["tensorrt-rtx"] == _require_tensorrt()
     for name in ("vision", "decoder", "head"):
         record = first.files[f"engines/{name}.engine"]
         data = (bundles[0].root / "engines" / f"{name}.engine").read_bytes()
@@ -96,10 +122,30 @@ def test_rtx_engines_of_the_shipped_checkpoint_are_real_and_repeat_to_the_byte(t
     assert Bundle.open(bundles[0].root).hash == first.hash
 
 
+def test_an_int4_decoder_engine_is_the_smaller_one(nano_engines: dict[str, list[Bundle]]) -> None:
+    fp16, int4 = (nano_engines[precision][0].manifest.files for precision in ("fp16", "int4"))
+    assert int4["engines/decoder.engine"].bytes < fp16["engines/decoder.engine"].bytes
+    for same in ("engines/vision.engine", "engines/head.engine"):
+        assert int4[same].sha256 == fp16[same].sha256
+
+
+@pytest.mark.parametrize(
+    ("family", "precision"), [("tiny_qwen3_vl", "int4"), ("tiny_internvl3", "int4"), ("tiny_internvl3", "fp16")]
+)
+def test_rtx_engines_are_built_for_both_families(
+    family: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    _require_tensorrt()
+    checkpoint = request.getfixturevalue(family)
+    bundle = compile_rtx(_request(checkpoint, tmp_path / "bundle", "rtx", precision, gate=False))
+    engines = [name for name in bundle.manifest.files if name.startswith("engines/")]
+    assert sorted(engines) == ["engines/decoder.engine", "engines/head.engine", "engines/vision.engine"]
+
+
 def test_what_tensorrt_refuses_is_one_line(
     tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
+    _require_tensorrt()
     monkeypatch.setattr(
         "build_engine.compilers.tensorrt_rtx.write_graphs",
         lambda plan, root, *_: [(root / "graphs").mkdir(), (root / "graphs/vision.onnx").write_bytes(b"no graph")],
