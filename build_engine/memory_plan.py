@@ -153,11 +153,13 @@ def max_image_tokens(spec: PixelSpec) -> int:
     return max(1, spec.max_pixels // (spec.patch_size * spec.merge_size) ** 2)
 
 
-def plan(size: ModelSize, limits: Limits, precision: str, runtime: Runtime) -> MemoryPlan:
-    """What `size` needs at `precision` within `limits`."""
+def plan(
+    size: ModelSize, limits: Limits, precision: str, runtime: Runtime, vision_precision: str | None = None
+) -> MemoryPlan:
+    """What `size` needs at `precision` within `limits`; the vision tower in 16 bits unless told otherwise."""
     decoder_bytes = size.decoder * STORED_BITS[precision] / 8
     head_bytes = table_bytes = size.table * 2
-    vision_bytes = size.vision * 2
+    vision_bytes = size.vision * STORED_BITS[vision_precision or "fp16"] / 8
     # Residual, Q, K, V, attention output and the feed-forward's middle are alive together; attention itself is fused.
     vision_live = limits.patches * (5 * size.vision_hidden + size.vision_feed_forward) * 2
     decoder_live = limits.input_tokens * (4 * size.hidden + 3 * size.feed_forward) * 2 + size.vocab * 4
@@ -173,7 +175,14 @@ def plan(size: ModelSize, limits: Limits, precision: str, runtime: Runtime) -> M
 
 
 def require_fit(
-    config: Mapping[str, Any], spec: PixelSpec, target: Target, precision: str, *, max_new_tokens: int, batch: int
+    config: Mapping[str, Any],
+    spec: PixelSpec,
+    target: Target,
+    precision: str,
+    *,
+    max_new_tokens: int,
+    batch: int,
+    vision_precision: str | None = None,
 ) -> MemoryPlan:
     """The plan, when it fits the target's usable memory.
 
@@ -181,7 +190,7 @@ def require_fit(
         BuildError: it does not; the message names the nearest setting that does.
     """
     size = ModelSize.of(config)
-    wanted = plan(size, Limits.of(spec, max_new_tokens, batch), precision, target.runtime)
+    wanted = plan(size, Limits.of(spec, max_new_tokens, batch), precision, target.runtime, vision_precision)
     usable = target.usable_gb
     if usable is None or wanted.device <= usable:
         return wanted

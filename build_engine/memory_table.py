@@ -108,6 +108,8 @@ def plan_rows() -> Iterator[str]:
     for target in TARGETS.values():
         if target.name == "cpu":  # measured in docs/cpu-engine.md, and laid out otherwise
             continue
+        if target.name.startswith("tensorrt-llm-"):  # the same figures as tensorrt-llm's
+            continue
         usable = "differs" if target.usable_gb is None else f"{target.usable_gb:g}"
         for precision in target.precisions:
             cells = [_cell(published_plan(model, target, precision), target) for model in PUBLISHED]

@@ -95,6 +95,11 @@ class Target:
     def default_precision(self) -> str:
         return self.precisions[0]
 
+    @property
+    def quantises_vision(self) -> bool:
+        """Whether the runtime executes a vision tower in FP8 there (Edge-LLM, sm89 and later)."""
+        return self.runtime is Runtime.EDGE_LLM and "fp8" in self.precisions
+
     def precision(self, asked: str | None) -> str:
         """The precision to build: `asked` in this table's spelling, or the default.
 
@@ -139,6 +144,52 @@ _X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt
 # INT8 (ModelOpt's SmoothQuant) would run on sm87 too; its export is not offered until it passes the numeric check.
 _AMPERE = ("int4", "fp16")
 _BLACKWELL = ("nvfp4", "fp8", "int4", "fp16")
+
+
+# TensorRT-LLM's table of quantised formats: W4A16-AWQ on Ampere, Ada and Hopper, not on Blackwell; FP8 from Ada on; NVFP4 on
+# Blackwell alone. A row's first precision is its default.
+_TENSORRT_LLM_GPUS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sm80": (("A100",), ("sm80",), ("bf16", "int4")),
+    "sm89": (("L40S", "L40", "L20"), ("sm89",), ("bf16", "fp8", "int4")),
+    "sm90": (("H100", "H200", "GH200"), ("sm90",), ("bf16", "fp8", "int4")),
+    "sm100": (("B200", "GB200", "B300", "GB300"), ("sm100", "sm103"), ("bf16", "fp8", "nvfp4")),
+    "sm121": (("DGX Spark (beta)",), ("sm121",), ("bf16", "fp8", "nvfp4")),
+}
+_SERVER: Mapping[str, Any] = {
+    "compiler": "build_engine.compilers.serving:compile_server",
+    "support": Support.NOT_RUN,
+}
+_SERVER_STEPS = {"quantise": "host", "checkpoint and settings": "host", "serve": "device"}
+_PYTORCH_RUNTIME = "a deployment bundle for the PyTorch runtime: upstream removed its engine files; Qwen3-VL only"
+_MODELOPT_FP8 = "fp8 is a ModelOpt checkpoint, for sm89 and later; which releases load one of these models was not tried"
+
+
+def _tensorrt_llm(name: str, devices: tuple[str, ...], sm: tuple[str, ...], precisions: tuple[str, ...], *notes: str) -> Target:
+    return Target(
+        name=name,
+        devices=devices,
+        runtime=Runtime.TENSORRT_LLM,
+        precisions=precisions,
+        sm=sm,
+        versions={"tensorrt-llm": ">=1.3.0rc7"},
+        steps=_SERVER_STEPS,
+        notes=(_PYTORCH_RUNTIME, *notes),
+        **_SERVER,
+    )
+
+
+def tensorrt_llm_sm(precision: str) -> tuple[str, ...]:
+    """The compute capabilities that TensorRT-LLM executes `precision` on."""
+    return tuple(sm for _, each, precisions in _TENSORRT_LLM_GPUS.values() for sm in each if precision in precisions)
+
+
+def _any_tensorrt_llm() -> Target:
+    """The row for whoever does not say which GPU: every precision, and a note on where each runs."""
+    precisions = ("bf16", "fp8", "nvfp4", "int4")
+    where = "; ".join(f"{precision} on {', '.join(tensorrt_llm_sm(precision))}" for precision in precisions[1:])
+    note = f"{where}: name the GPU (--target tensorrt-llm-sm90) to have the precision checked"
+    devices, sm = (tuple(x for row in _TENSORRT_LLM_GPUS.values() for x in row[i]) for i in (0, 1))
+    return _tensorrt_llm("tensorrt-llm", devices, sm, precisions, note)
 
 
 def _edge_llm(name: str, devices: tuple[str, ...], sm: tuple[str, ...], precisions: tuple[str, ...], **row: Any) -> Target:
@@ -290,37 +341,27 @@ _ROWS = (
         steps={"graphs": "host", "check graphs": "host"},
         notes=("the graphs are run on a CPU here; no GPU has run them",),
     ),
-    Target(
-        name="tensorrt-llm",
-        devices=("A100", "L40S", "H100", "H200", "B200", "DGX Spark (beta)"),
-        runtime=Runtime.TENSORRT_LLM,
-        precisions=("bf16",),
-        compiler="build_engine.compilers.serving:compile_server",
-        support=Support.NOT_RUN,
-        sm=("sm80", "sm89", "sm90", "sm100", "sm121"),
-        versions={"tensorrt-llm": ">=1.3.0rc7"},
-        steps={"checkpoint and settings": "host", "serve": "device"},
-        notes=("a deployment bundle for the PyTorch runtime: upstream removed its engine files; Qwen3-VL only",),
-    ),
+    _any_tensorrt_llm(),
+    *(_tensorrt_llm(f"tensorrt-llm-{name}", *gpus) for name, gpus in _TENSORRT_LLM_GPUS.items()),
     Target(
         name="vllm",
         devices=("any GPU that vLLM serves",),
         runtime=Runtime.OPENAI_SERVER,
-        precisions=("bf16",),
-        compiler="build_engine.compilers.serving:compile_server",
-        support=Support.NOT_RUN,
+        precisions=("bf16", "fp8"),
         versions={"vllm": ">=0.11.0, not 0.11.1, 0.11.2 or 0.12.0"},
-        steps={"checkpoint and settings": "host", "serve": "device"},
+        steps=_SERVER_STEPS,
+        notes=(_MODELOPT_FP8,),
+        **_SERVER,
     ),
     Target(
         name="sglang",
         devices=("any GPU that SGLang serves",),
         runtime=Runtime.OPENAI_SERVER,
-        precisions=("bf16",),
-        compiler="build_engine.compilers.serving:compile_server",
-        support=Support.NOT_RUN,
+        precisions=("bf16", "fp8"),
         versions={"sglang": ">=0.5.4, not 0.5.17"},
-        steps={"checkpoint and settings": "host", "serve": "device"},
+        steps=_SERVER_STEPS,
+        notes=(_MODELOPT_FP8,),
+        **_SERVER,
     ),
 )
 TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}

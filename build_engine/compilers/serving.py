@@ -1,8 +1,9 @@
 """Deployment bundles for servers: the checkpoint as the server loads it, its settings, the versions that are safe, and the
 command that starts it. No engine is built: TensorRT-LLM's PyTorch runtime, vLLM and SGLang load Hugging Face checkpoints.
 
-The pixel budget is written into the checkpoint's own processor settings, which every server reads, and repeated where a
-server takes it on the command line.
+In BF16 the checkpoint is served as it is; below, as ModelOpt quantised it (`served_quantisation.py`). The pixel budget is
+written into the checkpoint's own processor settings, which every server reads, and repeated where a server takes it on the
+command line.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import yaml
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan
+from build_engine.compilers.served_quantisation import COMPANIONS, MODEL, ServedQuantisation
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from build_engine.processor_settings import area_limits, write_pixel_budget
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
+from build_engine.targets import Runtime, Target, tensorrt_llm_sm
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.pixels import TILES
 
-MODEL = "checkpoint"
+PLAIN = "bf16"
 NAME = "egm"
-SETTINGS = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*", "README.md")
+SETTINGS = (*COMPANIONS, "*.safetensors")
 PROMPT_TOKENS = 1024  # chat template and expression
 
 
@@ -50,18 +53,16 @@ class ServerKind:
 
 
 def compile_server(request: BuildRequest) -> Bundle:
-    """Build a bundle for the table's server rows; the target's name decides which server.
+    """Build a bundle for the table's server rows; the target's runtime and name decide which server.
 
     Raises:
-        BuildError: the server does not serve this family.
+        BuildError: the server does not serve this family, or quantisation failed or costs too much.
     """
-    kind = SERVERS[request.target.name]
-    with (
-        Checkpoint(request.checkpoint) as checkpoint,
-        BundleWriter(request.out_dir, force=request.force) as writer,
-    ):
+    name = server_name(request.target)
+    kind = SERVERS[name]
+    with Checkpoint(request.checkpoint) as checkpoint:
         if checkpoint.family not in kind.families:
-            others = [name for name, other in SERVERS.items() if checkpoint.family in other.families]
+            others = [server for server, other in SERVERS.items() if checkpoint.family in other.families]
             raise BuildError(
                 f"a checkpoint of {', '.join(kind.families)} for {request.target.name}",
                 checkpoint.family,
@@ -69,6 +70,31 @@ def compile_server(request: BuildRequest) -> Bundle:
             )
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
         plan.context_tokens = min(plan.context_tokens, max_sequence(plan))
+        manifest = plan.manifest(name, request.precision, {"server": kind.requirement})
+        manifest["model"] |= {"sm": list(_sm(request))} if request.target.sm else {}
+        if request.precision == PLAIN:
+            return _plain(request, plan, kind, manifest)
+        served = ServedQuantisation(plan, request)
+        return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _parity())
+
+
+def server_name(target: Target) -> str:
+    """The server of a row: TensorRT-LLM has one row a GPU generation, and one for whoever does not say."""
+    return "tensorrt-llm" if target.runtime is Runtime.TENSORRT_LLM else target.name
+
+
+def _sm(request: BuildRequest) -> tuple[str, ...]:
+    """The row's compute capabilities that execute the precision."""
+    return tuple(sm for sm in request.target.sm if sm in tensorrt_llm_sm(request.precision))
+
+
+def _parity() -> dict[str, Any]:
+    return build_gate.unverified("unverified on target: the server runs on its own GPU")
+
+
+def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manifest: dict[str, Any]) -> Bundle:
+    """The checkpoint as it is."""
+    with BundleWriter(request.out_dir, force=request.force) as writer:
         sources = sorted({path for pattern in SETTINGS for path in Path(request.checkpoint).glob(pattern)})
         writer.require_free(sum(path.stat().st_size for path in sources) + (1 << 20))
         bar = Progress(len(sources), request.progress_stream)
@@ -77,16 +103,19 @@ def compile_server(request: BuildRequest) -> Bundle:
             shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             bar.advance(1)
         write_pixel_budget(writer.path(f"{MODEL}/preprocessor_config.json"), plan.pixel_spec)
-        shutil.copyfile(checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
-        if request.target.name == "tensorrt-llm":
-            writer.path("llm_args.yaml").write_text(yaml.safe_dump(llm_args(plan, request.batch)), encoding="utf-8")
-        writer.path("requirements.txt").write_text(kind.requirement + "\n", encoding="utf-8")
-        command = shlex.join(kind.command(plan))
-        script = f'#!/bin/sh\n# pip install -r requirements.txt\ncd "$(dirname "$0")" && exec {command} "$@"\n'
-        writer.path("serve.sh").write_text(script, encoding="utf-8")
-        manifest = plan.manifest(request.target.name, request.precision, {"server": kind.requirement})
-        parity = build_gate.unverified("unverified on target: the server runs on its own GPU")
-        return writer.commit(**manifest, parity=parity)
+        _write_settings(writer, kind, plan, request)
+        return writer.commit(**manifest, parity=_parity())
+
+
+def _write_settings(writer: BundleWriter, kind: ServerKind, plan: CheckpointPlan, request: BuildRequest) -> None:
+    """What lies beside the checkpoint: tokenizer, server settings, versions, the command that starts it."""
+    shutil.copyfile(plan.checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
+    if request.target.runtime is Runtime.TENSORRT_LLM:
+        writer.path("llm_args.yaml").write_text(yaml.safe_dump(llm_args(plan, request.batch)), encoding="utf-8")
+    writer.path("requirements.txt").write_text(kind.requirement + "\n", encoding="utf-8")
+    command = shlex.join(kind.command(plan))
+    script = f'#!/bin/sh\n# pip install -r requirements.txt\ncd "$(dirname "$0")" && exec {command} "$@"\n'
+    writer.path("serve.sh").write_text(script, encoding="utf-8")
 
 
 def max_sequence(plan: CheckpointPlan) -> int:

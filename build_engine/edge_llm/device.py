@@ -18,10 +18,10 @@ from typing import Any
 
 from build_engine.edge_llm.environment import PINNED_EDGE_LLM, EdgeLlmEnvironment, run_tool
 from build_engine.edge_llm.profile import EngineProfile
-from build_engine.edge_llm.stages import Stages
 from build_engine.manifest import BundleWriter
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
+from build_engine.stages import Stages
 from build_engine.targets import Target
 from egm_edge.bundle import MANIFEST_NAME, Bundle
 from egm_edge.errors import BuildError, EgmError

@@ -51,26 +51,27 @@ def require_kernels(text_head_size: int, vision_head_size: int) -> None:
 
 
 def export(
-    environment: EdgeLlmEnvironment, checkpoint: Path, out: Path, log: Path, on_line: Callable[[str], None], flags: Sequence[str]
+    environment: EdgeLlmEnvironment, checkpoint: Path, out: Path, log: Path, on_line: Callable[[str], None]
 ) -> None:
     """Export both graphs of `checkpoint` into `out`.
 
     Raises:
         BuildError: the tool failed, or its files are not complete.
     """
-    run_tool([environment.tool("tensorrt-edgellm-export"), checkpoint, out, *flags], what="the export", log=log, on_line=on_line)
+    run_tool([environment.tool("tensorrt-edgellm-export"), checkpoint, out], what="the export", log=log, on_line=on_line)
     missing = [f"llm/{name}" for name in LLM_FILES if not _filled(out / "llm" / name)]
     missing += [f"visual/{name}" for name in VISUAL_FILES if not _filled(out / "visual" / name)]
     if missing:
         raise BuildError("both exported graphs with their files", f"no {', '.join(missing)}", f"see {log}")
 
 
-def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quantised: str | None) -> None:
+def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quantised: str | None, vision: bool = False) -> None:
     """Inputs and outputs as documented, and the precision that was asked for in the graph.
 
     Args:
         quantised: operator that a quantised decoder must hold; None for FP16. The export of an unquantised checkpoint
             ignores a precision silently, so its name in a file proves nothing.
+        vision: whether the vision tower was to be quantised too, in FP8.
 
     Raises:
         BuildError: naming what differs.
@@ -93,6 +94,11 @@ def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quan
     operators = {node.op_type for node in llm.graph.node}
     if quantised is not None and quantised not in operators:
         raise BuildError(f"{quantised} operators in the exported decoder", "none: it was exported in FP16", "report this")
+    rounded = any(node.op_type == "QuantizeLinear" for node in visual.graph.node)
+    if rounded != vision:
+        words = ("QuantizeLinear operators in the exported vision tower", "none: it was exported in FP16")
+        expected_words, found_words = words if vision else ("a vision tower in FP16", "QuantizeLinear operators in it")
+        raise BuildError(expected_words, found_words, "report this")
     config = json.loads((out / "llm" / "config.json").read_text("utf-8"))
     if int(config.get("num_deepstack_features", 0)) != deepstack:
         stated = str(config.get("num_deepstack_features"))

@@ -23,7 +23,8 @@ from safetensors.numpy import load_file
 
 from build_engine.edge_llm.graph_inputs import HostMath
 from build_engine.edge_llm.plugin_functions import load_runnable, unpack_fp4_weights
-from build_engine.edge_llm.request_tensors import Prepared
+from build_engine.modelopt.numeric_check import relative_error
+from build_engine.modelopt.request_tensors import Prepared
 from egm_edge.errors import BuildError
 
 INLINE_BYTES = 4096  # shapes and axes must be in the graph itself for ONNX Runtime's shape inference
@@ -55,7 +56,8 @@ class GraphCheck:
     Attributes:
         stages: vision embedding, deep-stack, prefill logits, in the order in which the model computes them.
         top1_agreement: share of positions whose best token is the reference's.
-        rounding_error: of the reference's own logits when its layers round to FP16; None where nothing was quantised.
+        rounding_error: of the reference's own logits when its layers round to FP16; None where nothing was quantised. The same
+            of the other stages is in their bounds, where the vision tower is quantised too.
         quantisation_error: of the reference's own logits against the unquantised checkpoint; None where nothing was
             quantised.
         operators: plugin operators that were run as functions.
@@ -105,36 +107,28 @@ def check_graphs(export_dir: Path, requests: Sequence[Prepared], recorded: Path,
             deepstack = [features[name] for name in sorted(features) if name.startswith("deepstack")]
             features["logits"] = llm.run(["logits"], host.llm(request, features["embeddings"], deepstack))[0]
     errors: dict[str, float] = {}
-    agreements, losses, floors = [], [], [0.0]
+    agreements, losses = [], []
+    floors: dict[str, float] = {}
     for i, features in enumerate(seen):
         for name, found in features.items():
             expected = reference[f"{kind}.{i}.{name}"]
             stage = _stage(name)
             errors[stage] = max(errors.get(stage, 0.0), relative_error(found, expected, name == "logits"))
+            if kind == "quantised":
+                floor = relative_error(reference[f"rounded.{i}.{name}"], expected, name == "logits")
+                floors[stage] = max(floors.get(stage, 0.0), floor)
         logits = reference[f"{kind}.{i}.logits"]
         agreements.append((features["logits"].argmax(-1) == logits.argmax(-1)).mean())
         losses.append(relative_error(logits, reference[f"checkpoint.{i}.logits"], True))
-        if kind == "quantised":
-            floors.append(relative_error(reference[f"rounded.{i}.logits"], logits, True))
-    bounds = {"prefill logits": max(BOUND, ROUNDING_SHARE * max(floors))}
+    bounds = {stage: max(BOUND, ROUNDING_SHARE * floor) for stage, floor in floors.items()}
     return GraphCheck(
         stages=tuple(StageDeviation(name, error, bounds.get(name, BOUND)) for name, error in errors.items()),
         top1_agreement=round(float(np.mean(agreements)), 6),
-        rounding_error=round(max(floors), 6) if kind == "quantised" else None,
+        rounding_error=round(floors["prefill logits"], 6) if kind == "quantised" else None,
         quantisation_error=round(max(losses), 6) if kind == "quantised" else None,
         requests=len(requests),
         operators=tuple(operators),
     )
-
-
-def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32], centred: bool) -> float:
-    """Root-mean-square difference over the root mean square of `expected` (of its deviation from each row's mean when
-    `centred`, as a constant added to all logits changes nothing); infinite for other shapes and values that are not finite."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    difference = found.astype(np.float64) - expected
-    scale = expected - expected.mean(-1, keepdims=True) if centred else expected
-    return float(np.sqrt((difference**2).mean() / max((scale.astype(np.float64) ** 2).mean(), 1e-30)))
 
 
 def _visual_stage(output: str) -> str:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.edge_llm.request_tensors import Prepared
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
 from build_engine.exporters.text_decoder import DecoderShape
+from build_engine.modelopt.request_tensors import Prepared
 from egm_edge.backends.onnx_runtime import positions
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
 from egm_edge.pixels import TILES, PixelSpec

@@ -45,6 +45,13 @@ def test_more_of_anything_needs_more() -> None:
         assert plan(size, larger, precision, Runtime.EDGE_LLM).device > least.device
 
 
+def test_a_quantised_vision_tower_halves_its_weights() -> None:
+    size, spec = ModelSize.of(PUBLISHED["EGM-4B"]), published_spec("EGM-4B").with_max_pixels(1 << 20)
+    limits = Limits.of(spec, 256, 1)
+    kept, quantised = (plan(size, limits, "nvfp4", Runtime.EDGE_LLM, vision) for vision in (None, "fp8"))
+    assert kept.weights - quantised.weights == pytest.approx(size.vision / 1e9)
+
+
 def test_image_tokens_of_both_rules() -> None:
     assert max_image_tokens(published_spec("EGM-4B").with_max_pixels(1 << 20)) == 1024
     assert max_image_tokens(published_spec("InternVL3-2B")) == 13 * 256

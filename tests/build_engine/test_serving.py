@@ -6,23 +6,27 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from safetensors.numpy import save_file
 
+from build_engine.checkpoint import Checkpoint
+from build_engine.compilers.served_quantisation import take_original_settings
 from build_engine.compilers.serving import SERVERS, compile_server
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.backends import load_backend
 from egm_edge.backends.openai_http.contract import Contract
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, BuildError
+from egm_edge.errors import BackendError, BuildError, CheckpointError
 from egm_edge.pixels import PixelSpec
 
 
-def _build(checkpoint: Path, out_dir: Path, target: str, **options: object) -> Bundle:
+def _build(checkpoint: Path, out_dir: Path, target: str, precision: str = "bf16", **options: object) -> Bundle:
     return compile_server(
-        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for(target), precision="bf16", **options)  # type: ignore[arg-type]
+        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for(target), precision=precision, **options)  # type: ignore[arg-type]
     )
 
 
@@ -82,3 +86,53 @@ def test_a_family_that_the_server_lacks_names_the_servers_that_have_it(tiny_inte
 def test_equal_inputs_give_equal_bundles(tiny_internvl3: Path, tmp_path: Path) -> None:
     first, second = (_build(tiny_internvl3, tmp_path / name, "sglang") for name in "ab")
     assert first.hash == second.hash
+
+
+@pytest.mark.parametrize(("target", "sm"), [("tensorrt-llm-sm90", ["sm90"]), ("tensorrt-llm-sm100", ["sm100", "sm103"])])
+def test_a_row_of_one_gpu_generation_makes_tensorrt_llms_bundle(
+    tiny_qwen3_vl: Path, tmp_path: Path, target: str, sm: list[str]
+) -> None:
+    manifest = _build(tiny_qwen3_vl, tmp_path / "bundle", target).manifest
+    assert (manifest.target, manifest.model["sm"]) == ("tensorrt-llm", sm)
+    assert {"llm_args.yaml", "serve.sh", "checkpoint/config.json"} <= set(manifest.files)
+
+
+@pytest.mark.parametrize(("precision", "found"), [("int4", "hidden_size 64"), ("nvfp4", "intermediate_size 168")])
+def test_widths_that_share_no_scale_are_refused_before_any_tool_runs(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, found: str
+) -> None:
+    from tests.support.tiny_checkpoints import write_tiny_qwen3_vl
+
+    monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
+    checkpoint = write_tiny_qwen3_vl(tmp_path_factory.mktemp("odd"), intermediate_size=168)
+    with pytest.raises(CheckpointError, match=f"{found}.*--precision fp8"):
+        _build(checkpoint, tmp_path / "bundle", "tensorrt-llm", precision)
+    assert not list(tmp_path.iterdir())
+
+
+def test_quantising_without_its_tools_says_how_to_get_them(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
+    with pytest.raises(BuildError, match="make edgellm"):
+        _build(tiny_qwen3_vl, tmp_path / "bundle", "tensorrt-llm", "fp8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_quantised_checkpoint_keeps_the_originals_config(tmp_path: Path, tiny_qwen3_vl: Path) -> None:
+    """ModelOpt's transformers words config.json anew; an older server would not find the rotary settings in it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "modelopt"}, "text_config": {}}))
+    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    (out / "model.safetensors").write_bytes((tiny_qwen3_vl / "model.safetensors").read_bytes())
+    with Checkpoint(tiny_qwen3_vl) as checkpoint:
+        take_original_settings(checkpoint, out)
+        config, original = (json.loads((folder / "config.json").read_text()) for folder in (out, tiny_qwen3_vl))
+        assert config["text_config"]["rope_parameters"] == original["text_config"]["rope_parameters"]
+        assert config["dtype"] == "bfloat16" and config["quantization_config"] == {"quant_method": "modelopt"}
+        assert not (out / "model.safetensors.index.json").exists()
+        save_file({"model.visual.pos_embed.weight": np.zeros((1, 1), np.float32)}, str(out / "model.safetensors"))
+        (out / "config.json").write_text(json.dumps(config))
+        with pytest.raises(BuildError, match=r"every tensor of the original.*no head|no text\."):
+            take_original_settings(checkpoint, out)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.cli import main as build
-from build_engine.targets import TARGETS, Runtime, Support, target_for
+from build_engine.targets import TARGETS, Runtime, Support, target_for, tensorrt_llm_sm
 from build_engine.targets_cli import main as targets
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError, InputError
@@ -53,6 +53,11 @@ def test_an_unknown_target_names_the_nearest(typed: str, nearest: str) -> None:
         ("jetson-thor", "bf16", "fp16"),
         ("jetson-thor", "nvpf4", "nvfp4"),
         ("cpu", "fp16", "int8"),
+        ("tensorrt-llm-sm80", "fp8", "int4"),
+        ("tensorrt-llm-sm90", "nvfp4", "int4"),
+        ("tensorrt-llm-sm100", "int4", "nvfp4"),
+        ("tensorrt-llm-sm121", "awq", "nvfp4"),
+        ("vllm", "int4", "fp8"),
     ],
 )
 def test_an_unsupported_precision_names_the_nearest(target: str, asked: str, nearest: str) -> None:
@@ -63,6 +68,37 @@ def test_an_unsupported_precision_names_the_nearest(target: str, asked: str, nea
 @pytest.mark.parametrize(("asked", "meant"), [("INT4-AWQ", "int4"), ("int4_awq", "int4"), ("NVFP4", "nvfp4"), (None, "nvfp4")])
 def test_a_precision_may_be_spelled_as_the_tools_do(asked: str | None, meant: str) -> None:
     assert target_for("jetson-thor").precision(asked) == meant
+
+
+@pytest.mark.parametrize(
+    ("precision", "runs", "lacks"), [("int4", "sm80", "sm100"), ("fp8", "sm89", "sm80"), ("nvfp4", "sm100", "sm90")]
+)
+def test_tensorrt_llms_common_row_says_where_each_precision_runs(precision: str, runs: str, lacks: str) -> None:
+    row = target_for("tensorrt-llm")
+    assert row.precision(precision) == precision
+    [where] = [note for note in row.notes for note in note.split("; ") if note.startswith(f"{precision} on ")]
+    assert runs in where and lacks not in where.split(":")[0]
+    assert runs in tensorrt_llm_sm(precision) and lacks not in tensorrt_llm_sm(precision)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "message"),
+    [
+        pytest.param("jetson-agx-orin", "int4", "sm87.*--target jetson-thor", id="no FP8 kernels on Ampere"),
+        pytest.param("edge-llm-sm86", "int4", "sm86", id="nor on its desktop cards"),
+        pytest.param("tensorrt-llm-sm90", "fp8", "tensorrt-llm, sm90", id="a server keeps its tower in high precision"),
+        pytest.param("vllm", "bf16", "openai-server", id="vllm"),
+        pytest.param("cpu", "int8", "no GPU", id="cpu"),
+        pytest.param("jetson-thor", "fp16", "--precision fp8", id="nothing else is quantised"),
+    ],
+)
+def test_a_quantised_vision_tower_is_refused_where_nothing_runs_it(
+    tmp_path: Path, target: str, precision: str, message: str
+) -> None:
+    command = ["egm-nano", "--target", target, "--precision", precision, "--quantise-vision", "-o", str(tmp_path / "bundle")]
+    with pytest.raises(BuildError, match=message):
+        build(command)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_verb_lists_every_target(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ from build_engine.cli import main
 from build_engine.edge_llm import export as exporting
 from build_engine.edge_llm.environment import EdgeLlmEnvironment, run_tool
 from build_engine.edge_llm.profile import EngineProfile, fitted_spec
-from build_engine.edge_llm.stages import Stages
 from build_engine.memory_table import published_spec
+from build_engine.stages import Stages
 from build_engine.targets import target_for
 from egm_edge.errors import BuildError, CheckpointError
 from egm_edge.shipped import shipped_checkpoint
@@ -58,7 +58,7 @@ def test_an_export_that_fails_behind_complete_files_is_no_export(fake_environmen
     write_tool(fake_environment, "tensorrt-edgellm-export", script)
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="modelopt"):
-        exporting.export(EdgeLlmEnvironment.find(), tmp_path, tmp_path / "out", tmp_path / "log", lambda line: None, ())
+        exporting.export(EdgeLlmEnvironment.find(), tmp_path, tmp_path / "out", tmp_path / "log", lambda line: None)
 
 
 def test_exit_code_0_without_a_vision_graph_is_no_export(fake_environment: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_exit_code_0_without_a_vision_graph_is_no_export(fake_environment: Path,
     write_tool(fake_environment, "tensorrt-edgellm-export", script)
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match=r"visual/model\.onnx"):
-        exporting.export(EdgeLlmEnvironment.find(), tmp_path, tmp_path / "out", tmp_path / "log", lambda line: None, ())
+        exporting.export(EdgeLlmEnvironment.find(), tmp_path, tmp_path / "out", tmp_path / "log", lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_two_builds_of_the_same_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
-        "from build_engine.edge_llm.stages import Stages\nimport time\n"
+        "from build_engine.stages import Stages\nimport time\n"
         "with Stages.open('k'):\n    print('in', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code]

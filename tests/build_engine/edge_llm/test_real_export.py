@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tokenizers import Tokenizer
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.cli import main
 from build_engine.edge_llm import compiler
+from build_engine.edge_llm import export as exporting
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.edge_llm.graph_check import check_graphs
 from build_engine.edge_llm.graph_inputs import HostMath
-from build_engine.edge_llm.request_tensors import prepare
+from build_engine.modelopt import quantise
+from build_engine.modelopt.request_tensors import prepare
 from build_engine.parity.cases import probes
 from egm_edge.bundle import Bundle
+from egm_edge.errors import BuildError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
 from tests.support.large_checkpoints import write_qwen3_vl_dims
@@ -39,9 +43,9 @@ OPERATORS = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def build(checkpoint: Path, precision: str, rows: Path, out: Path) -> Bundle:
+def build(checkpoint: Path, precision: str, rows: Path, out: Path, *options: str) -> Bundle:
     target = TARGETS.get(precision, "jetson-thor")
-    flags = ["--precision", precision, "--calibration", str(rows), "--max-new-tokens", "64", "--quiet"]
+    flags = ["--precision", precision, "--calibration", str(rows), "--max-new-tokens", "64", "--quiet", *options]
     assert main([str(checkpoint), "--target", target, *flags, "-o", str(out)]) == 0
     return Bundle.open(out)
 
@@ -80,8 +84,53 @@ def test_both_graphs_equal_transformers(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a tool ran for a bundle that is there")
 
-    monkeypatch.setattr(compiler, "run_tool", refuse)
+    monkeypatch.setattr(quantise, "run_tool", refuse)
+    monkeypatch.setattr(exporting, "run_tool", refuse)
     assert build(checkpoint, precision, calibration_rows, tmp_path / "bundle").hash == bundle.hash
+
+
+@pytest.mark.parametrize(
+    ("family", "precision"), [("jetson_qwen3_vl", "nvfp4"), ("jetson_internvl3", "fp8"), ("jetson_qwen3_vl", "int4")]
+)
+def test_a_quantised_vision_tower_is_exported_and_checked_like_the_decoder(
+    edge_llm: EdgeLlmEnvironment, family: str, precision: str, calibration_rows: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """And a wrong number in the vision graph is seen: one projection's weight scale is doubled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(TARGETS, "int4", "jetson-thor")
+    kept: dict[str, Any] = {}
+    real_check = compiler._check
+
+    def check_twice(plan: Any, source: Path, exported: Path) -> Any:
+        found = real_check(plan, source, exported)
+        damaged = Path(shutil.copytree(exported, tmp_path / "damaged"))
+        kept["scale"] = _double_a_vision_scale(damaged / "onnx" / "visual" / "model.onnx")
+        with pytest.raises(BuildError, match=r"vision embedding|deep-stack"):
+            real_check(plan, source, damaged)
+        return found
+
+    monkeypatch.setattr(compiler, "_check", check_twice)
+    bundle = build(request.getfixturevalue(family), precision, calibration_rows, tmp_path / "bundle", "--quantise-vision")
+    graphs, cost = bundle.manifest.parity["graphs"], bundle.manifest.parity["quantisation"]
+    assert kept["scale"]
+    assert 0.01 < cost["vision_error"] < 0.3 and cost["vision"] == "fp8" and cost["passed"]
+    assert graphs["stages"]["vision embedding"]["error"] <= graphs["stages"]["vision embedding"]["bound"] < 0.15
+    assert bundle.manifest.model["quantisation"]["vision"] == "fp8"
+    visual = onnx.load(str(bundle.path("onnx/visual/model.onnx")), load_external_data=False)
+    assert sum(node.op_type == "QuantizeLinear" for node in visual.graph.node) > 4
+
+
+def _double_a_vision_scale(path: Path) -> str:
+    model = onnx.load(str(path))
+    weights = {node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    inputs = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name in weights - inputs)
+    value = onnx.numpy_helper.to_array(scale)
+    scale.CopyFrom(onnx.numpy_helper.from_array(value * np.asarray(2, value.dtype), scale.name))
+    (path.parent / "model.onnx.data").unlink()
+    onnx.save(model, str(path), save_as_external_data=True, location="model.onnx.data")
+    return scale.name
 
 
 def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
@@ -106,7 +155,7 @@ def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
     def keep(plan: Any, source: Path, exported: Path) -> Any:
         kept["export"] = Path(shutil.copytree(exported / "onnx", tmp_path / "export"))
         kept["recorded"] = Path(shutil.copyfile(source / "recorded.safetensors", tmp_path / "recorded.safetensors"))
-        kept["checks"] = plan.checks()  # type: ignore[assignment]
+        kept["checks"] = plan.quantisation.checks()  # type: ignore[assignment]
         return real_check(plan, source, exported)
 
     monkeypatch.setattr(compiler, "_quantise", interrupted)
@@ -151,7 +200,7 @@ def test_egm_4b_widths_export(
 
 
 def test_requests_hold_the_answer_that_calibration_is_to_see(jetson_internvl3: Path) -> None:
-    from build_engine.edge_llm.request_tensors import answer_text
+    from build_engine.modelopt.request_tensors import answer_text
     from egm_edge.boxes import Box
     from egm_edge.parsing import parse_answer
 

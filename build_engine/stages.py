@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.manifest import is_no_space
+from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 
 
@@ -87,6 +88,15 @@ class Stages:
     def remove(self) -> None:
         """All stages, once their bundle is written."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def present_bundle(out_dir: Path, key: str) -> Bundle | None:
+    """The bundle at `out_dir` when it was built from the same inputs and is whole."""
+    try:
+        bundle = Bundle.open(out_dir)
+    except Exception:  # nothing there, or not this bundle: BundleWriter decides what may be replaced
+        return None
+    return bundle if bundle.manifest.model.get("build_key") == key else None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The half of the host work that needs ModelOpt: run inside `.venv-edgellm` as `python worker.py PLAN.json`.
 
 Loads the checkpoint with transformers, records what it computes for the check requests, quantises it with ModelOpt on the
-calibration requests, saves the quantised checkpoint, and records what transformers computes with exactly the saved numbers.
+calibration requests, saves the quantised checkpoint, and records what transformers computes with exactly the saved numbers. A
+quantised checkpoint that is already there is recorded as it stands.
 Imports nothing of this project: it lives in another environment. Requests come as safetensors that the host made with the
 checkpoint's own PixelSpec and PromptSpec, so that no image processor is needed here.
 
@@ -14,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +26,48 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 Tensors = dict[str, torch.Tensor]
-INT4_TILE = 64  # Int4GroupwiseGemmPluginV2 packs 64 x 64 blocks; other layers stay FP16, as upstream leaves them
+Trace = list[list[tuple[torch.Tensor, torch.Tensor]]]  # of each request and decoder layer: what enters it, what it adds
 VISION_PARTS = ("visual", "vision_tower", "multi_modal_projector")
 
 
 def main(plan_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text("utf-8"))
+    weights, scales = (getattr(torch, plan[name]) for name in ("weights", "scales"))
     torch.manual_seed(0)
     report("load", 0, 1)
     model = load(plan)
     outputs = {f"checkpoint.{name}": tensor for name, tensor in record(model, plan["checks"], "reference").items()}
     if plan["method"]:
-        quantise(model, plan["method"], plan["calibration"], bool(plan["quantise_vision"]))
-        report("save", 0, 1)
-        save_checkpoint(model, Path(plan["out"]))
+        trace = trace_layers(model, plan["checks"])
+        if not Path(plan["out"]).is_dir():
+            quantise(model, plan["method"], plan["calibration"], bool(plan["quantise_vision"]), int(plan["int4_tile"]))
+            report("save", 0, 1)
+            save_checkpoint(model, Path(plan["out"]), weights)
         del model
         saved = load(plan)
-        take_saved_numbers(saved, Path(plan["out"]))
+        take_saved_numbers(saved, Path(plan["out"]), scales)
         outputs |= {f"quantised.{name}": tensor for name, tensor in record(saved, plan["checks"], "quantised").items()}
-        round_to_fp16(saved)
+        outputs["layer_errors"] = layer_errors(saved, plan["checks"], trace)
+        round_to(saved, weights)
         outputs |= {f"rounded.{name}": tensor for name, tensor in record(saved, plan["checks"], "rounded").items()}
     save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, plan["recorded"])
     report("done", 1, 1)
 
 
 def load(plan: dict[str, Any]) -> PreTrainedModel:
-    """The checkpoint with weights rounded to FP16, all that Edge-LLM computes in, held in the type that is computed in here."""
+    """The checkpoint with weights rounded to what the runtime holds them in, held here in the type that is computed in."""
     device = plan["device"] if plan["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForImageTextToText.from_pretrained(plan["checkpoint"], dtype=torch.float16, use_safetensors=True)
+    weights = getattr(torch, plan["weights"])
+    model = AutoModelForImageTextToText.from_pretrained(plan["checkpoint"], dtype=weights, use_safetensors=True)
     return model.eval().to(device, getattr(torch, plan["dtype"]))
 
 
-def round_to_fp16(model: PreTrainedModel) -> None:
-    """Round what every linear layer and norm puts out to FP16: how far the engine's arithmetic alone moves the answer. Where
-    activations are quantised that is far, because a value near the edge of a step may fall to the other side."""
+def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round what every linear layer and norm puts out to `dtype`: how far the runtime's arithmetic alone moves the answer.
+    Where activations are quantised that is far, because a value near the edge of a step may fall to the other side."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) or type(module).__name__.endswith("Norm"):
-            module.register_forward_hook(lambda module, arguments, output: output.half().to(output.dtype))
+            module.register_forward_hook(lambda module, arguments, output: output.to(dtype).to(output.dtype))
 
 
 def report(stage: str, done: int, total: int) -> None:
@@ -110,17 +117,74 @@ def vision_outputs(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Modul
         yield "embeddings", model.model.multi_modal_projector
 
 
-def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool) -> None:
-    """Insert and calibrate ModelOpt's quantisers by Edge-LLM's own recipe for `method`."""
+def trace_layers(model: PreTrainedModel, files: list[str]) -> Trace:
+    """What enters each decoder layer and what the layer adds to it, [n, H] on the CPU."""
+    traces: Trace = []
+    for i, file in enumerate(files):
+        report("trace layers", i, len(files))
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def keep_step(module: torch.nn.Module, arguments: Any, output: Any, found: Any = found) -> None:
+            entered, left = arguments[0], output if isinstance(output, torch.Tensor) else output[0]
+            found.append((entered.cpu(), (left - entered).cpu()))
+
+        handles = [layer.register_forward_hook(keep_step) for layer in model.model.language_model.layers]
+        with torch.inference_mode():
+            model(**model_inputs(model, file), use_cache=False)
+        for handle in handles:
+            handle.remove()
+        traces.append(found)
+    return traces
+
+
+def layer_errors(model: PreTrainedModel, files: list[str], trace: Trace) -> torch.Tensor:
+    """How far each decoder layer strays by itself: given what entered the original's layer, the root-mean-square difference of
+    what it adds over the root mean square of what the original added, [requests, layers]. Errors of earlier layers are kept
+    out, so that one damaged layer of many stands out."""
+    rows = []
+    for i, (file, steps) in enumerate(zip(files, trace, strict=True)):
+        report("compare layers", i, len(files))
+        row: list[torch.Tensor] = []
+
+        def enter(module: torch.nn.Module, arguments: Any, layer: int = 0, steps: Any = steps) -> Any:
+            return (steps[layer][0].to(arguments[0].device), *arguments[1:])
+
+        def leave(
+            module: torch.nn.Module, arguments: Any, output: Any, layer: int = 0, steps: Any = steps, row: Any = row
+        ) -> None:
+            left = (output if isinstance(output, torch.Tensor) else output[0]).float().cpu()
+            entered, added = (tensor.float() for tensor in steps[layer])
+            row.append(((left - entered - added).square().mean() / added.square().mean()).sqrt())
+
+        handles = []
+        for index, layer in enumerate(model.model.language_model.layers):
+            handles.append(layer.register_forward_pre_hook(partial(enter, layer=index)))
+            handles.append(layer.register_forward_hook(partial(leave, layer=index)))
+        with torch.inference_mode():
+            model(**model_inputs(model, file), use_cache=False)
+        for handle in handles:
+            handle.remove()
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool, int4_tile: int) -> None:
+    """Insert and calibrate ModelOpt's quantisers by its recipe for `method`, the vision tower's in FP8 where `vision` asks.
+
+    Args:
+        int4_tile: linear layers whose sides are no multiples of it stay unquantised in INT4.
+    """
     import modelopt.torch.quantization as mtq
     from tensorrt_edgellm.quantization.quantization_configs import append_quant_cfg_entries, build_quant_config
 
-    config = build_quant_config(method, visual_quantization="fp8" if vision else None)
-    if method == "int4_awq":
+    awq = method == "int4_awq"
+    config = build_quant_config(method, visual_quantization="fp8" if vision and not awq else None)
+    if awq:
         unaligned = [
             name
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and (module.out_features % INT4_TILE or module.in_features % INT4_TILE)
+            if isinstance(module, torch.nn.Linear)
+            and (module.out_features % int4_tile or module.in_features % int4_tile)
         ]
         rules = [{"quantizer_name": f"*{name}.weight_quantizer", "enable": False} for name in unaligned]
         append_quant_cfg_entries(config, rules)
@@ -138,20 +202,33 @@ def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool
                 quantised(**model_inputs(quantised, file), use_cache=False)
 
     mtq.quantize(model, config, calibrate)
+    if vision and awq:
+        # In one go AWQ would smooth the FP8 layers too, and Edge-LLM's FP8 layers do not read a pre_quant_scale.
+        _, *rules = build_quant_config(None, visual_quantization="fp8")["quant_cfg"]
+        mtq.set_quantizer_by_cfg(model, [*rules, convolution])
+        mtq.calibrate(model, "max", calibrate)
     enabled = [name for name, module in model.named_modules() if getattr(module, "is_enabled", False)]
-    if not any(name.endswith("weight_quantizer") for name in enabled):
-        raise SystemExit(f"ModelOpt quantised no layer with {method}")
-    leaked = [name for name in enabled if not vision and any(f".{part}." in f".{name}." for part in VISION_PARTS)]
+    weights = [name for name in enabled if name.endswith("weight_quantizer")]
+    if all(is_vision(name) for name in weights):
+        raise SystemExit(f"ModelOpt quantised no decoder layer with {method}")
+    if vision and not any(is_vision(name) for name in weights):
+        raise SystemExit("the vision tower was to be quantised, but ModelOpt quantised no layer of it")
+    leaked = [name for name in enabled if is_vision(name) and not vision]
     if leaked:
         raise SystemExit(f"the vision tower was to stay in high precision, but {leaked[0]} is quantised")
 
 
-def save_checkpoint(model: PreTrainedModel, out: Path) -> None:
-    """ModelOpt's Hugging Face checkpoint: packed weights, scales, hf_quant_config.json."""
+def is_vision(name: str) -> bool:
+    """Whether a module belongs to the vision tower or its projector."""
+    return any(f".{part}." in f".{name}." for part in VISION_PARTS)
+
+
+def save_checkpoint(model: PreTrainedModel, out: Path, dtype: torch.dtype) -> None:
+    """ModelOpt's Hugging Face checkpoint: packed weights, scales, hf_quant_config.json; what is not packed in `dtype`."""
     from modelopt.torch.export import export_hf_checkpoint
     from tensorrt_edgellm.quantization import quantize as upstream
 
-    model.half()  # the exporter mixes no other type with its FP16 layers
+    model.to(dtype)
     if getattr(model.config, "architectures", None) is None:
         model.config.architectures = [type(model).__name__]
     upstream._fix_generation_config_for_strict_validate(model)
@@ -163,11 +240,14 @@ def save_checkpoint(model: PreTrainedModel, out: Path) -> None:
         raise SystemExit("ModelOpt wrote no hf_quant_config.json")
 
 
-def take_saved_numbers(model: PreTrainedModel, out: Path) -> None:
+def take_saved_numbers(model: PreTrainedModel, out: Path, scales: torch.dtype) -> None:
     """Put the saved checkpoint's numbers into an unquantised model: weights unpacked, activations rounded where they are.
 
+    Args:
+        scales: what the runtime keeps scales in.
+
     What ModelOpt saves is not what it calibrated: it merges the scales of projections that share an input and folds others
-    into the norm before them. Only the saved numbers are what the exporter reads.
+    into the norm before them. Only the saved numbers are what the runtime reads.
     """
     saved: Tensors = {}
     for file in sorted(out.glob("*.safetensors")):
@@ -178,16 +258,19 @@ def take_saved_numbers(model: PreTrainedModel, out: Path) -> None:
         for name, parameter in model.named_parameters():
             stored = saved.get(name)
             if stored is None:
-                continue  # a tied head
+                if name != "lm_head.weight":  # a tied head
+                    raise SystemExit(f"the quantised checkpoint lacks {name}")
+                continue
             module_name = name.removesuffix(".weight")
             parts = {key: saved.get(f"{module_name}.{key}") for key in SCALES}
-            weight = unpack[stored.dtype](stored, parts) if stored.dtype in unpack else stored.float()
+            packed = stored.dtype in unpack
+            weight = unpack[stored.dtype](stored, parts, scales) if packed else stored.float()
             if parts["pre_quant_scale"] is not None:
                 weight = weight * parts["pre_quant_scale"].float()  # the activation is multiplied by it; so is the weight
             parameter.copy_(weight)
             if parts["input_scale"] is not None:
                 divisor = parts["pre_quant_scale"]
-                modules[module_name].register_forward_pre_hook(rounding(stored.dtype, parts["input_scale"], divisor))
+                modules[module_name].register_forward_pre_hook(rounding(stored.dtype, parts["input_scale"], divisor, scales))
 
 
 SCALES = ("weight_scale", "weight_scale_2", "pre_quant_scale", "input_scale")
@@ -195,11 +278,11 @@ E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 INT4_GROUP, NVFP4_BLOCK = 128, 16
 
 
-def unpack_four_bits(stored: torch.Tensor, parts: dict[str, Any]) -> torch.Tensor:
+def unpack_four_bits(stored: torch.Tensor, parts: dict[str, Any], scales: torch.dtype) -> torch.Tensor:
     """INT4 [out / 2, in], two rows a byte, or NVFP4 [out, in / 2], two columns a byte, to float [out, in]."""
     low, high, scale = stored & 15, stored >> 4, parts["weight_scale"].float()
     if parts["weight_scale_2"] is None:
-        scale = scale.half().float()  # as the exporter keeps it
+        scale = scale.to(scales).float()
         rows = torch.stack([low, high], 1).reshape(-1, stored.shape[1])
         levels = ((rows.int() + 8) % 16 - 8).float()
         return levels * scale.repeat_interleave(INT4_GROUP, 1)[:, : levels.shape[1]]
@@ -208,18 +291,20 @@ def unpack_four_bits(stored: torch.Tensor, parts: dict[str, Any]) -> torch.Tenso
     return levels * (scale * parts["weight_scale_2"].float()).repeat_interleave(NVFP4_BLOCK, 1)
 
 
-def unpack_plain(stored: torch.Tensor, parts: dict[str, Any]) -> torch.Tensor:
+def unpack_plain(stored: torch.Tensor, parts: dict[str, Any], scales: torch.dtype) -> torch.Tensor:
     """FP8 and INT8: one scale a tensor or an output row."""
-    scale = parts["weight_scale"].half().float()  # as the exporter keeps it
+    scale = parts["weight_scale"].to(scales).float()
     return stored.float() * (scale[:, None] if scale.numel() > 1 else scale)
 
 
-def rounding(weight_type: torch.dtype, scale: torch.Tensor, smoothing: torch.Tensor | None) -> Callable[..., Any]:
-    """A hook that rounds a layer's input as the engine does. With `smoothing`, the multiplied input is what is rounded; the
+def rounding(
+    weight_type: torch.dtype, scale: torch.Tensor, smoothing: torch.Tensor | None, scales: torch.dtype
+) -> Callable[..., Any]:
+    """A hook that rounds a layer's input as the runtime does. With `smoothing`, the multiplied input is what is rounded; the
     product is divided out again because the weight carries the factor."""
 
     def hook(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        x, step = arguments[0].float(), scale.half().float().to(arguments[0].device)  # the engine keeps scales in FP16
+        x, step = arguments[0].float(), scale.to(scales).float().to(arguments[0].device)
         factor = smoothing.float().to(x.device) if smoothing is not None else torch.ones((), device=x.device)
         y = x * factor
         if weight_type == torch.float8_e4m3fn:
@@ -227,13 +312,13 @@ def rounding(weight_type: torch.dtype, scale: torch.Tensor, smoothing: torch.Ten
         elif weight_type == torch.int8:
             y = (y / step).round().clamp(-128, 127) * step
         else:
-            y = round_to_nvfp4(y, scale.float().to(x.device))
+            y = round_to_nvfp4(y, scale.float().to(x.device), scales)
         return (torch.where(factor == 0, x, y / factor).to(arguments[0].dtype),)
 
     return hook
 
 
-def round_to_nvfp4(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+def round_to_nvfp4(x: torch.Tensor, step: torch.Tensor, scales: torch.dtype) -> torch.Tensor:
     """Blocks of 16 share an E4M3 scale relative to `step`; values go to the nearest E2M1 level, ties to the even code."""
     blocks = x.reshape(*x.shape[:-1], -1, NVFP4_BLOCK)
     needed = blocks.abs().amax(-1, keepdim=True) / 6
@@ -245,7 +330,7 @@ def round_to_nvfp4(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     below = torch.bucketize(size, middles.to(x.device))  # on a middle: the lower code
     even = (size[..., None] == middles.to(x.device)).any(-1) & (below % 2 == 1)
     levels = E2M1.to(x.device)[below + even.long()]
-    scale = (kept.half() * step.half()).float()  # the graph multiplies back in FP16
+    scale = (kept.to(scales) * step.to(scales)).float()  # Edge-LLM's graph multiplies back in FP16
     return (levels * units.sign() * scale).reshape(x.shape)
 
 

@@ -1,0 +1,55 @@
+"""The bounds on what quantisation may cost, on records made up for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from build_engine.modelopt.numeric_check import LAYER_BOUNDS, check_quantisation
+from egm_edge.errors import BuildError
+
+RNG = np.random.default_rng(0)
+
+
+def _record(path: Path, *, layers: list[float], logits: float = 0.05, vision: float = 0.0) -> Path:
+    """Two requests; errors are relative to standard normal values."""
+    values: dict[str, np.ndarray] = {"layer_errors": np.asarray([layers, layers], np.float32)}
+    for i in range(2):
+        for name, shape, size in (("logits", (40, 300), logits), ("embeddings", (16, 64), vision)):
+            plain = RNG.standard_normal(shape).astype(np.float32)
+            strayed = plain + np.float32(size) * RNG.standard_normal(shape).astype(np.float32)
+            values |= {f"checkpoint.{i}.{name}": plain, f"quantised.{i}.{name}": strayed, f"rounded.{i}.{name}": strayed}
+    save_file(values, str(path))
+    return path
+
+
+def test_what_is_within_every_bound_passes(tmp_path: Path) -> None:
+    found = check_quantisation(_record(tmp_path / "r", layers=[0.05, 0.07]), "fp8", "bf16", "transformers")
+    found.require_passed()
+    assert found.logits_error == pytest.approx(0.05, rel=0.1) and found.cosine > 0.99 and found.requests == 2
+    assert found.to_dict()["passed"] and found.to_dict()["bounds"]["layer_error"] == LAYER_BOUNDS["fp8"]
+
+
+@pytest.mark.parametrize(
+    ("record", "vision", "failed"),
+    [
+        pytest.param({"layers": [0.05, 0.3, 0.05]}, "bf16", "layer error of decoder layer 1", id="one layer"),
+        pytest.param({"layers": [0.05, float("nan")]}, "bf16", "layer error of decoder layer 1", id="no number"),
+        pytest.param({"layers": [0.05], "logits": 0.5}, "bf16", "logits error", id="the whole"),
+        pytest.param({"layers": [0.05], "vision": 0.1}, "bf16", "vision error", id="a tower that was to stay as it was"),
+        pytest.param({"layers": [0.05], "vision": 0.5}, "fp8", "vision error", id="a quantised tower"),
+    ],
+)
+def test_what_is_beyond_a_bound_is_named(tmp_path: Path, record: dict, vision: str, failed: str) -> None:
+    found = check_quantisation(_record(tmp_path / "r", **record), "fp8", vision, "transformers")
+    with pytest.raises(BuildError, match=failed):
+        found.require_passed()
+    assert not found.to_dict()["passed"]
+
+
+def test_a_quantised_tower_may_stray_as_fp8_does(tmp_path: Path) -> None:
+    record = _record(tmp_path / "r", layers=[0.05], vision=0.1)
+    check_quantisation(record, "fp8", "fp8", "transformers").require_passed()
