@@ -9,7 +9,7 @@ from typing import Any
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
-from build_engine.exporters.portable_graph import BlockProduct, PortableGraphWriter
+from build_engine.exporters.portable_graph import INT4_BLOCKS, BlockProduct, PortableGraphWriter
 from build_engine.parity import build_gate
 from build_engine.progress import Progress
 from egm_edge.backends.portable.backend import PortableBackend
@@ -72,7 +72,11 @@ def limit_context(plan: CheckpointPlan) -> None:
 def write_graphs(
     plan: CheckpointPlan, root: Path, precision: str, bar: Progress, product: BlockProduct = BlockProduct.STANDARD
 ) -> None:
-    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantised."""
+    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantised.
+
+    Raises:
+        BuildError: no layer can be written in the precision asked for.
+    """
     checkpoint, formats = plan.checkpoint, FORMATS[precision]
     checkpoint.on_read = bar.advance
     for name in (VISION, DECODER, HEAD):
@@ -85,7 +89,16 @@ def write_graphs(
     plan.tower.write_vision(checkpoint, plan.pixel_spec, graph(VISION), WeightFormat.FP32)
     bar.stage(f"decoder ({precision})")
     deepstack = plan.engine().vision.deepstack
-    write_portable_decoder(checkpoint, plan.shape, graph(DECODER), formats.decoder, deepstack=deepstack)
+    decoder = graph(DECODER)
+    write_portable_decoder(checkpoint, plan.shape, decoder, formats.decoder, deepstack=deepstack)
+    if formats.decoder is WeightFormat.INT4 and not decoder.int4_layers:
+        raise BuildError(
+            f"a decoder layer whose inputs are a multiple of {min(INT4_BLOCKS)}",
+            f"none in one {plan.shape.hidden} wide",
+            f"pass --precision {formats.native}",
+        )
+    if decoder.plain_layers:
+        bar.stage(f"{len(decoder.plain_layers)} layers that INT4 blocks do not divide stay in {formats.native}")
     bar.stage(f"head ({formats.native})")
     write_portable_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
 

@@ -42,11 +42,16 @@ class PortableGraphWriter(GraphWriter):
     Args:
         precision: of activations and plain weights: "fp16", "bf16", or "fp32" for checks.
         product: how INT4 layers are written.
+
+    Attributes:
+        int4_layers: names of the layers that were written in INT4; plain_layers: of those that fell back.
     """
 
     def __init__(self, path: Path, *, precision: str, product: BlockProduct = BlockProduct.STANDARD) -> None:
         super().__init__(path)
         self.product = product
+        self.int4_layers: list[str] = []
+        self.plain_layers: list[str] = []
         self.dtype = np.dtype(DTYPES[precision])
         self.kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         self._exact_names: set[str] = set()
@@ -98,7 +103,9 @@ class PortableGraphWriter(GraphWriter):
         n, k = shape
         block = next((size for size in INT4_BLOCKS if k % size == 0), None)
         if block is None:
+            self.plain_layers.append(name)
             return self._linear_plain(x, name, shape, rows)
+        self.int4_layers.append(name)
         values, scales = np.empty((n, k), np.int8), np.empty((n, k // block), np.float32)
         for start in range(0, n, ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, n)

@@ -105,6 +105,14 @@ def test_int4_graphs_follow_transformers(
     assert 1e-4 < stages["prefill logits"]["worst"] < 0.1, "the decoder is, and the check sees it"
 
 
+def test_a_decoder_without_a_layer_to_quantise_is_refused(tmp_path: Path) -> None:
+    from tests.support.tiny_checkpoints import write_tiny_qwen3_vl
+
+    narrow = write_tiny_qwen3_vl(tmp_path / "narrow", hidden_size=48, intermediate_size=96, heads=2, head_dim=24)
+    with pytest.raises(BuildError, match=r"multiple of 64.*48 wide.*--precision fp16"):
+        _built(narrow, tmp_path / "bundle", gate=False)
+
+
 def _scales(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., BlockRounded]:
     def rounded(*args: Any, **options: Any) -> BlockRounded:
         found = round_blocks(*args, **options)
