@@ -7,31 +7,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from egm_edge.decoding import DecodingKeywords
 from egm_edge.errors import InputError
 from egm_edge.grounder import Grounder
 from egm_edge.measure.sample import Sample
 from egm_edge.measure.workload import Question, Workload, expression_of_words, resized
+from egm_edge.opening import AnyGrounder
 
 Told = Callable[[int, int], None]
 
 
-def ask(grounder: Grounder, question: Question, max_new_tokens: int | None, image: Any = None) -> Sample:
+def ask(grounder: AnyGrounder, question: Question, max_new_tokens: int | None, image: Any = None) -> Sample:
     """One request from encoded picture to Grounding (or on `image`, an RGB array or a Frame)."""
     times: list[float] = []
+    decoding: DecodingKeywords = {"max_new_tokens": max_new_tokens}
+    if isinstance(grounder, Grounder) and not grounder.stop_ids:
+        decoding["force_syntax"] = False  # where no end token ends an answer, its syntax must not either
     grounding = grounder.ground(
         question.image if image is None else image,
         question.expression,
         task=question.task,
         color="rgb",
-        max_new_tokens=max_new_tokens,
-        force_syntax=bool(grounder.stop_ids),  # where no end token ends an answer, its syntax must not either
         on_token=lambda event: times.append(time.perf_counter()),
+        **decoding,
     )
     return Sample.of(grounding, question.name, times)
 
 
 def measure_requests(
-    grounder: Grounder,
+    grounder: AnyGrounder,
     workload: Workload,
     count: int,
     max_new_tokens: int | None,
@@ -85,7 +89,7 @@ def parse_sweeps(texts: list[str]) -> list[tuple[str, str]]:
 
 
 def measure_sweep(
-    grounder: Grounder,
+    grounder: AnyGrounder,
     workload: Workload,
     points: list[tuple[str, str]],
     count: int,
@@ -107,27 +111,27 @@ def measure_sweep(
     return found
 
 
-def _at_resolution(grounder: Grounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
+def _at_resolution(grounder: AnyGrounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
     width, _, height = setting.partition("x")
     yield ask(grounder, question, cap, resized(question.image, int(width), int(height)))
 
 
-def _with_words(grounder: Grounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
+def _with_words(grounder: AnyGrounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
     yield ask(grounder, Question(question.name, question.image, expression_of_words(int(setting)), question.task), cap)
 
 
-def _with_cap(grounder: Grounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
+def _with_cap(grounder: AnyGrounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
     yield ask(grounder, question, int(setting))
 
 
-def _with_commands(grounder: Grounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
+def _with_commands(grounder: AnyGrounder, question: Question, setting: str, cap: int | None) -> Iterator[Sample]:
     frame = grounder.frame(question.image)
     for number in range(int(setting)):
         words = f"{question.expression} {number}" if number else question.expression
         yield ask(grounder, Question(question.name, question.image, words, question.task), cap, frame)
 
 
-_ASKERS: dict[str, Callable[[Grounder, Question, str, int | None], Iterator[Sample]]] = {
+_ASKERS: dict[str, Callable[[AnyGrounder, Question, str, int | None], Iterator[Sample]]] = {
     "resolution": _at_resolution,
     "prompt": _with_words,
     "tokens": _with_cap,

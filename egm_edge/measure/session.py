@@ -17,6 +17,8 @@ from typing import Any
 
 import egm_edge
 from egm_edge.bundle import Bundle
+from egm_edge.checkpoint_bundle import open_directory
+from egm_edge.errors import InputError
 from egm_edge.grounder import Grounder
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
 from egm_edge.measure.beside import PeerChoice, measure_beside
@@ -29,6 +31,7 @@ from egm_edge.measure.report import KIND, SCHEMA_VERSION, rate_dict, samples_dic
 from egm_edge.measure.roofline import RequestModel, reached
 from egm_edge.measure.runner import ask, measure_requests, measure_sweep
 from egm_edge.measure.workload import Workload
+from egm_edge.opening import AnyGrounder, open_grounder
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
 Told = Callable[[int, int], None]
@@ -76,9 +79,9 @@ def measure_bundle(
     """
     tell = told or (lambda name: lambda done, total: None)
     started = time.perf_counter()
-    bundle = Bundle.open(bundle_dir)
+    bundle = open_directory(bundle_dir)
     opened = time.perf_counter()
-    with Grounder.from_opened(bundle, memory=memory, threads=threads) as grounder:
+    with open_grounder(bundle, memory=memory, threads=threads) as grounder:
         loaded = time.perf_counter()
         after_load = look()
         cold = {"verify_ms": (opened - started) * 1e3, "load_ms": (loaded - opened) * 1e3}
@@ -86,19 +89,47 @@ def measure_bundle(
 
 
 def measure_grounder(
-    grounder: Grounder,
+    grounder: AnyGrounder,
     workload: Workload,
     plan: Plan,
     tell: Callable[[str], Told],
     cold: dict[str, float],
     after_load: Conditions,
 ) -> dict[str, Any]:
-    """Measure what is already loaded; `cold` holds verify_ms and load_ms."""
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    grounder.speculate = plan.speculate
-    stop_ids = grounder.stop_ids
+    """Measure what is already loaded; `cold` holds verify_ms and load_ms.
+
+    Raises:
+        InputError: the plan asks a runtime that answers whole requests for what needs its logits.
+    """
+    ours = grounder if isinstance(grounder, Grounder) else None
+    if ours is None:
+        _refuse_what_needs_logits(plan, grounder.facts.runtime)
+        return _measure(grounder, workload, plan, tell, cold, after_load)
+    ours.speculate, stop_ids = plan.speculate, ours.stop_ids
     if plan.ignore_end:
-        grounder.stop_ids = frozenset()
+        ours.stop_ids = frozenset()
+    try:
+        return _measure(grounder, workload, plan, tell, cold, after_load)
+    finally:
+        ours.stop_ids = stop_ids
+
+
+def _refuse_what_needs_logits(plan: Plan, runtime: str) -> None:
+    asked = {"--ignore-end": plan.ignore_end, "--no-speculate": not plan.speculate, "--beside": plan.beside is not None}
+    wanted = [option for option, on in asked.items() if on]
+    if wanted:
+        raise InputError(f"a bundle whose engine gives logits for {wanted[0]}", runtime, f"leave {wanted[0]} out")
+
+
+def _measure(
+    grounder: AnyGrounder,
+    workload: Workload,
+    plan: Plan,
+    tell: Callable[[str], Told],
+    cold: dict[str, float],
+    after_load: Conditions,
+) -> dict[str, Any]:
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     cap = plan.max_new_tokens
     (first,) = workload.take(1)
     cold_sample = ask(grounder, first, cap)
@@ -124,7 +155,6 @@ def measure_grounder(
         if plan.sweeps
         else []
     )
-    grounder.stop_ids = stop_ids
     sample_dicts = samples_dict(samples)
     beside = None
     roofline = None
@@ -132,7 +162,7 @@ def measure_grounder(
         limits = measure_limits(_threads(grounder), bandwidth=probe.bandwidth)
         stages = [asdict(stage) for stage in reached(model, limits, sample_dicts)]
         roofline = {"limits": asdict(limits), "in_turns": in_turns, "stages": stages}
-    if plan.beside:
+    if plan.beside and isinstance(grounder, Grounder):
         peer = plan.beside.open(_threads(grounder))
         try:
             beside = measure_beside(grounder, peer, workload, plan.pairs, cap or 128, tell("beside")).to_dict()
@@ -182,15 +212,15 @@ class _Probe:
             self.joules[name] += value
 
 
-def _request_model(grounder: Grounder) -> RequestModel | None:
+def _request_model(grounder: AnyGrounder) -> RequestModel | None:
     """What can count the work of a request; None for bundles without graphs to count."""
     if not RequestModel.counts(grounder.bundle):
         return None
-    return RequestModel(grounder.bundle, fast=grounder.backend.facts.memory == "fast")
+    return RequestModel(grounder.bundle, fast=grounder.facts.memory == "fast")
 
 
-def _threads(grounder: Grounder) -> int:
-    return grounder.backend.facts.threads or default_threads()
+def _threads(grounder: AnyGrounder) -> int:
+    return grounder.facts.threads or default_threads()
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
@@ -218,8 +248,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _machine(grounder: Grounder) -> dict[str, Any]:
-    facts = grounder.backend.facts
+def _machine(grounder: AnyGrounder) -> dict[str, Any]:
+    facts = grounder.facts
     return {
         "cpu": cpu_name(),
         "cpus": usable_cpus(),
@@ -234,7 +264,7 @@ def _machine(grounder: Grounder) -> dict[str, Any]:
     }
 
 
-def _plan(plan: Plan, workload: Workload, grounder: Grounder) -> dict[str, Any]:
+def _plan(plan: Plan, workload: Workload, grounder: AnyGrounder) -> dict[str, Any]:
     return {
         "requests": plan.requests,
         "warm_up": plan.warm_up + 1,
