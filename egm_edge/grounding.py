@@ -91,7 +91,8 @@ class Grounding:
         task: modal or amodal.
         box: pixels of the original image.
         image_wh: width and height of the original image, pixels.
-        label: the label the model wrote beside its box, "" when none.
+        label: the label the model wrote beside its box, "" when none; the expression itself where a thought was cut or left
+            out, because the model is then asked for the box alone.
         confidence: P(IoU >= 0.5) from the bundle's calibration map; None means uncalibrated, never guessed.
         reasoning: the thought, without its tags.
         text: everything the model generated.
