@@ -7,7 +7,7 @@ wrongly packed weight shows at full size, in whichever of many layers it sits. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 from egm_edge.errors import BuildError
 
-# Of what one layer adds, root-mean-square error over root mean square. Gaussian weights, the hardest to round, give 0.08 in
-# FP8, 0.24 in INT4 and 0.27 in NVFP4 (tests/build_engine/modelopt); a projection with a scale of twice its size gives more.
+# Of what one layer adds to a token, the error over its length, median of all tokens. Gaussian weights, the hardest to round,
+# give 0.08 in FP8, 0.24 in INT4 and 0.27 in NVFP4 (tests/build_engine/modelopt); a projection with a scale of twice its size
+# gives more.
 LAYER_BOUNDS: Mapping[str, float] = {"fp8": 0.15, "int4": 0.4, "nvfp4": 0.45}
 # Of the logits, over their spread. Unrelated logits give 1.4. The same weights give 0.08, 0.26 and 0.27 in two layers.
 LOGIT_BOUNDS: Mapping[str, float] = {"fp8": 0.3, "int4": 0.6, "nvfp4": 0.7}
@@ -36,7 +37,8 @@ class QuantisationCheck:
         vision_error: image embeddings, root-mean-square error over the root mean square.
         layer_error: of the worst decoder layer by itself. worst_layer: its index.
         logits_error: over the logits' spread, at every position of prompt and answer. cosine: of the logits, centred.
-        argmax_agreement: share of positions whose best token is the original's.
+        argmax_agreement: share of positions whose best token is the original's. answer_agreement: the same of the positions
+            that the model answers from, prompt and picture left out; None without a known answer.
         arithmetic_error: of the logits when layers round to what the runtime computes in; no part of a bound.
     """
 
@@ -50,6 +52,7 @@ class QuantisationCheck:
     logits_error: float
     cosine: float
     argmax_agreement: float
+    answer_agreement: float | None
     arithmetic_error: float
 
     @property
@@ -80,18 +83,22 @@ class QuantisationCheck:
         return rounded | {"bounds": self.bounds, "passed": not self.failed}
 
 
-def check_quantisation(recorded: Path, precision: str, vision: str, against: str) -> QuantisationCheck:
+def check_quantisation(
+    recorded: Path, precision: str, vision: str, against: str, answers: Sequence[int]
+) -> QuantisationCheck:
     """Read the worker's record of both sides.
 
     Args:
         recorded: the worker's safetensors.
         precision, vision: whose bounds apply. against: what both sides ran on, for the report.
+        answers: tokens at the end of each request that are its answer, 0 where it has none.
     """
     values = load_file(str(recorded))
-    requests = sum(name.startswith("checkpoint.") and name.endswith(".logits") for name in values)
+    requests = len(answers)
     pairs = [(values[f"quantised.{i}.logits"], values[f"checkpoint.{i}.logits"]) for i in range(requests)]
     pictures = [(values[f"quantised.{i}.embeddings"], values[f"checkpoint.{i}.embeddings"]) for i in range(requests)]
     rounded = [(values[f"rounded.{i}.logits"], values[f"quantised.{i}.logits"]) for i in range(requests)]
+    replies = [(found[-1 - n : -1], expected[-1 - n : -1]) for (found, expected), n in zip(pairs, answers, strict=True) if n]
     layers = np.nan_to_num(values["layer_errors"], nan=np.inf).max(0)  # [layers]
     return QuantisationCheck(
         precision=precision,
@@ -103,7 +110,8 @@ def check_quantisation(recorded: Path, precision: str, vision: str, against: str
         worst_layer=int(layers.argmax()),
         logits_error=max(relative_error(found, expected, centred=True) for found, expected in pairs),
         cosine=min(_cosine(found, expected) for found, expected in pairs),
-        argmax_agreement=min(float((found.argmax(-1) == expected.argmax(-1)).mean()) for found, expected in pairs),
+        argmax_agreement=min(_agreement(found, expected) for found, expected in pairs),
+        answer_agreement=min((_agreement(found, expected) for found, expected in replies), default=None),
         arithmetic_error=max(relative_error(found, expected, centred=True) for found, expected in rounded),
     )
 
@@ -116,6 +124,10 @@ def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32], ce
     difference = found.astype(np.float64) - expected
     scale = expected - expected.mean(-1, keepdims=True) if centred else expected
     return float(np.sqrt((difference**2).mean() / max((scale.astype(np.float64) ** 2).mean(), 1e-30)))
+
+
+def _agreement(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float((found.argmax(-1) == expected.argmax(-1)).mean())
 
 
 def _cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -104,7 +104,8 @@ class Quantisation:
     def checked(self, folder: Path, precision: str, versions: Mapping[str, str]) -> QuantisationCheck:
         """What `run` recorded in `folder`, compared; for a recipe only."""
         against = f"transformers {versions['transformers']}, torch {versions['torch']}"
-        return check_quantisation(folder / RECORDED, precision, self.vision_type, against)
+        answers = [one.answer_tokens for one in self.checks()]
+        return check_quantisation(folder / RECORDED, precision, self.vision_type, against, answers)
 
     def calibration_licence(self) -> str:
         return "the user's own" if self.rows else "drawn by egm-edge, Apache-2.0"

@@ -36,12 +36,14 @@ class Prepared:
         positions: [3, n] rotary positions (time, height, width).
         pixels: patches and their grid.
         pixel_values: float32, the Hugging Face processor's layout.
+        answer_tokens: tokens at the end that are the answer.
     """
 
     input_ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     pixels: Pixels
     pixel_values: NDArray[np.float32]
+    answer_tokens: int = 0
 
 
 def calibration_cases(data: Path | None, count: int = CALIBRATION_REQUESTS) -> list[Case]:
@@ -72,6 +74,7 @@ def prepare(case: Case, pixel_spec: PixelSpec, prompt_spec: PromptSpec, tokenize
         positions=np.concatenate([positions, np.broadcast_to(following, (3, len(tail)))], axis=1),
         pixels=pixels,
         pixel_values=normalise(pixels, pixel_spec),
+        answer_tokens=len(answer.ids),
     )
 
 

@@ -126,7 +126,7 @@ def trace_layers(model: PreTrainedModel, files: list[str]) -> Trace:
 
         def keep_step(module: torch.nn.Module, arguments: Any, output: Any, found: Any = found) -> None:
             entered, left = arguments[0], output if isinstance(output, torch.Tensor) else output[0]
-            found.append((entered.cpu(), (left - entered).cpu()))
+            found.append((entered.cpu(), (left.float() - entered.float()).cpu()))
 
         handles = [layer.register_forward_hook(keep_step) for layer in model.model.language_model.layers]
         with torch.inference_mode():
@@ -138,9 +138,9 @@ def trace_layers(model: PreTrainedModel, files: list[str]) -> Trace:
 
 
 def layer_errors(model: PreTrainedModel, files: list[str], trace: Trace) -> torch.Tensor:
-    """How far each decoder layer strays by itself: given what entered the original's layer, the root-mean-square difference of
-    what it adds over the root mean square of what the original added, [requests, layers]. Errors of earlier layers are kept
-    out, so that one damaged layer of many stands out."""
+    """How far each decoder layer strays by itself, given what entered the original's: the distance between what both add to a
+    token, over the length of what the original adds; the median of all tokens, [requests, layers]. Errors of earlier layers are
+    kept out, so that one damaged layer of many stands out; so is the size of attention sinks, which would drown the rest."""
     rows = []
     for i, (file, steps) in enumerate(zip(files, trace, strict=True)):
         report("compare layers", i, len(files))
@@ -153,8 +153,8 @@ def layer_errors(model: PreTrainedModel, files: list[str], trace: Trace) -> torc
             module: torch.nn.Module, arguments: Any, output: Any, layer: int = 0, steps: Any = steps, row: Any = row
         ) -> None:
             left = (output if isinstance(output, torch.Tensor) else output[0]).float().cpu()
-            entered, added = (tensor.float() for tensor in steps[layer])
-            row.append(((left - entered - added).square().mean() / added.square().mean()).sqrt())
+            entered, added = steps[layer][0].float(), steps[layer][1]
+            row.append(((left - entered - added).norm(dim=-1) / added.norm(dim=-1)).median())
 
         handles = []
         for index, layer in enumerate(model.model.language_model.layers):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from build_engine.modelopt.numeric_check import LAYER_BOUNDS, check_quantisation
 from egm_edge.errors import BuildError
@@ -27,7 +27,7 @@ def _record(path: Path, *, layers: list[float], logits: float = 0.05, vision: fl
 
 
 def test_what_is_within_every_bound_passes(tmp_path: Path) -> None:
-    found = check_quantisation(_record(tmp_path / "r", layers=[0.05, 0.07]), "fp8", "bf16", "transformers")
+    found = check_quantisation(_record(tmp_path / "r", layers=[0.05, 0.07]), "fp8", "bf16", "transformers", [12, 0])
     found.require_passed()
     assert found.logits_error == pytest.approx(0.05, rel=0.1) and found.cosine > 0.99 and found.requests == 2
     assert found.to_dict()["passed"] and found.to_dict()["bounds"]["layer_error"] == LAYER_BOUNDS["fp8"]
@@ -44,7 +44,7 @@ def test_what_is_within_every_bound_passes(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_beyond_a_bound_is_named(tmp_path: Path, record: dict, vision: str, failed: str) -> None:
-    found = check_quantisation(_record(tmp_path / "r", **record), "fp8", vision, "transformers")
+    found = check_quantisation(_record(tmp_path / "r", **record), "fp8", vision, "transformers", [12, 0])
     with pytest.raises(BuildError, match=failed):
         found.require_passed()
     assert not found.to_dict()["passed"]
@@ -52,4 +52,17 @@ def test_what_is_beyond_a_bound_is_named(tmp_path: Path, record: dict, vision: s
 
 def test_a_quantised_tower_may_stray_as_fp8_does(tmp_path: Path) -> None:
     record = _record(tmp_path / "r", layers=[0.05], vision=0.1)
-    check_quantisation(record, "fp8", "fp8", "transformers").require_passed()
+    check_quantisation(record, "fp8", "fp8", "transformers", [12, 0]).require_passed()
+
+
+def test_agreement_is_counted_where_the_model_answers_from(tmp_path: Path) -> None:
+    """Twelve answer tokens come from the twelve positions before the last; the picture's positions predict nothing."""
+    values = load_file(str(_record(tmp_path / "r", layers=[0.05])))
+    values["quantised.0.logits"] = values["checkpoint.0.logits"].copy()
+    values["quantised.0.logits"][:27] *= -1
+    values["quantised.0.logits"][28] *= -1
+    values["quantised.0.logits"][39] *= -1
+    save_file(values, str(tmp_path / "r"))
+    found = check_quantisation(tmp_path / "r", "fp8", "bf16", "transformers", [12, 0])
+    assert found.answer_agreement == pytest.approx(11 / 12)
+    assert found.argmax_agreement == pytest.approx(11 / 40)
