@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 # Candidate shrink factors of a block's scale: clipping the extreme a little lowers the squared error of the rest.
 INT4_SCALE_SHRINKS = (1.0, 0.92, 0.85)
+FP8_LARGEST = 448.0  # of E4M3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def round_blocks(
         bits: 4 or 8.
         block_size: power of two, 16 or more.
         signed_scales: let a scale be negative, so that a block's extreme lands on the longer end of the range whatever its
-            sign. TensorRT takes positive scales only.
+            sign. NVIDIA's tools write positive scales only, so that TensorRT's kernels are given no others.
         scale_dtype: how the scales will be stored; weights are rounded to multiples of what is stored.
     """
     if bits not in (4, 8):
@@ -107,6 +109,22 @@ def quantize_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], ND
     """
     scales = np.maximum(np.abs(weight).max(1), 1e-12).astype(np.float32) / np.float32(127.0)
     return np.rint(weight / scales[:, None]).astype(np.int8), scales
+
+
+def fp8_scale(largest: float, dtype: Any) -> np.float32:
+    """The scale, as `dtype` stores it, that puts values of magnitude `largest` at the end of E4M3's range."""
+    scale = np.float32(max(largest, 1e-12) / FP8_LARGEST)
+    return np.float32(_stored(np.asarray([scale]), dtype)[0])
+
+
+def round_fp8(weight: NDArray[np.float32], scale_dtype: Any) -> tuple[NDArray[Any], np.float32]:
+    """Weights in E4M3 with one scale for all of them.
+
+    Returns:
+        float8_e4m3fn of the weight's shape, and the scale.
+    """
+    scale = fp8_scale(float(np.abs(weight).max()), scale_dtype)
+    return np.clip(weight / scale, -FP8_LARGEST, FP8_LARGEST).astype(ml_dtypes.float8_e4m3fn), scale
 
 
 def _extreme(grouped: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -321,13 +321,16 @@ _ROWS = (
         name="rtx",
         devices=("RTX 30 series", "RTX 40 series", "RTX 50 series", "their workstation cards"),
         runtime=Runtime.TENSORRT_RTX,
-        precisions=("fp16", "int4", "bf16"),
+        precisions=("fp16", "int4", "fp8", "bf16"),
         compiler="build_engine.compilers.tensorrt_rtx:compile_rtx",
         support=Support.HOST_HALF,
         sm=("sm86", "sm89", "sm120"),
         versions={"tensorrt-rtx": "1.7.1.116, the same on host and device"},
         steps={"graphs": "host", "check graphs": "host", "engine": "host", "kernels": "device, on first load"},
-        notes=("engines are built without a GPU and are not portable across TensorRT-RTX releases",),
+        notes=(
+            "engines are built without a GPU and are not portable across TensorRT-RTX releases",
+            "fp8 engines are for sm89 and sm120 alone: RTX 30 has no FP8",
+        ),
     ),
     Target(
         name="cuda",

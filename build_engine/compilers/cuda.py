@@ -30,7 +30,7 @@ def compile_cuda(request: BuildRequest) -> Bundle:
         limit_context(plan)
         writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER * 2 + (16 << 20))
         bar = Progress(checkpoint.parameter_count(), request.progress_stream)
-        write_graphs(plan, writer.root, request.precision, bar, INT4_PRODUCT)
+        write_graphs(plan, writer.root, request.precision, bar, product=INT4_PRODUCT)
         plan.write_tables(writer)
         manifest = plan.manifest(request.target.name, request.precision, {"onnxruntime": version("onnxruntime")})
         bar.stage("graph check on the CPU")

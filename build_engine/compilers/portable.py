@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from egm_edge.errors import BackendError, BuildError
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
 MAX_PATCHES = 16384
-CPU_CHECKED = ("fp16", "fp32", "int4")  # ONNX Runtime has no bfloat16 products on the CPU
+CPU_CHECKED = ("fp16", "fp32", "int4", "fp8")  # ONNX Runtime has no bfloat16 products on the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ FORMATS = {
     "fp16": PortableFormats("fp16"),
     "bf16": PortableFormats("bf16"),
     "int4": PortableFormats("fp16", WeightFormat.INT4),
+    "fp8": PortableFormats("fp16", WeightFormat.FP8),
 }
 
 
@@ -70,9 +72,18 @@ def limit_context(plan: CheckpointPlan) -> None:
 
 
 def write_graphs(
-    plan: CheckpointPlan, root: Path, precision: str, bar: Progress, product: BlockProduct = BlockProduct.STANDARD
+    plan: CheckpointPlan,
+    root: Path,
+    precision: str,
+    bar: Progress,
+    *,
+    product: BlockProduct = BlockProduct.STANDARD,
+    ranges: Mapping[str, float] | None = None,
 ) -> None:
     """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantised.
+
+    Args:
+        product: how INT4 layers are written. ranges: of decoder layers' inputs, for FP8.
 
     Raises:
         BuildError: no layer can be written in the precision asked for.
@@ -83,7 +94,7 @@ def write_graphs(
         (root / name).parent.mkdir(parents=True, exist_ok=True)
 
     def graph(name: str) -> PortableGraphWriter:
-        return PortableGraphWriter(root / name, precision=formats.native, product=product)
+        return PortableGraphWriter(root / name, precision=formats.native, product=product, ranges=ranges)
 
     bar.stage(f"vision ({formats.native})")
     plan.tower.write_vision(checkpoint, plan.pixel_spec, graph(VISION), WeightFormat.FP32)

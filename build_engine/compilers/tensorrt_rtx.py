@@ -22,12 +22,16 @@ from typing import Any
 import build_engine
 from build_engine.checkpoint import Checkpoint
 from build_engine.compilers import rtx_worker
+from build_engine.compilers.activation_ranges import activation_ranges
 from build_engine.compilers.plan import CheckpointPlan, preview
-from build_engine.compilers.portable import graph_check, limit_context, max_image_tokens, write_graphs
+from build_engine.compilers.portable import FORMATS, graph_check, limit_context, max_image_tokens, write_graphs
+from build_engine.exporters.graph import WeightFormat
 from build_engine.manifest import BundleWriter
+from build_engine.modelopt.request_tensors import calibration_cases
 from build_engine.parity import build_gate
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
+from build_engine.targets import Target
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
@@ -37,6 +41,7 @@ JOBS = "rtx-jobs.json"
 ENGINES = {VISION: "engines/vision.engine", DECODER: "engines/decoder.engine", HEAD: "engines/head.engine"}
 AGREEING_BUILDS, MOST_BUILDS = 2, 6
 DECODE_TOKENS = 16  # a decode step with its draft
+FIRST_FP8_SM = 89
 BYTES_PER_PARAMETER = 6  # graph, engine, and room for what TensorRT writes meanwhile
 
 # One profile: input -> (smallest, typical, largest) shape.
@@ -70,22 +75,34 @@ def compile_rtx(request: BuildRequest) -> Bundle:
         writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER + (64 << 20))
         bar = Progress(checkpoint.parameter_count(), request.progress_stream)
         manifest = plan.manifest(request.target.name, request.precision, {"tensorrt-rtx": installed})
-        manifest["limits"] |= {"sm": list(request.target.sm)}
-        write_graphs(plan, writer.root, request.precision, bar)
+        sms = capabilities(request.target, request.precision)
+        manifest["limits"] |= {"sm": list(sms)}
         plan.write_tables(writer)
+        formats, ranges = FORMATS[request.precision], None
+        if formats.decoder is WeightFormat.FP8:
+            cases = calibration_cases(request.calibration)
+            owner = "the user's own" if request.calibration else "drawn by egm-edge, Apache-2.0"
+            manifest["licences"] |= {"calibration data": owner}
+            ranges = activation_ranges(plan, preview(writer, manifest), cases, formats.native, bar)
+        write_graphs(plan, writer.root, request.precision, bar, ranges=ranges)
         bar.stage("graph check on the CPU")
         why = "a TensorRT-RTX engine runs on an RTX GPU only"
         if request.gate:
             parity = graph_check(plan, preview(writer, manifest), why)
         else:
             parity = build_gate.unverified(f"unverified on target: {why}; the gate was switched off")
-        bar.stage(f"engines for {', '.join(request.target.sm)}")
-        build_engines(writer.root, request.target.sm, jobs, bar)
+        bar.stage(f"engines for {', '.join(sms)}")
+        build_engines(writer.root, sms, jobs, bar)
         shutil.rmtree(writer.root / "graphs")  # their weights are in the engines
         bar.stage("hashing")
         bundle = writer.commit(**manifest, parity=parity)
         bar.finish()
         return bundle
+
+
+def capabilities(target: Target, precision: str) -> tuple[str, ...]:
+    """The target's compute capabilities that execute `precision`: an engine is built for all of these or not at all."""
+    return tuple(sm for sm in target.sm if precision != "fp8" or int(sm.removeprefix("sm")) >= FIRST_FP8_SM)
 
 
 def engine_jobs(plan: CheckpointPlan) -> list[EngineJob]:

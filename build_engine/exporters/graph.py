@@ -34,13 +34,14 @@ class WeightFormat(str, Enum):
 
     FP32 [MatMul]. INT8 and INT4: weights in blocks, activations rounded per row and block [MatMulNBits,
     accuracy_level 4: int8 dot products]. W8A8: one scale per output feature, activations rounded per row
-    [MatMulIntegerToFloat]: twice the speed of the block formats on many rows, slower on one.
+    [MatMulIntegerToFloat]: twice the speed of the block formats on many rows, slower on one. FP8: in portable graphs only.
     """
 
     FP32 = "fp32"
     INT8 = "int8"
     INT4 = "int4"
     W8A8 = "w8a8"
+    FP8 = "fp8"
 
 
 class GraphWriter:
@@ -154,6 +155,8 @@ class GraphWriter:
             y = self._linear_w8a8(x, name, shape, rows)
         elif fmt is WeightFormat.FP32:
             y = self._linear_plain(x, name, shape, rows)
+        elif fmt is WeightFormat.FP8:
+            y = self._linear_fp8(x, name, shape, rows)
         else:
             y = self._linear_blocks(x, name, shape, rows, 4 if fmt is WeightFormat.INT4 else 8)
         return y if bias is None else str(self.op("Add", y, self.weight(name + ".bias", bias)))
@@ -161,6 +164,9 @@ class GraphWriter:
     def _linear_plain(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
         transposed = np.ascontiguousarray(rows(0, shape[0]).T)
         return str(self.op("MatMul", x, self.weight(name, transposed)))
+
+    def _linear_fp8(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
+        raise NotImplementedError("ONNX Runtime's CPU kernels have no FP8 products")
 
     def _linear_blocks(self, x: str, name: str, shape: tuple[int, int], rows: Rows, bits: int) -> str:
         n, k = shape

@@ -2,12 +2,12 @@
 
 TensorRT parses no ONNX Runtime contrib operators, so what the CPU graphs say with them is spelled out here. Host-side
 values enter and leave as float32; keys and values stay in the graph's own type on the device. Sums over many values (norms)
-and pixels are computed in float32. INT4 weights stay in blocks, written for one of two runtimes. Knows nothing of any model.
+and pixels are computed in float32. INT4 and FP8 layers stay so in the graph. Knows nothing of any model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from build_engine.exporters.graph import ROWS_PER_CHUNK, GraphWriter, Rows
-from build_engine.quantize import pack_nibbles, round_blocks
+from build_engine.quantize import fp8_scale, pack_nibbles, round_blocks, round_fp8
 from egm_edge.errors import BuildError
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -36,19 +36,29 @@ class BlockProduct(str, Enum):
 
 
 class PortableGraphWriter(GraphWriter):
-    """As GraphWriter. Linear layers are FP32, by which the graph's own type is meant, or INT4, which falls back to it where no
-    block size divides the inputs.
+    """As GraphWriter. Linear layers are FP32, by which the graph's own type is meant; INT4, which falls back to it where no
+    block size divides the inputs; or FP8 (E4M3), inputs rounded too, with one scale a tensor.
 
     Args:
         precision: of activations and plain weights: "fp16", "bf16", or "fp32" for checks.
         product: how INT4 layers are written.
+        ranges: largest magnitude of a layer's input, by layer name; for FP8.
 
     Attributes:
         int4_layers: names of the layers that were written in INT4; plain_layers: of those that fell back.
     """
 
-    def __init__(self, path: Path, *, precision: str, product: BlockProduct = BlockProduct.STANDARD) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        precision: str,
+        product: BlockProduct = BlockProduct.STANDARD,
+        ranges: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(path)
+        self.ranges = ranges or {}
+        self._fp8_inputs: dict[tuple[str, float], str] = {}
         self.product = product
         self.int4_layers: list[str] = []
         self.plain_layers: list[str] = []
@@ -119,6 +129,25 @@ class PortableGraphWriter(GraphWriter):
         weight = self._stream(f"{name}.int4", TensorProto.INT4, (k, n), [packed])
         scale = self.weight(f"{name}.scales", np.ascontiguousarray(scales.T))
         return str(self.op("MatMul", x, self.op("DequantizeLinear", weight, scale, axis=0, block_size=block)))
+
+    def _linear_fp8(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
+        values, scale = round_fp8(rows(0, shape[0]), self.dtype)
+        stored = np.ascontiguousarray(values.T).view(np.uint8)
+        weight = self._stream(f"{name}.fp8", TensorProto.FLOAT8E4M3FN, stored.shape, [stored])
+        restored = self.op("DequantizeLinear", weight, self._scalar(f"{name}.scale", scale))
+        return str(self.op("MatMul", self._rounded_to_fp8(x, self.ranges[name]), restored))
+
+    def _rounded_to_fp8(self, x: str, largest: float) -> str:
+        """x through E4M3 and back, once however many layers read it."""
+        if (x, largest) not in self._fp8_inputs:
+            scale = self._scalar(f"{x}.scale", fp8_scale(largest, self.dtype))
+            zero = self.constant(0, ml_dtypes.float8_e4m3fn)
+            rounded = self.op("QuantizeLinear", x, scale, zero)
+            self._fp8_inputs[x, largest] = str(self.op("DequantizeLinear", rounded, scale, zero))
+        return self._fp8_inputs[x, largest]
+
+    def _scalar(self, name: str, value: np.float32) -> str:
+        return self.weight(name, np.asarray(value, np.float32))
 
     def rms_norm(self, x: str, name: str, scale: NDArray[np.float32], epsilon: float) -> str:
         wide = self.op("Cast", x, to=FLOAT)

@@ -38,5 +38,6 @@ BOUNDS: dict[str, Bounds] = {
     "fp16": Bounds(vision=1e-2, kl_nats=1e-3, logits=2e-2),
     "bf16": Bounds(vision=5e-2, kl_nats=1e-2, logits=1e-1),
     "int8": Bounds(vision=0.08, kl_nats=0.05, logits=0.20),
+    "fp8": Bounds(vision=1e-2, kl_nats=0.05, logits=0.20),
     "int4": Bounds(vision=0.08, kl_nats=0.20, logits=0.40),
 }

@@ -55,6 +55,7 @@ class RtxRunner:
         self._stream = self._checked("a CUDA stream", cuda.cudaStreamCreate())
         properties = self._checked("the GPU's properties", cuda.cudaGetDeviceProperties(0))
         gpu = f"sm{properties.major}{properties.minor}"
+        _require_recent_enough(gpu, bundle.manifest.limits.get("sm", []))
         self.facts = RuntimeFacts(f"tensorrt-rtx {trt.__version__}", f"cuda:0 ({gpu})")
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge" / "rtx"
@@ -152,6 +153,18 @@ class RtxRunner:
         if int(error) != 0:
             raise BackendError(what, f"CUDA error {int(error)}", MEND)
         return values[0] if values else None
+
+
+def _require_recent_enough(gpu: str, built_for: Sequence[str]) -> None:
+    """FP8 engines leave out older GPUs; TensorRT itself judges the newer ones."""
+    first = min(built_for, key=_capability, default=gpu)
+    if _capability(gpu) < _capability(first):
+        mend = "build the bundle with --precision int4 or fp16"
+        raise BackendError(f"a GPU of {first} or later, for which the engines are", gpu, mend)
+
+
+def _capability(sm: str) -> int:
+    return int(sm.removeprefix("sm"))
 
 
 def import_runtime() -> tuple[Any, Any]:

@@ -196,6 +196,12 @@ def test_another_tensorrt_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         RtxRunner(bundle, trt, Cuda(), cache_dir=tmp_path)
 
 
+def test_a_gpu_older_than_the_engines_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    other = Bundle(bundle.root, replace(bundle.manifest, limits={**bundle.manifest.limits, "sm": ["sm120", "sm100"]}))
+    with pytest.raises(BackendError, match=r"a GPU of sm100 or later.*sm89.*--precision int4"):
+        RtxRunner(other, fake_trt(bundle.root / "graphs", [], []), Cuda(), cache_dir=tmp_path)
+
+
 @pytest.mark.parametrize("failing", ["cudaStreamCreate", "cudaMalloc", "cudaStreamSynchronize"])
 def test_a_cuda_error_is_one_line(bundle: Bundle, tmp_path: Path, failing: str) -> None:
     with pytest.raises(BackendError, match="CUDA error 2"):

@@ -19,6 +19,7 @@ from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
 from egm_edge.grounder import Grounder
 from egm_edge.shipped import shipped_checkpoint
+from tests.support.large_checkpoints import write_qwen3_vl_dims
 
 
 def _request(checkpoint: Path, out_dir: Path, target: str, precision: str = "fp16", **options: object) -> BuildRequest:
@@ -130,16 +131,34 @@ def test_an_int4_decoder_engine_is_the_smaller_one(nano_engines: dict[str, list[
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"), [("tiny_qwen3_vl", "int4"), ("tiny_internvl3", "int4"), ("tiny_internvl3", "fp16")]
+    ("family", "precision", "sms"),
+    [
+        ("tiny_qwen3_vl", "int4", ["sm86", "sm89", "sm120"]),
+        ("tiny_qwen3_vl", "fp8", ["sm89", "sm120"]),
+        ("tiny_internvl3", "int4", ["sm86", "sm89", "sm120"]),
+        ("tiny_internvl3", "fp16", ["sm86", "sm89", "sm120"]),
+    ],
 )
 def test_rtx_engines_are_built_for_both_families(
-    family: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
+    family: str, precision: str, sms: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     _require_tensorrt()
     checkpoint = request.getfixturevalue(family)
     bundle = compile_rtx(_request(checkpoint, tmp_path / "bundle", "rtx", precision, gate=False))
+    assert bundle.manifest.limits["sm"] == sms
     engines = [name for name in bundle.manifest.files if name.startswith("engines/")]
     assert sorted(engines) == ["engines/decoder.engine", "engines/head.engine", "engines/vision.engine"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_int4_decoder_engine_of_egm_4b_s_widths_holds_four_bits_a_weight(tmp_path: Path) -> None:
+    _require_tensorrt()
+    layers, hidden, ffn, queries, keys = 2, 2560, 9728, 4096, 1024
+    checkpoint = write_qwen3_vl_dims(tmp_path / "4b", "egm-4b-widths", text_layers=layers, vision_layers=1)
+    bundle = compile_rtx(_request(checkpoint, tmp_path / "bundle", "rtx", "int4", gate=False, max_pixels=1_048_576))
+    weights = layers * hidden * (2 * queries + 2 * keys + 3 * ffn)
+    assert 4.1 < bundle.manifest.files["engines/decoder.engine"].bytes * 8 / weights < 5
 
 
 def test_what_tensorrt_refuses_is_one_line(
