@@ -99,7 +99,10 @@ class AnswerSyntax:
         self.layout = self._seen = self.layout_of(self.encode(example)) or self.layout
 
     def learn(self, seen: Layout) -> None:
-        """An answer was laid out so. One that differs may have been a whim."""
+        """An answer was laid out so. One that differs may have been a whim; one that begins within a token of blanks and
+        words fits behind no thought that was closed for the model."""
+        if self.tokens.of[seen.pieces[0][0]][:1].isspace():
+            return
         if seen.frame in (self.layout.frame, self._seen.frame):
             self.layout = seen
         self._seen = seen

@@ -144,6 +144,9 @@ class Guide:
         after = self.syntax.step(self.state, token)
         if after is None:
             return
+        if not self._answer and not self.syntax.tokens.of[token].strip():
+            self.state = after  # blanks after the thought: where it is closed for the model they are written with it
+            return
         kind = self.syntax.kind(self.state, token, after)
         self._follow_layout(kind, token, new_number=kind is Kind.NUMBER and not self.state.digits)
         if kind is Kind.LABEL:
