@@ -22,7 +22,8 @@ FEATURES = (
     "box_entropy",  # nats, summed over digits
     "log_relative_spread",  # of the least certain side, against the box's own extent
     "log_think_tokens",
-    "thought_cut",  # 1 where the thought was closed early or left out
+    "thought_cut",  # 1 where the thought was closed early
+    "thought_left_out",  # 1 where there was none
     "log_box_area",  # share of the image
     "amodal",
     "agreement",  # of the samples; 1 for a single one
@@ -51,7 +52,8 @@ def evidence(generation: Generation, box: BoxNorm1000, *, amodal: bool, agreemen
         sum(c.entropy for c in generation.choices),
         math.log(relative + 1e-3),
         math.log1p(generation.think_tokens),
-        float("thought" in generation.cut or not thought),
+        float("thought" in generation.cut),
+        float(not thought),
         math.log(width * height / 1e6),
         float(amodal),
         1.0 if agreement is None else agreement,
