@@ -167,7 +167,10 @@ def test_what_tensorrt_refuses_is_one_line(
     _require_tensorrt()
     monkeypatch.setattr(
         "build_engine.compilers.tensorrt_rtx.write_graphs",
-        lambda plan, root, *_: [(root / "graphs").mkdir(), (root / "graphs/vision.onnx").write_bytes(b"no graph")],
+        lambda plan, root, *_, **__: [
+            (root / "graphs").mkdir(),
+            (root / "graphs/vision.onnx").write_bytes(b"no graph"),
+        ],
     )
     with pytest.raises(BuildError, match=r"TensorRT-RTX to build engines/vision\.engine") as caught:
         compile_rtx(_request(tiny_qwen3_vl, tmp_path / "bundle", "rtx", gate=False))
