@@ -141,8 +141,7 @@ _EDGE_LLM = "build_engine.edge_llm.compiler:compile_edge_llm"
 _JETPACK_72 = {"JetPack": "7.2 (L4T R39.2)", "CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"}
 _X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt-edgellm": "0.11.0", "OS": "Ubuntu 24.04"}
 # TensorRT Edge-LLM 0.11: no FP8, NVFP4 or FP8-KV engines on sm87; NVFP4 from Blackwell on; FP8 needs sm89.
-# INT8 (ModelOpt's SmoothQuant) would run on sm87 too; its export is not offered until it passes the numeric check.
-_AMPERE = ("int4", "fp16")
+_AMPERE = ("int4", "fp16", "int8")
 _BLACKWELL = ("nvfp4", "fp8", "int4", "fp16")
 
 

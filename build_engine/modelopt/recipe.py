@@ -18,6 +18,7 @@ class Recipe:
         algorithm: `quant_algo` in hf_quant_config.json.
         stored: safetensors dtype of a packed weight. scales: tensors that belong to one.
         multiple: that a packed layer's inputs are of (a group that shares a scale).
+        smoothed: layers may have a pre_quant_scale, which the runtime multiplies their inputs by.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Recipe:
     stored: str
     scales: tuple[str, ...]
     multiple: int = 1
+    smoothed: bool = False
 
     def quant_algo(self, vision: bool) -> str:
         """What hf_quant_config.json says of the whole: one format, or a mixture."""
@@ -32,8 +34,9 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "int4": Recipe("int4_awq", "W4A16_AWQ", "U8", ("weight_scale",), 128),
+    "int4": Recipe("int4_awq", "W4A16_AWQ", "U8", ("weight_scale",), 128, smoothed=True),
     "fp8": Recipe("fp8", "FP8", "F8_E4M3", ("weight_scale", "input_scale")),
+    "int8": Recipe("int8_sq", "W8A8_SQ_PER_CHANNEL", "I8", ("weight_scale", "input_scale"), smoothed=True),
     "nvfp4": Recipe("nvfp4", "NVFP4", "U8", ("weight_scale", "weight_scale_2", "input_scale"), 16),
 }
 

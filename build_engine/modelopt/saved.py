@@ -97,7 +97,7 @@ def _require_packed(name: str, module: _Module, recipe: Recipe | None) -> None:
     missing = [scale for scale in recipe.scales if scale not in module.scales]
     if missing:
         raise BuildError(f"{', '.join(recipe.scales)} beside {name}.weight", f"no {', '.join(missing)}", _MEND)
-    if "pre_quant_scale" in module.scales and recipe.name != "int4_awq":  # FP8 and NVFP4 layers do not read it
+    if "pre_quant_scale" in module.scales and not recipe.smoothed:
         raise BuildError(f"no pre_quant_scale beside {name}.weight", "one: AWQ smoothed this layer too", _MEND)
 
 

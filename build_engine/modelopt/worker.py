@@ -264,13 +264,14 @@ def take_saved_numbers(model: PreTrainedModel, out: Path, scales: torch.dtype) -
             module_name = name.removesuffix(".weight")
             parts = {key: saved.get(f"{module_name}.{key}") for key in SCALES}
             packed = stored.dtype in unpack
-            weight = unpack[stored.dtype](stored, parts, scales) if packed else stored.float()
+            kept = torch.float32 if stored.dtype == torch.int8 else scales  # INT8 scales are float32 in the exported graph
+            weight = unpack[stored.dtype](stored, parts, kept) if packed else stored.float()
             if parts["pre_quant_scale"] is not None:
                 weight = weight * parts["pre_quant_scale"].float()  # the activation is multiplied by it; so is the weight
             parameter.copy_(weight)
             if parts["input_scale"] is not None:
                 divisor = parts["pre_quant_scale"]
-                modules[module_name].register_forward_pre_hook(rounding(stored.dtype, parts["input_scale"], divisor, scales))
+                modules[module_name].register_forward_pre_hook(rounding(stored.dtype, parts["input_scale"], divisor, kept))
 
 
 SCALES = ("weight_scale", "weight_scale_2", "pre_quant_scale", "input_scale")

@@ -48,7 +48,7 @@ def test_an_unknown_target_names_the_nearest(typed: str, nearest: str) -> None:
 @pytest.mark.parametrize(
     ("target", "asked", "nearest"),
     [
-        ("jetson-orin-nano", "fp8", "int4"),
+        ("jetson-orin-nano", "fp8", "int8"),
         ("jetson-orin-nano", "nvfp4", "int4"),
         ("jetson-thor", "bf16", "fp16"),
         ("jetson-thor", "nvpf4", "nvfp4"),

@@ -33,9 +33,10 @@ from egm_edge.pixels import PixelSpec
 from tests.support.large_checkpoints import write_qwen3_vl_dims
 
 FP16_ERROR = 3e-3  # of the spread of what is compared; measured 6e-4
-TARGETS = {"int4": "jetson-agx-orin", "fp16": "jetson-agx-orin"}
+TARGETS = {"int4": "jetson-agx-orin", "int8": "jetson-agx-orin", "fp16": "jetson-agx-orin"}
 OPERATORS = {
     "int4": {"Int4GroupwiseGemmPluginV2"},
+    "int8": set(),
     "fp8": set(),
     "nvfp4": {"TRT_FP4DynamicQuantize", "DequantizeLinear"},
 }
@@ -53,8 +54,8 @@ def build(checkpoint: Path, precision: str, rows: Path, out: Path, *options: str
 @pytest.mark.parametrize(
     ("family", "precision"),
     [
-        *(("jetson_qwen3_vl", precision) for precision in ("int4", "fp8", "nvfp4")),
-        *(("jetson_internvl3", precision) for precision in ("int4", "fp8", "nvfp4")),
+        *(("jetson_qwen3_vl", precision) for precision in ("int4", "int8", "fp8", "nvfp4")),
+        *(("jetson_internvl3", precision) for precision in ("int4", "int8", "fp8", "nvfp4")),
     ],
 )
 def test_both_graphs_equal_transformers(
