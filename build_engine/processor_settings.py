@@ -20,8 +20,3 @@ def write_pixel_budget(path: Path, spec: PixelSpec) -> None:
         settings["size"] = spec.area_limits
         settings |= {name: getattr(spec, name) for name in ("max_pixels", "min_pixels") if name in settings}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def area_limits(spec: PixelSpec) -> dict[str, int]:
-    """As `PixelSpec.area_limits`."""
-    return spec.area_limits

@@ -23,7 +23,7 @@ from build_engine.compilers.plan import CheckpointPlan
 from build_engine.compilers.served_quantisation import COMPANIONS, MODEL, ServedQuantisation
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.processor_settings import area_limits, write_pixel_budget
+from build_engine.processor_settings import write_pixel_budget
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.targets import Runtime, Target, tensorrt_llm_sm
@@ -145,7 +145,7 @@ def _vllm(plan: CheckpointPlan) -> list[str]:
     command = ["vllm", "serve", MODEL, "--served-model-name", NAME, "--max-model-len", str(plan.context_tokens)]
     command += ["--limit-mm-per-prompt", '{"image":1,"video":0}', "--gpu-memory-utilization", "0.9"]
     if plan.pixel_spec.rule != TILES:
-        command += ["--mm-processor-kwargs", json.dumps({"size": area_limits(plan.pixel_spec)}, separators=(",", ":"))]
+        command += ["--mm-processor-kwargs", json.dumps({"size": plan.pixel_spec.area_limits}, separators=(",", ":"))]
     return command
 
 

@@ -42,7 +42,12 @@ UNITS = {"hash": 2, "quantise": 60, "export": 30, "check graphs": 6, "write": 2}
 
 
 # The operator that the exported decoder of a precision must hold.
-OPERATORS = {"int4": "Int4GroupwiseGemmPluginV2", "fp8": "DequantizeLinear", "int8": "DequantizeLinear", "nvfp4": "TRT_FP4DynamicQuantize"}
+OPERATORS = {
+    "int4": "Int4GroupwiseGemmPluginV2",
+    "int8": "DequantizeLinear",
+    "fp8": "DequantizeLinear",
+    "nvfp4": "TRT_FP4DynamicQuantize",
+}
 
 
 def compile_edge_llm(request: BuildRequest) -> Bundle:
