@@ -81,7 +81,7 @@ class AnswerSyntax:
 
     Attributes:
         layout: how this model lays its answers out: the family's usual layout until another one was seen twice running.
-        close_thought: tokens that end a thought.
+        close_thought: tokens that end a thought. blanks_after_thought: those behind the tag.
         memory: what this model's replies taught about how they go on.
     """
 
@@ -92,6 +92,7 @@ class AnswerSyntax:
         self.automaton = Automaton(pattern())
         self.start_or_thought = self.automaton.branch(self.automaton.start, literal(START_OF_THOUGHT.encode()))
         self.close_thought = self.encode(CLOSE_THOUGHT)
+        self.blanks_after_thought = self.encode(CLOSE_THOUGHT.partition(END_OF_THOUGHT)[2])
         self.memory = LookupMemory()
         self._steps: dict[tuple[State, int], State | None] = {}
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+
 from egm_edge.decoding.automaton import BOX_NUMBERS
 from egm_edge.decoding.token_bytes import TokenBytes
 
@@ -24,6 +27,14 @@ class BoxesHeard:
         self._joined = False
         self._alone: tuple[int, ...] = ()
         self._said = b""
+
+    def after(self, tokens: Sequence[int]) -> BoxesHeard:
+        """What would be heard if the thought went on so."""
+        heard = copy(self)
+        heard.boxes, heard.words, heard._numbers = [*self.boxes], [*self.words], [*self._numbers]
+        for token in tokens:
+            heard.add(token)
+        return heard
 
     def likely(self) -> list[BoxTokens]:
         """The boxes, the likeliest answer first: the one whose place in the list was named last ("target 2"), else the

@@ -10,13 +10,14 @@ from collections.abc import Collection, Sequence
 
 CONTEXTS = (3, 2)  # tokens that must agree before an earlier reply is followed
 MAX_TOKENS = 8192
+END = -1  # stands behind every reply
 
 
 class EarlierReplies:
     """The replies about one frame.
 
     Attributes:
-        ids: their tokens, one reply after another.
+        ids: their tokens, one reply after another, each with END behind it.
     """
 
     def __init__(self) -> None:
@@ -24,11 +25,11 @@ class EarlierReplies:
         self._behind: dict[tuple[int, ...], int] = {}
 
     def note(self, reply: Sequence[int]) -> None:
-        """Keep a reply; the oldest ones are forgotten all at once when there are too many tokens."""
-        if len(self.ids) + len(reply) > MAX_TOKENS:
+        """Keep a reply; the others are forgotten all at once when there are too many tokens."""
+        if len(self.ids) + len(reply) >= MAX_TOKENS:
             self.ids, self._behind = [], {}
         start = len(self.ids)
-        self.ids += reply
+        self.ids += [*reply, END]
         for end in range(start, len(self.ids)):
             for length in CONTEXTS:
                 if end - length >= start:
@@ -64,9 +65,12 @@ class Follower:
         if place is not None:
             expected = self.earlier.ids[place]
             kept = expected == token or (expected in self._digits and token in self._digits)
-            place = place + 1 if kept and place + 1 < len(self.earlier.ids) else None
+            place = place + 1 if kept else None
         self.place = self.earlier.find(self._recent) if place is None else place
 
     def ahead(self, limit: int) -> list[int]:
         """The next tokens of the earlier reply."""
-        return [] if self.place is None else self.earlier.ids[self.place : self.place + limit]
+        if self.place is None:
+            return []
+        following = self.earlier.ids[self.place : self.place + limit]
+        return following[: following.index(END)] if END in following else following

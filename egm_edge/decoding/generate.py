@@ -20,7 +20,7 @@ from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
 from egm_edge.decoding.guide import Guide
 from egm_edge.decoding.lookup import PromptLookup
-from egm_edge.decoding.pick import Pick, log_probability
+from egm_edge.decoding.pick import Pick, log_probabilities
 from egm_edge.decoding.reply import Reply
 
 NEAR_THE_LIMIT = 64  # no ending is longer
@@ -99,6 +99,7 @@ class Run:
         self.lookup = _lookup_for(guide, earlier) if speculate and lookup else None
         self.cut: list[str] = []
         self.steps = 0
+        self._unscored: list[int] = []  # places in the reply of the model's own tokens, one per row seen since
 
     @property
     def full(self) -> bool:
@@ -168,11 +169,16 @@ class Run:
         if self.on_step is not None:
             self.on_step(len(fed), (time.perf_counter() - began) * 1e3)
         right = 0  # tokens of the draft that proved right
+        scored: list[int] = []  # rows that chose a token
         while True:
-            tokens = self.next(rows[right])
-            agreed = _agreed(tokens, draft[right:])
-            right += agreed
+            row = right
+            tokens = self._next(rows[row])
+            scored += [row] if len(self._unscored) > len(scored) else []
+            agreed = 0
+            while agreed < len(tokens) and right < len(draft) and draft[right] == tokens[agreed]:
+                agreed, right = agreed + 1, right + 1
             if not tokens or agreed < len(tokens):
+                self._score(rows[: len(scored)] if scored == list(range(len(scored))) else rows[scored])
                 if self.lookup is not None and draft:
                     self.lookup.judged(right)
                 if tokens and right < len(draft):
@@ -197,6 +203,20 @@ class Run:
         Returns:
             Tokens to feed, [] when the reply is over.
         """
+        tokens = self._next(logits)
+        self._score(logits[None])
+        return tokens
+
+    def _score(self, rows: NDArray[np.float32]) -> None:
+        """Note the log-probabilities of the tokens taken since the last call, whose logits are `rows` [n, V].
+        All at once: of a small model one row by itself costs as much as five together."""
+        places, self._unscored = self._unscored, []
+        if places:
+            tokens = [self.reply.ids[place] for place in places]
+            for place, value in zip(places, log_probabilities(rows, tokens), strict=True):
+                self.reply.log_probabilities[place] = value
+
+    def _next(self, logits: NDArray[np.float32]) -> list[int]:
         guide, reply = self.guide, self.reply
         if reply.reason is not None:
             return []
@@ -211,9 +231,9 @@ class Run:
         rest = reply.would_end_thought(guide.syntax.written(token))
         if guide.strict and (token in self.stop_ids or (rest is not None and not guide.start(rest.encode()))):
             if not self._affords_answer(guide):
-                return [token] if self._take(token, logits) else []
+                return [token] if self._take(token) else []
             return self._close_thought(guide)
-        if not self._take(token, logits):
+        if not self._take(token):
             return []
         if reply.stage is Stage.THINK:
             guide.listen(token)
@@ -226,7 +246,7 @@ class Run:
             self.reply.reason = StopReason.DEADLINE
             return []
         token = self.pick(logits)
-        return [token] if self._take(token, logits) else []
+        return [token] if self._take(token) else []
 
     def _answer(self, guide: Guide, logits: NDArray[np.float32]) -> list[int]:
         """The answer's next token, held to its syntax; [] when it is whole or must end here."""
@@ -238,7 +258,7 @@ class Run:
             self.reply.reason = StopReason.DEADLINE
             return []
         token = guide.choose(logits, self.pick, self.stop_ids)
-        if not self._take(token, logits):
+        if not self._take(token):
             return []
         if self.reply.stage is Stage.THINK:  # the token opened one
             guide.pause()
@@ -301,10 +321,13 @@ class Run:
                 self.lookup.add(token)
         return True
 
-    def _take(self, token: int, logits: NDArray[np.float32]) -> bool:
-        taken = self.reply.take(token, log_probability(logits, token))
-        if taken and self.lookup is not None:
-            self.lookup.add(token)
+    def _take(self, token: int) -> bool:
+        """Take a token that the model chose."""
+        taken = self.reply.take(token)
+        if taken:
+            self._unscored.append(len(self.reply.ids) - 1)
+            if self.lookup is not None:
+                self.lookup.add(token)
         return taken
 
     def interrupted(self) -> None:
@@ -338,11 +361,6 @@ class Run:
             log_probabilities=tuple(reply.log_probabilities),
             choices=tuple(self.guide.choices) if self.guide is not None else (),
         )
-
-
-def _agreed(tokens: list[int], draft: list[int]) -> int:
-    """How many tokens the two have in common from their beginning."""
-    return next((i for i, (a, b) in enumerate(zip(tokens, draft, strict=False)) if a != b), min(len(tokens), len(draft)))
 
 
 def _lookup_for(guide: Guide | None, earlier: EarlierReplies | None) -> PromptLookup:

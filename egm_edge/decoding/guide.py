@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class Guide:
         self._layout: Layout = syntax.layout
         self._answer: list[int] = []
         self._slot, self._in_slot, self._at = 0, False, 0  # place in the layout; _at < 0 once the answer left it
+        self._blanks: list[int] = []  # expected before the answer
         self._label: list[int] = []
         self._number: list[tuple[int, ...]] = []
         self._after_box = 0
@@ -80,7 +82,7 @@ class Guide:
     def _most_label_tokens(self) -> int:
         return BRIEF_LABEL_TOKENS if self.hurried else MAX_LABEL_TOKENS
 
-    @property
+    @cached_property
     def answer_tokens(self) -> int:
         """The most tokens that closing the thought and writing a box without a label take."""
         constant = max(sum(map(len, self._layout.pieces[:-1])), len(self._layout.empty))
@@ -89,10 +91,12 @@ class Guide:
             len(self.syntax.close_thought) + constant + BOX_NUMBERS * digits + len(self._layout.pieces[-1]) + MAX_SPACES
         )
 
-    def start(self, written: bytes = b"", *, may_think: bool = False) -> bool:
-        """The answer begins, `written` being what its first token already wrote; False where that breaks the syntax."""
+    def start(self, written: bytes | None = None, *, may_think: bool = False) -> bool:
+        """The answer begins, `written` being what the model's end of its thought already wrote of it, None where the thought
+        was closed for it; False where that breaks the syntax."""
+        self._blanks = [] if written is None or written else self.syntax.blanks_after_thought
         state: State | None = self.syntax.start_or_thought if may_think else self.syntax.automaton.start
-        for byte in written:
+        for byte in written or b"":
             if state is None:
                 return False
             state = self.syntax.automaton.advance(state, byte)
@@ -145,7 +149,7 @@ class Guide:
         if after is None:
             return
         if not self._answer and not self.syntax.tokens.of[token].strip():
-            self.state = after  # blanks after the thought: where it is closed for the model they are written with it
+            self.state, self._blanks = after, []  # no part of a layout: a closed thought brings them
             return
         kind = self.syntax.kind(self.state, token, after)
         self._follow_layout(kind, token, new_number=kind is Kind.NUMBER and not self.state.digits)
@@ -192,7 +196,7 @@ class Guide:
         """The tokens that probably come next, [] when nothing is known."""
         if self.state is None:
             return []
-        draft = self._constant_ahead()
+        draft = [*self._blanks, *self._constant_ahead()]
         if self._at < 0 or self._slot >= len(self._layout.slots):
             return draft
         kind = self._layout.slots[self._slot]
@@ -205,8 +209,9 @@ class Guide:
         frame = self._piece(0)
         ends = (i for i in range(len(frame), len(draft) + 1) if tuple(draft[i - len(frame) : i]) == frame)
         end = next(ends, 0) if self.state is None and frame else 0
-        box = self._slot_draft(self._layout.slots[0]) if end else []
-        return draft[:end] + box if box else draft
+        if not end or self._layout.slots[0] is not Kind.NUMBER:
+            return draft
+        return draft[:end] + self._box_draft(self._heard.after(draft[:end]))
 
     def _follow_layout(self, kind: Kind, token: int, *, new_number: bool) -> None:
         if kind is Kind.CONSTANT:
@@ -248,9 +253,14 @@ class Guide:
             return self._box_draft() if not self._number else []
         return self._label_draft(self._slot)
 
-    def _box_draft(self) -> list[int]:
-        """The rest of a box of the thought that begins with the tokens written so far, and the frame after it."""
-        box = next((b for b in self._heard.likely() if self._begins(b)), None)
+    def _box_draft(self, heard: BoxesHeard | None = None) -> list[int]:
+        """The rest of a box of the thought that begins with the tokens written so far, and the frame after it.
+
+        Args:
+            heard: of a thought that is not over yet.
+        """
+        heard = heard or self._heard
+        box = next((b for b in heard.likely() if self._begins(b)), None)
         if box is None:
             return []
         done, slot, draft = len(self._number), self._slot, []
@@ -262,7 +272,7 @@ class Guide:
             slot += 1
             draft += [*self._piece(slot), *number]
         if self._layout.slots[slot:] == (Kind.LABEL,):
-            draft += self._label_draft(slot, box)
+            draft += self._label_draft(slot, heard.words_before(box))
         return draft[:MAX_BOX_DRAFT_TOKENS]
 
     def _begins(self, box: BoxTokens) -> bool:
@@ -271,9 +281,15 @@ class Guide:
         done = len(self._number) - 1
         return box[:done] == tuple(self._number[:done]) and box[done][: len(self._number[-1])] == self._number[-1]
 
-    def _label_draft(self, slot: int, box: BoxTokens = ()) -> list[int]:
-        """More of the label that this model probably writes, as far as it agrees with what stands of it, and what follows."""
-        said, likely = self._decoded(self._label), self._likely_label(box or tuple(self._number))
+    def _label_draft(self, slot: int, words_before: list[str] | None = None) -> list[int]:
+        """More of the label that this model probably writes, as far as it agrees with what stands of it, and what follows.
+
+        Args:
+            words_before: the box in the thought; None for those before the box that stands.
+        """
+        if words_before is None:
+            words_before = self._heard.words_before(tuple(self._number))
+        said, likely = self._decoded(self._label), self._likely_label(words_before)
         source = likely or self.expression
         at = source.find(said)
         if at < 0 or not (said or likely):
@@ -284,12 +300,12 @@ class Guide:
         words = self.syntax.encode(rest)
         return [*words, *self._piece(slot + 1)][:MAX_BOX_DRAFT_TOKENS] if words or likely else []
 
-    def _likely_label(self, box: BoxTokens) -> str:
+    def _likely_label(self, words_before: list[str]) -> str:
         """The expression, or words that stood before the box in the thought, as in the last answer; "" where it was neither."""
         if self._layout.label_is_expression:
             return self.expression
         count = self._layout.label_words
-        return " ".join(self._heard.words_before(box)[-count:]) if count else ""
+        return " ".join(words_before[-count:]) if count else ""
 
     def _at_slot(self, kind: Kind) -> bool:
         """A slot of this kind has begun, or begins with the next token."""

@@ -17,6 +17,8 @@ from egm_edge.decoding.earlier import EarlierReplies, Follower
 EARLIER, WORDS, SHAPE = "earlier", "words", "shape"
 FOLLOWED = (EARLIER, 0)
 KINDS = ((WORDS, 3), (SHAPE, 6), (WORDS, 2), (SHAPE, 4), (WORDS, 1))  # what is tried, in this order
+WORD_LENGTHS = tuple(length for kind, length in KINDS if kind is WORDS)
+SHAPE_LENGTHS = tuple(length for kind, length in KINDS if kind is SHAPE)
 LONGEST = 6
 MAX_DRAFT_TOKENS = 12
 FIRST_BELIEF = {0: 0.8, 3: 0.8, 6: 0.8, 2: 0.5, 4: 0.5, 1: 0.4}
@@ -70,15 +72,18 @@ class PromptLookup:
 
     def add(self, token: int) -> None:
         """Append a token that is certain."""
-        shapes = self._memory.shapes
-        for kind, length in KINDS:
-            if kind is WORDS and len(self._ids) >= length:
-                self._after[tuple(self._ids[-length:])] = token
-            elif kind is SHAPE and token not in self._digits and len(self._shape) >= length and self._digits:
-                shapes[tuple(self._shape[-length:])] = token
-        if len(shapes) > MAX_SHAPES:
-            shapes.clear()
-        self._ids.append(token)
+        ids, shape = self._ids, self._shape
+        for length in WORD_LENGTHS:
+            if len(ids) >= length:
+                self._after[tuple(ids[-length:])] = token
+        if self._digits and token not in self._digits:
+            shapes = self._memory.shapes
+            for length in SHAPE_LENGTHS:
+                if len(shape) >= length:
+                    shapes[tuple(shape[-length:])] = token
+            if len(shapes) > MAX_SHAPES:
+                shapes.clear()
+        ids.append(token)
         self._shape = self._grown(self._shape, token)
         self._follower.hear(token)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +78,14 @@ def _draw(
     return int(ids[order[min(int(np.searchsorted(total, chosen * total[-1], side="right")), len(total) - 1)]])
 
 
-def log_probability(logits: NDArray[np.float32], token: int) -> float:
-    """Natural logarithm of a token's probability at temperature 1."""
-    top = logits.max()
-    return float(logits[token] - top) - math.log(float(np.exp(logits - top).sum()))
+def log_probabilities(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
+    """Natural logarithms of one token's probability per row, at temperature 1.
+
+    Args:
+        logits: [n, V]. tokens: [n].
+    """
+    top = logits.max(axis=1, keepdims=True)
+    total = np.exp(logits - top).sum(axis=1, dtype=np.float64)
+    chosen = logits[np.arange(len(tokens)), tokens] - top[:, 0]
+    found: list[float] = (chosen.astype(np.float64) - np.log(total)).tolist()
+    return found

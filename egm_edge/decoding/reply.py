@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 
@@ -26,7 +27,7 @@ class Reply:
         on_token: told about every token.
 
     Attributes:
-        ids: tokens, without the end token.
+        ids: tokens, without the end token. log_probabilities: of each, NaN where the model was not asked.
         stage: what the next token belongs to.
         reason: why it ended, None while it goes on.
         after_thought: what the token that ended the thought wrote behind it.
@@ -53,8 +54,8 @@ class Reply:
         self._should_stop, self._on_token = should_stop, on_token
         self._tail = ""
 
-    def take(self, token: int, log_probability: float = float("nan")) -> bool:
-        """Append the next token, unless the reply ends here; then `reason` says why."""
+    def take(self, token: int) -> bool:
+        """Append the next token, unless the reply ends here; then `reason` says why. Its log-probability is unknown yet."""
         if len(self.ids) >= self._max_new_tokens:
             self.reason = StopReason.TOKEN_LIMIT
         elif self._should_stop is not None and self._should_stop():
@@ -62,7 +63,7 @@ class Reply:
         elif token in self._stop_ids:
             self.reason = StopReason.END_TOKEN
         else:
-            event = self._append(token, log_probability)
+            event = self._append(token)
             if self._on_token is not None:
                 self._on_token(event)
         return self.reason is None
@@ -75,9 +76,9 @@ class Reply:
         at = tail.find(END_OF_THOUGHT)
         return None if at < 0 else tail[at + len(END_OF_THOUGHT) :]
 
-    def _append(self, token: int, log_probability: float) -> TokenEvent:
+    def _append(self, token: int) -> TokenEvent:
         self.ids.append(token)
-        self.log_probabilities.append(log_probability)
+        self.log_probabilities.append(math.nan)
         text = self._stream.step(self._tokenizer, token) or ""
         self._tail = (self._tail + text)[-2 * len(END_OF_THOUGHT) - len(text) :]
         if self.stage is Stage.ANSWER and not self.think_tokens and START_OF_THOUGHT in self._tail:

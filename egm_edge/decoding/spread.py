@@ -42,20 +42,16 @@ def number_choice(logits: NDArray[np.float32], state: State, token: int, tokens:
     """
     if tokens.whole_numbers and state.digits:
         return None
-    ids = tokens.digits[tokens.digits < len(logits)]
+    ids, means = _branches(state, tokens, len(logits))
     ends_here = bool(state.digits) and complete(state.digits, state.numbers)
-    if token not in ids and not ends_here:
+    chosen = np.flatnonzero(ids == token)
+    if not len(chosen) and (token in tokens.digit_ids or not ends_here):
         return None
-    values = _branch_values(state, tokens)[: len(ids)]
-    possible = np.isfinite(values)
-    weights = np.exp(logits[ids[possible]].astype(np.float64) - float(logits.max()))
-    means = values[possible]
-    chosen = np.flatnonzero(ids[possible] == token)
+    top = float(logits.max())
+    weights = np.exp(logits[ids].astype(np.float64) - top)
     if ends_here:
-        ending = np.exp(float(logits[token] - logits.max())) if token not in ids else 0.0
+        ending = 0.0 if len(chosen) else np.exp(float(logits[token]) - top)
         weights, means = np.append(weights, ending), np.append(means, float(state.digits))
-    if token in ids and not len(chosen):
-        return None
     at = int(chosen[0]) if len(chosen) else len(means) - 1
     shares = weights / max(float(weights.sum()), 1e-300)
     entropy = -float((shares * np.log(np.maximum(shares, 1e-30))).sum())
@@ -63,13 +59,17 @@ def number_choice(logits: NDArray[np.float32], state: State, token: int, tokens:
     return NumberChoice(min(len(state.numbers), BOX_NUMBERS - 1), variance, entropy, float(shares[at]))
 
 
-def _branch_values(state: State, tokens: TokenBytes) -> NDArray[np.float64]:
-    """Per digit token the mean of the numbers that may follow it, NaN where none may, [n]."""
-    if tokens.whole_numbers and not state.digits:
+def _branches(state: State, tokens: TokenBytes, vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The digit tokens that may come next, [n], and the mean of the numbers that may be written after each."""
+    if tokens.whole_numbers:
         low, high = bounds(state.numbers)
-        values = tokens.digit_values
-        return np.where((values >= low) & (values <= high), values, np.nan)
-    return np.array([_mean(state.digits + tokens.of[i].decode(), state.numbers) for i in tokens.digits])
+        inside = slice(*np.searchsorted(tokens.sorted_values, (low, high + 1)))
+        ids, means = tokens.sorted_digits[inside], tokens.sorted_values[inside]
+    else:
+        ids = tokens.digits
+        means = np.array([_mean(state.digits + tokens.of[i].decode(), state.numbers) for i in ids])
+    possible = np.isfinite(means) & (ids < vocabulary)
+    return ids[possible], means[possible]
 
 
 def _mean(digits: str, numbers: tuple[int, ...]) -> float:

@@ -25,6 +25,7 @@ class TokenBytes:
         digits: [n] int64 ids of tokens that are nothing but digits, at most four of them.
         digit_ids: the same ids as a set.
         digit_values: [n] float64, their values; NaN with leading zeros.
+        sorted_digits, sorted_values: those without leading zeros, by value.
         whole_numbers: some of them have several digits, so that one token is one coordinate.
     """
 
@@ -49,6 +50,8 @@ class TokenBytes:
         texts = [self.of[i].decode() for i in self.digits]
         self.digit_values = np.array([float(t) if t == str(int(t)) else np.nan for t in texts])
         self.whole_numbers = any(len(self.of[i]) > 1 for i in self.digits)
+        plain_order = np.argsort(self.digit_values)[: int(np.isfinite(self.digit_values).sum())]  # NaN comes last
+        self.sorted_digits, self.sorted_values = self.digits[plain_order], self.digit_values[plain_order]
         self._sorted = sorted((text, i) for i, text in enumerate(self.of) if text)
         self._marked = [(text, i) for text, i in self._sorted if not plain[i]]
 

@@ -81,6 +81,9 @@ def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(
         fast = _reply(syntax, script, thinking, force=force, speculate=speculate, lookup=lookup, earlier=earlier)
         earlier.note(fast.token_ids)
         assert (fast.token_ids, fast.think_tokens) == (free.token_ids, free.think_tokens), text
+        asked = ~np.isnan(fast.log_probabilities)
+        assert asked.sum() > 0.5 * len(asked)
+        np.testing.assert_allclose(np.array(fast.log_probabilities)[asked], np.array(free.log_probabilities)[asked], atol=1e-5)
         if number % 4 == 3:
             steps["free"], steps["fast"] = steps["free"] + free.steps, steps["fast"] + fast.steps
     assert steps["fast"] < 0.7 * steps["free"]
