@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+FEW_TOKENS = 4  # what is planned with is a step of no more; longer drafts are for those who have time
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -38,6 +40,10 @@ class Budget:
     def last_step(self) -> bool:
         """There is no time for another decode step."""
         return self.deadline < math.inf and self.now() + self.answer_ms()[1] / 1e3 >= self.deadline
+
+    def no_time_for_long_steps(self) -> bool:
+        """A step of many tokens, if it was in vain, could cost the answer."""
+        return self.deadline < math.inf and self.now() + 2 * self.answer_ms()[0] / 1e3 >= self.deadline
 
     def time_to_answer(self) -> bool:
         """What is left is just enough for one more step of thought and a forced answer, or less."""

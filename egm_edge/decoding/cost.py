@@ -10,6 +10,8 @@ from collections import deque
 
 import numpy as np
 
+from egm_edge.decoding.budget import FEW_TOKENS
+
 STEPS_REMEMBERED = 64
 STEP_PERCENTILE = 90.0
 FIRST_GUESS_STEP_MS = 20.0
@@ -84,9 +86,10 @@ class CostModel:
 
     @property
     def step_ms(self) -> float:
-        """A decode step, at its 90th percentile."""
+        """A decode step of a few tokens, at its 90th percentile."""
         if self._step_cache is None:
-            times = [ms for _, ms in self._step_ms]
+            few = [ms for tokens, ms in self._step_ms if tokens <= FEW_TOKENS]
+            times = few or [ms for _, ms in self._step_ms]
             self._step_cache = float(np.percentile(times, STEP_PERCENTILE)) if times else FIRST_GUESS_STEP_MS
         return self._step_cache
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from egm_edge.backends.base import InterruptedRunError, Session
-from egm_edge.decoding.budget import Budget
+from egm_edge.decoding.budget import FEW_TOKENS, Budget
 from egm_edge.decoding.earlier import EarlierReplies
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
 from egm_edge.decoding.guide import Guide
@@ -188,6 +188,8 @@ class Run:
     def _draft(self, room: int) -> list[int]:
         if room <= 0 or not self.speculate:
             return []
+        if self.budget.no_time_for_long_steps():
+            room = min(room, FEW_TOKENS)
         draft = self.guide.propose() if self.guide is not None else []
         if not draft and self.lookup is not None:
             draft = self.lookup.propose(room)
