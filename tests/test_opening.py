@@ -25,7 +25,7 @@ from egm_edge.checkpoint_bundle import describe_checkpoint
 from egm_edge.cli import main
 from egm_edge.draw import save_image
 from egm_edge.errors import BackendError, BundleError, InputError
-from tests.backends import test_tensorrt_llm as stand_in
+from tests.backends import tensorrt_llm_stand_in as stand_in
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 

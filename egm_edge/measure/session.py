@@ -8,7 +8,8 @@ from __future__ import annotations
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -81,37 +82,31 @@ def measure_bundle(
     started = time.perf_counter()
     bundle = open_directory(bundle_dir)
     opened = time.perf_counter()
-    with open_grounder(bundle, memory=memory, threads=threads) as grounder:
+    with open_grounder(bundle, memory=memory, threads=threads) as grounder, _as_planned(grounder, plan):
         loaded = time.perf_counter()
         after_load = look()
         cold = {"verify_ms": (opened - started) * 1e3, "load_ms": (loaded - opened) * 1e3}
-        return measure_grounder(grounder, workload, plan, tell, cold, after_load)
+        return _measure(grounder, workload, plan, tell, cold, after_load)
 
 
-def measure_grounder(
-    grounder: AnyGrounder,
-    workload: Workload,
-    plan: Plan,
-    tell: Callable[[str], Told],
-    cold: dict[str, float],
-    after_load: Conditions,
-) -> dict[str, Any]:
-    """Measure what is already loaded; `cold` holds verify_ms and load_ms.
+@contextmanager
+def _as_planned(grounder: AnyGrounder, plan: Plan) -> Iterator[None]:
+    """Decodes as the plan says, for as long as it is measured.
 
     Raises:
         InputError: the plan asks a runtime that answers whole requests for what needs its logits.
     """
-    ours = grounder if isinstance(grounder, Grounder) else None
-    if ours is None:
+    if not isinstance(grounder, Grounder):
         _refuse_what_needs_logits(plan, grounder.facts.runtime)
-        return _measure(grounder, workload, plan, tell, cold, after_load)
-    ours.speculate, stop_ids = plan.speculate, ours.stop_ids
+        yield
+        return
+    grounder.speculate, stop_ids = plan.speculate, grounder.stop_ids
     if plan.ignore_end:
-        ours.stop_ids = frozenset()
+        grounder.stop_ids = frozenset()
     try:
-        return _measure(grounder, workload, plan, tell, cold, after_load)
+        yield
     finally:
-        ours.stop_ids = stop_ids
+        grounder.stop_ids = stop_ids
 
 
 def _refuse_what_needs_logits(plan: Plan, runtime: str) -> None:
@@ -129,6 +124,7 @@ def _measure(
     cold: dict[str, float],
     after_load: Conditions,
 ) -> dict[str, Any]:
+    """Measure what is already loaded; `cold` holds verify_ms and load_ms."""
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     cap = plan.max_new_tokens
     (first,) = workload.take(1)
