@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.compilers.plan import CheckpointPlan
+from build_engine.compilers.widened import widened
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
 from build_engine.exporters.portable_graph import INT4_BLOCKS, BlockProduct, PortableGraphWriter
@@ -20,7 +21,6 @@ from egm_edge.errors import BackendError, BuildError
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
 MAX_PATCHES = 16384
-CPU_CHECKED = ("fp16", "fp32", "int4", "fp8")  # ONNX Runtime has no bfloat16 products on the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +125,19 @@ def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> d
         BuildError: the graphs differ from the checkpoint.
     """
     section = build_gate.unverified(f"unverified on target: {why_not_here}")
-    if candidate.manifest.precision not in CPU_CHECKED:
-        return section | {"graphs": build_gate.unverified("bfloat16 does not run on a CPU here")}
     parameters = plan.checkpoint.parameter_count()
+    wide = FORMATS[candidate.manifest.precision].native == "bf16"
+    open_engine = _widened_on_cpu if wide else _on_cpu
     try:
-        found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=_on_cpu)
+        found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=open_engine)
     except BackendError as error:
         raise BuildError("graphs that ONNX Runtime runs on the CPU", str(error), "report this checkpoint") from None
-    return section | {"graphs": found}
+    return section | {"graphs": found | ({"arithmetic": "float32 over bfloat16 weights"} if wide else {})}
+
+
+def _widened_on_cpu(candidate: Bundle) -> PortableBackend:
+    with widened(candidate) as runnable:  # the engine has read the files when it is open
+        return _on_cpu(runnable)
 
 
 def _on_cpu(candidate: Bundle) -> PortableBackend:

@@ -214,7 +214,7 @@ class GraphWriter:
         self._data.seek(-(-self._data.tell() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
         start = self._data.tell()
         for chunk in chunks:
-            self._data.write(np.ascontiguousarray(chunk).data)
+            self._data.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
         tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
         where = {"location": self.path.name + ".data", "offset": start, "length": self._data.tell() - start}
         for key, value in where.items():

@@ -22,6 +22,8 @@ from egm_edge.errors import BackendError
 VISION, DECODER, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "head"))
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"  # on a CPU they would be rounded to 8 bits otherwise
+# As ONNX Runtime's bindings take them: NumPy's type, or ONNX's number of one that NumPy does not have.
+KV_TYPES: dict[str, Any] = {"tensor(float16)": np.float16, "tensor(bfloat16)": 16, "tensor(float)": np.float32}
 CUDA_MEND = "pip install onnxruntime-gpu[cuda,cudnn] nvidia-cublas (and no plain onnxruntime beside it)"
 
 
@@ -50,7 +52,7 @@ class OrtRunner:
         self._row = (config.kv_heads, config.head_dim)
         self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
         past = {value.name: value.type for value in self._sessions[DECODER].get_inputs()}[f"past_{self._names[0]}"]
-        self._kv_dtype: Any = {"tensor(float16)": np.float16, "tensor(float)": np.float32}.get(past)
+        self._kv_dtype: Any = KV_TYPES.get(past)
         if self._kv_dtype is None:
             raise BackendError("a cache of 16- or 32-bit floats", past, "rebuild the bundle with --precision fp16")
         self._require_deepstack(config.vision.deepstack)

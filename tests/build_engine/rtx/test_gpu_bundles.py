@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
 from build_engine.compilers import portable
@@ -14,7 +17,7 @@ from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.backends import load_backend
 from egm_edge.backends.portable.backend import PortableBackend
-from egm_edge.backends.portable.ort_runner import OrtRunner
+from egm_edge.backends.portable.ort_runner import KV_TYPES, OrtRunner
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
 from egm_edge.grounder import Grounder
@@ -32,13 +35,15 @@ def _request(checkpoint: Path, out_dir: Path, target: str, precision: str = "fp1
     )
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
 def test_a_cuda_bundles_graphs_equal_transformers_on_the_cpu(
-    family: str, tmp_path: Path, request: pytest.FixtureRequest
+    family: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     pytest.importorskip("transformers")
-    bundle = compile_cuda(_request(request.getfixturevalue(family), tmp_path / "bundle", "cuda"))
+    bundle = compile_cuda(_request(request.getfixturevalue(family), tmp_path / "bundle", "cuda", precision))
     parity = bundle.manifest.parity
+    assert ("arithmetic" in parity["graphs"]) == (precision == "bf16")
     assert parity["status"] == "unverified" and "unverified on target" in parity["why"]
     assert parity["graphs"]["status"] == "verified"
     assert {s["name"]: s["passed"] for s in parity["graphs"]["stages"]}["prefill logits"] is True
@@ -48,7 +53,6 @@ def test_a_cuda_bundles_graphs_equal_transformers_on_the_cpu(
 
 def test_the_portable_backend_forgets_and_goes_on(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     """Speculation rewinds the cache at every wrong draft; a displaced frame comes back with the same answer."""
-    import numpy as np
     from tokenizers import Tokenizer
 
     bundle = compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda", gate=False))
@@ -65,8 +69,9 @@ def test_the_portable_backend_forgets_and_goes_on(tiny_qwen3_vl: Path, tmp_path:
     assert grounder.ground(first, "the mug the mug", **options).text == fast  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_graphs_that_differ_from_the_checkpoint_are_refused(
-    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
     write = portable.write_portable_decoder
@@ -74,8 +79,40 @@ def test_graphs_that_differ_from_the_checkpoint_are_refused(
         portable, "write_portable_decoder", lambda *args, deepstack: write(*args, deepstack=deepstack - 1)
     )
     with pytest.raises(BuildError, match="deep-stack"):
-        compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda"))
+        compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda", precision))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bfloat16_cache_is_bound_and_grows() -> None:
+    """The cache's type has no NumPy name. The products of such a graph run on no CPU, its cache does."""
+    past = ort.OrtValue.ortvalue_from_shape_and_type([8, 2, 4], KV_TYPES["tensor(bfloat16)"], "cpu", 0)
+    grown = ort.OrtValue.ortvalue_from_shape_and_type([8, 2, 4], KV_TYPES["tensor(bfloat16)"], "cpu", 0)
+    session = ort.InferenceSession(_cache_graph().SerializeToString())
+    assert {v.name: v.type for v in session.get_inputs()}["past"] in KV_TYPES
+    for step in range(3):
+        binding = session.io_binding()
+        binding.bind_cpu_input("fed", np.full((2, 2, 4), step + 1.5, np.float32))
+        binding.bind_output("seen", "cpu")
+        kind = KV_TYPES["tensor(bfloat16)"]
+        binding.bind_input("past", "cpu", 0, kind, [2 * step, 2, 4], past.data_ptr())
+        binding.bind_output("present", "cpu", 0, kind, [2 * step + 2, 2, 4], grown.data_ptr())
+        session.run_with_iobinding(binding)
+        past, grown = grown, past
+    np.testing.assert_array_equal(binding.get_outputs()[0].numpy()[:, 0, 0], [1.5, 1.5, 2.5, 2.5, 3.5, 3.5])
+
+
+def _cache_graph() -> onnx.ModelProto:
+    float32, bfloat16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    nodes = [
+        node("Cast", ["fed"], ["narrow"], to=bfloat16),
+        node("Concat", ["past", "narrow"], ["present"], axis=0),
+        node("Cast", ["present"], ["seen"], to=float32),
+    ]
+    inputs = [value("fed", float32, ["n", 2, 4]), value("past", bfloat16, ["p", 2, 4])]
+    outputs = [value("seen", float32, ["t", 2, 4]), value("present", bfloat16, ["t", 2, 4])]
+    graph = onnx.helper.make_graph(nodes, "cache", inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
 
 
 def test_too_many_pixels_for_a_profile_name_the_nearest_budget(tmp_path: Path) -> None:
@@ -137,6 +174,8 @@ def test_an_int4_decoder_engine_is_the_smaller_one(nano_engines: dict[str, list[
         ("tiny_qwen3_vl", "fp8", ["sm89", "sm120"]),
         ("tiny_internvl3", "int4", ["sm86", "sm89", "sm120"]),
         ("tiny_internvl3", "fp16", ["sm86", "sm89", "sm120"]),
+        ("tiny_qwen3_vl", "bf16", ["sm86", "sm89", "sm120"]),
+        ("tiny_internvl3", "bf16", ["sm86", "sm89", "sm120"]),
     ],
 )
 def test_rtx_engines_are_built_for_both_families(
