@@ -38,7 +38,7 @@ VERBS: dict[str, Verb] = {
     "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for", extra="build"),
     "verify": Verb("build_engine.verify_cli:main", "compare a bundle with its checkpoint, stage by stage", extra="build"),
     "serve": Verb("egm_edge.cli.serve:main", "answer OpenAI clients with a bundle's boxes, and show a page", extra="serve"),
-    "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle"),
+    "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle, or show a checkpoint"),
     "measure": Verb("egm_edge.cli.measure:main", "latency of a bundle on this machine, stage by stage"),
     "evaluate": Verb("egm_edge.cli.evaluate:main", "accuracy of a bundle on grounding data, resumable"),
     "calibrate": Verb("egm_edge.cli.calibrate:main", "fit how sure a bundle may be of its boxes, on data"),
@@ -96,10 +96,18 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in VERBS:
         sys.stderr.write(f"egm: expected a verb ({', '.join(VERBS)}); found {name!r}; see egm --help\n")
         return 2
-    verb = VERBS[name]
+    return run_verb(name, VERBS[name], arguments[1:])
+
+
+def run_verb(name: str, verb: Verb, arguments: list[str]) -> int:
+    """Import a verb and run it.
+
+    Raises:
+        BackendError: what it imports comes with an extra that is not installed.
+    """
     module, _, function = verb.target.partition(":")
     try:
-        return int(getattr(importlib.import_module(module), function)(arguments[1:]))
+        return int(getattr(importlib.import_module(module), function)(arguments))
     except ModuleNotFoundError as error:
         if not verb.extra or error.name is None:
             raise
