@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from egm_edge.errors import BuildError, CheckpointError
-from egm_edge.shipped import SHIPPED_NAME, shipped_checkpoint
+from egm_edge.shipped import names_shipped, shipped_checkpoint
 
 PATTERNS = ("*.safetensors", "*.json", "chat_template.jinja", "LICENSE*", "README.md")
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -26,7 +26,7 @@ def resolve_checkpoint(given: str) -> Path:
         CheckpointError: no such directory, or the hub has no such model or cannot be reached.
         BuildError: the hub's client is not installed.
     """
-    if given == SHIPPED_NAME and not Path(given).is_dir():
+    if names_shipped(given):
         return shipped_checkpoint()
     path = Path(given)
     match = _HUB_ID.fullmatch(given)

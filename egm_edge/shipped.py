@@ -13,6 +13,11 @@ SHIPPED_NAME = "egm-nano"
 ASSETS_DIR = Path(__file__).parent / "assets"
 
 
+def names_shipped(given: str) -> bool:
+    """Whether `given`, where a directory may be named, is the shipped checkpoint's name."""
+    return given == SHIPPED_NAME and not Path(given).is_dir()
+
+
 def shipped_checkpoint(name: str = SHIPPED_NAME) -> Path:
     """The directory of a checkpoint that comes with this package.
 

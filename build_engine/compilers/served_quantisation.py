@@ -20,7 +20,6 @@ from build_engine.compilers.plan import CheckpointPlan
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
-from build_engine.modelopt.numeric_check import QuantisationCheck
 from build_engine.modelopt.quantise import SAVED, Quantisation, require_host_memory
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
 from build_engine.progress import Progress
@@ -93,7 +92,7 @@ class ServedQuantisation:
             for path in sorted((source / SAVED).iterdir()):
                 shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             write_settings(writer)
-            bundle = writer.commit(**self._manifest(manifest, key), parity=self._parity(parity, checked))
+            bundle = writer.commit(**self._manifest(manifest, key), parity=parity | {"quantisation": checked.to_dict()})
             stages.remove()
         bar.finish()
         return bundle
@@ -120,9 +119,6 @@ class ServedQuantisation:
             "licences": licences,
         }
 
-    def _parity(self, parity: dict[str, Any], checked: QuantisationCheck) -> dict[str, Any]:
-        return parity | {"quantisation": checked.to_dict()}
-
 
 def take_original_settings(checkpoint: Checkpoint, out: Path) -> None:
     """The checkpoint's own config.json and generation settings, with ModelOpt's `quantization_config` and the type in which
@@ -132,7 +128,7 @@ def take_original_settings(checkpoint: Checkpoint, out: Path) -> None:
         BuildError: ModelOpt left a tensor out.
     """
     quantised = json.loads((out / "config.json").read_text("utf-8"))["quantization_config"]
-    config = _with_dtype(json.loads((checkpoint.directory / "config.json").read_text("utf-8")), SERVER_NUMBERS.weights)
+    config = _with_dtype(dict(checkpoint.config), SERVER_NUMBERS.weights)
     config = {"dtype": SERVER_NUMBERS.weights} | config | {"quantization_config": quantised}
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if (checkpoint.directory / "generation_config.json").is_file():

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.errors import BackendError
+from egm_edge.errors import BackendError, InputError
 from egm_edge.pixels import Pixels
 
 
@@ -90,6 +90,18 @@ class Session(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens of the sequence (prefix included)."""
+
+
+def require_tokens(token_ids: Sequence[int]) -> None:
+    """Refuse to feed nothing to a session."""
+    if len(token_ids) == 0:
+        raise InputError("at least one token", "none", "feed the request before asking for logits")
+
+
+def require_reached(length: int, reached: int) -> None:
+    """Refuse to truncate a session to a length that it does not have."""
+    if not 0 <= length <= reached:
+        raise InputError(f"a length of 0 to {reached}", str(length), "pass a length the session has reached")
 
 
 class Branches(Protocol):

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts
+from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
 from egm_edge.backends.transformers_reference import TransformersReference
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 from egm_edge.pixels import TILES, Pixels, PixelSpec, normalise
 
 
@@ -58,15 +58,13 @@ class ModelSession:
         return int(self.frame.cache.get_seq_length())
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
-        if len(token_ids) == 0:
-            raise InputError("at least one token", "none", "feed the request before asking for logits")
+        require_tokens(token_ids)
         start = self.frame.next_position + self.length - self.frame.prefix_token_count
         logits = self.backend.feed(self.frame.cache, token_ids, start, every_position=every_position)
         return logits if every_position else logits[0]
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"a length of 0 to {self.length}", str(length), "pass a length the session has reached")
+        require_reached(length, self.length)
         self.frame.rewind(length)
 
 

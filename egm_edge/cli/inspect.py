@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from egm_edge.bundle import Bundle, Manifest
 from egm_edge.checkpoint_bundle import is_checkpoint
 from egm_edge.cli import Verb, run_verb
 from egm_edge.cli.parser import Parser
-from egm_edge.shipped import SHIPPED_NAME, resolve_bundle
+from egm_edge.shipped import SHIPPED_NAME, names_shipped, resolve_bundle
 
 DESCRIPTION = "Check every file of a bundle against its manifest and show what it is; or show what a checkpoint is."
 OF_CHECKPOINTS = Verb("build_engine.inspect_cli:main", "what a checkpoint is", extra="build")
@@ -25,15 +23,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the manifest, or the checkpoint's facts, as JSON")
     arguments = parser.parse_args(argv)
-    if arguments.bundle and _is_checkpoint(arguments.bundle):
+    given = arguments.bundle
+    if given and (is_checkpoint(given) or names_shipped(given)):
         return run_verb("inspect", OF_CHECKPOINTS, argv)
-    bundle = Bundle.open(resolve_bundle(arguments.bundle))
+    bundle = Bundle.open(resolve_bundle(given))
     print(bundle.manifest.to_json() if arguments.json else describe(bundle.manifest), end="")
     return 0
-
-
-def _is_checkpoint(given: str) -> bool:
-    return is_checkpoint(given) or (given == SHIPPED_NAME and not Path(given).is_dir())
 
 
 def describe(manifest: Manifest) -> str:

@@ -129,7 +129,7 @@ def write_bundle(checkpoint: Path, out: Path, engine: dict[str, str] | None) -> 
         writer.commit(
             target="jetson-agx-orin", precision="int4", family="qwen3_vl", model={"engine": engine},
             limits={"max_new_tokens": 64, "context_tokens": 512}, pixel_spec=pixels.to_dict(), pixel_spec_hash=pixels.hash,
-            prompt_spec=prompts.to_dict(), prompt_spec_hash=prompts.hash, versions={}, licences={},
+            prompt_spec=prompts.to_dict(), prompt_spec_hash=prompts.hash, versions={"tensorrt-edgellm": "0.11.0"}, licences={},
             parity={"status": "unverified", "why": "not run", "next": "egm build bundle --target jetson-agx-orin -o bundle"},
         )  # fmt: skip
     return out

@@ -8,27 +8,14 @@ from typing import Any
 
 import pytest
 
-from build_engine.manifest import BundleWriter
 from egm_edge.cli import main
-from egm_edge.families.chat_template import read_prompt_spec
-from egm_edge.pixels import PixelSpec
 from tests.backends.test_edge_llm import runtime as runtime  # the stand-in, as a fixture
+from tests.backends.test_edge_llm import write_bundle
 
 
 @pytest.fixture
 def jetson_bundle(tiny_qwen3_vl: Path, tmp_path: Path) -> Path:
-    pixels, prompts = PixelSpec.from_checkpoint(tiny_qwen3_vl), read_prompt_spec(tiny_qwen3_vl)
-    with BundleWriter(tmp_path / "bundle") as writer:
-        writer.path("tokenizer.json").write_bytes((tiny_qwen3_vl / "tokenizer.json").read_bytes())
-        writer.path("checkpoint/config.json").write_text("{}")
-        writer.path("engine/llm.engine").write_text("engine")
-        bundle = writer.commit(
-            target="jetson-agx-orin", precision="int4", family="qwen3_vl", model={"engine": {"gpu": "Orin"}},
-            limits={"max_new_tokens": 64, "context_tokens": 512}, pixel_spec=pixels.to_dict(), pixel_spec_hash=pixels.hash,
-            prompt_spec=prompts.to_dict(), prompt_spec_hash=prompts.hash, versions={"tensorrt-edgellm": "0.11.0"},
-            licences={}, parity={"status": "unverified", "why": "not run"},
-        )  # fmt: skip
-    return bundle.root
+    return write_bundle(tiny_qwen3_vl, tmp_path / "bundle", {"gpu": "Orin"})
 
 
 def test_a_jetsons_bundle_is_measured_like_any_other(

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts
+from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
@@ -47,8 +47,7 @@ class OnnxSession:
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
         self.backend.require_resident(self.frame)
-        if len(token_ids) == 0:
-            raise InputError("at least one token", "none", "feed the request before asking for logits")
+        require_tokens(token_ids)
         hidden = self.backend.decode(self.backend.embedding.rows(token_ids), [], prefill=not self.asked)
         self.asked = True
         logits = self.backend.logits(hidden if every_position else hidden[-1:])
@@ -60,8 +59,7 @@ class OnnxSession:
 
     def truncate(self, length: int) -> None:
         self.backend.require_resident(self.frame)
-        if not 0 <= length <= self.length:
-            raise InputError(f"a length of 0 to {self.length}", str(length), "pass a length the session has reached")
+        require_reached(length, self.length)
         self.backend.cache.length = length
 
 

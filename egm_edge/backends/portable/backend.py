@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, InterruptedRunError
+from egm_edge.backends.base import Capabilities, EngineFrame, InterruptedRunError, require_reached, require_tokens
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, text_table, vision_table
@@ -41,16 +41,14 @@ class PortableSession:
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
         self.backend.require_resident(self.frame)
-        if len(token_ids) == 0:
-            raise InputError("at least one token", "none", "feed the request before asking for logits")
+        require_tokens(token_ids)
         hidden = self.backend.decode(self.backend.embedding.rows(token_ids), [])
         logits = self.backend.runner.head(hidden if every_position else hidden[:, -1:])[0]
         return logits if every_position else logits[0]
 
     def truncate(self, length: int) -> None:
         self.backend.require_resident(self.frame)
-        if not 0 <= length <= self.length:
-            raise InputError(f"a length of 0 to {self.length}", str(length), "pass a length the session has reached")
+        require_reached(length, self.length)
         self.backend.runner.cache_tokens = length
 
 
