@@ -129,12 +129,11 @@ class Run:
 
     def open(self, session: Session, request_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed the request, its thought closed at once where none is wanted; logits [V] after it."""
-        closing = self._opened(self._begin(request_ids))
-        return session.extend([*request_ids, *closing])
+        return session.extend([*request_ids, *self._begin(request_ids)])
 
     def open_as(self, request_ids: Sequence[int]) -> None:
         """Begin where another run of the same kind has opened the session."""
-        self._opened(self._begin(request_ids))
+        self._begin(request_ids)
 
     def finish_alone(self, session: Session, tokens: list[int]) -> None:
         """Go on to the end, from tokens that are taken and not yet fed."""
@@ -142,6 +141,7 @@ class Run:
             tokens = self._step(session, tokens)
 
     def _begin(self, request_ids: Sequence[int]) -> list[int]:
+        """The tokens that close the thought where none is wanted, and the answer's certain ones, taken into the reply."""
         for token in request_ids if self.lookup is not None else ():
             self.lookup.add(token)  # type: ignore[union-attr]
         guide = self.guide
@@ -149,14 +149,10 @@ class Run:
             return []
         if self.reply.stage is Stage.THINK:
             guide.hurried = self.budget.without_thought
-            return guide.syntax.close_thought if self.budget.without_thought else []
+            return self._close_thought(guide) if guide.hurried else []
         if guide.strict or self.budget.without_thought:
             guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
         return []
-
-    def _opened(self, closing: list[int]) -> list[int]:
-        """The tokens that close the thought, and the answer's first ones where they are certain; taken into the reply."""
-        return self._close_thought(self.guide) if closing and self.guide is not None else []
 
     def _step(self, session: Session, certain: list[int]) -> list[int]:
         """Feed certain tokens and a draft behind them; returns the certain tokens that come next, [] at the end."""

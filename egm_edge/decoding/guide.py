@@ -164,8 +164,9 @@ class Guide:
         if not self.hurried or self.state is None:
             return []
         at, empty = len(self._answer), self._layout.empty
-        label = self._label_draft(self._slot) if self._at_slot(Kind.LABEL) else []
-        ways = (self._constant_ahead() or label)[:1]
+        ways = self._constant_ahead()[:1]
+        if not ways and self._at_slot(Kind.LABEL):
+            ways = self._label_draft(self._slot)[:1]
         if empty[:at] == tuple(self._answer):
             ways += [token for token in empty[at : at + 1] if token not in ways]
         return ways if all(self.allows(token) for token in ways) else []
