@@ -1,11 +1,12 @@
 # make demo   build the CPU bundle of the shipped checkpoint, ground sample frames, run the ROS 2 node on a stream
-# make test   lint, types and every test, the ROS 2 ones included
+# make test   lint, types and the tests, the ROS 2 ones included
+# make test-long   soak, load, long fuzz, emulated processors: what a change should pass before it is released
 # Everything is installed into .venv, .venv-ros and .venv-edgellm on demand, at the versions of .ci/constraints.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv ros edgellm lint test test-quick test-core test-ros demo demo-frames demo-ros clean
+.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros demo demo-frames demo-ros clean
 
 PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
@@ -28,16 +29,20 @@ lint: venv ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-test: lint test-core test-ros ## lint, types, and every test, slow and ROS 2 ones included
+test: lint test-core test-ros ## lint, types, and the tests, slow and ROS 2 ones included
 
 test-core: venv edgellm ## every test that needs no ROS 2
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: venv edgellm ros ## soak, load, long fuzz and whole-table tests, ROS 2 included
+	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
+	.ci/ros_run.sh python -m pytest tests/ros -m long $(PYTEST_ARGS)
 
 test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2
-	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -m "not slow and not long" $(PYTEST_ARGS)
 
 test-ros: venv ros ## the ROS 2 tests, over real DDS on the loopback interface
-	.ci/ros_run.sh python -m pytest tests/ros $(PYTEST_ARGS)
+	.ci/ros_run.sh python -m pytest tests/ros -m "not long" $(PYTEST_ARGS)
 
 demo: demo-frames demo-ros ## checkpoint -> bundle -> boxes in pictures -> boxes on a ROS 2 topic
 
