@@ -14,7 +14,7 @@ from egm_edge.decoding import TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.grounding import Grounding
 from egm_edge.shipped import shipped_checkpoint
-from training.scenes import layout, render, sample_scene
+from egm_edge.synthetic import layout, render, sample_scene
 
 CLOSING_TOKENS = 3  # the end mark of a thought and the empty lines behind it
 

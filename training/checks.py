@@ -135,7 +135,9 @@ def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> Finding:
         if target is None or numbers is None:
             worst = worst if parsed.box_norm1000 is None else 0.0
             continue
-        same = parsed.box_norm1000 == tuple(float(v) for v in numbers) and iou_norm1000(parsed.box_norm1000, target) > 0.5
+        same = (
+            parsed.box_norm1000 == tuple(float(v) for v in numbers) and iou_norm1000(parsed.box_norm1000, target) > 0.5
+        )
         if not same or shown.startswith("no row"):
             shown = (
                 f"row {row.id}: target {[round(v, 1) for v in target]}, written {numbers}, read {parsed.box_norm1000}"

@@ -19,6 +19,7 @@ from egm_edge.boxes import Box
 from egm_edge.errors import BuildError
 from egm_edge.grounding import Task
 from egm_edge.pixels import TILES, PixelSpec
+from egm_edge.synthetic import layout, render, sample_query, sample_scene
 
 SCENE_SEED = 980_000_000  # beyond the ranges that EGM-Nano trains and is evaluated on
 SCENE_WH = (640, 480)
@@ -63,8 +64,6 @@ def probes() -> tuple[Case, ...]:
 
 def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
     """`count` drawn tabletop scenes with their true boxes: the world that EGM-Nano knows."""
-    from training.scenes import layout, render, sample_query, sample_scene
-
     made, seed = 0, first_seed
     while made < count:
         seed += 1

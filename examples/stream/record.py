@@ -18,7 +18,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from training.scenes import Rendered, Scene, SceneObject, Surroundings, render
+from egm_edge.synthetic import Rendered, Scene, SceneObject, Surroundings, render
 
 HERE = Path(__file__).parent
 TOPIC, FRAME_ID = "/camera/image/compressed", "camera_color_optical_frame"

@@ -13,7 +13,7 @@ from egm_edge import Grounder
 from egm_edge.decoding.earlier import MAX_TOKENS, EarlierReplies, Follower
 from egm_edge.decoding.lookup import LookupMemory, PromptLookup
 from egm_edge.shipped import shipped_checkpoint
-from training.scenes import layout, queries, render, sample_scene
+from egm_edge.synthetic import layout, queries, render, sample_scene
 
 DIGITS = {10, 11, 12, 13}
 REPLY = [1, 2, 3, 10, 4, 11, 5, 6, 7]

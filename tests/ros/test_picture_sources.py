@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import pytest
 from egm_ros.picture_sources import FolderSource, TabletopSource, VideoSource, there_and_back
 
 from egm_edge.errors import InputError
-from training.scenes.trajectories import sample_motion
+from egm_edge.synthetic.trajectories import sample_motion
 
 
 def test_there_and_back_never_jumps() -> None:
@@ -42,12 +41,6 @@ def test_tabletop_pictures_are_the_sequence_and_its_truth() -> None:
 def test_a_bad_tabletop_says_what_to_do(arguments: tuple, words: str) -> None:
     with pytest.raises(InputError, match=words):
         TabletopSource(*arguments)
-
-
-def test_without_the_scenes_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "training.scenes.trajectories", None)
-    with pytest.raises(InputError, match="pip install the repository"):
-        TabletopSource(1, "slide", (160, 120), 5.0, 1.0)
 
 
 def test_a_folder_plays_in_order_of_names_and_ends_or_loops(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ros_fixtures import MakeNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from training.scenes.trajectories import sample_motion
+from egm_edge.synthetic.trajectories import sample_motion
 
 pytestmark = pytest.mark.ros
 CAMERA = [sys.executable, "-m", "egm_ros.simulated_camera"]

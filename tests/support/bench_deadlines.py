@@ -20,7 +20,7 @@ from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.machine import cpu_name
 from egm_edge.measure.svg import Line, plot
-from training.scenes import layout, queries, render, sample_scene
+from egm_edge.synthetic import layout, queries, render, sample_scene
 
 FIRST_SEED = 940_000_000
 FRAME_WH = (640, 480)

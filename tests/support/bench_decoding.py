@@ -22,7 +22,7 @@ from egm_edge.boxes import Box
 from egm_edge.grounder import Frame, Grounder
 from egm_edge.grounding import Grounding
 from egm_edge.machine import cpu_name
-from training.scenes import Query, layout, queries, render, sample_scene
+from egm_edge.synthetic import Query, layout, queries, render, sample_scene
 
 FIRST_SEED = 930_000_000
 QUESTIONS = 4

@@ -15,7 +15,7 @@ from egm_edge.decoding.answer_syntax import END_OF_THOUGHT
 from egm_edge.decoding.automaton import State
 from egm_edge.grounder import Grounder
 from egm_edge.machine import cpu_name
-from training.scenes import layout, queries, render, sample_scene
+from egm_edge.synthetic import layout, queries, render, sample_scene
 
 FIRST_SEED = 950_000_000
 FRAME_WH = (640, 480)

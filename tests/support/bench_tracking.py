@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
+from egm_edge.synthetic.trajectories import MOTIONS, sample_motion
 from egm_edge.tracking import Tracker, TrackerSettings, TrackState
-from training.scenes.trajectories import MOTIONS, sample_motion
 
 RATE_HZ = 30
 FIRST_SEED = 880_000_000

@@ -1,4 +1,4 @@
-"""Simple moving pictures with exact boxes, independent of training.scenes. For tests only."""
+"""Simple moving pictures with exact boxes, independent of egm_edge.synthetic. For tests only."""
 
 from __future__ import annotations
 

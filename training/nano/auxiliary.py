@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from egm_edge.synthetic.vocabulary import COLOURS, SHAPES, SIZES
 from training.nano.data import Dense
 from training.nano.fastpath import Vision
 from training.nano.prompts import number_ids, token_id
-from training.scenes.vocabulary import COLOURS, SHAPES, SIZES
 
 
 class AuxiliaryHeads(nn.Module):

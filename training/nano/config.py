@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from egm_edge.errors import InputError
+from egm_edge.synthetic.queries import KINDS
 from training.nano.build import NanoShape
 from training.rewards.registry import make_reward
-from training.scenes.queries import KINDS
 from training.typed_yaml import load_yaml, setting
 
 MOST_OBJECTS = 8

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egm_edge.pixels import SMART_RESIZE, PixelSpec, normalise, preprocess
+from egm_edge.synthetic import Layout, Query, Scene, layout, queries, render, sample_scene
+from egm_edge.synthetic.vocabulary import COLOURS, SHAPES, SIZE_RANK
 from training.nano.config import Plan, Stage
 from training.nano.prompts import Row, list_row, query_row
-from training.scenes import Layout, Query, Scene, layout, queries, render, sample_scene
-from training.scenes.vocabulary import COLOURS, SHAPES, SIZE_RANK
 
 P = 16
 MODEL_PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that

@@ -20,11 +20,11 @@ from egm_edge.boxes import Box
 from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
+from egm_edge.synthetic import Query, layout, render, sample_query, sample_scene
 from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano
 from training.nano.generate import greedy
 from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
-from training.scenes import Query, layout, render, sample_query, sample_scene
 
 EVALUATION_SEED = 900_000_000
 FRAME_WH, MODEL_WH = (640, 480), (256, 192)

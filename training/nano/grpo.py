@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from egm_edge.synthetic import Query
 from training.nano.config import Grpo, Stage
 from training.nano.data import Questions, Rows, collate
 from training.nano.fastpath import FastNano, Prefix, Vision
@@ -24,7 +25,6 @@ from training.nano.prompts import CLOSED, Row, prompt_ids, token_id, tokenizer
 from training.nano.supervised import StepLoss
 from training.rewards.answer import Answer, Target
 from training.rewards.registry import make_reward
-from training.scenes import Query
 
 _EPSILON = 1e-4
 

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from egm_edge.families import family_for
 from egm_edge.grounding import Task
+from egm_edge.synthetic.queries import Query, box_text, describe
+from egm_edge.synthetic.render import Layout
+from egm_edge.synthetic.scene import Scene
 from training.nano import tokenizer as tok
-from training.scenes.queries import Query, box_text, describe
-from training.scenes.render import Layout
-from training.scenes.scene import Scene
 
 PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from egm_edge.families import family_for
-from training.scenes.vocabulary import COLOURS, ORDINALS, SHAPES, SIZES
+from egm_edge.synthetic.vocabulary import COLOURS, ORDINALS, SHAPES, SIZES
 
 SPECIAL: tuple[str, ...] = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",

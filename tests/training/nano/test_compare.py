@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from egm_edge.grounding import Task
+from egm_edge.synthetic import Query
 from training.nano import compare
 from training.nano.compare import Asked, Measured, measure, pair
 from training.nano.evaluate import Case, Suite
-from training.scenes import Query
 
 SUITE = Suite("few", (3, 6), ("attribute", "ordinal"), Task.MODAL, 990_500_000)
 CPU = torch.device("cpu")

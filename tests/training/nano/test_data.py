@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from egm_edge.grounding import Task
+from egm_edge.synthetic import layout, queries, sample_scene
 from training.nano.config import Plan, load_plan
 from training.nano.data import make_batch, make_questions, patchify
 from training.nano.prompts import tokenizer
-from training.scenes import layout, queries, sample_scene
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from egm_edge.grounding import Task
+from egm_edge.synthetic import Query
 from training.nano.evaluate import EVALUATION_SEED, frame_of, iou_of, make_cases, score
-from training.scenes import Query
 
 FOUND = Query("the mug", Task.MODAL, "attribute", 0, (100.0, 100.0, 300.0, 300.0), "mug", "")
 ABSENT = Query("the mug", Task.MODAL, "negative", None, None, "mug", "")

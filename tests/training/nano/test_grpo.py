@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from egm_edge.grounding import Task
+from egm_edge.synthetic import Query
 from training.nano import grpo
 from training.nano.config import Grpo, Plan, Stage, load_plan
 from training.nano.data import make_questions
@@ -17,7 +18,6 @@ from training.nano.fastpath import FastNano
 from training.nano.generate import Sampled
 from training.nano.grpo import advantages, grpo_loss, reward_of
 from training.nano.prompts import completion_text, tokenizer
-from training.scenes import Query
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 FOUND = Query("mug", Task.MODAL, "attribute", 0, (100.0, 100.0, 300.0, 300.0), "mug", "mug: 1 small red mug")

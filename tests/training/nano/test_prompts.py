@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from egm_edge.grounding import Task
+from egm_edge.synthetic import Query, layout, sample_scene
 from training.nano.prompts import PREFIX, SUFFIX, list_row, number_ids, query_row, tokenizer
-from training.scenes import Query, layout, sample_scene
 
 MUG = Query(
     "the red mug",

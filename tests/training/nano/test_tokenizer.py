@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egm_edge.synthetic.vocabulary import COLOURS, SHAPES
 from training.nano.prompts import tokenizer
 from training.nano.tokenizer import CHUNKS, NUMBERS, SPECIAL
-from training.scenes.vocabulary import COLOURS, SHAPES
 
 
 @given(st.text(max_size=200))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.synthetic.trajectories import sample_motion
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PICTURE_PIXELS = 33_177_600  # 7680 x 4320
@@ -58,7 +59,7 @@ class PictureSource(Protocol):
 
 
 class TabletopSource:
-    """A tabletop drawn by `training.scenes`, played forwards and backwards for ever.
+    """A tabletop drawn by `egm_edge.synthetic`, played forwards and backwards for ever.
 
     Everything is drawn before the first picture, so that a 30 Hz camera costs next to nothing while it runs.
 
@@ -69,18 +70,10 @@ class TabletopSource:
         seconds: length of one way.
 
     Raises:
-        InputError: the scenes are not installed, an unknown motion, or more pictures than fit in memory.
+        InputError: an unknown motion, or more pictures than fit in memory.
     """
 
     def __init__(self, seed: int, motion: str, size_wh: tuple[int, int], rate_hz: float, seconds: float) -> None:
-        try:
-            from training.scenes.trajectories import sample_motion
-        except ImportError as error:
-            raise InputError(
-                "the package `training` for the drawn tabletop",
-                f"none ({error})",
-                "pip install the repository into this interpreter, or choose source:=video, folder or webcam",
-            ) from error
         width, height = size_wh
         count = max(2, round(seconds * rate_hz))
         if count * width * height * 3 > MAX_DRAWN_BYTES:

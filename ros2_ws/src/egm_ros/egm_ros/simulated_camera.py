@@ -67,7 +67,7 @@ PARAMETERS: dict[str, _Parameter] = {
     "height": _Parameter(480, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", 0, 4320),
     "rate_hz": _Parameter(30.0, "Pictures per second.", 0.1, 240.0),
     "seed": _Parameter(0, "Which tabletop.", 0, 2**31 - 1),
-    "motion": _Parameter("mixed", "What moves on the tabletop: a word of training.scenes.trajectories.MOTIONS."),
+    "motion": _Parameter("mixed", "What moves on the tabletop: a word of egm_edge.synthetic.trajectories.MOTIONS."),
     "seconds": _Parameter(4.0, "Tabletop: length of the sequence, which is played forwards and backwards.", 1.0, 60.0),
     "loop": _Parameter(True, "Video and folder: begin again at the end; false ends the node there."),
     "frame_id": _Parameter("camera_color_optical_frame", "Of every header."),

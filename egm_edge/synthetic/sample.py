@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from training.scenes.scene import Scene, SceneObject, Surroundings
-from training.scenes.vocabulary import COLOURS, EXTENT_WH, SHAPES, SIZES
+from egm_edge.synthetic.scene import Scene, SceneObject, Surroundings
+from egm_edge.synthetic.vocabulary import COLOURS, EXTENT_WH, SHAPES, SIZES
 
 T = TypeVar("T")
 

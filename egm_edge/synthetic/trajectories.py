@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from egm_edge.errors import InputError
-from training.scenes.motion import CameraPose, MovingScene, Waypoint
-from training.scenes.sample import between, pick, sample_scene
-from training.scenes.scene import Scene, SceneObject
+from egm_edge.synthetic.motion import CameraPose, MovingScene, Waypoint
+from egm_edge.synthetic.sample import between, pick, sample_scene
+from egm_edge.synthetic.scene import Scene, SceneObject
 
 Path = tuple[Waypoint, ...]
 CameraPath = tuple[tuple[float, CameraPose], ...]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.scenes.vocabulary import EXTENT_WH
+from egm_edge.synthetic.vocabulary import EXTENT_WH
 
 
 @dataclass(frozen=True, slots=True)

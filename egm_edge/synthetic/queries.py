@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from egm_edge.grounding import Task
-from training.scenes.render import Layout, layout
-from training.scenes.sample import pick
-from training.scenes.scene import Scene, SceneObject
-from training.scenes.vocabulary import COLOURS, ORDINALS, SHAPES, SIZE_RANK
+from egm_edge.synthetic.render import Layout, layout
+from egm_edge.synthetic.sample import pick
+from egm_edge.synthetic.scene import Scene, SceneObject
+from egm_edge.synthetic.vocabulary import COLOURS, ORDINALS, SHAPES, SIZE_RANK
 
 KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation", "negative")
 MIN_VISIBLE = 0.30

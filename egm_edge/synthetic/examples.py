@@ -1,4 +1,4 @@
-"""Write sample frames with expressions and true boxes: `python -m training.scenes.examples examples/frames`.
+"""Write sample frames with expressions and true boxes: `python -m egm_edge.synthetic.examples examples/frames`.
 
 Knows nothing of models. The seeds lie outside every training and evaluation range.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 
 from egm_edge.boxes import Box
-from training.scenes.queries import queries
-from training.scenes.render import render
-from training.scenes.sample import sample_scene
+from egm_edge.synthetic.queries import queries
+from egm_edge.synthetic.render import render
+from egm_edge.synthetic.sample import sample_scene
 
 SEEDS: tuple[int, ...] = (990_000_003, 990_000_004, 990_000_007, 990_000_011, 990_000_014, 990_000_018)
 

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from egm_edge.grounding import Task
-from training.scenes import Query, Scene, layout, queries, sample_query, sample_scene
-from training.scenes.queries import KINDS, grid
-from training.scenes.vocabulary import COLOURS, ORDINALS, SHAPES, SIZE_RANK
+from egm_edge.synthetic import Query, Scene, layout, queries, sample_query, sample_scene
+from egm_edge.synthetic.queries import KINDS, grid
+from egm_edge.synthetic.vocabulary import COLOURS, ORDINALS, SHAPES, SIZE_RANK
 
 
 def members(scene: Scene, phrase: str) -> list[int]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
-from training.scenes.render import expose, layout, outline_points, paint
-from training.scenes.scene import Scene, SceneObject, Surroundings
+from egm_edge.synthetic.render import expose, layout, outline_points, paint
+from egm_edge.synthetic.scene import Scene, SceneObject, Surroundings
 
 WORLD = 1.5
 """Side of the drawn world over side of the frame, where the camera moves."""

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
-from training.scenes import Scene, SceneObject, Surroundings, layout, render, sample_scene
-from training.scenes.shapes import PARTS
-from training.scenes.vocabulary import SHAPES
+from egm_edge.synthetic import Scene, SceneObject, Surroundings, layout, render, sample_scene
+from egm_edge.synthetic.shapes import PARTS
+from egm_edge.synthetic.vocabulary import SHAPES
 
 
 def brute_force_mask(thing: SceneObject, width_px: int, height_px: int) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from egm_edge.errors import InputError
-from training.scenes.vocabulary import COLOURS, EXTENT_WH, SHAPES, SIZES
+from egm_edge.synthetic.vocabulary import COLOURS, EXTENT_WH, SHAPES, SIZES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class SceneObject:
         ):
             if value not in known:
                 raise InputError(
-                    f"{noun} out of {', '.join(known)}", repr(value), "use a word of training.scenes.vocabulary"
+                    f"{noun} out of {', '.join(known)}", repr(value), "use a word of egm_edge.synthetic.vocabulary"
                 )
 
     def outline(self, aspect: float) -> tuple[float, float, float, float]:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
-from training.scenes.scene import Scene, SceneObject, Surroundings
-from training.scenes.shapes import PARTS, Part
-from training.scenes.vocabulary import COLOURS
+from egm_edge.synthetic.scene import Scene, SceneObject, Surroundings
+from egm_edge.synthetic.shapes import PARTS, Part
+from egm_edge.synthetic.vocabulary import COLOURS
 
 _SHIFT = 4
 _BANK_SIDE = 512

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from egm_edge.errors import InputError
-from training.scenes import SceneObject, layout, render, sample_scene
+from egm_edge.synthetic import SceneObject, layout, render, sample_scene
 
 GOLDEN_SHA256 = "2c5a139fe58e7890efa749117865fbeb668b520c1a3b0547dae44197cebc7f2c"
 
