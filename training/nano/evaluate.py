@@ -161,7 +161,8 @@ class Suite:
 
 POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
 MODAL = Suite("3-6 objects, modal", (3, 6), POSITIVE_KINDS, Task.MODAL, EVALUATION_SEED)
-AMODAL = Suite("3-6 objects, amodal, occluded target", (3, 6), POSITIVE_KINDS, Task.AMODAL, EVALUATION_SEED + 2_000_000)
+APOSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
+MODAL = Suite("3-6 objects, amodal, occluded target", (3, 6), POSITIVE_KINDS, Task.AMODAL, EVALUATION_SEED + 2_000_000)
 NEGATIVE = Suite("3-6 objects, negative", (3, 6), ("negative",), Task.MODAL, EVALUATION_SEED + 4_000_000)
 EASY = Suite("1-3 objects, attribute", (1, 3), ("attribute",), Task.MODAL, EVALUATION_SEED + 6_000_000)
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from egm_edge.shipped import names_shipped, shipped_checkpoint
 from training.nano.auxiliary import AuxiliaryHeads
-from training.nano.build import fresh_model, save_checkpoint
+from training.nano.build import adopt_weights, fresh_model, save_checkpoint
 from training.nano.config import Plan, RunConfig, Stage
 from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
@@ -56,6 +57,8 @@ class Run:
             self.progress, tensors = saved
             self.model.load_state_dict(tensors["model"])
             self.heads.load_state_dict(tensors["heads"])
+        elif plan.adopt:
+            adopt_weights(self.model, shipped_checkpoint() if names_shipped(plan.adopt) else Path(plan.adopt))
         self.model.to(device)
         self.heads.to(device)
         self.fast = wrap(self.model)
