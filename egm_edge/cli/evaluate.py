@@ -129,7 +129,7 @@ def _bundle(arguments: argparse.Namespace) -> _Asked:
 def _server(arguments: argparse.Namespace) -> _Asked:
     from egm_edge.evaluate.server import AskedServer, evaluate_server
     from egm_edge.families import family_for
-    from egm_edge.openai_client import OpenAIClient, Retry
+    from egm_edge.openai import OpenAIClient, Retry
 
     retry = Retry(tries=arguments.tries, timeout_s=arguments.timeout_s)
     client = OpenAIClient(arguments.bundle, key=os.environ.get(arguments.key_variable), retry=retry)
@@ -143,8 +143,8 @@ def _server(arguments: argparse.Namespace) -> _Asked:
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
         evaluate_server(asked.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
 
-    identity = {"server": client.base_url, "model": model, "family": family.name, "prompt": family.modal}
-    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.base_url.partition('://')[2]} {model}").strip("-")[:80]
+    identity = {"server": client.server.base_url, "model": model, "family": family.name, "prompt": family.modal}
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.server.base_url.partition('://')[2]} {model}").strip("-")[:80]
     return _Asked(name, identity, budgets, run)
 
 

@@ -6,7 +6,6 @@ not known, the drawn mark never mentioned); the wording is ours. Knows nothing o
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
+from egm_edge.openai import data_url, user_message
 from training.data.pictures import load_picture
 from training.data.rows import Row
 
@@ -51,9 +51,8 @@ def messages(row: Row, images: Path) -> list[dict[str, Any]]:
     if row.box is None:
         raise InputError("a row with a box", f"a not-there row {row.id!r}", "ask for traces of rows with boxes only")
     picture = marked_picture(load_picture(row, images), row)
-    url = "data:image/jpeg;base64," + base64.b64encode(_jpeg(picture)).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": instruction(row)}]
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+    question = user_message(data_url(_jpeg(picture), "image/jpeg"), instruction(row))
+    return [{"role": "system", "content": SYSTEM}, question]
 
 
 def instruction(row: Row) -> str:
