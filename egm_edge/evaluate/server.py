@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.boxes import Box
+from egm_edge.data.pictures import encoded, require_size
+from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.rows import EvaluationRow
-from egm_edge.evaluate.run import iou_with, require_size, unanswered
+from egm_edge.evaluate.run import iou_with, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task
 from egm_edge.openai_client import Completion, NoAnswerError, OpenAIClient, RequestRefusedError
@@ -27,7 +27,7 @@ from egm_edge.parsing import parse_answer
 
 REFUSED = "REFUSED"
 REFUSALS_BEFORE_GIVING_UP = 8
-_Job = tuple[EvaluationRow, Path, int]
+_Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
 
 
@@ -41,7 +41,7 @@ class AskedServer:
     def __init__(self, client: OpenAIClient, family: Family, model: str, concurrency: int) -> None:
         self._client, self._family, self._model, self._concurrency = client, family, model, concurrency
 
-    def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
+    def answer(self, row: Row, picture: Path, budget: int) -> Record:
         """One row, asked once (and again where the way there fails).
 
         Raises:
@@ -49,7 +49,7 @@ class AskedServer:
             InputError: the picture cannot be used.
         """
         data, media_type, image_wh = encoded(picture, mirrored=row.mirrored)
-        require_size(image_wh, row, picture)
+        require_size(image_wh, row)
         sentence = (self._family.amodal if row.task is Task.AMODAL else self._family.modal).replace(
             "{expression}", row.expression
         )
@@ -66,7 +66,7 @@ class AskedServer:
         return self._record(row, budget, image_wh, completion)
 
     def _record(
-        self, row: EvaluationRow, budget: int, image_wh: tuple[int, int], completion: Completion, outcome: str = ""
+        self, row: Row, budget: int, image_wh: tuple[int, int], completion: Completion, outcome: str = ""
     ) -> Record:
         cut = "max_new_tokens" if completion.finish_reason == "length" else ""
         parsed = parse_answer(completion.text, task=row.task, in_thought=bool(cut) and _all_thought(completion))
@@ -82,7 +82,7 @@ class AskedServer:
             image_wh=image_wh,
             expression=row.expression,
             budget=budget,
-            target=row.box,
+            target=row.box.xyxy if row.box else None,
             outcome=outcome or parsed.outcome.value,
             box=box,
             rule=parsed.rule if not outcome else completion.finish_reason,
@@ -103,8 +103,8 @@ def grounding_message(image: bytes, media_type: str, sentence: str) -> dict[str,
 
 
 def evaluate_server(
-    answer: Callable[[EvaluationRow, Path, int], Record],
-    rows: Sequence[EvaluationRow],
+    answer: Callable[[Row, Path, int], Record],
+    rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
     log: RecordLog,
@@ -131,7 +131,7 @@ def evaluate_server(
 
 
 def _work(
-    answer: Callable[[EvaluationRow, Path, int], Record],
+    answer: Callable[[Row, Path, int], Record],
     jobs: queue.SimpleQueue[_Job | None],
     results: queue.SimpleQueue[_Done],
 ) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
-from training.data.rows import Row
 from training.data.traces.client import GaveUpError, Retry, complete
 from training.data.traces.judge import reject_reason
 from training.data.traces.ledger import Entry, Ledger
