@@ -44,16 +44,14 @@ def main(argv: list[str]) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    from egm_edge.evaluate.pictures import find_pictures
+    from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.records import RecordLog
-    from egm_edge.evaluate.refer import read_refer
-    from egm_edge.evaluate.rows import read_jsonl
+    from egm_edge.evaluate.rows import evaluation_rows
     from egm_edge.evaluate.run import data_identity, in_order, spread
 
     paths = [Path(p) for p in arguments.data]
     task = Task(arguments.task) if arguments.task else None
-    rows = [row for path in paths for row in (read_refer if path.suffix == ".p" else read_jsonl)(path, task)]
-    rows = spread(rows, arguments.limit)
+    rows = spread(evaluation_rows(paths, task), arguments.limit)
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from egm_edge.boxes import Box
+from egm_edge.data.pictures import encoded, require_size
+from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.rows import EvaluationRow
-from egm_edge.evaluate.run import iou_with, require_size, unanswered
+from egm_edge.evaluate.run import iou_with, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task
 from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
@@ -25,7 +25,7 @@ from egm_edge.parsing import parse_answer
 
 REFUSED = "REFUSED"
 REFUSALS_BEFORE_GIVING_UP = 8
-_Job = tuple[EvaluationRow, Path, int]
+_Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
 
 
@@ -39,7 +39,7 @@ class AskedServer:
     def __init__(self, client: OpenAIClient, family: Family, model: str, concurrency: int) -> None:
         self._client, self._family, self._model, self._concurrency = client, family, model, concurrency
 
-    def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
+    def answer(self, row: Row, picture: Path, budget: int) -> Record:
         """One row, asked once (and again where the way there fails).
 
         Raises:
@@ -47,7 +47,7 @@ class AskedServer:
             InputError: the picture cannot be used.
         """
         data, media_type, image_wh = encoded(picture, mirrored=row.mirrored)
-        require_size(image_wh, row, picture)
+        require_size(image_wh, row)
         sentence = (self._family.amodal if row.task is Task.AMODAL else self._family.modal).replace(
             "{expression}", row.expression
         )
@@ -59,7 +59,7 @@ class AskedServer:
         return self._record(row, budget, image_wh, reply)
 
     def _record(
-        self, row: EvaluationRow, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
+        self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
     ) -> Record:
         parsed = parse_answer(reply.text, task=row.task, in_thought=reply.opened_in_thought)
         box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
@@ -74,7 +74,7 @@ class AskedServer:
             image_wh=image_wh,
             expression=row.expression,
             budget=budget,
-            target=row.box,
+            target=row.box.xyxy if row.box else None,
             outcome=outcome or parsed.outcome.value,
             box=box,
             rule=parsed.rule if not outcome else reply.finish_reason,
@@ -88,8 +88,8 @@ class AskedServer:
 
 
 def evaluate_server(
-    answer: Callable[[EvaluationRow, Path, int], Record],
-    rows: Sequence[EvaluationRow],
+    answer: Callable[[Row, Path, int], Record],
+    rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
     log: RecordLog,
@@ -116,7 +116,7 @@ def evaluate_server(
 
 
 def _work(
-    answer: Callable[[EvaluationRow, Path, int], Record],
+    answer: Callable[[Row, Path, int], Record],
     jobs: queue.SimpleQueue[_Job | None],
     results: queue.SimpleQueue[_Done],
 ) -> None:

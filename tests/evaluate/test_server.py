@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from egm_edge.cli.evaluate import main
+from egm_edge.data.pictures import encoded
 from egm_edge.errors import BackendError, InputError
-from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, read_records
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
 from tests.cli.conftest import popen_with_default_signals

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
-from training.data.rows import Row
 from training.data.traces.judge import reject_reason
 from training.data.traces.ledger import Entry, Ledger
 from training.data.traces.prompts import messages, request_id
