@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from egm_edge.decoding.options import DecodingOptions
 from egm_edge.errors import InputError
+from egm_edge.expression import check_expression
 from egm_edge.families.client_sentences import read_sentence
 from egm_edge.grounding import Task
 from egm_edge.images import read_image_wh
-from egm_edge.request import check_expression
 from egm_edge.serve.refusals import RequestError
 from egm_edge.serve.schema import NEUTRAL, ChatRequest, ImagePart, TextPart
 from egm_edge.serve.settings import ServeSettings
@@ -56,7 +56,7 @@ def read_question(body: bytes, settings: ServeSettings) -> ChatQuestion:
     """Check a request's body and take it apart.
 
     Raises:
-        RequestError: 400 for everything a client can mend, 404 for a model that is not served, 413 for too many pixels.
+        RequestError: 400 for everything a client can hint, 404 for a model that is not served, 413 for too many pixels.
     """
     request = _parse(body)
     if settings.model_names and request.model not in settings.model_names:
