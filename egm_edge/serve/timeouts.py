@@ -1,4 +1,4 @@
-"""PatientProtocol: uvicorn's HTTP/1.1 protocol with the clocks it lacks, so that slow or silent clients cost nothing.
+"""TimeoutProtocol: uvicorn's HTTP/1.1 protocol with the clocks it lacks, so that slow or silent clients cost nothing.
 
 uvicorn times an idle connection but not a half-sent header ("slow loris"), nor a client that stops reading its answer.
 """
@@ -13,16 +13,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from egm_edge.serve.settings import ServeSettings
 
 
-class PatientProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """Closes a connection whose next request's headers are not complete in `header_s`, or whose answer is not read for
     `write_s`; closes at once what comes above `max_connections`. `make` binds the settings."""
 
     settings: ServeSettings
 
     @classmethod
-    def make(cls, settings: ServeSettings) -> type[PatientProtocol]:
+    def make(cls, settings: ServeSettings) -> type[TimeoutProtocol]:
         """The protocol class for uvicorn's `http` option."""
-        return type("PatientProtocol", (cls,), {"settings": settings})
+        return type("TimeoutProtocol", (cls,), {"settings": settings})
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

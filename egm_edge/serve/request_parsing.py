@@ -1,4 +1,4 @@
-"""A request's JSON -> a ChatQuestion the engine can answer, or a RequestError that names the field at fault.
+"""A request's JSON -> a ParsedRequest the engine can answer, or a RequestError that names the field at fault.
 
 What the engine cannot honour is refused, never ignored: the one exception is a value that means "the default". Knows no
 HTTP; runs in a worker thread, because pictures are large.
@@ -21,6 +21,7 @@ from egm_edge.expression import check_expression
 from egm_edge.families.client_sentences import read_sentence
 from egm_edge.grounding import Task
 from egm_edge.images import read_image_wh
+from egm_edge.serve.errors import RequestError
 from egm_edge.serve.refusals import RequestError
 from egm_edge.serve.schema import NEUTRAL, ChatRequest, ImagePart, TextPart
 from egm_edge.serve.settings import ServeSettings
@@ -30,7 +31,7 @@ _SENTENCE_HINT = "send one user message with one picture and one text"
 
 
 @dataclass(frozen=True, slots=True)
-class ChatQuestion:
+class ParsedRequest:
     """One request, ready for the engine.
 
     Attributes:
@@ -52,7 +53,7 @@ class ChatQuestion:
     include_usage: bool = False
 
 
-def read_question(body: bytes, settings: ServeSettings) -> ChatQuestion:
+def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
     """Check a request's body and take it apart.
 
     Raises:
@@ -66,7 +67,7 @@ def read_question(body: bytes, settings: ServeSettings) -> ChatQuestion:
     image, text = _content(request)
     picture = _picture(image.image_url.url, settings)
     expression, task, prompt = _ask(text, request.task, settings)
-    return ChatQuestion(
+    return ParsedRequest(
         picture=picture,
         picture_sha256=hashlib.sha256(picture).hexdigest(),
         expression=expression,

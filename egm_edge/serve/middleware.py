@@ -1,4 +1,4 @@
-"""Front: what every request passes first and last: who may ask, what a refusal looks like, headers, and one plain log line.
+"""Middleware: what every request passes first and last: who may ask, what a refusal looks like, headers, and one plain log line.
 
 A pure ASGI wrapper. The log holds address, method, path, status, time and outcome: no query, no picture, no key.
 """
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from egm_edge.serve.refusals import ClientGoneError, RequestError
+from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.settings import ServeSettings
 
 log = logging.getLogger("egm_edge.serve")
@@ -30,7 +30,7 @@ SECURITY_HEADERS = {
 CLIENT_GONE_STATUS = 499  # only in the log, as nginx writes it
 
 
-class Front:
+class Middleware:
     """Wraps the application.
 
     Attributes:

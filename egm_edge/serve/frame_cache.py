@@ -1,4 +1,4 @@
-"""KeptFrames: the last pictures asked about, by hash, so that the next sentence on one pays only for its own words.
+"""FrameCache: the last pictures asked about, by hash, so that the next sentence on one pays only for its own words.
 
 No general server does this for a picture sent again: it knows requests, not frames. One thread at a time.
 """
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from egm_edge.grounder import Frame, Grounder
 
 
-class KeptFrames:
+class FrameCache:
     """At most `limit` frames of at most `limit_bytes` together, the least recently asked about forgotten first."""
 
     def __init__(self, grounder: Grounder, limit: int, limit_bytes: int) -> None:
