@@ -22,7 +22,6 @@ from egm_edge.families.client_sentences import read_sentence
 from egm_edge.grounding import Task
 from egm_edge.images import read_image_wh
 from egm_edge.serve.errors import RequestError
-from egm_edge.serve.refusals import RequestError
 from egm_edge.serve.schema import NEUTRAL, ChatRequest, ImagePart, TextPart
 from egm_edge.serve.settings import ServeSettings
 
