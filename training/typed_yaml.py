@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from egm_edge.data.problems import Problem
 from egm_edge.errors import InputError
-from training.data.problems import Problem
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
@@ -38,7 +38,7 @@ class ConfigError(InputError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         listed = "; ".join(f"{p.file}:{p.line}: expected {p.expected}, found {p.found}" for p in problems)
-        super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "mend the lines named")
+        super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "hint the lines named")
 
 
 def setting(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from egm_edge.shipped import names_shipped, shipped_checkpoint
+from egm_edge.assets import names_shipped, shipped_checkpoint
 from training.nano.auxiliary import AuxiliaryHeads
 from training.nano.build import adopt_weights, fresh_model, save_checkpoint
 from training.nano.config import Plan, RunConfig, Stage

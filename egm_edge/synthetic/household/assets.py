@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.shipped import ASSETS_DIR
+from egm_edge.assets import ASSETS_DIR
 
 FOLDER = ASSETS_DIR / "household"
 _CREDIT = """\
