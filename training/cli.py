@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         verbs.add_parser(name, help=summary)
     nano = verbs.add_parser(
         "nano",
-        help="train EGM-Nano on procedural tabletop scenes: base, three arms, comparison (resumes where it stopped)",
+        help="train EGM-Nano on drawn and household scenes: base, three arms, comparison (resumes where it stopped)",
     )
     nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
     nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="directory of the runs (default: runs/nano)")
@@ -51,6 +51,9 @@ def main(argv: list[str]) -> int:
         "--direct", action="store_true", help="with --evaluate: ask for the box at once, without a thought"
     )
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    nano.add_argument(
+        "--suites", nargs="+", metavar="SUITE", help="with --evaluate: which suites of `egm data scenes` (default: all)"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -67,7 +70,7 @@ def _nano(arguments: argparse.Namespace) -> int:
 
     device = prepare(arguments.device)
     if arguments.evaluate:
-        return _evaluate(arguments.evaluate, arguments.count, not arguments.direct, device)
+        return _evaluate(arguments.evaluate, arguments.count, not arguments.direct, arguments.suites, device)
     plan = load_plan(arguments.config)
     if arguments.only not in (None, *(run.name for run in plan.runs)):
         names = ", ".join(run.name for run in plan.runs)
@@ -77,15 +80,19 @@ def _nano(arguments: argparse.Namespace) -> int:
     return 0 if finished else _STOPPED
 
 
-def _evaluate(checkpoint: Path, count: int, reasoning: bool, device: torch.device) -> int:
+def _evaluate(checkpoint: Path, count: int, reasoning: bool, suites: list[str] | None, device: torch.device) -> int:
     from training.nano.card import measured_values
-    from training.nano.compare import EASY, SUITES, Asked, measure
+    from training.nano.compare import Asked, measure
+    from training.nano.suites import TABLE
 
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
+    unknown = [name for name in suites or () if name not in TABLE]
+    if unknown:
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "mend --suites")
     asked = Asked(checkpoint.name, checkpoint, reasoning)
     with tempfile.TemporaryDirectory() as cache:
-        found = measure([asked], [*SUITES, EASY], count, Path(cache), device)
+        found = measure([asked], [TABLE[name] for name in suites or TABLE], count, Path(cache), device)
     print(json.dumps({suite: measured_values(one[asked.name]) for suite, one in found.items()}, indent=1))
     return 0
 

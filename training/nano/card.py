@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from egm_edge.evaluate.intervals import Paired
-from training.nano.compare import AMODAL, MODAL, NEGATIVE, Measured, Results
+from training.nano.compare import Measured, Results
 from training.nano.evaluate import Score
 from training.nano.state import Cost
+from training.nano.suites import AMODAL, MODAL, NEGATIVE
 
 _HOW = {
     "direct": "every answer at once, no thought",

@@ -188,7 +188,9 @@ def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: rand
         seed = step_seed * _SCENES_PER_STEP + index
         scene: World
         if rng.random() < stage.household:
-            indoors = sample_household(seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion)
+            indoors = sample_household(
+                seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion
+            )
             scene, shot = indoors, render_household(indoors, width_px, height_px)
             image, where = shot.image, shot.layout
         else:

@@ -1,6 +1,6 @@
 """Held-out scenes as data that any model can be evaluated on: pictures, and rows in this project's evaluation form.
 
-The questions are those of `training.nano.evaluate`'s suites; their seeds lie above every training seed. One question a
+The questions are those of `training.nano.suites`; their seeds lie above every training seed. One question a
 scene, so that rows are independent. Knows nothing of models.
 """
 
@@ -16,10 +16,10 @@ import cv2
 from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Case, Suite, frame_of
+from egm_edge.synthetic.household import build_sprites
+from training.nano.suites import TABLE, Case
 
 DATASET = "tabletop"
-SUITES: dict[str, Suite] = {"easy": EASY, "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE}
 
 
 def write_held_out(
@@ -28,7 +28,7 @@ def write_held_out(
     """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
     Args:
-        names: of SUITES. told: (pictures done, all pictures).
+        names: of `suites.TABLE`. told: (pictures done, all pictures).
 
     Returns:
         One jsonl a suite: per line id, image, expression, box (xyxy pixels; null when it is not there; of amodal rows the
@@ -37,16 +37,18 @@ def write_held_out(
     Raises:
         InputError: an unknown suite, or a folder that cannot be written.
     """
-    unknown = [name for name in names if name not in SUITES]
+    unknown = [name for name in names if name not in TABLE]
     if unknown:
-        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "hint --suites")
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "mend --suites")
+    if any(TABLE[name].split for name in names):
+        build_sprites()
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)
             for row, case in _rows(name, count):
-                (folder / row["image"]).write_bytes(cv2.imencode(".png", frame_of(case)[..., ::-1])[1].tobytes())
+                (folder / row["image"]).write_bytes(cv2.imencode(".png", case.frame()[..., ::-1])[1].tobytes())
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
                 done += 1
                 if told:
@@ -59,8 +61,8 @@ def write_held_out(
 
 
 def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], Case]]:
-    width, height = FRAME_WH
-    for case in SUITES[name].cases(count):
+    width, height = TABLE[name].frame_wh
+    for case in TABLE[name].cases(count):
         query = case.query
         box = Box.from_norm1000(query.box_norm1000, width, height) if query.box_norm1000 else None
         row = {

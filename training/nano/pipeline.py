@@ -22,11 +22,12 @@ import torch
 from egm_edge.errors import CheckpointError
 from egm_edge.files import whole_file
 from training.nano.card import Report, model_card, report_values
-from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Asked, measure, pair
+from training.nano.compare import SUITES, Asked, measure, pair
 from training.nano.config import Plan, RunConfig
 from training.nano.curves import draw_curves
 from training.nano.evaluate import load_fast
 from training.nano.state import cost_of, load_state
+from training.nano.suites import AMODAL, MODAL, TABLE
 from training.nano.train import Run
 from training.nano.validate import Validation
 
@@ -68,9 +69,11 @@ def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
     """Measure every arm, choose the best on validation scenes, and write report, curves, card and `best/`."""
     asked = [_asked(plan, out, name) for name in plan.arms]
     results = measure(asked, list(SUITES), plan.count, out / "answers", device)
-    best = choose(asked, max(8, plan.count // 10), device)
+    household = any(stage.household for run in plan.runs for stage in run.stages)
+    best = choose(asked, max(8, plan.count // 10), device, household)
     log.info("best on validation scenes: %s", best.name)
-    extra = measure([best], [EASY], max(4, plan.count // 4), out / "answers", device)
+    controls = [suite for suite in TABLE.values() if suite not in SUITES]
+    extra = measure([best], controls, max(4, plan.count // 4), out / "answers", device)
     closed = Asked(f"{best.name}, thought closed at once", best.checkpoint, reasoning=False)
     if best.reasoning:
         extra |= {
@@ -101,12 +104,14 @@ def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
     return _publish(best.checkpoint, model_card(report), out)
 
 
-def choose(asked: list[Asked], count: int, device: torch.device) -> Asked:
-    """The checkpoint with the highest mean of modal, amodal-occluded and negative accuracy on validation scenes: the
-    held-out scenes of the card have no say."""
+def choose(asked: list[Asked], count: int, device: torch.device, household: bool) -> Asked:
+    """The checkpoint with the highest mean accuracy over the validation suites: the held-out scenes of the card have no
+    say."""
     scores = {}
     for one in asked:
-        found = Validation(count, reasoning=one.reasoning).scores(load_fast(one.checkpoint, device))
+        found = Validation(count, reasoning=one.reasoning, household=household).scores(
+            load_fast(one.checkpoint, device)
+        )
         log.info("%s on validation scenes: %s", one.name, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
         scores[one.name] = found["mean"]
     return max(asked, key=lambda one: scores[one.name])

@@ -18,6 +18,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from egm_edge.assets import names_shipped, shipped_checkpoint
+from egm_edge.synthetic.household import build_sprites
 from training.nano.auxiliary import AuxiliaryHeads
 from training.nano.build import adopt_weights, fresh_model, save_checkpoint
 from training.nano.config import Plan, RunConfig, Stage
@@ -66,7 +67,10 @@ class Run:
         if saved and tensors["optimizer"] is not None and not self.finished:
             self.optimizer.load_state_dict(tensors["optimizer"])
         asks_thoughts = any(stage.direct_share < 1 for stage in config.stages)
-        self.validation = Validation(plan.validate_count, reasoning=asks_thoughts)
+        household = any(stage.household for stage in config.stages)
+        if household:
+            build_sprites()
+        self.validation = Validation(plan.validate_count, reasoning=asks_thoughts, household=household)
         self.clock = self._now()
         self.began, self.began_cpu_s = time.monotonic(), self.progress.total_cpu_s
         self.saved_at = self.logged_at = self.scored_at = time.monotonic()

@@ -2,5 +2,6 @@
 
 from egm_edge.synthetic.household.compose import render_household
 from egm_edge.synthetic.household.sample import HouseholdScene, sample_household
+from egm_edge.synthetic.household.sprites import build_sprites
 
-__all__ = ["HouseholdScene", "render_household", "sample_household"]
+__all__ = ["HouseholdScene", "build_sprites", "render_household", "sample_household"]

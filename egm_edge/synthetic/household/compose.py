@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.synthetic.household.sample import HouseholdObject, HouseholdScene, Room
-from egm_edge.synthetic.household.sprites import PAINT_GREY, SHADOW_SIDE, Sprite, sprites
+from egm_edge.synthetic.household.sprites import PAINT_GREY, SHADOW_SIDE, Sprite, sprite_set
 from egm_edge.synthetic.render import Layout, Rendered, noise_window
 from egm_edge.synthetic.sample import between
 from egm_edge.synthetic.tabletops import SIDE, texture
@@ -75,7 +75,7 @@ def render_household(scene: HouseholdScene, width_px: int, height_px: int) -> Re
 
 def _warp(scene: HouseholdScene, thing: HouseholdObject, width_px: int, height_px: int, rng: random.Random) -> _Warped:
     """The object's sprite at its place, upright along the projected vertical."""
-    kept = sprites()[thing.key]
+    kept = sprite_set(thing.key)
     sprite = kept.sprite(thing.elevation, thing.yaw, scene.room.light)
     camera = scene.camera
     foot_u, foot_v, _ = camera.project(thing.x_m, thing.y_m, 0)
@@ -121,7 +121,7 @@ def _shadows(scene: HouseholdScene, to_px: NDArray[np.float64], width_px: int, h
     dark = np.zeros((height_px, width_px), np.float32)
     flip = -1 if scene.room.mirrored else 1
     for thing in scene.objects:
-        kept = sprites()[thing.key]
+        kept = sprite_set(thing.key)
         reach = kept.reach_m * thing.grow
         step = 2 * reach / SHADOW_SIDE
         lay = np.array([[flip * step, 0, thing.x_m - flip * reach], [0, -step, thing.y_m + reach], [0, 0, 1]])

@@ -6,6 +6,7 @@ widths: u 0-1 from the left, v from the top, so a scene is the same at every res
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -15,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.synthetic.household.assets import Asset, assets
-from egm_edge.synthetic.household.sprites import ELEVATIONS_DEG, TRAIN_LIGHTS, TRAIN_YAWS, YAWS_DEG, SpriteSet, sprites
+from egm_edge.synthetic.household.sprites import (
+    ELEVATIONS_DEG,
+    TRAIN_LIGHTS,
+    TRAIN_YAWS,
+    YAWS_DEG,
+    SpriteSet,
+    sprite_set,
+)
 from egm_edge.synthetic.sample import between, pick
 from egm_edge.synthetic.tabletops import COUNT, HELD_OUT
 from egm_edge.synthetic.vocabulary import ALL_COLOURS
@@ -165,7 +173,16 @@ def sample_household(
         split: "train"; "test" for views, tables and a light that training never shows; "instances" for these and objects
             that it never shows (about half of the objects).
     """
-    rng = random.Random(seed)
+    for attempt in itertools.count():
+        scene = _sample(random.Random(seed + (attempt << 40)), seed, n_objects, aspect, occlusion, split)
+        if scene.objects:
+            return scene
+    raise AssertionError
+
+
+def _sample(
+    rng: random.Random, seed: int, n_objects: tuple[int, int], aspect: float, occlusion: float, split: str
+) -> HouseholdScene:
     low, high = n_objects
     count = low + int(rng.random() * (high - low + 1))
     tilt = math.radians(between(rng, 25, 54))
@@ -182,7 +199,6 @@ def sample_household(
     if rng.random() < 0.6:
         nouns = [pick(rng, nouns) for _ in range(1 + int(3 * rng.random()))]
     hides = count >= 2 and rng.random() < occlusion
-    library = sprites()
     objects: list[HouseholdObject] = []
     places: list[_Place] = []
     for index in range(count):
@@ -190,7 +206,7 @@ def sample_household(
         noun = pick(rng, nouns) if pool is known else ""
         asset = pick(rng, [a for a in pool if a.noun == noun] or pool)
         behind = places[-1] if hides and index == count - 1 and places else None
-        placed = _place(rng, camera, room, library[asset.key], places, behind, split)
+        placed = _place(rng, camera, room, sprite_set(asset.key), places, behind, split)
         if placed:
             objects.append(placed[0])
             places.append(placed[1])
@@ -207,18 +223,18 @@ def _place(
     rng: random.Random,
     camera: Camera,
     room: Room,
-    sprite_set: SpriteSet,
+    kept: SpriteSet,
     others: Sequence[_Place],
     behind: _Place | None,
     split: str,
 ) -> tuple[HouseholdObject, _Place] | None:
     """Find room for one more object, if need be in front of `behind`."""
-    asset = sprite_set.asset
+    asset = kept.asset
     yaws = (0, TRAIN_YAWS) if split == "train" else (TRAIN_YAWS, len(YAWS_DEG))
     yaw = yaws[0] + int(rng.random() * (yaws[1] - yaws[0]))
     grow = between(rng, 0.88, 1.15)
     paint = pick(rng, ALL_COLOURS) if asset.repaint else ""
-    radius = min(0.16, max(0.03, (sprite_set.reach_m - 0.95 * sprite_set.height_m) * grow * 0.85))
+    radius = min(0.16, max(0.03, (kept.reach_m - 0.95 * kept.height_m) * grow * 0.85))
     eye = camera.eye
     for attempt in range(50):
         x, y = between(rng, -0.6, 0.6), between(rng, -0.5, room.far_m - 0.05)
@@ -230,11 +246,11 @@ def _place(
         if any(math.hypot(x - o.x_m, y - o.y_m) < o.radius_m + radius for o in others):
             continue
         u, v, _ = camera.project(x, y, 0)
-        height = sprite_set.height_m * grow
+        height = kept.height_m * grow
         _, _, depth = camera.project(x, y, height / 2)
         angle = math.degrees(math.atan2(eye[2] - height / 2, math.hypot(x - eye[0], y - eye[1])))
         elevation = min(range(len(ELEVATIONS_DEG)), key=lambda k: abs(ELEVATIONS_DEG[k] - angle))
-        sprite = sprite_set.sprite(elevation, yaw, room.light)
+        sprite = kept.sprite(elevation, yaw, room.light)
         scale = camera.focal / depth / sprite.px_per_m * grow
         h, w = (scale * side for side in sprite.rgba.shape[:2])
         left, top = u - scale * sprite.foot[0], v - scale * sprite.foot[1]

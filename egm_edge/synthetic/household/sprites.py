@@ -45,7 +45,7 @@ DISTANCE_M = 0.9
 _VIEW_INDEX = {view: index for index, view in enumerate(VIEWS)}
 _SHADOW_VIEWS = [(yaw, light) for elevation, yaw, light in VIEWS if not elevation]
 _SUPER = 2
-_VERSION = 3
+_VERSION = 3  # of everything that changes a sprite
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +316,7 @@ class SpriteSet:
 
 
 def _build(asset: Asset, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     renderer = _Renderer(asset)
     blobs, geometry = [], []
     for (elevation, yaw), group in groupby(VIEWS, key=lambda view: view[:2]):
@@ -338,13 +339,16 @@ def _build(asset: Asset, path: Path) -> None:
         )  # fmt: skip
 
 
+@functools.cache
 def cache_folder() -> Path:
     """Where the sprites are kept: the user's cache, one folder per pack and way of drawing."""
-    digest = hashlib.sha256(
-        (FOLDER / "pack.npz").read_bytes() + (FOLDER / "assets.csv").read_bytes() + bytes([_VERSION])
-    )
+    digest = hashlib.sha256((FOLDER / "pack.npz").read_bytes() + bytes([_VERSION]))
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "egm-edge" / f"household-{digest.hexdigest()[:12]}"
+
+
+def _path(asset: Asset) -> Path:
+    return cache_folder() / f"{asset.key}.npz"
 
 
 def _told(done: int, total: int, asset: Asset) -> None:
@@ -354,20 +358,18 @@ def _told(done: int, total: int, asset: Asset) -> None:
         sys.stderr.write(f"household sprites, once: {done} of {total}, {asset.key:20}{end}")
 
 
-def build_sprites(
-    wanted: Iterable[Asset] | None = None, told: Callable[[int, int, Asset], None] = _told
-) -> dict[str, SpriteSet]:
-    """Sprites of these objects (default: all), by key; what the cache lacks is drawn, two or three seconds an object."""
-    chosen, folder = tuple(wanted or assets()), cache_folder()
-    lacking = [asset for asset in chosen if not (folder / f"{asset.key}.npz").is_file()]
+def build_sprites(told: Callable[[int, int, Asset], None] = _told) -> None:
+    """Draw what the cache lacks of every object's sprites: about three seconds an object, four minutes in all."""
+    lacking = [asset for asset in assets() if not _path(asset).is_file()]
     for number, asset in enumerate(lacking, 1):
-        folder.mkdir(parents=True, exist_ok=True)
-        _build(asset, folder / f"{asset.key}.npz")
+        _build(asset, _path(asset))
         told(number, len(lacking), asset)
-    return {asset.key: SpriteSet(asset, folder / f"{asset.key}.npz") for asset in chosen}
 
 
 @functools.cache
-def sprites() -> dict[str, SpriteSet]:
-    """All objects, by key; built at first use."""
-    return build_sprites()
+def sprite_set(key: str) -> SpriteSet:
+    """The sprites of an object, drawn at first use."""
+    asset = next(asset for asset in assets() if asset.key == key)
+    if not _path(asset).is_file():
+        _build(asset, _path(asset))
+    return SpriteSet(asset, _path(asset))
