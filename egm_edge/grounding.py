@@ -167,8 +167,8 @@ class Grounding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Grounding:
-        """Inverse of `to_dict`."""
-        known = dict(values)
+        """Inverse of `to_dict`; names of others' (a server's `ignored`) are passed over."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         box = known.get("box")
         known |= {
             "outcome": Outcome(known["outcome"]),
