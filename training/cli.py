@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import logging
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -52,6 +53,13 @@ def main(argv: list[str]) -> int:
     )
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
     nano.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after so long, saved; the same command goes on"
+    )
+    nano.add_argument("--carry", type=Path, metavar="FILE", help="with --only: write its state, under 15 MB, and stop")
+    nano.add_argument(
+        "--carried", type=Path, metavar="FILE", help="with --only: go on from such a file of another machine"
+    )
+    nano.add_argument(
         "--suites", nargs="+", metavar="SUITE", help="with --evaluate: which suites of `egm data scenes` (default: all)"
     )
     arguments = parser.parse_args(argv)
@@ -66,6 +74,7 @@ def main(argv: list[str]) -> int:
 def _nano(arguments: argparse.Namespace) -> int:
     from training.nano.config import load_plan, smoke
     from training.nano.pipeline import train_plan
+    from training.nano.state import carry
     from training.nano.train import prepare
 
     device = prepare(arguments.device)
@@ -75,7 +84,16 @@ def _nano(arguments: argparse.Namespace) -> int:
     if arguments.only not in (None, *(run.name for run in plan.runs)):
         names = ", ".join(run.name for run in plan.runs)
         raise InputError(f"a run of {arguments.config} ({names})", repr(arguments.only), "name one of them with --only")
-    finished = train_plan(smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only)
+    if arguments.only is None and (arguments.carry or arguments.carried):
+        raise InputError("--only RUN with --carry or --carried", "none", "name the run that the state belongs to")
+    if arguments.carry:
+        carry(arguments.out / arguments.only / "state.pt", arguments.carry)
+        print(arguments.carry)
+        return 0
+    finished = train_plan(
+        smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only,
+        carried_from=arguments.carried, wall_minutes=arguments.minutes,
+    )  # fmt: skip
     print(finished or f"stopped; the same command goes on in {arguments.out}")
     return 0 if finished else _STOPPED
 

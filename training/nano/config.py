@@ -211,11 +211,11 @@ def load_plan(path: Path) -> Plan:
 
 
 def smoke(plan: Plan, cpu_minutes: float = 0.1) -> Plan:
-    """The same runs, every stage cut to `cpu_minutes`: proves the path, not the model."""
+    """The same runs on drawn scenes, every stage cut to `cpu_minutes`: proves the path, not the model."""
 
     def short(stage: Stage) -> Stage:
         grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
-        return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, grpo=grpo)
+        return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, grpo=grpo)
 
     arms = {name: len([s for run in plan.lineage(name) for s in run.stages]) for name in plan.arms}
     most = max(arms.values())

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -34,11 +35,20 @@ from training.nano.validate import Validation
 log = logging.getLogger("egm.train.nano")
 
 
-def train_plan(plan: Plan, out: Path, device: torch.device, only: str | None = None) -> Path | None:
+def train_plan(
+    plan: Plan,
+    out: Path,
+    device: torch.device,
+    only: str | None = None,
+    *,
+    carried_from: Path | None = None,
+    wall_minutes: float = math.inf,
+) -> Path | None:
     """Do whatever of the plan is not done yet.
 
     Args:
         only: train this run and nothing else, so that arms can be trained side by side; None does everything.
+        carried_from, wall_minutes: of `Run`, for the one run named by `only`.
 
     Returns:
         The best checkpoint (with `only`: that run's); None when a signal stopped the work.
@@ -46,14 +56,16 @@ def train_plan(plan: Plan, out: Path, device: torch.device, only: str | None = N
     for number, run in enumerate(plan.runs, 1):
         if only not in (None, run.name) or is_finished(out / run.name, run):
             continue
-        if run.start and not is_finished(out / run.start, plan.run(run.start)):
+        if run.start and not carried_from and not is_finished(out / run.start, plan.run(run.start)):
             raise CheckpointError(
                 f"the finished run {run.start!r} in {out}",
                 "none, or one cut short",
                 f"train it first: --only {run.start}",
             )
         log.info("run %d of %d: %s, %g CPU-min", number, len(plan.runs), run.name, run.cpu_minutes)
-        if not Run(plan, run, out / run.name, out / run.start if run.start else None, device).run():
+        start = out / run.start if run.start else None
+        one = Run(plan, run, out / run.name, start, device, carried_from=carried_from, wall_minutes=wall_minutes)
+        if not one.run():
             return None
     if only:
         return out / only / "checkpoint"

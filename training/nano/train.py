@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import time
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
 from training.nano.feed import Feed
 from training.nano.grpo import grpo_loss
-from training.nano.state import Progress, load_state, restart, save_best, save_state, take_best
+from training.nano.state import Progress, carried, load_state, restart, save_best, save_state, take_best
 from training.nano.supervised import StepLoss, supervised_loss
 from training.nano.validate import Validation
 
@@ -45,15 +46,32 @@ class Run:
         out: its directory.
         start: directory of the finished run it starts from.
         device: where the model lives.
+        carried_from: a state of this very run from another machine, for when this one has none.
+        wall_minutes: stop, with everything saved, after so long.
     """
 
-    def __init__(self, plan: Plan, config: RunConfig, out: Path, start: Path | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        config: RunConfig,
+        out: Path,
+        start: Path | None,
+        device: torch.device,
+        *,
+        carried_from: Path | None = None,
+        wall_minutes: float = math.inf,
+    ) -> None:
         self.plan, self.config, self.out, self.device = plan, config, out, device
         out.mkdir(parents=True, exist_ok=True)
         self.model = fresh_model(plan.shape, plan.seed)
         self.heads = AuxiliaryHeads(plan.shape.vision_width, plan.shape.width)
         self.progress = Progress()
-        saved = load_state(out / "state.pt") or (restart(start / "state.pt") if start else None)
+        self.wall_s = wall_minutes * 60
+        saved = load_state(out / "state.pt")
+        if saved is None and carried_from:
+            saved = carried(carried_from)
+        elif saved is None and start:
+            saved = restart(start / "state.pt")
         if saved:
             self.progress, tensors = saved
             self.model.load_state_dict(tensors["model"])
@@ -93,6 +111,7 @@ class Run:
                     continue
                 self._step(stage)
                 now = time.monotonic()
+                self.stopping |= now - self.began > self.wall_s
                 if now - self.logged_at > _LOG_SECONDS:
                     self._log(stage)
                     self.logged_at = now
