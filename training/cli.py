@@ -79,7 +79,7 @@ def _nano(arguments: argparse.Namespace) -> int:
 
     device = prepare(arguments.device)
     if arguments.evaluate:
-        return _evaluate(arguments.evaluate, arguments.count, not arguments.direct, arguments.suites, device)
+        return _evaluate(arguments, device)
     plan = load_plan(arguments.config)
     if arguments.only not in (None, *(run.name for run in plan.runs)):
         names = ", ".join(run.name for run in plan.runs)
@@ -98,20 +98,25 @@ def _nano(arguments: argparse.Namespace) -> int:
     return 0 if finished else _STOPPED
 
 
-def _evaluate(checkpoint: Path, count: int, reasoning: bool, suites: list[str] | None, device: torch.device) -> int:
-    from training.nano.card import measured_values
+def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
+    from training.nano.card import controls, measured_values
     from training.nano.compare import Asked, measure
     from training.nano.suites import TABLE
 
+    checkpoint: Path = arguments.evaluate
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
-    unknown = [name for name in suites or () if name not in TABLE]
+    unknown = [name for name in arguments.suites or () if name not in TABLE]
     if unknown:
-        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "mend --suites")
-    asked = Asked(checkpoint.name, checkpoint, reasoning)
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")
+    asked = Asked(checkpoint.name, checkpoint, not arguments.direct)
+    suites = [TABLE[name] for name in arguments.suites or TABLE]
     with tempfile.TemporaryDirectory() as cache:
-        found = measure([asked], [TABLE[name] for name in suites or TABLE], count, Path(cache), device)
-    print(json.dumps({suite: measured_values(one[asked.name]) for suite, one in found.items()}, indent=1))
+        found = measure([asked], suites, arguments.count, Path(cache), device)
+    results = {suite: one[asked.name] for suite, one in found.items()}
+    print(json.dumps({suite: measured_values(one) for suite, one in results.items()}, indent=1))
+    if arguments.table:
+        arguments.table.write_text(controls(results), encoding="utf-8")
     return 0
 
 

@@ -87,14 +87,8 @@ def model_card(report: Report) -> str:
         f"{_cell(amodal[name])} | {_cell(negative[name])} | {_share(modal[name])} |"
         for name in report.arms
     )
-    kinds = "\n".join(
-        f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {s.interval95[0]:.3f} - {s.interval95[1]:.3f} | {s.mean_iou:.3f} |"
-        for suite, found in (report.results | report.extra).items()
-        for name, measured in found.items()
-        if suite in report.extra or name == report.best
-        for kind, s in measured.by_kind().items()
-        if not (kind != "all" and s.count == len(measured.ious))
-    )
+    shipped = {suite: found[report.best] for suite, found in report.results.items()}
+    extra = {suite: measured for suite, found in report.extra.items() for measured in found.values()}
     pairs = "\n".join(
         f"| {second} against {first} | {suite} | {p.acc50_gain:+.3f} | {p.acc50_gain95[0]:+.3f} to {p.acc50_gain95[1]:+.3f} | "
         f"{p.only_second} / {p.only_first} | {p.mcnemar_p:.2g} |"
@@ -107,13 +101,32 @@ def model_card(report: Report) -> str:
     )
     return _CARD.format(
         arms=arms,
-        kinds=kinds,
+        kinds=controls(shipped | extra).rstrip(),
         pairs=pairs,
         costs=costs,
         parameters=report.parameters / 1e6,
         notes=f"\n{report.notes.strip()}\n" if report.notes.strip() else "",
         count=len(modal[report.best].ious),
     )
+
+
+def controls(found: dict[str, Measured]) -> str:
+    """One checkpoint on every suite, a Markdown table."""
+    rows = [
+        '| suite | queries | scenes | Acc@0.5 | 95 % | mean IoU | answered "not there" |',
+        "|---|---|---|---|---|---|---|",
+    ]
+    for suite, measured in found.items():
+        kinds = measured.by_kind()
+        for kind, s in kinds.items():
+            if kind != "all" and len(kinds) == 2:
+                continue
+            interval = f"{s.interval95[0]:.3f} - {s.interval95[1]:.3f}"
+            share = _share(measured) if kind == "all" else ""
+            rows.append(
+                f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {interval} | {s.mean_iou:.3f} | {share} |"
+            )
+    return "\n".join(rows) + "\n"
 
 
 def _cell(measured: Measured) -> str:
@@ -162,8 +175,6 @@ McNemar test):
 
 The shipped checkpoint by query kind:
 
-| suite | queries | scenes | Acc@0.5 | 95 % interval | mean IoU |
-|---|---|---|---|---|---|
 {kinds}
 
 ## Training

@@ -215,7 +215,9 @@ def smoke(plan: Plan, cpu_minutes: float = 0.1) -> Plan:
 
     def short(stage: Stage) -> Stage:
         grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
-        return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, grpo=grpo)
+        return replace(
+            stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, grpo=grpo
+        )
 
     arms = {name: len([s for run in plan.lineage(name) for s in run.stages]) for name in plan.arms}
     most = max(arms.values())

@@ -39,7 +39,7 @@ def write_held_out(
     """
     unknown = [name for name in names if name not in TABLE]
     if unknown:
-        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "mend --suites")
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")
     if any(TABLE[name].split for name in names):
         build_sprites()
     done, paths = 0, []
