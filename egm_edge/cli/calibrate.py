@@ -40,13 +40,13 @@ def main(argv: list[str]) -> int:
     if not arguments.data:
         raise InputError("--data FILE...", "none", "pass rows with boxes")
     from egm_edge.benchmark.files import replace_text
-    from egm_edge.benchmark.progress import Progress
     from egm_edge.confidence.logistic_calibration import fit
     from egm_edge.confidence.report import part, pictures, to_markdown
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
     from egm_edge.grounder import Grounder
+    from egm_edge.reporting.progress import Progress
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)

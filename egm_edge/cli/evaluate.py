@@ -56,7 +56,7 @@ def _evaluate(argv: list[str]) -> int:
     pictures = find_pictures(rows, roots)
 
     from egm_edge.benchmark.files import replace_text
-    from egm_edge.benchmark.progress import Progress
+    from egm_edge.reporting.progress import Progress
 
     asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
     identity = asked.identity | {
@@ -163,9 +163,9 @@ def _compare(argv: list[str]) -> int:
     parser.add_argument("second", metavar="DIR", help="output folder of the second run")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    from egm_edge.evaluate.intervals import paired
     from egm_edge.evaluate.records import read_records
     from egm_edge.evaluate.report import paired_markdown
+    from egm_edge.reporting.intervals import paired
 
     first, second = (
         {r.key: r for r in read_records(Path(d)) if r.target is not None} for d in (arguments.first, arguments.second)

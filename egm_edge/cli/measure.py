@@ -67,7 +67,7 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
-    from egm_edge.benchmark.progress import Progress
+    from egm_edge.reporting.progress import Progress
 
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(

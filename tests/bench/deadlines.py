@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from egm_edge.benchmark.svg import Line, plot
 from egm_edge.boxes import Box
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.machine import cpu_name
+from egm_edge.reporting.svg import Line, plot
 from egm_edge.synthetic import layout, queries, render, sample_scene
 
 FIRST_SEED = 940_000_000
