@@ -163,10 +163,6 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
 
         _check_size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), name)
         return PngImageFile
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        from PIL.GifImagePlugin import GifImageFile
-
-        return GifImageFile
     if data.startswith((b"II*\x00", b"MM\x00*")):
         from PIL.TiffImagePlugin import TiffImageFile
 
@@ -177,6 +173,11 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
         from PIL.BmpImagePlugin import BmpImageFile
 
         return BmpImageFile
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        from PIL.GifImagePlugin import GifImageFile
+
+        _check_size(int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little"), name)
+        return GifImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         from PIL.WebPImagePlugin import WebPImageFile
 
