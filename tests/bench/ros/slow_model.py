@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from egm_edge.grounding import Grounding
 from egm_ros.model_process import load_grounder
 from egm_ros.settings import Settings
+
+from egm_edge.grounding import Grounding
 
 FACTORY = f"{__name__}:load_slow"
 DELAY_VARIABLE = "EGM_MEASURE_DELAY_S"

@@ -10,7 +10,7 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from egm_interfaces.action import Ground
 
-from egm_ros.measure.listener import Listener
+from tests.bench.ros.listener import Listener
 
 START_S, REPLY_S = 120.0, 20.0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from egm_interfaces.msg import GroundedObject
 
-from egm_ros.measure.goals import START_S, expect, first_answer, send, status
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import grounding_node, running
+from tests.bench.ros.goals import START_S, expect, first_answer, send, status
+from tests.bench.ros.listener import Listener
+from tests.bench.ros.processes import grounding_node, running
 
 SHORTEST_MS, LONGEST_MS = 4, 60
 WARM_UP_GOALS = 20
@@ -46,7 +46,7 @@ def measure_deadlines(
     Raises:
         TimeoutError: the node did not become active or did not reply.
     """
-    camera = ["-m", "egm_ros.measure.camera", picture, "640", "480", "30"]
+    camera = ["-m", "tests.bench.ros.camera", picture, "640", "480", "30"]
     late: dict[bool, list[float]] = {True: [], False: []}
     draws = random.Random(0)
     with Listener() as listener, grounding_node(parameters, log), running(camera):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 PAGE = mmap.PAGESIZE
 
 
-class PixelsMemory:
+class SharedFrame:
     """One [H, W, 3] uint8 frame, shared.
 
     Args:

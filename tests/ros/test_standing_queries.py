@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from egm_ros.commands import StandingCommand, StandingCommands, check_ids
 from egm_ros.requests import Request
+from egm_ros.standing_queries import StandingQueries, StandingQuery, check_ids
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 
 
-def query(name: str, priority: int = 0, period_s: float | None = None, expression: str = "") -> StandingCommand:
-    return StandingCommand(Request(name, expression or f"the {name}", Task.MODAL), priority, period_s)
+def query(name: str, priority: int = 0, period_s: float | None = None, expression: str = "") -> StandingQuery:
+    return StandingQuery(Request(name, expression or f"the {name}", Task.MODAL), priority, period_s)
 
 
-def play(commands: StandingCommands, frames: int, period_s: float = 0.0, step_s: float = 0.1) -> list[str]:
+def play(commands: StandingQueries, frames: int, period_s: float = 0.0, step_s: float = 0.1) -> list[str]:
     """Ids in the order they were started, one start per new frame, each answered at once."""
     order = []
     for number in range(1, frames + 1):
@@ -27,19 +27,19 @@ def play(commands: StandingCommands, frames: int, period_s: float = 0.0, step_s:
 
 
 def test_a_round_gives_everybody_a_turn_the_highest_priority_first() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.replace([query("low", 1), query("high", 200), query("middle", 50)])
     assert play(commands, 6) == ["high", "middle", "low", "high", "middle", "low"]
 
 
 def test_a_period_holds_a_query_back_and_leaves_its_turns_to_others() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.replace([query("slow", 200, period_s=0.35), query("fast", 1)])
     assert play(commands, 8) == ["slow", "fast", "fast", "fast", "slow", "fast", "fast", "fast"]
 
 
 def test_nothing_is_started_twice_on_one_frame() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.replace([query("one")])
     first = commands.due(0.0, 1)
     assert first is not None
@@ -50,7 +50,7 @@ def test_nothing_is_started_twice_on_one_frame() -> None:
 
 
 def test_an_unchanged_query_keeps_its_turn_and_a_changed_one_starts_anew() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.replace([query("a", period_s=10.0), query("b", period_s=10.0)])
     assert play(commands, 3) == ["a", "b"]
     commands.replace([query("a", period_s=10.0), query("b", period_s=10.0, expression="another thing")])
@@ -61,7 +61,7 @@ def test_an_unchanged_query_keeps_its_turn_and_a_changed_one_starts_anew() -> No
 
 
 def test_after_its_answer_a_query_that_is_not_wanted_again_waits_to_be_asked_for() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.say(query("cmd-1"))
     due = commands.due(0.0, 1)
     assert due is not None
@@ -73,7 +73,7 @@ def test_after_its_answer_a_query_that_is_not_wanted_again_waits_to_be_asked_for
 
 
 def test_an_interrupted_command_is_due_again_at_once_on_the_same_frame() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     commands.say(query("cmd-1", period_s=60.0))
     due = commands.due(0.0, 1)
     assert due is not None
@@ -83,7 +83,7 @@ def test_an_interrupted_command_is_due_again_at_once_on_the_same_frame() -> None
 
 
 def test_queued_commands_are_answered_in_turn_and_the_last_one_stands() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     for number in range(1, 4):
         commands.say(query(f"cmd-{number}"), queue_limit=2)
     with pytest.raises(InputError, match="2 already waiting"):
@@ -92,7 +92,7 @@ def test_queued_commands_are_answered_in_turn_and_the_last_one_stands() -> None:
 
 
 def test_the_latest_command_takes_the_place_of_the_last_one() -> None:
-    commands = StandingCommands()
+    commands = StandingQueries()
     first = query("cmd-1")
     commands.say(first)
     commands.say(query("cmd-2"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import cpu_s, grounding_node, running, wait_until
+from tests.bench.ros.listener import Listener
+from tests.bench.ros.processes import cpu_s, grounding_node, running, wait_until
 
 CAMERA_HZ = 30.0
 SETTLE_S = 3.0
@@ -85,7 +85,7 @@ def measure_stream(
 ) -> StreamFigures:
     """Raises: TimeoutError: the node never published a box."""
     width, height = size
-    camera = ["-m", "egm_ros.measure.camera", picture, str(width), str(height), str(CAMERA_HZ)]
+    camera = ["-m", "tests.bench.ros.camera", picture, str(width), str(height), str(CAMERA_HZ)]
     with Listener() as listener, grounding_node(parameters, log) as node, running(camera):
         listener.say(expression)
         wait_until(lambda: listener.detections, START_S, f"a box for {expression!r}")

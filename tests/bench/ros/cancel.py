@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from action_msgs.msg import GoalStatus
 
-from egm_ros.measure.goals import REPLY_S, START_S, expect, first_answer, send, status
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import grounding_node, running
+from tests.bench.ros.goals import REPLY_S, START_S, expect, first_answer, send, status
+from tests.bench.ros.listener import Listener
+from tests.bench.ros.processes import grounding_node, running
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def measure_cancel(
     parameters: dict[str, object], picture: str, expression: str, rounds: int, log: Path
 ) -> CancelFigures:
     """Raises: TimeoutError: the node did not become active or did not reply."""
-    camera = ["-m", "egm_ros.measure.camera", picture, "640", "480", "30"]
+    camera = ["-m", "tests.bench.ros.camera", picture, "640", "480", "30"]
     times_ms, too_late = [], 0
     with Listener() as listener, grounding_node(parameters, log), running(camera):
         expect(listener.action.wait_for_server(START_S), "the action server")

@@ -19,8 +19,8 @@ import numpy as np
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import grounding_node, open_files, rss_mib, running, wait_until
+from tests.bench.ros.listener import Listener
+from tests.bench.ros.processes import grounding_node, open_files, rss_mib, running, wait_until
 
 START_S, SAMPLE_S, DISTURB_S, PROGRESS_S = 120.0, 2.0, 10.0, 60.0
 WARM_UP = 0.25  # share of the samples that is left out: allocators fill their pools
@@ -99,7 +99,7 @@ def measure_soak(
     parameters: dict[str, object], picture: str, expressions: list[str], minutes: float, log: Path
 ) -> SoakFigures:
     """Raises: TimeoutError: the node never published a box; RuntimeError: it ended."""
-    camera = ["-m", "egm_ros.measure.camera", picture, "640", "480", "30"]
+    camera = ["-m", "tests.bench.ros.camera", picture, "640", "480", "30"]
     rows: list[tuple[float, float, int]] = []
     boxes = answers = 0
     with Listener() as listener, grounding_node(parameters, log) as node, running(camera):

@@ -1,7 +1,4 @@
-"""`python -m egm_ros.measure stream|follow|cancel|deadline|soak|threads --bundle DIR --picture FILE`: the README's figures.
-
-`python -m egm_ros.measure record --out FILE` writes the answers of a node that runs already, for `egm measure ros FILE`.
-"""
+"""`python -m tests.bench.ros stream|follow|cancel|deadline|soak|threads --bundle DIR --picture FILE`: the README's figures."""
 
 from __future__ import annotations
 
@@ -27,10 +24,9 @@ def _say(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m egm_ros.measure", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.ros", description=__doc__)
     parser.add_argument("what", choices=("stream", "follow", "cancel", "deadline", "soak", "threads", "record"))
     parser.add_argument("--bundle", help="directory of the bundle to run")
-    parser.add_argument("--out", type=Path, default=Path("answers.jsonl"), help="of record")
     parser.add_argument("--picture", help="what the camera shows; the expression should be in it")
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
@@ -44,23 +40,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.what == "record":
-        from egm_ros.measure.record import record
-
-        _say(f"{record(options.out, options.seconds)} answers in {options.out}")
-        return 0
     if not (options.bundle and (options.picture or options.what == "follow")):
         parser.error("--bundle and --picture are needed")
     parameters: dict[str, object] = {"bundle_path": options.bundle}
     _say(f"{_machine()}; node's log: {options.log}\n")
     if options.what == "threads":
-        from egm_ros.measure import threads
+        from tests.bench.ros import threads
 
         _say(threads.HEADER)
         for row in threads.measure_threads(options.bundle, options.picture, options.expression, options.seconds):
             _say(row.row())
     elif options.what == "stream":
-        from egm_ros.measure import stream
+        from tests.bench.ros import stream
 
         _say(stream.HEADER)
         for size in ((640, 480), (1280, 720)):
@@ -69,25 +60,27 @@ def main(arguments: list[str] | None = None) -> int:
             )
             _say(figures.row())
     elif options.what == "follow":
-        from egm_ros.measure import follow
+        from tests.bench.ros import follow
 
         _say(follow.HEADER)
         for motion in follow.MOTIONS:
             for delay_s in follow.DELAYS_S:
-                found = follow.measure_follow(options.bundle, motion, delay_s, options.seconds, options.seed, options.log)
+                found = follow.measure_follow(
+                    options.bundle, motion, delay_s, options.seconds, options.seed, options.log
+                )
                 _say(found.row())
     elif options.what == "cancel":
-        from egm_ros.measure import cancel
+        from tests.bench.ros import cancel
 
         figures = cancel.measure_cancel(parameters, options.picture, options.expression, options.rounds, options.log)
         _say(figures.text())
     elif options.what == "deadline":
-        from egm_ros.measure import deadline
+        from tests.bench.ros import deadline
 
         late = deadline.measure_deadlines(parameters, options.picture, options.expression, options.rounds, options.log)
         _say(late.text())
     else:
-        from egm_ros.measure import soak
+        from tests.bench.ros import soak
 
         expressions = [options.expression, *EXPRESSIONS]
         _say(soak.measure_soak(parameters, options.picture, expressions, options.minutes, options.log).text())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from egm_edge.errors import InputError
 from egm_ros.requests import Request
@@ -21,25 +21,31 @@ NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class StandingCommand:
+class StandingQuery:
     """One standing command as it was said.
 
     Attributes:
-        request: its id, expression, task and deadline.
+        request: its id, expression and task; the deadline comes with each start.
         priority: the higher one goes first, 0-255.
         period_s: least time between two starts; None for the node's `reground_period_s`.
+        time_s: answer within this, seconds from each start; None for no deadline.
     """
 
     request: Request
     priority: int = TOPIC_PRIORITY
     period_s: float | None = None
+    time_s: float | None = None
+
+    def starting(self, now_s: float) -> Request:
+        """The request of a start at this instant."""
+        return self.request if self.time_s is None else replace(self.request, deadline_s=now_s + self.time_s)
 
 
 @dataclass(slots=True)
 class _Turn:
     """A command and where it is in its rounds."""
 
-    command: StandingCommand
+    command: StandingQuery
     not_before_s: float = NEVER
     frame_sequence: int = 0  # of the last frame it was started on
     round: int = 0
@@ -55,7 +61,9 @@ def check_ids(ids: Iterable[str]) -> None:
     if len(names) > MAX_STANDING:
         problems.append(f"{len(names)} queries")
     if problems:
-        raise InputError(f"at most {MAX_STANDING} queries with ids of their own", "; ".join(problems), "hint the set")
+        raise InputError(
+            f"at most {MAX_STANDING} queries with ids of their own", "; ".join(problems), "correct the set"
+        )
 
 
 def _same(one: Request, other: Request) -> bool:
@@ -63,19 +71,19 @@ def _same(one: Request, other: Request) -> bool:
 
 
 @dataclass(slots=True)
-class StandingCommands:
+class StandingQueries:
     """Which commands stand, and whose turn it is.
 
     Attributes:
         queue: topic commands that wait for the one before them to be answered (`command_policy: queue`).
     """
 
-    queue: deque[StandingCommand] = field(default_factory=deque)
+    queue: deque[StandingQuery] = field(default_factory=deque)
     _topic: _Turn | None = None
     _queries: dict[str, _Turn] = field(default_factory=dict)
     _round: int = 0
 
-    def say(self, command: StandingCommand, *, queue_limit: int = 0, again: bool = False) -> None:
+    def say(self, command: StandingQuery, *, queue_limit: int = 0, again: bool = False) -> None:
         """A new topic command: it takes the place of the last one, or waits for its answer.
 
         Args:
@@ -99,7 +107,7 @@ class StandingCommands:
         self._topic = None
         self.queue.clear()
 
-    def replace(self, commands: Iterable[StandingCommand]) -> None:
+    def replace(self, commands: Iterable[StandingQuery]) -> None:
         """The new set of standing queries; one that is unchanged keeps its turn."""
         old, self._queries = self._queries, {}
         for command in commands:
@@ -126,7 +134,7 @@ class StandingCommands:
             if turn.command.request.request_id == request_id:
                 turn.wanted = True
 
-    def due(self, now_s: float, newest_frame: int) -> StandingCommand | None:
+    def due(self, now_s: float, newest_frame: int) -> StandingQuery | None:
         """Whose turn it is. Everybody who is due gets one turn a round, the highest priority first.
 
         Args:

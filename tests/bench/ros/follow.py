@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_ros.client import to_box
+from egm_ros.times import nanoseconds
 from rclpy.qos import qos_profile_sensor_data
 from vision_msgs.msg import Detection2DArray
 
 from egm_edge.boxes import Box
-from egm_ros.client import to_box
-from egm_ros.measure.listener import Listener
-from egm_ros.measure.processes import grounding_node, running, wait_until
-from egm_ros.measure.slow_model import DELAY_VARIABLE, FACTORY
-from egm_ros.times import nanoseconds
+from tests.bench.ros.listener import Listener
+from tests.bench.ros.processes import grounding_node, running, wait_until
+from tests.bench.ros.slow_model import DELAY_VARIABLE, FACTORY
 
 START_S, SETTLE_S = 120.0, 2.0
 MOTIONS, DELAYS_S = ("slide", "swerve", "turn", "approach", "hide", "mixed"), (0.3, 1.0, 2.0)

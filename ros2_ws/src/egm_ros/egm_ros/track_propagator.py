@@ -22,10 +22,12 @@ from egm_ros.settings import Settings
 
 IDLE_WAIT_S, ANSWER_WAIT_S = 0.25, 0.05
 MAX_FRAME_RATE_HZ = 60
+MAX_TRACKS = 1000
+SMOOTHING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class TrackedAnswer:
     """One object at one frame: where it is now, and the answer it comes from."""
 
     tracked: TrackedBox
@@ -33,16 +35,53 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
-class FollowerHealth:
-    """For the diagnostics: frames tracked, tracks, the worst quality among them, and milliseconds a frame took lately."""
+class TrackHealth:
+    """For the diagnostics.
+
+    Attributes:
+        frames: tracked so far.
+        tracks: of now; `thinned`: standing queries whose track was given up because there are too many.
+        worst_quality: among the tracks, 0-1.
+        frame_ms: what a frame takes lately; `ms_per_track`: the part of it that one more track costs.
+    """
 
     frames: int
     tracks: int
+    thinned: int
     worst_quality: float
     frame_ms: float
+    ms_per_track: float
 
 
-class Follower:
+class TrackCost:
+    """What tracking costs, in CPU time of its thread, and how many tracks that allows: base + tracks x cost of one.
+
+    Args:
+        budget_ms: for one frame.
+    """
+
+    def __init__(self, budget_ms: float) -> None:
+        self._budget_ms = budget_ms
+        self.frame_ms = self.base_ms = self.ms_per_track = 0.0
+
+    def note(self, took_ms: float, tracks: int) -> None:
+        """A frame took this long with so many tracks."""
+        self.frame_ms += SMOOTHING * (took_ms - self.frame_ms)
+        if tracks == 0:
+            self.base_ms += SMOOTHING * (took_ms - self.base_ms)
+        else:
+            one_ms = max(0.0, took_ms - self.base_ms) / tracks
+            self.ms_per_track += SMOOTHING * (one_ms - self.ms_per_track) if self.ms_per_track else one_ms
+
+    @property
+    def allowed(self) -> int:
+        """At least one."""
+        if self.ms_per_track <= 0:
+            return MAX_TRACKS
+        return max(1, min(MAX_TRACKS, int((self._budget_ms - self.base_ms) / self.ms_per_track)))
+
+
+class TrackPropagator:
     """Owns the tracker while the node is active.
 
     Args:
@@ -57,7 +96,7 @@ class Follower:
         self,
         mailbox: Mailbox,
         settings: Settings,
-        on_boxes: Callable[[CameraFrame, tuple[Followed, ...]], None],
+        on_boxes: Callable[[CameraFrame, tuple[TrackedAnswer, ...]], None],
         on_poor: Callable[[str], None],
         on_refused: Callable[[EgmError], None],
         standing_ids: Callable[[], set[str]],
@@ -75,14 +114,17 @@ class Follower:
         )
         self._answers: dict[tuple[str, int], Answer] = {}  # by id and arrival of the grounded frame, as tracks name it
         self._answered: set[str] = set()
-        self._to_start: dict[str, Answer] = {}  # by id: of several answers that wait, only the newest is worth replaying
+        # By id: of several answers that wait, only the newest is worth replaying.
+        self._to_start: dict[str, Answer] = {}
         self._arrived = threading.Condition()
         self._fresh = threading.Event()  # an answer has caught up and was not reported yet
         self._stopping = False
-        self._frames, self._frame_ms, self._worst, self._tracks = 0, 0.0, 1.0, 0
+        self._cost = TrackCost(settings.track_budget_ms)
+        self._frames, self._worst, self._tracks = 0, 1.0, 0
+        self._thinned: set[str] = set()  # ids whose track was given up because there are too many
         self._threads = [
             threading.Thread(target=run, name=name, daemon=True)
-            for run, name in ((self._follow, "egm-follower"), (self._start_tracks, "egm-replay"))
+            for run, name in ((self._run, "egm-tracks"), (self._start_tracks, "egm-replay"))
         ]
         for thread in self._threads:
             thread.start()
@@ -93,8 +135,9 @@ class Follower:
             self._to_start[answer.request.request_id] = answer
             self._arrived.notify()
 
-    def health(self) -> FollowerHealth:
-        return FollowerHealth(self._frames, self._tracks, self._worst, self._frame_ms)
+    def health(self) -> TrackHealth:
+        thinned, cost = len(self._thinned), self._cost
+        return TrackHealth(self._frames, self._tracks, thinned, self._worst, cost.frame_ms, cost.ms_per_track)
 
     def stop(self) -> None:
         with self._arrived:
@@ -104,7 +147,7 @@ class Follower:
             thread.join()
 
     def _next_answer(self) -> Answer | None:
-        """The answer that waits longest; None when the follower stops."""
+        """The answer that waits longest; None when the propagator stops."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._to_start or self._stopping)
             return None if self._stopping else self._to_start.pop(next(iter(self._to_start)))
@@ -136,23 +179,27 @@ class Follower:
         for old in [key for key in self._answers if key[0] not in standing]:
             del self._answers[old]
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         frame: CameraFrame | None = None
+        reported = True
         while not self._stopping:
             wait_s = ANSWER_WAIT_S if self._fresh.is_set() else IDLE_WAIT_S
             newer = self._mailbox.wait_newer(frame.sequence if frame is not None else 0, wait_s)
             if newer is not None:
-                frame = newer
+                frame, reported = newer, False
                 if not self._push(frame):
+                    reported = True
                     continue
             elif not self._fresh.is_set():
                 continue
             self._fresh.clear()
-            if frame is not None:
-                self._report(frame)
+            if (
+                frame is not None and not reported
+            ):  # one array a stamp: an answer that comes later shows on the next frame
+                reported = self._report(frame)
 
     def _push(self, frame: CameraFrame) -> bool:
-        started_s = time.monotonic()
+        started_s = time.thread_time()
         try:
             picture = frame.picture
             self._tracker.push(picture.array, frame.arrived_ns, color=picture.color)
@@ -160,24 +207,38 @@ class Follower:
             self._on_refused(error)
             return False
         self._frames += 1
-        self._frame_ms += 0.05 * ((time.monotonic() - started_s) * 1e3 - self._frame_ms)
+        self._cost.note((time.thread_time() - started_s) * 1e3, self._tracks)
         return True
 
-    def _report(self, frame: CameraFrame) -> None:
-        standing, followed = self._standing_ids(), []
+    def _report(self, frame: CameraFrame) -> bool:
+        """Whether there was something to say about this frame."""
+        standing, tracked_answers = self._standing_ids(), []
         for tracked in self._tracker.boxes():
             answer = self._answers.get((tracked.track_id, tracked.grounded_stamp_ns))
             if tracked.track_id not in standing:
                 self._tracker.stop(tracked.track_id)
             if tracked.track_id not in standing or answer is None:
                 continue
-            followed.append(Followed(tracked, answer))
+            tracked_answers.append(TrackedAnswer(tracked, answer))
             if tracked.state is TrackState.LOST or tracked.quality < self._min_quality:
                 self._on_poor(tracked.track_id)
-        self._tracks = len(followed)
-        self._worst = min((one.tracked.quality for one in followed), default=1.0)
-        if followed or self._answered & standing:
-            self._on_boxes(frame, tuple(followed))
+        self._thin(tracked_answers)
+        self._thinned &= standing
+        self._tracks = len(tracked_answers)
+        self._worst = min((one.tracked.quality for one in tracked_answers), default=1.0)
+        if not (tracked_answers or self._answered & standing):
+            return False
+        self._on_boxes(frame, tuple(tracked_answers))
+        return True
+
+    def _thin(self, tracked_answers: list[TrackedAnswer]) -> None:
+        """Give up the tracks whose answers are oldest, where there are more than a frame has time for."""
+        by_age = sorted(tracked_answers, key=lambda one: one.tracked.grounded_stamp_ns, reverse=True)
+        for one in by_age[: self._cost.allowed]:
+            self._thinned.discard(one.tracked.track_id)
+        for one in by_age[self._cost.allowed :]:
+            self._tracker.stop(one.tracked.track_id)
+            self._thinned.add(one.tracked.track_id)
 
 
 def _boxes_to_follow(box: Box, task: Task, image_wh: tuple[int, int]) -> tuple[Box, Box | None]:

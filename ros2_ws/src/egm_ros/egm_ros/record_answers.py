@@ -1,15 +1,26 @@
-"""Every answer of a running node as one JSON line, for `egm measure ros FILE`: stages, mailbox and publish."""
+"""record_answers: every answer of a running node as one JSON line, for `egm measure ros FILE`: stages, mailbox and publish.
+
+    ros2 run egm_ros record_answers answers.jsonl --seconds 60
+
+All times are by the node clock: with `--ros-args -p use_sim_time:=true` the sensors' own, of a simulator or a played bag.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import time
+import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
+from egm_ros.process import StopRequest, spin_node
 from egm_ros.times import nanoseconds
 
 _OUTCOMES = {
@@ -19,16 +30,17 @@ _OUTCOMES = {
 ANSWERS = (GroundedObject.TRACK_NONE, GroundedObject.TRACK_GROUNDED)
 
 
-def record(path: Path, seconds: float, topic: str = "grounded_objects") -> int:
-    """Listen for a while and append the model's answers; boxes that the tracker carries are left out.
-
-    Returns:
-        How many answers were written.
-    """
-    rclpy.init()
-    node = rclpy.create_node("measure_record", start_parameter_services=False)
+def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
+    """Listen and append the model's answers; boxes that the tracker carries are left out."""
+    stop = stop or StopRequest()
+    parser = argparse.ArgumentParser(prog="record_answers", description=__doc__)
+    parser.add_argument("out", type=Path, help="JSON lines are appended to it")
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop after this long; 0 records until Ctrl-C")
+    wanted = parser.parse_args(remove_ros_args(args)[1:])
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("record_answers")
     written = 0
-    with path.open("a", encoding="utf-8") as stream:
+    with wanted.out.open("a", encoding="utf-8") as stream:
 
         def on_objects(message: GroundedObjectArray) -> None:
             nonlocal written
@@ -38,13 +50,14 @@ def record(path: Path, seconds: float, topic: str = "grounded_objects") -> int:
                     stream.write(json.dumps(row(one, received_ns)) + "\n")
                     written += 1
 
-        node.create_subscription(GroundedObjectArray, topic, on_objects, 50)
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            rclpy.spin_once(node, timeout_sec=0.1)
-    node.destroy_node()
-    rclpy.try_shutdown()
-    return written
+        node.create_subscription(GroundedObjectArray, "grounded_objects", on_objects, 50)
+        if wanted.seconds > 0:
+            timer = threading.Timer(wanted.seconds, stop.set)
+            timer.daemon = True
+            timer.start()
+        spin_node(stop, node)
+    sys.stderr.write(f"{written} answers in {wanted.out}\n")
+    return 0
 
 
 def row(one: GroundedObject, received_ns: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A camera for measurements: one picture, panned over, as raw images at a fixed rate, stamped when published.
 
-`python -m egm_ros.measure.camera PICTURE WIDTH HEIGHT RATE_HZ`. A process of its own, so that it cannot slow the node.
+`python -m tests.bench.ros.camera PICTURE WIDTH HEIGHT RATE_HZ`. A process of its own, so that it cannot slow the node.
 """
 
 from __future__ import annotations

@@ -10,14 +10,13 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from egm_interfaces.action import Ground
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_ros.times import nanoseconds
 from rclpy.action import ActionClient
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
-
-from egm_ros.times import nanoseconds
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
