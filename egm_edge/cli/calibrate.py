@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
+from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
     from egm_edge.data.rows import Row
@@ -33,8 +34,9 @@ def main(argv: list[str]) -> int:
     from egm_edge.bundle import Bundle
     from egm_edge.confidence.store import store
 
+    bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
     if arguments.remove:
-        store(Bundle.open(arguments.bundle), None)
+        store(Bundle.open(bundle_dir), None)
         print(f"{arguments.bundle} is uncalibrated")
         return 0
     if not arguments.data:
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
-    grounder = Grounder.from_bundle(arguments.bundle, memory=arguments.memory, threads=arguments.threads)
+    grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
 
     def told(name: str) -> Progress:
         return Progress(name, None if arguments.json else sys.stderr)

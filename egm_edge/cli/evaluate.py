@@ -19,6 +19,7 @@ from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.grounding import Task
+from egm_edge.sources import resolve
 
 EPILOG = """\
 examples:
@@ -100,10 +101,11 @@ class _Asked:
 
 
 def _bundle(arguments: argparse.Namespace) -> _Asked:
+    from egm_edge.auto import directory_of
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
-    bundle = open_directory(arguments.bundle)
+    bundle = open_directory(directory_of(resolve(arguments.bundle)))
     manifest = bundle.manifest
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
 
