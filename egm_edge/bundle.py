@@ -21,6 +21,7 @@ from egm_edge.errors import BundleError
 from egm_edge.hashing import canonical_hash
 
 SCHEMA_VERSION = 1
+CONFIDENCE_MAP = "confidence.json"
 MANIFEST_NAME = "bundle.json"
 MANIFEST_MAX_BYTES = 4 << 20
 HASH_CHUNK_BYTES = 4 << 20

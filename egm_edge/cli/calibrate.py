@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parser().parse_args(argv)
     from egm_edge.bundle import Bundle
-    from egm_edge.confidence.store import store
+    from egm_edge.confidence.store import keep_with, store
 
     bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
     if arguments.remove:
@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
             seen = ask_rows(grounder, held_rows, files, samples=arguments.samples, shift=shift, on_row=told(name))
             parts.append(part(name, seen, fitted))
     calibrated = grounder.bundle if arguments.dry_run else store(grounder.bundle, fitted)
+    if arguments.keep_in:
+        keep_with(Path(arguments.keep_in), fitted)
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
     if arguments.out:
@@ -114,6 +116,7 @@ def _parser() -> Parser:
     parser.add_argument("--samples", type=whole_number(1, 32), default=1, metavar="N", help="answers that vote (default: 1)")
     parser.add_argument("--shifted", action="store_true", help="report on blurred, noisy, darker and recoloured pictures too")
     parser.add_argument("--out", metavar="DIR", help="write the report and its plots there")
+    parser.add_argument("--keep-in", metavar="CHECKPOINT", help="write the map beside these weights too, for later builds")
     parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
     parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
     parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")

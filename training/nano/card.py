@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-<<<<<<< HEAD
-from egm_edge.evaluate.intervals import Paired
-from training.nano.compare import Measured, Results
-=======
 from egm_edge.reporting.intervals import Paired
-from training.nano.compare import AMODAL, MODAL, NEGATIVE, Measured, Results
->>>>>>> main
+from training.nano.compare import Measured, Results
 from training.nano.evaluate import Score
 from training.nano.state import Cost
 from training.nano.suites import AMODAL, MODAL, NEGATIVE

@@ -16,26 +16,8 @@ from typing import Any
 import torch
 
 from egm_edge.files import whole_file
-<<<<<<< HEAD
-from training.nano.evaluate import Score, iou_of, load_fast, patches_of, rejects, score, write
-=======
 from egm_edge.reporting.intervals import Paired, paired, wilson
-from training.nano.evaluate import (
-    AMODAL,
-    EASY,
-    MODAL,
-    NEGATIVE,
-    Case,
-    Score,
-    Suite,
-    iou_of,
-    load_fast,
-    patches_of,
-    rejects,
-    score,
-    write,
-)
->>>>>>> main
+from training.nano.evaluate import Score, iou_of, load_fast, patches_of, rejects, score, write
 from training.nano.fastpath import FastNano
 from training.nano.suites import AMODAL, HOUSEHOLD, HOUSEHOLD_AMODAL, MODAL, NEGATIVE, Case, Suite
 
