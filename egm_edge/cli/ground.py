@@ -31,7 +31,7 @@ examples:
   egm ground photo.png "the red mug" "the kettle" --json | jq .box
   cat photo.jpg | egm ground - "the hidden cup" --task amodal
 
-One line per text: outcome, box (x1 y1 x2 y2, pixels of the image), task, confidence, milliseconds, text.
+One line per text: outcome, box (x1 y1 x2 y2, pixels of the image), task, confidence, milliseconds, text, what was cut short.
 The exit code is 0 when every text was answered, whatever the outcome.
 """
 
@@ -119,13 +119,13 @@ def _ground(grounder: AnyGrounder, source: Path | bytes, arguments: argparse.Nam
 
 
 def describe(grounding: Grounding) -> str:
-    """One line for people: outcome, box, task, confidence, milliseconds, expression."""
+    """One line for people: outcome, box, task, confidence, milliseconds, expression, and what was cut short."""
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
         f"{grounding.timings.total_ms:7.0f} ms  {grounding.expression}"
-    )
+    ) + (f"  (truncated: {grounding.cut})" if grounding.truncated_by else "")
 
 
 def _print_timings(grounder: AnyGrounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:
