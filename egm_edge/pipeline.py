@@ -76,8 +76,9 @@ def _plan(
     without = options.max_think_tokens == 0
     fits = fits_limit = True
     if request.is_constrained and not without:
-        long = latency.long_thought_tokens
-        fits_limit = options.max_new_tokens is None or long + model.syntax.answer_tokens <= options.max_new_tokens
+        long, limit = latency.long_thought_tokens, options.max_new_tokens
+        # A limit that does not even hold a box is no reason to leave the thought out.
+        fits_limit = limit is None or limit < model.syntax.box_tokens or long + model.syntax.answer_tokens <= limit
         fits = fits_limit and (options.max_think_tokens is None or long <= options.max_think_tokens)
     planned = plan(
         latency,

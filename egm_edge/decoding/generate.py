@@ -119,6 +119,7 @@ class Decoder:
         state, constrained = self.state, self.policy.constrained
         if self.full:
             self.policy.limit_reached()
+        state.tell_rest()
         finished = time.perf_counter()
         if state.reason is StopReason.END_TOKEN and constrained is not None and not state.truncated_by:
             constrained.learn()

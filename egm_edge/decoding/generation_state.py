@@ -60,7 +60,7 @@ class GenerationState:
         self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=False)
         self._stop_ids, self._max_new_tokens = stop_ids, max_new_tokens
         self._should_stop, self._on_token = should_stop, on_token
-        self._tail = ""
+        self._tail = self._untold = ""
 
     @property
     def room(self) -> int:
@@ -82,14 +82,18 @@ class GenerationState:
         else:
             if chosen:
                 self.unscored.append(len(self.ids))
-            self._append(token)
+            self._tell(*self._append(token))
         return self.reason is None
 
     def give(self, tokens: Sequence[int]) -> None:
-        """Append tokens that are not counted."""
-        for token in tokens:
-            self._append(token)
+        """Append tokens that are not counted; their text is told with the next one that is, or by `tell_rest`."""
+        self._untold += "".join(self._append(token)[0] for token in tokens)
         self.uncounted += len(tokens)
+
+    def tell_rest(self) -> None:
+        """Tell the text of given tokens behind which none comes."""
+        if self._untold and self._on_token is not None:
+            self._tell("", self.stage)
 
     def score(self, rows: NDArray[np.float32]) -> None:
         """Note the log-probabilities of the tokens chosen since the last call, whose logits are `rows` [n, V].
@@ -106,7 +110,7 @@ class GenerationState:
         _, mark, rest = (self._tail[-len(END_OF_THOUGHT) :] + written).partition(END_OF_THOUGHT)
         return rest if mark else None
 
-    def _append(self, token: int) -> None:
+    def _append(self, token: int) -> tuple[str, Stage]:
         self.ids.append(token)
         self.log_probabilities.append(math.nan)
         text = self._stream.step(self._tokenizer, token) or ""
@@ -120,5 +124,9 @@ class GenerationState:
             if END_OF_THOUGHT in self._tail:
                 self.stage = Stage.ANSWER
                 self.thought_ended_at = time.perf_counter()
+        return text, stage
+
+    def _tell(self, text: str, stage: Stage) -> None:
+        text, self._untold = self._untold + text, ""
         if self._on_token is not None:
-            self._on_token(TokenEvent(len(self.ids), text, stage))
+            self._on_token(TokenEvent(len(self.ids) - self.uncounted, text, stage))

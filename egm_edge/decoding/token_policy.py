@@ -142,6 +142,9 @@ class TokenPolicy:
             constrained.pause()
             return [token]
         constrained.take(token)
+        if constrained.forced_answer and constrained.cursor is not None and constrained.cursor.box_certain:
+            self._end_answer(constrained)
+            return []
         if self._is_whole(constrained) and self.speculate:
             self.state.reason = StopReason.END_TOKEN
             return []

@@ -13,7 +13,7 @@ from egm_edge import Grounder, Task
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.boxes import Box
 from egm_edge.grounding import Grounding, Truncation
-from training.scenes import layout, queries, render, sample_scene
+from egm_edge.synthetic import layout, queries, render, sample_scene
 
 FIRST_SEED = 960_500_000
 QUESTIONS = 40

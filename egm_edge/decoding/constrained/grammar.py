@@ -98,6 +98,12 @@ class AnswerSyntax:
         self.template = self._seen = self.template_of(self.encode(example)) or self.template
 
     @property
+    def box_tokens(self) -> int:
+        """Tokens to the end of the last coordinate, at most."""
+        numbers = [place for place, kind in enumerate(self.template.slots) if kind is Kind.NUMBER]
+        return sum(map(len, self.template.pieces[: numbers[-1] + 1])) + BOX_NUMBERS * self.tokens.number_tokens
+
+    @property
     def answer_tokens(self) -> int:
         """The most tokens that closing a thought and writing a box without a label take."""
         pieces = self.template.pieces
