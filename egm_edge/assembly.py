@@ -63,6 +63,8 @@ def assemble(
         reasoning=parsed.reasoning,
         text=generation.text,
         parse_rule=parsed.rule,
+        candidates=parsed.candidates_of(frame.image_wh),
+        reason=parsed.reason if outcome is Outcome.UNPARSABLE else None,
         tokens=_tokens(request, progress, generations),
         timings=_timings(frame, request, progress, generations, generated, finished),
         truncated_by=frozenset(cut | ({Truncation.ANSWER} if outcome is Outcome.TIMED_OUT else set())),

@@ -63,7 +63,8 @@ def _run(model: LoadedModel, frame: Frame, request: GroundingRequest, stop_at: f
         return timed_out(model, frame, request, progress)
     _learn(model, frame, request, planned, generations)
     generated = time.perf_counter()
-    parsed = [parse_answer(g.marked_text, task=request.task, in_thought=model.thinking) for g in generations]
+    task, thinking, asked = request.task, model.thinking, request.expression
+    parsed = [parse_answer(g.marked_text, task=task, in_thought=thinking, expression=asked) for g in generations]
     chosen, ballot = _vote(parsed)
     return assemble(model, frame, request, generations, chosen, parsed[chosen], ballot, generated, progress)
 
