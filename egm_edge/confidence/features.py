@@ -10,6 +10,7 @@ import re
 
 from egm_edge.decoding.events import Generation
 from egm_edge.decoding.uncertainty import std_norm1000
+from egm_edge.grounding import Truncation
 from egm_edge.parsing import BoxNorm1000
 
 FLOOR = -20.0  # log-probabilities below this say the same
@@ -57,7 +58,7 @@ def evidence(
         sum(c.entropy for c in generation.choices),
         math.log(relative + 1e-3),
         math.log1p(generation.think_tokens),
-        float("thought" in generation.cut),
+        float(Truncation.THOUGHT in generation.truncated_by),
         float(not thought),
         math.log(width * height / 1e6),
         float(amodal),
