@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
         return Progress(name, None if arguments.json else sys.stderr)
 
     with grounder:
+        grounder.model.confidence_map = None  # an earlier map's operating point would hide boxes
         answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
         boxed = [a for a in answered if a.evidence]
         facts = {"answers": len(boxed), "rows": len(fit_rows), "data": canonical_hash({"ids": [r.id for r in fit_rows]})}

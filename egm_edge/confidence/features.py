@@ -63,12 +63,13 @@ def evidence(
         math.log(width * height / 1e6),
         float(amodal),
         1.0 if agreement is None else agreement,
-        _heard(label, expression),
+        label_in_expression(label, expression),
     )
     return dict(zip(FEATURES, values, strict=True))
 
 
-def _heard(label: str | None, expression: str) -> float:
+def label_in_expression(label: str | None, expression: str) -> float:
+    """Share of the label's words that the expression has; 1 where there is no label."""
     words = (label or "").lower().split()
     asked = set(re.findall(r"\w+", expression.lower()))
     return sum(word in asked for word in words) / len(words) if words else 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,22 @@ from training.nano.suites import TABLE, Case
 DATASET = "tabletop"
 
 
+FIT_OFFSET = -50_000_000
+
+
 def write_held_out(
-    folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None
+    folder: Path,
+    count: int,
+    names: list[str],
+    told: Callable[[int, int], None] | None = None,
+    *,
+    seed_offset: int = 0,
 ) -> list[Path]:
     """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
     Args:
         names: of `suites.TABLE`. told: (pictures done, all pictures).
+        seed_offset: moves every suite's seeds: FIT_OFFSET for scenes to fit a confidence on, apart from training and testing.
 
     Returns:
         One jsonl a suite: per line id, image, expression, box (xyxy pixels; null when it is not there; of amodal rows the
@@ -47,7 +57,7 @@ def write_held_out(
         lines: list[str] = []
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for row, case in _rows(name, count):
+            for row, case in _rows(name, count, seed_offset):
                 (folder / row["image"]).write_bytes(cv2.imencode(".png", case.frame()[..., ::-1])[1].tobytes())
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
                 done += 1
@@ -60,9 +70,10 @@ def write_held_out(
     return paths
 
 
-def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], Case]]:
-    width, height = TABLE[name].frame_wh
-    for case in TABLE[name].cases(count):
+def _rows(name: str, count: int, seed_offset: int) -> Iterator[tuple[dict[str, Any], Case]]:
+    suite = replace(TABLE[name], first_seed=TABLE[name].first_seed + seed_offset)
+    width, height = suite.frame_wh
+    for case in suite.cases(count):
         query = case.query
         box = Box.from_norm1000(query.box_norm1000, width, height) if query.box_norm1000 else None
         row = {
