@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from egm_edge.boxes import Coordinates
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import AMODAL_MARGIN, Parsed, parse_answer
 
@@ -36,7 +37,7 @@ FOUND_ROWS = [
         '{"bbox_2d": [1.5, 2e1, "30", 40.25]}', (1.5, 20, 30, 40.25), "", "json", id="decimals, exponent, quoted"
     ),
     pytest.param('{"bbox_2d": [300, 400, 100, 200]}', (100, 200, 300, 400), "", "json", id="corners swapped"),
-    pytest.param('{"bbox_2d": [-5, -1, 1200, 1000.5]}', (0, 0, 1000, 1000), "", "json", id="modal box out of range"),
+    pytest.param('{"bbox_2d": [-5, -1, 900, 1000]}', (0, 0, 900, 1000), "", "json", id="modal box a little outside"),
     pytest.param(
         'not [9, 9, 99, 99] but</think>{"bbox_2d": [1, 2, 3, 4]}', (1, 2, 3, 4), "", "json", id="box in thought differs"
     ),
@@ -131,7 +132,8 @@ NOTHING_ROWS = [
 UNPARSABLE_ROWS = [
     pytest.param("", id="empty text"),
     pytest.param("   \n\t ", id="blanks"),
-    pytest.param("I cannot see it", id="prose"),
+    pytest.param("It stands on the left", id="prose"),
+    pytest.param('{"bbox_2d": [-5, -1, 1200, 1000.5]}', id="modal box beyond the grid"),
     pytest.param('"bbox_2d": [1, 2, 3, 45', id="cut inside the last number"),
     pytest.param("[1, 2, 3]", id="three numbers"),
     pytest.param("[1, 2, 3, 4, 5]", id="five numbers"),
@@ -216,3 +218,22 @@ def test_minus_zero_is_zero() -> None:
 
 def test_parsed_values_compare_by_content() -> None:
     assert parse_answer(QWEN) == parse_answer(QWEN) != Parsed(Outcome.UNPARSABLE)
+
+
+def test_other_units_of_coordinates() -> None:
+    text = '{"bbox_2d": [0.1, 0.2, 0.5, 0.75]}'
+    assert parse_answer(text, coordinates=Coordinates.NORM1).box_norm1000 == (100, 200, 500, 750)
+    text = '{"bbox_2d": [64, 48, 1280, 480]}'
+    parsed = parse_answer(text, coordinates=Coordinates.PIXELS, image_wh=(1280, 480))
+    assert parsed.box_norm1000 == (50, 100, 1000, 1000)
+    assert parse_answer(text, coordinates=Coordinates.PIXELS, image_wh=(640, 480)).outcome is Outcome.UNPARSABLE
+
+
+def test_candidates_carry_every_box_with_its_label() -> None:
+    text = (
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [9, 9, 9, 9]}, {"bbox_2d": [5, 6, 7, 8], "label": "b"}]'
+    )
+    assert [(c.box_norm1000, c.label) for c in parse_answer(text).candidates] == [
+        ((1, 2, 3, 4), "a"),
+        ((5, 6, 7, 8), "b"),
+    ]
