@@ -123,7 +123,7 @@ def _fill(schema: Any, name: str, facts: dict[str, Any], root: dict[str, Any], d
     for several in ("anyOf", "oneOf", "allOf"):
         if isinstance(options := schema.get(several), list):
             return _first_of(options, name, facts, root, depth)
-    kinds = schema.get("type", "object" if "properties" in schema else None)
+    kinds = schema.get("type", "object" if "properties" in schema or not name else None)
     kinds = [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else [kinds]
     if "object" in kinds:
         return _object(schema, facts, root, depth)
