@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egm_edge.boxes import Box
-from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.grounding import Candidate, Grounding, Outcome, Task
 from egm_edge.serve.answer_format import AnswerFormat, requested_format
 
 ANSWER = Grounding(
@@ -73,6 +73,17 @@ NOTHING = Grounding(Outcome.NOT_FOUND, "the mug", Task.MODAL, (200, 100))
 def test_schemas_are_filled_by_their_names(schema: dict[str, Any], found: Any, absent: Any) -> None:
     shape = AnswerFormat(schema)
     assert shape.fits and json.loads(shape.json(ANSWER)) == found and json.loads(shape.json(NOTHING)) == absent
+
+
+def test_a_list_holds_every_box_that_the_model_named() -> None:
+    two = (Candidate(Box(20, 10, 100, 50), "mug"), Candidate(Box(0, 0, 20, 10), ""))
+    unsure = Grounding(Outcome.AMBIGUOUS, "the mug", Task.MODAL, (200, 100), candidates=two)
+    box = {"type": "object", "properties": {"bbox_2d": {"type": "array"}, "label": {"type": "string"}}}
+    shape = AnswerFormat({"properties": {"found": {"type": "boolean"}, "boxes": {"type": "array", "items": box}}})
+    assert json.loads(shape.json(unsure)) == {
+        "found": False,
+        "boxes": [{"bbox_2d": [100, 100, 500, 500], "label": "mug"}, {"bbox_2d": [0, 0, 100, 100], "label": "the mug"}],
+    }
 
 
 @pytest.mark.parametrize(
