@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument(
         "--suites",
         default="easy,modal,amodal-occluded,negative",
-        help="comma-separated, as in the model card (default: the first four)",
+        help="comma-separated; all: see the model card",
     )
     scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
