@@ -51,7 +51,9 @@ def test_cases_are_held_out_and_amodal_ones_are_occluded() -> None:
 def test_a_shrunk_frame_takes_its_boxes_along() -> None:
     """The target's box differs inside from the plain frame around the small picture."""
     for case in SHRUNK.cases(6):
-        x1, y1, x2, y2 = (round(v * side / 1000) for v, side in zip(case.query.box_norm1000 or (), (640, 480) * 2, strict=True))
+        x1, y1, x2, y2 = (
+            round(v * side / 1000) for v, side in zip(case.query.box_norm1000 or (), (640, 480) * 2, strict=True)
+        )
         assert 128 <= x1 < x2 <= 512 and 96 <= y1 < y2 <= 384
         assert case.frame()[y1:y2, x1:x2].reshape(-1, 3).astype(int).std(0).max() > 8
 
