@@ -22,6 +22,8 @@ import torch
 
 from egm_edge.errors import CheckpointError
 from egm_edge.files import whole_file
+from egm_edge.synthetic.household.assets import attribution
+from egm_edge.synthetic.vocabulary import NOUNS, SHAPES
 from training.nano.card import Report, model_card, report_values
 from training.nano.compare import SUITES, Asked, measure, pair
 from training.nano.config import Plan, RunConfig
@@ -109,6 +111,7 @@ def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
         costs={name: cost_of(*paths) for name, paths in logs.items()},
         parameters=sum(weight.numel() for weight in load_fast(best.checkpoint).model.parameters()),
         notes=notes.read_text() if (notes := out / "notes.md").exists() else "",
+        nouns=tuple(NOUNS) if household else SHAPES,
     )
     draw_curves(plan, out, out / "curves.png")
     with whole_file(out / "report.json") as stream:
@@ -142,6 +145,8 @@ def _publish(checkpoint: Path, card: str, out: Path) -> Path:
         shutil.rmtree(left_over, ignore_errors=True)
     shutil.copytree(checkpoint, beside)
     (beside / "README.md").write_text(card)
+    if "ATTRIBUTION.md" in card:
+        (beside / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
     shutil.copy(out / "curves.png", beside / "curves.png")
     if best.exists():
         best.rename(retired)
