@@ -47,7 +47,7 @@ def _evaluate(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.records import RecordLog
-    from egm_edge.evaluate.rows import evaluation_rows
+    from egm_edge.evaluate.rows import evaluation_rows, with_sizes
     from egm_edge.evaluate.run import data_identity, in_order, spread
 
     paths = [Path(p) for p in arguments.data]
@@ -55,6 +55,7 @@ def _evaluate(argv: list[str]) -> int:
     rows = spread(evaluation_rows(paths, task), arguments.limit)
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
+    rows = with_sizes(rows, pictures)
 
     from egm_edge.benchmark.files import replace_text
     from egm_edge.reporting.progress import Progress
