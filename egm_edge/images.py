@@ -125,8 +125,6 @@ def _read(path: Path) -> bytes:
 
 
 def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    if not data:
-        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{len(data) >> 20} MiB", "make it smaller")
     with _opened(data, name) as image:
@@ -137,6 +135,8 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """An image whose header was checked and whose pixels are not decoded yet; Pillow's errors become InputErrors."""
+    if not data:
+        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
     opener = _opener(data, name)
     if opener is None:
         raise InputError(_FORMATS, f"{name}, beginning with {data[:8]!r}", "convert it to one of these")
