@@ -101,7 +101,7 @@ def box_from(values: Any, what: str = "box") -> Box:
         raise InputError(f"{what} of four finite numbers", repr(values)[:80], "correct the row")
     x1, y1, x2, y2 = (float(v) for v in values)
     if x1 > x2 or y1 > y2:
-        raise InputError(f"{what} with x1 < x2 and y1 < y2", f"inverted {list(values)}", "order its corners; x, y, width, height is another form")
+        raise InputError(f"{what} with x1 < x2 and y1 < y2", f"inverted {list(values)}", "order its corners")
     if x1 == x2 or y1 == y2:
         raise InputError(f"{what} with an area", f"{list(values)}", "drop the row")
     return Box(x1, y1, x2, y2)
