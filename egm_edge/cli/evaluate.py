@@ -68,7 +68,7 @@ def _evaluate(argv: list[str]) -> int:
     rows = with_sizes(rows, pictures)
 
     from egm_edge.benchmark.files import replace_text
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
 
     asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
     identity = asked.identity | {
@@ -81,7 +81,7 @@ def _evaluate(argv: list[str]) -> int:
     out = Path(arguments.out or f"out/evaluate-{asked.name}")
     with RecordLog(out, identity) as log:
         if len(in_order(log.records, rows, asked.budgets)) < len(rows) * len(asked.budgets.values):
-            asked.run(rows, pictures, log, Progress("evaluate", None if arguments.json else sys.stderr))
+            asked.run(rows, pictures, log, ProgressBar("evaluate", None if arguments.json else sys.stderr))
         records = in_order(log.records, rows, asked.budgets)
 
         from egm_edge.evaluate.gallery import gallery, worst
