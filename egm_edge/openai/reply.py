@@ -94,7 +94,7 @@ class ChatReply:
         thought_apart: the server's reasoning parser sent one.
         model: as the server names it, "" where it does not.
         think_tokens: pieces of thought. completion_tokens: pieces, where the server gives no usage. prompt_tokens: 0 where it
-            gives none.
+            gives none. usage_given: it gives usage.
         finish_reason: the server's, "" when the reply was cut off here. stopped, out_of_time: why it was.
         measured: an engine's own measurements, where it gives any.
         piece_times: `time.perf_counter()` of each piece of text. sent_at, finished_at, answer_from: likewise, of the request,
@@ -107,6 +107,7 @@ class ChatReply:
     model: str = ""
     think_tokens: int = 0
     completion_tokens: int = 0
+    usage_given: bool = False
     prompt_tokens: int = 0
     finish_reason: str = ""
     stopped: bool = False
@@ -144,7 +145,7 @@ class ChatReply:
             if text:
                 self._add_text(text, apart, on_token)
         if chunk.completion_tokens is not None:
-            self.completion_tokens = chunk.completion_tokens
+            self.completion_tokens, self.usage_given = chunk.completion_tokens, True
         self.measured = chunk.measured or self.measured
         self.model, self.finish_reason = chunk.model or self.model, chunk.finish_reason or self.finish_reason
 
