@@ -29,6 +29,7 @@ from build_engine.modelopt.quantize import COMPANIONS, RECORDED, SAVED, Quantiza
 from build_engine.modelopt.recipe import EDGE_LLM_NUMBERS, RECIPES
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages, present_bundle
+from egm_edge.backends.text_runtime import EDGE_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.families import PromptSpec
@@ -165,6 +166,7 @@ class _Plan:
             parity["quantization"] = cost.to_dict()
         return {
             "target": request.target.name,
+            "text_runtime": EDGE_LLM,
             "precision": request.precision,
             "family": self.checkpoint.family,
             "model": {

@@ -23,7 +23,7 @@ from build_engine.modelopt import quantize
 from build_engine.modelopt.quantize import SAVED, Quantization
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
 from build_engine.modelopt.verify_saved import DESCRIPTION, require_quantized
-from egm_edge.backends.openai_http.served_model import ServedModel
+from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.families.chat_template import read_prompt_spec
