@@ -16,7 +16,7 @@ from build_engine.hub import resolve_checkpoint
 from build_engine.parity.cases import Case, probes, rows, scenes
 from build_engine.parity.store import store
 from build_engine.progress import Progress
-from egm_edge.backends import load_backend
+from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, whole_number
 from egm_edge.errors import BundleError
@@ -44,22 +44,21 @@ def main(argv: list[str]) -> int:
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
     cases = _cases(arguments)
-    backend = load_backend(bundle, memory="fast", threads=arguments.threads)
-    try:
-        from build_engine.parity.gate import compare
-        from egm_edge.backends.transformers_reference import TransformersReference
+    from build_engine.parity.gate import compare
+    from egm_edge.backends.transformers_reference import TransformersReference
 
-        quiet = arguments.json or arguments.quiet
-        reference = TransformersReference(
-            checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
-        )
-        bar = Progress(len(cases), None if quiet else sys.stderr)
-        bar.stage("comparing")
-        limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
-        report = compare(bundle, backend, reference, cases, max_new_tokens=limit, advance=bar.advance)
-        bar.finish()
-    finally:
-        backend.close()
+    def open_engine(candidate: Bundle) -> Backend:
+        return load_backend(candidate, memory="fast", threads=arguments.threads)
+
+    quiet = arguments.json or arguments.quiet
+    reference = TransformersReference(
+        checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
+    )
+    bar = Progress(len(cases), None if quiet else sys.stderr)
+    bar.stage("comparing")
+    limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
+    report = compare(bundle, open_engine, reference, cases, max_new_tokens=limit, advance=bar.advance)
+    bar.finish()
     values = report.to_dict()
     if not arguments.no_store:
         store(bundle, values)

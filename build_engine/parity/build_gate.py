@@ -61,11 +61,7 @@ def gate(
     cases = fitting(candidate, reference, probes(), new_tokens)
     if not cases:
         return unverified(f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}")
-    backend = open_engine(candidate)
-    try:
-        report = compare(candidate, backend, reference, cases, max_new_tokens=new_tokens)
-    finally:
-        backend.close()
+    report = compare(candidate, open_engine, reference, cases, max_new_tokens=new_tokens)
     if not report.passed:
         stage = next((s for s in report.stages if s.passed is False), report.stages[-1])
         measured = f"{stage.worst:.3g} {stage.unit}, bound {stage.bound:.3g}" if stage.worst is not None else ""

@@ -51,15 +51,37 @@ class Case:
 
 @lru_cache(maxsize=1)
 def probes() -> tuple[Case, ...]:
-    """Four requests on three drawn pictures of different aspect. They exercise every graph with realistic input and say
-    nothing about how well the model grounds."""
-    wide, tall, square = (_png(_table(*size, seed=i)) for i, size in enumerate(((480, 640), (400, 300), (320, 320))))
+    """Five requests on four drawn pictures of different aspect and odd sizes, a picture that was displaced asked again. They
+    exercise every graph with realistic input and say nothing about how well the model grounds."""
+    sizes = ((480, 640), (777, 333), (320, 320), (201, 403))
+    wide, tall, square, odd = (_png(_table(*size, seed=i)) for i, size in enumerate(sizes))
     return (
         Case(wide, "the red mug", Task.MODAL),
-        Case(wide, "the leftmost green box", Task.MODAL),
         Case(tall, "the blue ball", Task.AMODAL),
-        Case(square, "the yellow block behind the red mug", Task.AMODAL),
+        Case(wide, "the leftmost green box", Task.AMODAL),
+        Case(square, "the yellow block behind the red mug", Task.MODAL),
+        Case(odd, "the second cup from the right", Task.MODAL),
     )
+
+
+@lru_cache(maxsize=4)
+def largest_probe(spec: PixelSpec, most_pixels: int) -> Case:
+    """A request on a picture near the largest that the spec lets through, `most_pixels` at most."""
+    if spec.rule == TILES:
+        rows = max(1, int((min(spec.max_tiles, max(1, most_pixels // spec.tile_size**2)) * 3 / 4) ** 0.5))
+        columns = min(spec.max_tiles, max(1, most_pixels // spec.tile_size**2)) // rows
+        height, width = rows * spec.tile_size + 3, columns * spec.tile_size + 5
+    else:
+        area = min(spec.max_pixels, most_pixels) * 0.97
+        height = max(spec.patch_size * spec.merge_size, int((area * 9 / 16) ** 0.5))
+        width = int(height * 16 / 9)
+    return Case(_png(_table(height, width, seed=9)), "the smallest green box", Task.MODAL)
+
+
+@lru_cache(maxsize=1)
+def displacing_picture() -> bytes:
+    """A small picture that no case shows."""
+    return _png(_noise(70, 90, seed=77))
 
 
 def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
@@ -103,7 +125,9 @@ def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
 def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
     """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
+    half = unit // 2  # sides half-way between two sizes, where roundings differ
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
+    sizes += [(2 * unit + half, 4 * unit + half), (6 * unit + half, 3 * unit + half), (3 * unit, 2 * unit), (777, 333)]
     for area in (spec.min_pixels, spec.max_pixels):
         for share in (0.9, 1.3):
             width = int((area * share * 4 / 3) ** 0.5)

@@ -10,7 +10,7 @@ import numpy as np
 
 from egm_edge.boxes import Box
 
-STAGES = ("pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "text")
+STAGES = ("pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "decode logits", "rounding", "text")
 ACCURATE_IOU = 0.5
 CLOSE_IOU = 0.9
 
