@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from egm_edge.data.pictures import load_picture
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.parsing import parse_answer
-from training.data.pictures import load_picture
-from training.data.rows import Row
 from training.rewards.grounding import iou_norm1000
 from training.stages.answers import answer_text, box_numbers, opens_thought
 from training.stages.launch import is_main_process
@@ -130,7 +130,7 @@ def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> Finding:
     worst, shown = 1.0, "no row with a box"
     in_thought = opens_thought(processor.prompt_spec)
     for row in rows:
-        target, numbers = (row.box.to_norm1000(*row.image_wh) if row.box else None), box_numbers(row)
+        target, numbers = row.box_norm1000, box_numbers(row)
         parsed = parse_answer(answer_text(row, processor.prompt_spec), task=row.task, in_thought=in_thought)
         if target is None or numbers is None:
             worst = worst if parsed.box_norm1000 is None else 0.0
@@ -151,7 +151,7 @@ def image_tokens(processor: EgmProcessor, row: Row, images: Path) -> Finding:
     prompt = processor.prompt(load_picture(row, images), task_text(row, processor))
     found = prompt.ids.count(processor.image_token_id)
     wanted = prompt.pixels.image_token_count
-    ok = found == wanted == processor.image_token_count(row.image_wh)
+    ok = found == wanted == processor.image_token_count(row.size_wh)
     return Finding("image tokens", ok, f"{found} in the prompt, {wanted} from a picture of {row.image_wh}")
 
 

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.data.problems import DataError
+from egm_edge.data.refcoco import split_counts
+from egm_edge.data.rows import Row, write_rows
 from egm_edge.errors import EgmError
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
 from training.data.leaks import without_leaks
-from training.data.problems import DataError
-from training.data.refcoco import split_counts
-from training.data.rows import Row, write_rows
 from training.data.sources import READERS, load_rows
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.cli.parser import Parser
+from egm_edge.data.pictures import load_picture
+from egm_edge.data.rows import Row
 from egm_edge.errors import EgmError, InputError
 from egm_edge.files import whole_file
-from training.data.pictures import load_picture
-from training.data.rows import Row, validation_rows
 from training.data.sources import load_rows
+from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, load_grpo
 from training.stages.launch import quiet_offline
 
@@ -84,10 +85,11 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
     processor = EgmProcessor(checkpoint_directory(config.model))
     images = Path(config.data.images)
     out.mkdir(parents=True, exist_ok=True)
+    training = load_rows(Path(p) for p in config.data.train)
+    require_split(training, TRAIN, "data.train")
     validation = load_rows(Path(p) for p in config.data.validation)
-    if len(validation_rows(validation)) != len(validation):
-        raise InputError("validation rows of `val` splits only", "others", "keep test splits for the final evaluation")
-    for name, rows in (("train", load_rows(Path(p) for p in config.data.train)), ("val", validation)):
+    require_split(validation, VALIDATION, "data.validation")
+    for name, rows in (("train", training), ("val", validation)):
         if rows:
             limit = config.max_prompt_tokens
             require_usable(rows, processor, images, limit=limit, with_answer=False, task=config.task)
@@ -139,7 +141,6 @@ def _parquet_rows(
         encoded, data = cv2.imencode(".png", load_picture(row, images)[:, :, ::-1])
         if not encoded:
             raise InputError("a picture that can be encoded", row.image, "check the picture")
-        target = list(row.box.to_norm1000(*row.image_wh)) if row.box else None
         yield {
             "data_source": "grounding",
             "prompt": [{"role": "user", "content": IMAGE_MARK + texts[index]}],
@@ -147,7 +148,7 @@ def _parquet_rows(
             "ability": "grounding",
             "reward_model": {
                 "style": "rule",
-                "ground_truth": json.dumps({"box_norm1000": target, "task": row.task.value}),
+                "ground_truth": json.dumps({"box_norm1000": row.box_norm1000, "task": row.task.value}),
             },
             "extra_info": {"index": index, "split": split, "id": row.id},
         }

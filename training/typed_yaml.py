@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from egm_edge.data.problems import Problem
 from egm_edge.errors import InputError
-from training.data.problems import Problem
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20

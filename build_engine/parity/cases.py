@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
-from egm_edge.errors import BuildError
 from egm_edge.grounding import Task
 from egm_edge.pixels import TILES, PixelSpec
 from egm_edge.synthetic import layout, render, sample_query, sample_scene
@@ -105,19 +104,15 @@ def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
     """Rows of a grounding jsonl (the forms that `egm evaluate` reads), pictures beside it or under `pictures`.
 
     Raises:
-        BuildError: a row whose picture cannot be used here.
+        InputError: unusable rows, or a picture that cannot be read.
     """
-    from egm_edge.evaluate.rows import read_jsonl
+    from egm_edge.data.pictures import encoded, find_picture
+    from egm_edge.data.readers import load_rows
 
     found = []
-    for row in read_jsonl(path)[:limit]:
-        picture = (pictures or path.parent) / row.image
-        if row.mirrored or not picture.is_file():
-            why = "a mirrored row" if row.mirrored else f"no file {picture}"
-            raise BuildError(
-                f"rows of {path} with pictures as they stand", why, "pass --images DIR or leave the row out"
-            )
-        found.append(Case(picture.read_bytes(), row.expression, row.task, Box(*row.box) if row.box else None))
+    for row in load_rows([path])[:limit]:
+        picture, _, _ = encoded(find_picture(row.image, [pictures or path.parent]), mirrored=row.mirrored)
+        found.append(Case(picture, row.expression, row.task, row.box))
     return found
 
 

@@ -33,7 +33,7 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
         BackendError: no backend for this target, or its runtime is missing.
     """
     target, path = bundle.manifest.target, repr(str(bundle.root))
-    serve = f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, contract={path})"
+    serve = f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, served_model={path})"
     if target in _SERVERS:
         raise BackendError("a bundle that runs in this process", f"one for the server {target}", serve)
     if name := whole_answers_by(bundle):

@@ -21,9 +21,9 @@ from typing import Any
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.in_process import BOX_PATTERN, InProcessGrounder
 from egm_edge.backends.openai_http.remote_grounder import RemoteFrame
-from egm_edge.backends.openai_http.reply import Limits
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.errors import BackendError, BundleError
+from egm_edge.openai import Limits, TextChunk
 
 __all__ = ["BOX_PATTERN", "EdgeLlmGrounder"]
 
@@ -107,7 +107,7 @@ class EdgeLlmGrounder(InProcessGrounder):
 
 
 class _EngineStream:
-    """One request on the engine, read as OpenAI's chat events. The engine runs in a thread of its own until it is done or
+    """One request on the engine, read piece by piece. The engine runs in a thread of its own until it is done or
     the channel is cancelled."""
 
     def __init__(self, runtime: Any, engine: Any, request: Any, one_at_a_time: threading.Lock) -> None:
@@ -120,8 +120,8 @@ class _EngineStream:
         self._thread = threading.Thread(target=self._run, args=(engine, request, one_at_a_time), daemon=True)
         self._thread.start()
 
-    def next(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next event, None at the end.
+    def next(self, timeout_s: float) -> TextChunk | None:
+        """The next piece, None at the end.
 
         Raises:
             TimeoutError: none came in time. BackendError: the runtime failed.
@@ -140,11 +140,9 @@ class _EngineStream:
             self._thread.join()
             self._error = self._error or RuntimeError("the runtime ended the request with an error")
             self._raise_failure()
-        reason = ("length" if chunk.reason == self._reasons.LENGTH else "stop") if chunk.finished else None
-        event: dict[str, Any] = {"choices": [{"delta": {"content": chunk.text}, "finish_reason": reason}]}
-        if chunk.prompt_token_count >= 0:
-            event["usage"] = {"prompt_tokens": chunk.prompt_token_count}
-        return event
+        reason = ("length" if chunk.reason == self._reasons.LENGTH else "stop") if chunk.finished else ""
+        prompt_tokens = chunk.prompt_token_count if chunk.prompt_token_count >= 0 else None
+        return TextChunk(chunk.text, finish_reason=reason, prompt_tokens=prompt_tokens)
 
     def close(self) -> None:
         """Cancel what is not finished, and wait until the engine is free again."""

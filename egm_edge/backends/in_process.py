@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from egm_edge.backends.base import Capabilities, RuntimeFacts
-from egm_edge.backends.openai_http.chat_stream import Server
-from egm_edge.backends.openai_http.contract import Contract
 from egm_edge.backends.openai_http.remote_grounder import RemoteGrounder
+from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
+from egm_edge.openai import Server
 
 # A fenced list of one box, the answer of Qwen3-VL's grounding prompt; the numbers are 0 to 1000.
 BOX_PATTERN = r'```json\n\[\{"bbox_2d": \[(-?\d{1,4}, ){3}-?\d{1,4}\], "label": "[^"\n]{0,200}"\}\]\n```'
@@ -46,7 +46,7 @@ class InProcessGrounder(RemoteGrounder):
     def __init__(
         self, name: str, facts: RuntimeFacts, engine: Any, bundle: Bundle, guided: tuple[str, str] | None
     ) -> None:
-        super().__init__(InProcess(f"{name} with {bundle.root.name}"), bundle.root.name, Contract.read(bundle.root))
+        super().__init__(InProcess(f"{name} with {bundle.root.name}"), bundle.root.name, ServedModel.read(bundle.root))
         self.bundle = bundle
         self.facts = facts
         self.guided = guided

@@ -31,9 +31,9 @@ from PIL import Image
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.in_process import BOX_PATTERN, InProcessGrounder
 from egm_edge.backends.openai_http.remote_grounder import RemoteFrame
-from egm_edge.backends.openai_http.reply import Limits, Measured
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.errors import BackendError, BundleError, InputError
+from egm_edge.openai import Limits, Measured, TextChunk
 
 __all__ = ["BOX_PATTERN", "TARGET", "TensorRtLlmGrounder"]
 
@@ -50,7 +50,7 @@ class TensorRtLlmGrounder(InProcessGrounder):
     def __init__(self, runtime: Any, engine: Any, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> None:
         facts = RuntimeFacts(f"tensorrt-llm {runtime.__version__}", "cuda:0")
         super().__init__("TensorRT-LLM", facts, engine, bundle, guided)
-        if guided is not None and self.contract.in_thought and guided[0] != "regex":
+        if guided is not None and self.served.in_thought and guided[0] != "regex":
             raise InputError("a regex guide for a bundle that thinks first", guided[0], "pass ('regex', BOX_PATTERN)")
         self._runtime = runtime
         self._submitting = threading.Lock()  # the Hugging Face processor inside is not made for several threads
@@ -116,10 +116,10 @@ class TensorRtLlmGrounder(InProcessGrounder):
 
     def _inputs(self, frame: RemoteFrame, user_text: str) -> dict[str, Any]:
         """The runtime's prompt: text with one image token, one picture, and the bundle's own pixel budget."""
-        spec = self.contract.pixel_spec
+        spec = self.served.pixel_spec
         assert spec is not None and isinstance(frame.picture, np.ndarray)
         return {
-            "prompt": self.contract.prompt(user_text),
+            "prompt": self.served.prompt(user_text),
             "multi_modal_data": {"image": [Image.fromarray(frame.picture)]},
             "mm_processor_kwargs": {"size": spec.area_limits},
         }
@@ -128,7 +128,7 @@ class TensorRtLlmGrounder(InProcessGrounder):
         guide = None
         if self.guided is not None:
             kind, text = self.guided
-            text = THOUGHT_PATTERN + text if self.contract.in_thought else text
+            text = THOUGHT_PATTERN + text if self.served.in_thought else text
             guide = self._runtime.llmapi.GuidedDecodingParams(**{kind: text})
         return self._runtime.SamplingParams(
             max_tokens=limits.max_new_tokens, temperature=0.0, top_k=1, return_perf_metrics=True, guided_decoding=guide
@@ -136,12 +136,12 @@ class TensorRtLlmGrounder(InProcessGrounder):
 
 
 class _Reply:
-    """One request in the runtime, read as OpenAI's chat events. A thread of its own waits for the runtime, which has no
+    """One request in the runtime, read piece by piece. A thread of its own waits for the runtime, which has no
     timeouts, so that a deadline or a cancel holds whatever the runtime is doing."""
 
     def __init__(self, submit: Callable[[], Any], ended: Callable[[_Reply], None]) -> None:
         self._submit, self._ended = submit, ended
-        self._events: queue.SimpleQueue[dict[str, Any] | BackendError | None] = queue.SimpleQueue()
+        self._chunks: queue.SimpleQueue[TextChunk | BackendError | None] = queue.SimpleQueue()
         self._state = threading.Lock()
         self._closed = False
         self._request: Any = None
@@ -154,19 +154,19 @@ class _Reply:
         """Wait until the runtime is done with it."""
         self._thread.join(timeout_s)
 
-    def next(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next event, None at the end.
+    def next(self, timeout_s: float) -> TextChunk | None:
+        """The next piece, None at the end.
 
         Raises:
             TimeoutError: none came in time. BackendError: the runtime failed.
         """
         try:
-            event = self._events.get(timeout=max(0.0, timeout_s))
+            chunk = self._chunks.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
             raise TimeoutError from None
-        if isinstance(event, BackendError):
-            raise event
-        return event
+        if isinstance(chunk, BackendError):
+            raise chunk
+        return chunk
 
     def close(self) -> None:
         """Take the request out of the batch, if it is not done. Does not wait: others go on meanwhile."""
@@ -185,10 +185,10 @@ class _Reply:
         try:
             self._pump()
         except BackendError as error:
-            self._events.put(error)
+            self._chunks.put(error)
         except Exception as error:  # crosses threads; `next` raises it where the caller is
             mend = "see the runtime's log, and the picture's size against the bundle's limits"
-            self._events.put(BackendError("TensorRT-LLM to answer", _words(error), mend))
+            self._chunks.put(BackendError("TensorRT-LLM to answer", _words(error), mend))
         finally:
             self._ended(self)
 
@@ -200,21 +200,20 @@ class _Reply:
             self._request = request
             if self._closed:  # while the picture was being processed
                 self._abort()
-        usage = {"prompt_tokens": len(request.prompt_token_ids)}
-        self._events.put({"usage": usage, "measured": Measured(preprocess_ms)})
+        prompt_tokens = len(request.prompt_token_ids)
+        self._chunks.put(TextChunk(prompt_tokens=prompt_tokens, measured=Measured(preprocess_ms)))
         output = None
         for step in request:  # the same object again, grown by what the runtime's last step gave
             output = step.outputs[0]
-            self._events.put({"choices": [{"delta": {"content": output.text_diff}, "finish_reason": None}]})
+            self._chunks.put(TextChunk(output.text_diff))
         reason = "nothing" if output is None else output.finish_reason
         if output is None or reason not in ("stop", "length"):
             found = f"a request that ended as {reason!r} by itself"
             raise BackendError("TensorRT-LLM to answer", found, "see the runtime's log")
-        last: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": reason}]}
-        last["usage"] = usage | {"completion_tokens": len(output.token_ids)}
-        last["measured"] = _measured(request, output, preprocess_ms)
-        self._events.put(last)
-        self._events.put(None)
+        measured = _measured(request, output, preprocess_ms)
+        made = len(output.token_ids)
+        self._chunks.put(TextChunk(finish_reason=reason, completion_tokens=made, measured=measured))
+        self._chunks.put(None)
 
 
 def _measured(request: Any, output: Any, preprocess_ms: float) -> Measured:

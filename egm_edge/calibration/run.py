@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.evaluate.metrics import iou_rows
-from egm_edge.evaluate.rows import EvaluationRow
+from egm_edge.data.rows import Row
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.images import load_image
@@ -38,7 +37,7 @@ class Answered:
 
 def ask_rows(
     grounder: Grounder,
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     pictures: Mapping[str, Path],
     *,
     samples: int = 1,
@@ -59,7 +58,7 @@ def ask_rows(
         found = grounder.ground(
             image, row.expression, task=row.task, color="rgb", samples=samples, max_think_tokens=limit, seed=done
         )
-        right = bool(row.box and found.box and iou_rows([found.box.xyxy], [row.box])[0] >= 0.5)
+        right = bool(row.box and found.box and found.box.iou(row.box) >= 0.5)
         answered.append(Answered(row.box is not None, found.outcome, right, found.evidence))
         if on_row:
             on_row(done, len(rows))

@@ -13,7 +13,7 @@ from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
 
 if TYPE_CHECKING:
-    from egm_edge.evaluate.rows import EvaluationRow
+    from egm_edge.data.rows import Row
 
 EPILOG = """\
 examples:
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     from egm_edge.calibration.report import part, pictures, to_markdown
     from egm_edge.calibration.run import ask_rows
     from egm_edge.calibration.shifts import SHIFTS
-    from egm_edge.evaluate.pictures import find_pictures
+    from egm_edge.data.pictures import find_pictures
     from egm_edge.grounder import Grounder
     from egm_edge.measure.files import replace_text
     from egm_edge.measure.progress import Progress
@@ -84,16 +84,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _rows(arguments: argparse.Namespace) -> tuple[list[EvaluationRow], list[EvaluationRow], list[Path]]:
+def _rows(arguments: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
     """Rows to fit on, rows held out, and where their pictures are. No picture is in both."""
-    from egm_edge.evaluate.refer import read_refer
-    from egm_edge.evaluate.rows import read_jsonl
+    from egm_edge.evaluate.rows import evaluation_rows
     from egm_edge.evaluate.run import spread
 
-    def read(names: list[str]) -> list[EvaluationRow]:
-        paths = [Path(name) for name in names]
-        rows = [row for path in paths for row in (read_refer if path.suffix == ".p" else read_jsonl)(path, None)]
-        return spread(rows, arguments.limit)
+    def read(names: list[str]) -> list[Row]:
+        return spread(evaluation_rows(Path(name) for name in names), arguments.limit)
 
     fit_rows, held_rows = read(arguments.data), read(arguments.held_out or [])
     named = [Path(name) for name in [*arguments.data, *(arguments.held_out or [])]]

@@ -44,16 +44,14 @@ def main(argv: list[str]) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    from egm_edge.evaluate.pictures import find_pictures
+    from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.records import RecordLog
-    from egm_edge.evaluate.refer import read_refer
-    from egm_edge.evaluate.rows import read_jsonl
+    from egm_edge.evaluate.rows import evaluation_rows
     from egm_edge.evaluate.run import data_identity, in_order, spread
 
     paths = [Path(p) for p in arguments.data]
     task = Task(arguments.task) if arguments.task else None
-    rows = [row for path in paths for row in (read_refer if path.suffix == ".p" else read_jsonl)(path, task)]
-    rows = spread(rows, arguments.limit)
+    rows = spread(evaluation_rows(paths, task), arguments.limit)
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
 
@@ -129,7 +127,7 @@ def _bundle(arguments: argparse.Namespace) -> _Asked:
 def _server(arguments: argparse.Namespace) -> _Asked:
     from egm_edge.evaluate.server import AskedServer, evaluate_server
     from egm_edge.families import family_for
-    from egm_edge.openai_client import OpenAIClient, Retry
+    from egm_edge.openai import OpenAIClient, Retry
 
     retry = Retry(tries=arguments.tries, timeout_s=arguments.timeout_s)
     client = OpenAIClient(arguments.bundle, key=os.environ.get(arguments.key_variable), retry=retry)
@@ -143,8 +141,8 @@ def _server(arguments: argparse.Namespace) -> _Asked:
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
         evaluate_server(asked.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
 
-    identity = {"server": client.base_url, "model": model, "family": family.name, "prompt": family.modal}
-    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.base_url.partition('://')[2]} {model}").strip("-")[:80]
+    identity = {"server": client.server.base_url, "model": model, "family": family.name, "prompt": family.modal}
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.server.base_url.partition('://')[2]} {model}").strip("-")[:80]
     return _Asked(name, identity, budgets, run)
 
 

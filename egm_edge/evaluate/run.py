@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.bundle import sha256_of
+from egm_edge.data.pictures import require_size
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.metrics import iou_rows
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.rows import EvaluationRow
 from egm_edge.grounding import Grounding
 from egm_edge.images import load_image
 
@@ -34,7 +35,7 @@ class Asked(Protocol):
 
 def evaluate_rows(
     asked: Asked,
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
     log: RecordLog,
@@ -56,19 +57,19 @@ def evaluate_rows(
             on_record(done, total)
 
 
-def unanswered(rows: Sequence[EvaluationRow], budgets: Budgets, log: RecordLog) -> list[tuple[EvaluationRow, int]]:
+def unanswered(rows: Sequence[Row], budgets: Budgets, log: RecordLog) -> list[tuple[Row, int]]:
     """(row, budget) that the log does not hold yet, row by row."""
     held = {record.key for record in log.records}
     return [(row, budget) for row in rows for budget in budgets.values if (row.id, budget) not in held]
 
 
-def in_order(records: Sequence[Record], rows: Sequence[EvaluationRow], budgets: Budgets) -> list[Record]:
+def in_order(records: Sequence[Record], rows: Sequence[Row], budgets: Budgets) -> list[Record]:
     """The records of these rows and budgets in the order of the rows, whatever order they were answered in."""
     place = {(row.id, budget): i for i, (row, budget) in enumerate((r, b) for r in rows for b in budgets.values)}
     return sorted((r for r in records if r.key in place), key=lambda r: place[r.key])
 
 
-def spread(rows: Sequence[EvaluationRow], limit: int | None) -> list[EvaluationRow]:
+def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
     """At most `limit` rows of every split, evenly spaced over it, in the order given; ids must be unique.
 
     Raises:
@@ -95,23 +96,9 @@ def data_identity(paths: Sequence[Path]) -> list[dict[str, str]]:
     return [{"name": path.name, "sha256": sha256_of(path)} for path in paths]
 
 
-def iou_with(box: Sequence[float] | None, row: EvaluationRow) -> float | None:
+def iou_with(box: Sequence[float] | None, row: Row) -> float | None:
     """IoU of an answer with the row's target: 0.0 without a box, None where there is no target."""
-    return None if row.box is None else float(iou_rows([box or [np.nan] * 4], [row.box])[0])
-
-
-def require_size(image_wh: tuple[int, int], row: EvaluationRow, picture: Path) -> None:
-    """The picture must have the size that the row states.
-
-    Raises:
-        InputError: another size.
-    """
-    if row.image_wh is not None and image_wh != row.image_wh:
-        raise InputError(
-            f"{picture} of {row.image_wh[0]}x{row.image_wh[1]} pixels, as row {row.id} says",
-            f"{image_wh[0]}x{image_wh[1]}",
-            "take the pictures that belong to the data",
-        )
+    return None if row.box is None else float(iou_rows([box or [np.nan] * 4], [row.box.xyxy])[0])
 
 
 class _Shared:
@@ -123,7 +110,7 @@ class _Shared:
         self._frame: Any = None
         self._frame_ms = 0.0
 
-    def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
+    def answer(self, row: Row, picture: Path, budget: int) -> Record:
         limit = {self._kind.name: budget}
         if self._kind.shares_frames:
             self._open(row, picture)
@@ -139,7 +126,7 @@ class _Shared:
         else:
             source = _source(row, picture)
             grounding = self._asked.ground(source, row.expression, task=row.task, color="rgb", **limit)
-            require_size(grounding.image_wh, row, picture)
+            require_size(grounding.image_wh, row)
             timings, total_ms = grounding.timings, grounding.timings.total_ms
         box = grounding.box.xyxy if grounding.box else None
         return Record(
@@ -153,7 +140,7 @@ class _Shared:
             expression=row.expression,
             budget=budget,
             budget_kind=self._kind.name,
-            target=row.box,
+            target=row.box.xyxy if row.box else None,
             outcome=grounding.outcome.value,
             box=box,
             rule=grounding.parse_rule,
@@ -166,16 +153,16 @@ class _Shared:
             deadline_met=grounding.deadline_met,
         )
 
-    def _open(self, row: EvaluationRow, picture: Path) -> None:
+    def _open(self, row: Row, picture: Path) -> None:
         if self._key == (row.image, row.mirrored):
             return
         self._key = None
         frame = self._asked.frame(_source(row, picture), color="rgb")
-        require_size(frame.image_wh, row, picture)
+        require_size(frame.image_wh, row)
         self._frame = frame
         self._key = (row.image, row.mirrored)
 
 
-def _source(row: EvaluationRow, picture: Path) -> Path | NDArray[np.uint8]:
+def _source(row: Row, picture: Path) -> Path | NDArray[np.uint8]:
     """The picture as the row wants it: its file, or a mirrored RGB array."""
     return np.ascontiguousarray(load_image(picture)[:, ::-1]) if row.mirrored else picture

@@ -6,28 +6,26 @@ refuses by itself is: it counts as an answer without a box, under the outcome RE
 
 from __future__ import annotations
 
-import base64
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from egm_edge.boxes import Box
+from egm_edge.data.pictures import encoded, require_size
+from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.rows import EvaluationRow
-from egm_edge.evaluate.run import iou_with, require_size, unanswered
+from egm_edge.evaluate.run import iou_with, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task
-from egm_edge.openai_client import Completion, NoAnswerError, OpenAIClient, RequestRefusedError
+from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
 from egm_edge.parsing import parse_answer
 
 REFUSED = "REFUSED"
 REFUSALS_BEFORE_GIVING_UP = 8
-_Job = tuple[EvaluationRow, Path, int]
+_Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
 
 
@@ -41,7 +39,7 @@ class AskedServer:
     def __init__(self, client: OpenAIClient, family: Family, model: str, concurrency: int) -> None:
         self._client, self._family, self._model, self._concurrency = client, family, model, concurrency
 
-    def answer(self, row: EvaluationRow, picture: Path, budget: int) -> Record:
+    def answer(self, row: Row, picture: Path, budget: int) -> Record:
         """One row, asked once (and again where the way there fails).
 
         Raises:
@@ -49,29 +47,23 @@ class AskedServer:
             InputError: the picture cannot be used.
         """
         data, media_type, image_wh = encoded(picture, mirrored=row.mirrored)
-        require_size(image_wh, row, picture)
+        require_size(image_wh, row)
         sentence = (self._family.amodal if row.task is Task.AMODAL else self._family.modal).replace(
             "{expression}", row.expression
         )
-        body = {
-            "model": self._model,
-            "messages": [grounding_message(data, media_type, sentence)],
-            "max_tokens": budget,
-            "temperature": 0,
-        }
+        body = grounding_request(self._model, data_url(data, media_type), sentence, budget)
         try:
-            completion = self._client.complete(body)
+            reply = self._client.complete(body)
         except RequestRefusedError as error:
-            return self._record(row, budget, image_wh, Completion("", finish_reason=error.found), REFUSED)
-        return self._record(row, budget, image_wh, completion)
+            return self._record(row, budget, image_wh, ChatReply(finish_reason=error.found), REFUSED)
+        return self._record(row, budget, image_wh, reply)
 
     def _record(
-        self, row: EvaluationRow, budget: int, image_wh: tuple[int, int], completion: Completion, outcome: str = ""
+        self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
     ) -> Record:
-        cut = "max_new_tokens" if completion.finish_reason == "length" else ""
-        parsed = parse_answer(completion.text, task=row.task, in_thought=bool(cut) and _all_thought(completion))
+        parsed = parse_answer(reply.text, task=row.task, in_thought=reply.opened_in_thought)
         box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
-        milliseconds = completion.seconds * 1e3
+        milliseconds = 0.0 if outcome else (reply.finished_at - reply.sent_at) * 1e3
         return Record(
             id=row.id,
             dataset=row.dataset,
@@ -82,29 +74,22 @@ class AskedServer:
             image_wh=image_wh,
             expression=row.expression,
             budget=budget,
-            target=row.box,
+            target=row.box.xyxy if row.box else None,
             outcome=outcome or parsed.outcome.value,
             box=box,
-            rule=parsed.rule if not outcome else completion.finish_reason,
-            cut=cut,
-            text=f"<think>{completion.reasoning}</think>{completion.text}" if completion.reasoning else completion.text,
+            rule=parsed.rule if not outcome else reply.finish_reason,
+            cut="max_new_tokens" if reply.is_cut else "",
+            text=reply.text,
             iou=iou_with(box, row),
-            tokens={"prompt": completion.prompt_tokens, "completion": completion.completion_tokens},
+            tokens={"prompt": reply.prompt_tokens, "completion": reply.completion_tokens},
             timings={"request_ms": milliseconds, "concurrency": self._concurrency},
             total_ms=milliseconds,
         )
 
 
-def grounding_message(image: bytes, media_type: str, sentence: str) -> dict[str, Any]:
-    """One user message, picture first, as the EGM evaluation scripts send it."""
-    address = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
-    picture = {"type": "image_url", "image_url": {"url": address, "detail": "high"}}
-    return {"role": "user", "content": [picture, {"type": "text", "text": sentence}]}
-
-
 def evaluate_server(
-    answer: Callable[[EvaluationRow, Path, int], Record],
-    rows: Sequence[EvaluationRow],
+    answer: Callable[[Row, Path, int], Record],
+    rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
     log: RecordLog,
@@ -131,7 +116,7 @@ def evaluate_server(
 
 
 def _work(
-    answer: Callable[[EvaluationRow, Path, int], Record],
+    answer: Callable[[Row, Path, int], Record],
     jobs: queue.SimpleQueue[_Job | None],
     results: queue.SimpleQueue[_Done],
 ) -> None:
@@ -192,11 +177,3 @@ def _collect(
         raise BackendError(
             f"answers to all {total} requests", found, "run the same command again: it asks only for these"
         )
-
-
-def _all_thought(completion: Completion) -> bool:
-    """Whether a cut answer never came out of its thought. Templates may open the thought in the prompt, so that the text
-    shows no sign of it: then anything that is no answer's beginning is taken for a thought."""
-    if completion.reasoning or "</think>" in completion.text:
-        return False
-    return not completion.text.lstrip().startswith(("[", "{", "`", "<|", "<ref>", "<box>", "<answer>"))

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import cv2
 
+from egm_edge.decoding import TokenEvent
 from egm_edge.errors import BackendError
-from egm_edge.evaluate.server import grounding_message
 from egm_edge.measure.peer import PeerRequest, Turn
-from egm_edge.openai_client import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
+from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry, data_url, grounding_request
 
 LLAMA_SERVER = "llama-server"
 START_S, STOP_S = 300.0, 10.0
@@ -38,33 +38,21 @@ class ServerPeer:
         self._client = OpenAIClient(url, key=key, retry=Retry(tries=1, timeout_s=timeout_s))
         self._model = model or self._client.models()[0]
         self._to_the_cap = True
-        self.name = f"{self._model} at {self._client.base_url}"
+        self.name = f"{self._model} at {self._client.server.base_url}"
 
     def run(self, request: PeerRequest, count: int) -> Turn:
         """Generate `count` tokens; fewer where the server does not know `ignore_eos`."""
         started = time.perf_counter()
         encoded = cv2.imencode(".png", request.picture[..., ::-1])[1].tobytes()
-        body = {
-            "model": self._model,
-            "messages": [grounding_message(encoded, "image/png", request.sentence)],
-            "max_tokens": count,
-            "temperature": 0,
-        }
-        times: list[float] = []
-
-        def note(piece: str) -> None:
-            times.append(time.perf_counter())
-
+        body = grounding_request(self._model, data_url(encoded, "image/png"), request.sentence, count)
         try:
-            completion = self._client.complete(body | {"ignore_eos": True} if self._to_the_cap else body, note)
+            reply = self._client.complete(body | {"ignore_eos": True} if self._to_the_cap else body, on_token=_ignore)
         except RequestRefusedError:
             if not self._to_the_cap:
                 raise
             self._to_the_cap = False  # this server takes no field it does not know
             return self.run(request, count)
-        finished = time.perf_counter()
-        new_tokens = completion.completion_tokens or len(times)
-        return Turn.of(started, times, finished, new_tokens, completion.prompt_tokens)
+        return Turn.of(started, reply.piece_times, reply.finished_at, reply.completion_tokens, reply.prompt_tokens)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -115,3 +103,7 @@ class LlamaCppPeer(ServerPeer):
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _ignore(token: TokenEvent) -> None:
+    """Whoever listens is answered as a stream; its times stand in the reply."""

@@ -144,7 +144,7 @@ def test_the_engines_own_measurements_land_in_the_grounding(grounder: TensorRtLl
 
 def test_a_picture_that_is_whole_in_the_kv_cache_counts_as_reused(grounder: TensorRtLlmGrounder) -> None:
     frame = grounder.frame(FRAME, color="rgb")
-    shared = grounder.contract.frame_tokens(frame.image_tokens)
+    shared = grounder.served.frame_tokens(frame.image_tokens)
     found = []
     for LLM.latest.cached_tokens in (0, shared - 1, shared):
         found.append(grounder.ground(frame, "the mug").timings.frame_reused)

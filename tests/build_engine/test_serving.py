@@ -18,7 +18,7 @@ from build_engine.compilers.serving import SERVERS, compile_server
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.backends import load_backend
-from egm_edge.backends.openai_http.contract import Contract
+from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError, CheckpointError
 from egm_edge.pixels import PixelSpec
@@ -38,7 +38,7 @@ def test_the_checkpoint_that_is_served_has_the_bundles_pixel_budget(
     served = PixelSpec.from_checkpoint(bundle.root / "checkpoint")
     assert served == PixelSpec.from_dict(bundle.manifest.pixel_spec)
     assert served.max_pixels == 16384
-    assert Contract.read(bundle.root).pixel_spec == served
+    assert ServedModel.read(bundle.root).pixel_spec == served
     weights = "model.safetensors"
     assert (bundle.root / "checkpoint" / weights).read_bytes() == (tiny_qwen3_vl / weights).read_bytes()
     assert bundle.manifest.parity["status"] == "unverified"

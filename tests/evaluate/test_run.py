@@ -19,7 +19,7 @@ from egm_edge.evaluate.gallery import gallery, worst
 from egm_edge.evaluate.metrics import EIGHT_SPLITS
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.evaluate.report import beside_published, curve_svgs, to_json, to_markdown
-from egm_edge.evaluate.rows import read_jsonl
+from egm_edge.evaluate.rows import evaluation_rows
 from egm_edge.evaluate.run import evaluate_rows
 from egm_edge.evaluate.summary import summarise
 from egm_edge.grounder import Grounder
@@ -52,7 +52,7 @@ class Free:
 
 @pytest.fixture
 def records(tiny_cpu_bundle: Bundle, frames_dir: Path, tmp_path: Path) -> list[Record]:
-    rows = read_jsonl(write_lines(tmp_path / "scripted.jsonl", ROWS))
+    rows = evaluation_rows([write_lines(tmp_path / "scripted.jsonl", ROWS)])
     pictures = {"a.png": frames_dir / "a.png"}
     with RecordLog(tmp_path / "out", {"of": "a test"}) as log:
         evaluate_rows(
@@ -96,7 +96,7 @@ def test_rows_of_one_picture_share_its_frame_and_pay_it_in_total_ms(records: lis
 def test_a_picture_of_another_size_than_the_data_says_stops_the_run(
     tiny_cpu_bundle: Bundle, frames_dir: Path, tmp_path: Path
 ) -> None:
-    rows = read_jsonl(write_lines(tmp_path / "d.jsonl", [ROWS[0] | {"width": 97}]))
+    rows = evaluation_rows([write_lines(tmp_path / "d.jsonl", [ROWS[0] | {"width": 97}])])
     with RecordLog(tmp_path / "o", {}) as log, pytest.raises(InputError, match="97x64 pixels"):
         evaluate_rows(
             scripted_grounder(tiny_cpu_bundle),

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from egm_edge.cli.evaluate import main
+from egm_edge.data.pictures import encoded
 from egm_edge.errors import BackendError, InputError
-from egm_edge.evaluate.pictures import encoded
 from egm_edge.evaluate.records import Record, read_records
-from egm_edge.openai_client import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
+from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
 from tests.cli.conftest import popen_with_default_signals
 from tests.evaluate.conftest import egm_row, write_lines
 from tests.evaluate.servers import BOX, Reply, Served, serving
@@ -52,7 +52,7 @@ def run(url: str, data: Path, frames_dir: Path, out: Path, *options: str) -> dic
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off without the seconds."""
-    monkeypatch.setattr("egm_edge.openai_client.Retry.__init__.__defaults__", (6, 0.01, 0.02, 120.0))
+    monkeypatch.setattr("egm_edge.openai.Retry.__init__.__defaults__", (6, 0.01, 0.02, 120.0, True))
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_streams_are_read_piece_by_piece_and_a_cut_one_is_no_answer() -> None:
     pieces: list[str] = []
     with serving(lambda body, before: Reply(cut=2 if before == 0 else 0)) as served:
         client = OpenAIClient(served.url + "/chat/completions", retry=QUICK)
-        found = client.complete(BODY, on_text=pieces.append)
+        found = client.complete(BODY, on_token=lambda token: pieces.append(token.text))
     assert (found.text, found.completion_tokens, found.finish_reason) == (BOX, 12, "stop")
     assert "".join(pieces[-2:]) == BOX and len(pieces) == 4
     assert len(served.bodies) == 2

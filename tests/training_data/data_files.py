@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from egm_edge.boxes import Box
-from training.data.rows import Row
+from egm_edge.data.rows import Row
 
 
 def picture(root: Path, name: str, width: int = 64, height: int = 48, seed: int = 0) -> Path:

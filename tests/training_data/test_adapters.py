@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.data.egm_rows import NORM1000
+from egm_edge.data.problems import DataError, Problem
+from egm_edge.data.readers import read_rows
+from egm_edge.data.refcoco import read_refcoco, split_counts
+from egm_edge.data.rows import Row, write_rows
+from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import InputError
-from egm_edge.evaluate.plain_pickle import load_plain_pickle
 from egm_edge.grounding import Task
 from tests.training_data.data_files import egm_eval, egm_train, generic, jsonl, refcoco_distribution, row
 from training.data.coco_amodal import AmodalReport, decompress_counts, mask_bounds, read_coco_amodal
-from training.data.egm_jsonl import NORM1000, read_egm_jsonl
-from training.data.problems import DataError, Problem
-from training.data.refcoco import read_refcoco, split_counts
-from training.data.rows import Row, read_rows, validation_rows, write_rows
 from training.data.sources import load_rows
+from training.data.splits import VALIDATION, require_split
 
 BOX = Box(8.0, 12.0, 40.0, 36.0)
 
@@ -32,16 +34,16 @@ def test_egm_rows_agree_whatever_frame_they_are_written_in(tmp_path: Path) -> No
         "trace, pixels": trace | {"gt_bbox_absolute": [8, 12, 40, 36], "gpt_analysis": "It is the red one."},
         "trace, 0-1000": trace | {"gt_bbox_normalized": [125, 250, 625, 750], "gpt_analysis": "It is the red one."},
     }
-    rows = list(read_egm_jsonl(jsonl(tmp_path / "mixed.jsonl", *cases.values()), problems))
+    rows = list(read_rows(jsonl(tmp_path / "mixed.jsonl", *cases.values()), problems))
     assert problems == []
     assert [r.box for r in rows] == [BOX] * 4
     assert rows[0].expression == "the red mug" and rows[0].reasoning == "It is the only red one."
-    assert rows[0].id == "mixed-1" and rows[0].split == "train"
+    assert rows[0].id == "mixed:1" and rows[0].split == "train"
 
 
 def test_egm_box_frame_can_be_overridden_for_converted_files(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "refcoco+_testA.jsonl", egm_eval(bbox=[125, 250, 625, 750]))
-    (found,) = read_egm_jsonl(path, [], box_frame=NORM1000)
+    (found,) = read_rows(path, [], box_frame=NORM1000)
     assert found.box == BOX and (found.dataset, found.split) == ("refcoco+", "testA")
 
 
@@ -49,7 +51,7 @@ def test_egm_amodal_row_keeps_both_boxes_and_never_falls_back_to_the_visible_one
     problems: list[Problem] = []
     both = egm_eval(bbox=[-8, 12, 40, 36], modal_bbox=[0, 12, 40, 36])
     only_modal = {key: value for key, value in both.items() if key != "bbox"}
-    (found,) = read_egm_jsonl(jsonl(tmp_path / "a.jsonl", both, only_modal), problems)
+    (found,) = read_rows(jsonl(tmp_path / "a.jsonl", both, only_modal), problems)
     assert found.task is Task.AMODAL and found.box == Box(-8, 12, 40, 36) and found.modal_box == Box(0, 12, 40, 36)
     assert [(p.line, p.expected) for p in problems] == [(2, "an amodal 'bbox'")]
 
@@ -72,7 +74,7 @@ def test_refcoco_distribution_one_row_a_sentence(tmp_path: Path, protocol: int) 
 
 
 def test_split_counts_know_all_eight_published_splits() -> None:
-    from training.data.refcoco import EXPECTED_SENTENCES
+    from egm_edge.data.refcoco import EXPECTED_SENTENCES
 
     assert sum(EXPECTED_SENTENCES.values()) == 57_457 and len(EXPECTED_SENTENCES) == 8
 
@@ -93,7 +95,7 @@ def test_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, protocol: 
     path = tmp_path / "refs(unc).p"
     path.write_bytes(pickle.dumps([{"ref_id": 1}, Malicious(mark)], protocol=protocol))
     with pytest.raises(InputError, match="refused and not executed"):
-        load_plain_pickle(path)
+        load_safe_pickle(path)
     assert not mark.exists()
 
 
@@ -113,7 +115,7 @@ def test_damaged_or_hostile_pickles_are_one_error(tmp_path: Path, data: bytes) -
     path = tmp_path / "x.p"
     path.write_bytes(data)
     with pytest.raises(InputError):
-        load_plain_pickle(path)
+        load_safe_pickle(path)
 
 
 def test_cocoa_regions_give_amodal_and_modal_boxes(tmp_path: Path) -> None:
@@ -159,7 +161,9 @@ def test_rows_round_trip_and_only_val_is_for_validation(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", rows)
     read = list(read_rows(tmp_path / "rows.jsonl", []))
     assert [r.to_dict() for r in read] == [r.to_dict() for r in rows]
-    assert [r.id for r in validation_rows(read)] == ["r2"]
+    require_split(read[1:2], VALIDATION, "data.validation")
+    with pytest.raises(InputError, match="1 of train, 1 of testA"):
+        require_split(read, VALIDATION, "data.validation")
 
 
 def test_load_rows_raises_with_every_problem(tmp_path: Path) -> None:

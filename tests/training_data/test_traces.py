@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.data.rows import Row, write_rows
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Task
+from egm_edge.openai import Retry
 from tests.training_data.chat_server import GOOD, ChatServer, chat_server
 from tests.training_data.data_files import picture, row
-from training.data.rows import Row, write_rows
-from training.data.traces.client import Retry
 from training.data.traces.judge import reject_reason
 from training.data.traces.ledger import Entry, Ledger
 from training.data.traces.prompts import instruction, request_id

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.data.pictures import load_picture
+from egm_edge.data.problems import DataError
 from egm_edge.errors import InputError
 from tests.training_data.data_files import jsonl, picture, row
 from training.data.difficulty import DifficultyRule, filter_by_difficulty, read_ious
 from training.data.flip import flipped, mirror_box, mirror_text, unsafe_to_mirror
 from training.data.leaks import find_leaks, picture_key, without_leaks
-from training.data.pictures import load_picture
-from training.data.problems import DataError
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from egm_edge.boxes import Box
+from egm_edge.data.rows import Row, write_rows
 from egm_edge.grounding import Task
-from training.data.rows import Row, write_rows
 
 COLOURS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0), "white": (255, 255, 255)}
 SIZES = [(96, 64), (64, 96), (80, 80), (120, 60)]  # several aspect ratios, hence several grids and tile counts

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.data.problems import DataError
+from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
 from tests.training_stages.runs import write_data
-from training.data.problems import DataError
-from training.data.rows import Row
 from training.data.sources import load_rows
 from training.stages.answers import answer_text, box_numbers, opens_thought
 from training.stages.processor import EgmProcessor

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from egm_edge.data.pictures import load_picture
 from egm_edge.errors import InputError
 from tests.training_stages.runs import grpo_yaml, write_data
 from training import export_verl
-from training.data.pictures import load_picture
 from training.data.sources import load_rows
 from training.rewards import verl as verl_rewards
 from training.stage_config import load_grpo

@@ -10,11 +10,11 @@ import cv2
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.data.rows import Row, write_rows
 from egm_edge.synthetic.queries import queries
 from egm_edge.synthetic.render import render
 from egm_edge.synthetic.sample import sample_scene
 from training import data_cli, grpo
-from training.data.rows import Row, write_rows
 from training.stage_config import load_grpo
 
 NANO = Path("egm_edge/assets/egm-nano")

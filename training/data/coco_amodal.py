@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from egm_edge.boxes import Box
+from egm_edge.data.jsonl import read_json_object
+from egm_edge.data.problems import Problem
+from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Task
-from training.data.problems import Problem
-from training.data.refcoco import read_json_object
-from training.data.rows import Row, settled_box, size_from
 
 
 @dataclass(slots=True)
@@ -117,20 +117,13 @@ def _row(
 def _boxes(item: dict[str, Any], image_wh: tuple[int, int]) -> tuple[Box, Box | None]:
     """Amodal and modal box, pixels."""
     if "amodal_bbox" in item:
-        return _xywh(item["amodal_bbox"]), _xywh(item["bbox"]) if item.get("bbox") else None
+        return box_from_xywh(item["amodal_bbox"]), box_from_xywh(item["bbox"]) if item.get("bbox") else None
     if "inmodal_bbox" in item:
-        return _xywh(item["bbox"]), _xywh(item["inmodal_bbox"])
+        return box_from_xywh(item["bbox"]), box_from_xywh(item["inmodal_bbox"])
     amodal = _polygon_bounds(item["segmentation"])
     if item.get("visible_mask"):
         return amodal, mask_bounds(item["visible_mask"], image_wh)
     return amodal, amodal.clipped(*image_wh) if not item.get("occlude_rate") else None
-
-
-def _xywh(values: Any) -> Box:
-    x, y, width, height = (float(v) for v in values)
-    if width <= 0 or height <= 0:
-        raise InputError("a box xywh with an area", f"{values}", "drop the object")
-    return Box(x, y, x + width, y + height)
 
 
 def _polygon_bounds(polygon: Any) -> Box:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from egm_edge.data.jsonl import read_objects
+from egm_edge.data.problems import Problem, require_none
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
-from training.data.jsonl import read_objects
-from training.data.problems import Problem, require_none
-from training.data.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from egm_edge.boxes import Box
-from training.data.rows import Row
+from egm_edge.data.rows import Row
 
 _SIDED = re.compile(
     r"(?<![a-z])(left|right)(?=(?:er|est|most|hand|handed|side|ward|wards|y|ie)?(?![a-z]))", re.IGNORECASE
@@ -109,7 +109,7 @@ def mirror_box(box: Box, width_px: float) -> Box:
 
 def mirror_row(row: Row) -> Row:
     """The mirrored row, id with `-flip` at its end; safe words are the caller's business."""
-    width = row.image_wh[0]
+    width = row.size_wh[0]
     return replace(
         row,
         id=f"{row.id}-flip",

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from training.data.rows import Row
+from egm_edge.data.rows import Row
 
 EVALUATION_SPLITS = ("val", "test", "testA", "testB")
 _COCO_NUMBER = re.compile(r"(?:^|[_/])(\d{12})(?:_\d+)?\.(?:jpg|jpeg|png|webp)$", re.IGNORECASE)

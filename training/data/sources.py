@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from egm_edge.data.egm_rows import NORM1000, PIXELS
+from egm_edge.data.problems import Problem, require_none
+from egm_edge.data.readers import read_rows, repeated_ids
+from egm_edge.data.refcoco import read_refcoco
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from training.data.coco_amodal import read_coco_amodal
-from training.data.egm_jsonl import NORM1000, PIXELS, read_egm_jsonl
-from training.data.problems import Problem, require_none
-from training.data.refcoco import read_refcoco
-from training.data.rows import Row, read_rows
 
 Reader = Callable[[Path, list[Problem]], Iterator[Row]]
 READERS: dict[str, Reader] = {
-    "egm": read_egm_jsonl,
-    "egm-pixels": partial(read_egm_jsonl, box_frame=PIXELS),
-    "egm-norm1000": partial(read_egm_jsonl, box_frame=NORM1000),
+    "egm": read_rows,
+    "egm-pixels": partial(read_rows, box_frame=PIXELS),
+    "egm-norm1000": partial(read_rows, box_frame=NORM1000),
     "refcoco": read_refcoco,
     "coco-amodal": read_coco_amodal,
     "rows": read_rows,
@@ -45,11 +46,6 @@ def load_rows(paths: Iterable[Path], kind: str = "rows") -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         rows += reader(kind)(path, problems)
-    seen: set[str] = set()
-    for row in rows:
-        if row.id in seen:
-            file, _, line = row.origin.rpartition(":")
-            problems.append(Problem(file or "rows", int(line or 0), "ids that are unique", f"id {row.id!r} again"))
-        seen.add(row.id)
+    problems += repeated_ids(rows)
     require_none(problems)
     return rows

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.families.base import PromptSpec
-from training.data.rows import Row
 
 THINK = "<think>"
 
@@ -37,9 +37,10 @@ def answer_text(row: Row, spec: PromptSpec) -> str:
 
 def box_numbers(row: Row) -> list[int] | None:
     """The row's box as whole numbers of 0-1000; amodal ones may lie outside."""
-    if row.box is None:
+    box = row.box_norm1000
+    if box is None:
         return None
-    x1, y1, x2, y2 = (round(v) for v in row.box.to_norm1000(*row.image_wh))
+    x1, y1, x2, y2 = (round(v) for v in box)
     (x1, x2), (y1, y2) = _with_extent(x1, x2), _with_extent(y1, y2)
     return [x1, y1, x2, y2]
 

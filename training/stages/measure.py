@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from egm_edge.data.pictures import load_picture
+from egm_edge.data.rows import Row
 from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
-from training.data.pictures import load_picture
-from training.data.rows import Row
 from training.rewards.grounding import iou_norm1000
 from training.stages.answers import opens_thought
 from training.stages.processor import EgmProcessor
@@ -122,10 +122,11 @@ def _score(row: Row, ids: Sequence[int], processor: EgmProcessor) -> tuple[bool,
     in_thought = opens_thought(processor.prompt_spec)
     parsed = parse_answer(processor.decode_answer(ids), task=row.task, in_thought=in_thought)
     readable = parsed.outcome is not Outcome.UNPARSABLE
-    if row.box is None:
+    target = row.box_norm1000
+    if target is None:
         right = parsed.outcome is Outcome.NOT_FOUND
         return right, float(right), readable
     if parsed.box_norm1000 is None:
         return False, 0.0, readable
-    iou = iou_norm1000(parsed.box_norm1000, row.box.to_norm1000(*row.image_wh))
+    iou = iou_norm1000(parsed.box_norm1000, target)
     return iou > ACCURACY_IOU, iou, readable

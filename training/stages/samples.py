@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 
+from egm_edge.data.pictures import find_picture, load_picture
+from egm_edge.data.problems import Problem, require_none
+from egm_edge.data.readers import at_row
+from egm_edge.data.rows import Row, row_from_dict
 from egm_edge.errors import InputError
-from training.data.pictures import inside, load_picture
-from training.data.problems import Problem, require_none
-from training.data.rows import Row, row_from_dict
 from training.stages.answers import answer_text
 from training.stages.processor import EgmProcessor
 
@@ -75,7 +76,7 @@ def grpo_dataset(rows: Sequence[Row], processor: EgmProcessor, images: Path) -> 
         return {
             "prompt": [[{"role": "user", "content": task_text(r, processor)}] for r in found],
             "images": [[Image.fromarray(load_picture(r, images))] for r in found],
-            "target_norm1000": [list(r.box.to_norm1000(*r.image_wh)) if r.box else None for r in found],
+            "target_norm1000": [list(r.box_norm1000) if r.box_norm1000 else None for r in found],
             "task": [r.task.value for r in found],
             "row_id": [r.id for r in found],
         }
@@ -85,7 +86,7 @@ def grpo_dataset(rows: Sequence[Row], processor: EgmProcessor, images: Path) -> 
 
 def row_of(item: dict[str, Any]) -> Row:
     """The row of a data set item."""
-    return row_from_dict(json.loads(item[ROW]), "dataset", 0)
+    return row_from_dict(json.loads(item[ROW]), "row", "dataset")
 
 
 def require_usable(
@@ -101,16 +102,24 @@ def require_usable(
     problems: list[Problem] = []
     seen: dict[str, bool] = {}
     for row in rows:
-        file, _, line = (row.origin or f"{row.id}:0").rpartition(":")
-        at = (file, int(line) if line.isdigit() else 0)
         if row.task.value != task:
-            problems.append(Problem(*at, f"{task} rows", f"a row of task {row.task.value}"))
+            problems.append(at_row(row, f"{task} rows", f"a row of task {row.task.value}"))
         if row.image not in seen:
-            seen[row.image] = inside(images, row.image).is_file()
+            seen[row.image] = _has_picture(row, images)
         if not seen[row.image]:
-            problems.append(Problem(*at, f"the picture {row.image} in {images}", "no such file"))
+            problems.append(at_row(row, f"the picture {row.image} in {images}", "no such file"))
+        if row.image_wh is None:
+            problems.append(at_row(row, "'width' and 'height' of every row", "neither"))
+            continue
         length = processor.prompt_length(row.image_wh, task_text(row, processor))
         length += len(answer_ids(row, processor)) if with_answer else 0
         if length > limit:
-            problems.append(Problem(*at, f"at most {limit} tokens", f"{length}"))
+            problems.append(at_row(row, f"at most {limit} tokens", f"{length}"))
     require_none(problems)
+
+
+def _has_picture(row: Row, images: Path) -> bool:
+    try:
+        return bool(find_picture(row.image, [images]))
+    except InputError:
+        return False

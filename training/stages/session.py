@@ -19,10 +19,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egm_edge.cli.parser import Parser
+from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError, InputError
 from training.data.leaks import find_leaks
-from training.data.rows import Row, validation_rows
 from training.data.sources import load_rows
+from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, SftConfig, config_hash
 from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments, leave_group
 from training.stages.measure import Measured, measure
@@ -121,12 +122,10 @@ def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session
     processor = EgmProcessor(base)
     images = Path(config.data.images)
     rows = load_rows(Path(p) for p in config.data.train)
+    require_split(rows, TRAIN, "data.train")
     require_usable(rows, processor, images, limit=max_tokens, with_answer=stage == "sft", task=config.task)
     validation = load_rows(Path(p) for p in config.data.validation)
-    if len(validation_rows(validation)) != len(validation):
-        odd = next(row for row in validation if row.split != "val")
-        found = f"split {odd.split or 'unnamed'!r} at {odd.origin}"
-        raise InputError("validation rows of `val` splits only", found, "keep test splits for the final evaluation")
+    require_split(validation, VALIDATION, "data.validation")
     if validation:
         require_usable(validation, processor, images, limit=max_tokens, with_answer=False, task=config.task)
     leaks = find_leaks(rows, validation)

@@ -1,17 +1,16 @@
 """RemoteGrounder: `Grounder.ground` answered by an OpenAI-compatible server.
 
-    grounder = RemoteGrounder.from_url("http://127.0.0.1:8000", contract="out/egm-4b-serve")
+    grounder = RemoteGrounder.from_url("http://127.0.0.1:8000", served_model="out/egm-4b-serve")
     grounding = grounder.ground("frame.png", "the red mug left of the kettle", deadline_ms=1500)
 
 The server renders the chat template, tokenises and decodes; this side owns the task text, the pixels and the parser. With a
-contract (a bundle of the same checkpoint, or the checkpoint itself) the picture is resized here by the checkpoint's own rule
+`served_model` (a bundle of the same checkpoint, or the checkpoint itself) the picture is resized here by the checkpoint's own rule
 and sent losslessly, so that the server's processor finds nothing left to resize. Logits stay on the server: no forced syntax,
 no confidence, no voting.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -24,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.backends.base import Capabilities, RuntimeFacts
-from egm_edge.backends.openai_http.chat_stream import ChatStream, Server, model_names
-from egm_edge.backends.openai_http.contract import Contract
-from egm_edge.backends.openai_http.reply import EventStream, Limits, RemoteReply, ask
+from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.boxes import Box
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
 from egm_edge.images import load_image
+from egm_edge.openai import ChatReply, Limits, OpenAIClient, Retry, Server, TextStream, ask, data_url, grounding_request
+from egm_edge.openai.chat_stream import ChatStream
 from egm_edge.parsing import parse_answer
 from egm_edge.request import check_expression
 
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 
 ImageSource = str | Path | bytes | NDArray[np.uint8]
 MAX_NEW_TOKENS = 1024
+# A frame grows old: what broke on its way is the caller's to ask again, with the next frame.
+RETRY = Retry(tries=4, first_wait_s=0.25, longest_wait_s=8.0, timeout_s=float("inf"), lost_answers=False)
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ class RemoteGrounder:
 
     Attributes:
         server: where it asks. model: the name it asks for.
-        contract: pixels and prompts of the checkpoint that is served; without one the server's own resize is trusted.
+        served: pixels and prompts of the checkpoint that is served; where only its family is known, the server's resize is trusted.
         extra_body: fields that every request carries beside the standard ones (`mm_processor_kwargs`, `top_k`, …).
         max_new_tokens: cap of a request that names none.
     """
@@ -82,9 +83,9 @@ class RemoteGrounder:
     capabilities = Capabilities(tokens=False, frame_reuse=False, rewind=False, interrupt=True)
 
     def __init__(
-        self, server: Server, model: str, contract: Contract, *, extra_body: Mapping[str, Any] | None = None
+        self, server: Server, model: str, served: ServedModel, *, extra_body: Mapping[str, Any] | None = None
     ) -> None:
-        self.server, self.model, self.contract = server, model, contract
+        self.server, self.model, self.served = server, model, served
         self.extra_body = dict(extra_body or {})
         self.max_new_tokens = MAX_NEW_TOKENS
         self.facts = RuntimeFacts("OpenAI-compatible server", server.where)
@@ -95,36 +96,39 @@ class RemoteGrounder:
         cls,
         url: str,
         *,
-        contract: str | Path | None = None,
+        served_model: str | Path | None = None,
         family: str = "qwen3_vl",
         model: str | None = None,
         api_key: str = "",
         extra_body: Mapping[str, Any] | None = None,
         stall_timeout_s: float = 60.0,
+        contract: str | Path | None = None,
     ) -> RemoteGrounder:
         """Reach a server.
 
         Args:
             url: "http://HOST:PORT", with or without /v1.
-            contract: a bundle or checkpoint directory of the model that is served.
-            family: task text and answer syntax where no contract is given.
+            served_model: a bundle or checkpoint directory of the model that is served.
+            family: task text and answer syntax where that is not given.
             model: its name on the server; None for the only one there.
             api_key: a bearer token.
             extra_body: further request fields.
             stall_timeout_s: silence after which a request without deadline is given up.
+            contract: deprecated name of `served_model`.
 
         Raises:
             BackendError: nobody answers, or several models are there and none was named.
-            BundleError, CheckpointError: the contract cannot be read.
+            BundleError, CheckpointError: `served_model` cannot be read.
         """
         server = Server(url, api_key, stall_timeout_s=stall_timeout_s)
-        agreed = Contract.read(contract) if contract is not None else Contract.of_family(family)
+        known = served_model if served_model is not None else contract
+        served = ServedModel.read(known) if known is not None else ServedModel.of_family(family)
         if model is None:
-            names = model_names(server, server.connect_timeout_s)
+            names = OpenAIClient(server, retry=RETRY).models()
             if len(names) > 1:
                 raise InputError("the name of a model", f"{len(names)}: {', '.join(names[:5])}", "pass one of them")
             model = names[0]
-        return cls(server, model, agreed, extra_body=extra_body)
+        return cls(server, model, served, extra_body=extra_body)
 
     def __enter__(self) -> Self:
         return self
@@ -136,16 +140,16 @@ class RemoteGrounder:
 
     @property
     def bundle_hash(self) -> str:
-        """Of the bundle that was given as contract, "" otherwise."""
-        return self.contract.bundle_hash
+        """Of the bundle that is served, "" otherwise."""
+        return self.served.bundle_hash
 
     @property
     def pixel_spec_hash(self) -> str:
-        return self.contract.pixel_spec_hash
+        return self.served.pixel_spec_hash
 
     @property
     def prompt_spec_hash(self) -> str:
-        return self.contract.prompt_spec_hash
+        return self.served.prompt_spec_hash
 
     def close(self) -> None:
         """Nothing is held between requests."""
@@ -159,7 +163,7 @@ class RemoteGrounder:
         started = time.perf_counter()
         array = load_image(image, color=color)
         decoded = time.perf_counter()
-        sent, image_tokens = self.contract.picture_to_send(array)
+        sent, image_tokens = self.served.picture_to_send(array)
         picture = self._picture(sent)
         finished = time.perf_counter()
         from_array = isinstance(image, np.ndarray)
@@ -203,14 +207,15 @@ class RemoteGrounder:
         cap = self.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
         limits = Limits.of(cap, options.deadline_ms, started, self.server.stall_timeout_s)
         frame = image if isinstance(image, RemoteFrame) else self.frame(image, color=color, stamp_ns=stamp_ns)
-        user_text = self.contract.task_text(expression, task)
+        user_text = self.served.task_text(expression, task)
         reply = ask(
-            self.server,
             lambda: self._open_stream(frame, user_text, limits),
             limits,
-            should_stop,
-            on_token,
-            in_thought=self.contract.in_thought,
+            RETRY,
+            where=self.server.where,
+            should_stop=should_stop,
+            on_token=on_token,
+            in_thought=self.served.in_thought,
         )
         grounding = self._grounding(frame, expression, task, reply, limits, started, made_here=frame is not image)
         self._compare_prompt(frame, expression, task, reply)
@@ -218,26 +223,17 @@ class RemoteGrounder:
 
     def _picture(self, sent_rgb: NDArray[np.uint8]) -> str | NDArray[np.uint8]:
         """A picture as frames carry it."""
-        return "data:image/png;base64," + base64.b64encode(_png(sent_rgb)).decode("ascii")
+        return data_url(_png(sent_rgb), "image/png")
 
-    def _open_stream(self, frame: RemoteFrame, user_text: str, limits: Limits) -> EventStream:
+    def _open_stream(self, frame: RemoteFrame, user_text: str, limits: Limits) -> TextStream:
         """Send one request: a picture and the user's text."""
         return ChatStream(self.server, self._body(frame, user_text, limits))
 
     def _body(self, frame: RemoteFrame, user_text: str, limits: Limits) -> dict[str, Any]:
-        content = [
-            {"type": "image_url", "image_url": {"url": frame.picture}},
-            {"type": "text", "text": user_text},
-        ]
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": limits.max_new_tokens,
-            "temperature": 0.0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if self.contract.special_token_syntax:
+        assert isinstance(frame.picture, str)
+        body = grounding_request(self.model, frame.picture, user_text, limits.max_new_tokens or self.max_new_tokens)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        if self.served.special_token_syntax:
             body["skip_special_tokens"] = (
                 False  # <box> is a special token of InternVL3 (vLLM and SGLang know the field)
             )
@@ -248,14 +244,14 @@ class RemoteGrounder:
         frame: RemoteFrame,
         expression: str,
         task: Task,
-        reply: RemoteReply,
+        reply: ChatReply,
         limits: Limits,
         started: float,
         *,
         made_here: bool,
     ) -> Grounding:
         generated = time.perf_counter()
-        parsed = parse_answer(reply.text, task=task, in_thought=self.contract.in_thought and not reply.thought_apart)
+        parsed = parse_answer(reply.text, task=task, in_thought=reply.opened_in_thought)
         outcome, cut = parsed.outcome, ""
         if reply.stopped and outcome is not Outcome.FOUND:
             outcome = Outcome.CANCELLED
@@ -270,12 +266,12 @@ class RemoteGrounder:
         if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
             box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
         finished = time.perf_counter()
-        first = reply.first_token_at or generated
+        first = reply.piece_times[0] if reply.piece_times else generated
         measured = reply.measured
         prefill_ms = measured.prefill_ms
         if prefill_ms is None:
             prefill_ms = max(0.0, (first - reply.sent_at) * 1e3 - measured.preprocess_ms)
-        shared_tokens = self.contract.frame_tokens(frame.image_tokens)
+        shared_tokens = self.served.frame_tokens(frame.image_tokens)
         return Grounding(
             outcome=outcome,
             expression=expression,
@@ -312,9 +308,9 @@ class RemoteGrounder:
             prompt_spec_hash=self.prompt_spec_hash,
         )
 
-    def _compare_prompt(self, frame: RemoteFrame, expression: str, task: Task, reply: RemoteReply) -> None:
+    def _compare_prompt(self, frame: RemoteFrame, expression: str, task: Task, reply: ChatReply) -> None:
         """Say it once when the server counts other prompt tokens: then it resized or worded the request otherwise."""
-        expected = self.contract.prompt_tokens(expression, task, frame.image_tokens)
+        expected = self.served.prompt_tokens(expression, task, frame.image_tokens)
         if not expected or not reply.prompt_tokens or reply.prompt_tokens == expected or self._told_difference:
             return
         self._told_difference = True

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from egm_edge.backends.openai_http import RemoteGrounder
-from egm_edge.backends.openai_http.chat_stream import Server
 from egm_edge.decoding import Stage, TokenEvent
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.openai import Server
 from egm_edge.pixels import PixelSpec, preprocess
 from tests.backends.openai_http.chat_server import ANSWER, THOUGHT, ChatServer, serving
 
@@ -26,7 +26,7 @@ PROMPT_S = 3.0  # generous: the machine may be busy; what is tested is that nobo
 
 
 def _ask(server: ChatServer, expression: str = "the mug", **options: object) -> Grounding:
-    reached = RemoteGrounder.from_url(server.url, **{k: options.pop(k) for k in ("contract", "family") if k in options})  # type: ignore[arg-type]
+    reached = RemoteGrounder.from_url(server.url, **{k: options.pop(k) for k in ("served_model", "family") if k in options})  # type: ignore[arg-type]
     return reached.ground(IMAGE, expression, color="rgb", **options)  # type: ignore[arg-type]
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_answer_is_one_line_of_error(act: str, words: str) -> None:
     with serving(act) as server, pytest.raises(BackendError, match=words) as caught:
         _ask(server)
     assert "\n" not in str(caught.value)
-    assert len(server.requests) == (4 if act == "busy" else 1)
+    assert len(server.requests) == (4 if act in ("busy", "broken") else 1)  # statuses to try again are one set for all
 
 
 def test_a_busy_server_is_asked_again() -> None:
@@ -198,7 +198,7 @@ def test_the_server_gets_the_very_pixels_that_this_side_would_cut(tiny_qwen3_vl:
     spec = PixelSpec.from_checkpoint(tiny_qwen3_vl)
     image = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
     with serving("stream") as server:
-        reached = RemoteGrounder.from_url(server.url, contract=tiny_qwen3_vl)
+        reached = RemoteGrounder.from_url(server.url, served_model=tiny_qwen3_vl)
         frame = reached.frame(image, color="rgb")
         grounding = reached.ground(frame, "the mug")
     data = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2]
@@ -215,9 +215,9 @@ def test_another_prompt_length_on_the_server_is_told_once(
     tiny_qwen3_vl: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving("stream") as server:
-        reached = RemoteGrounder.from_url(server.url, contract=tiny_qwen3_vl)
+        reached = RemoteGrounder.from_url(server.url, served_model=tiny_qwen3_vl)
         frame = reached.frame(IMAGE, color="rgb")
-        server.prompt_tokens = reached.contract.prompt_tokens("the mug", Task.MODAL, frame.image_tokens)
+        server.prompt_tokens = reached.served.prompt_tokens("the mug", Task.MODAL, frame.image_tokens)
         with caplog.at_level(logging.WARNING):
             reached.ground(frame, "the mug")
             assert not caplog.messages

@@ -24,7 +24,7 @@ from build_engine.modelopt.quantise import SAVED, Quantisation
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
 from build_engine.modelopt.saved import DESCRIPTION, require_quantised
 from build_engine.progress import Progress
-from egm_edge.backends.openai_http.contract import Contract
+from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.families.chat_template import read_prompt_spec
@@ -53,7 +53,7 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
     served = bundle.root / "checkpoint"
     _check_files(served, jetson_qwen3_vl, precision)
     _check_manifest(bundle, precision)
-    assert Contract.read(bundle.root).pixel_spec == PixelSpec.from_checkpoint(served)
+    assert ServedModel.read(bundle.root).pixel_spec == PixelSpec.from_checkpoint(served)
     assert not list((tmp_path / "cache" / "egm-edge" / "stages").iterdir())
 
     monkeypatch.setattr(quantise, "run_tool", _refuse)

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from egm_edge.data.pictures import find_pictures
+from egm_edge.data.readers import load_rows
 from egm_edge.errors import InputError
-from egm_edge.evaluate.pictures import find_pictures
-from egm_edge.evaluate.rows import read_jsonl
 from egm_edge.grounding import Task
 from egm_edge.images import load_image
 from training.data_cli import main
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_suite_can_be_evaluated(folder: Path) -> None:
-    rows = [row for name in SUITES for row in read_jsonl(folder / f"{name}.jsonl")]
+    rows = [row for name in SUITES for row in load_rows([folder / f"{name}.jsonl"])]
     pictures = find_pictures(rows, [folder])
     assert len({row.id for row in rows}) == len(pictures) == COUNT * len(SUITES)
     assert {(row.dataset, row.split) for row in rows} == {("tabletop", name) for name in SUITES}
@@ -42,9 +42,9 @@ def test_every_suite_can_be_evaluated(folder: Path) -> None:
 
 def test_the_target_is_where_its_box_says(folder: Path) -> None:
     """Of easy rows: the target's colour differs from the table's somewhere inside the box."""
-    for row in read_jsonl(folder / "easy.jsonl"):
+    for row in load_rows([folder / "easy.jsonl"]):
         assert row.box
-        x1, y1, x2, y2 = (round(v) for v in row.box)
+        x1, y1, x2, y2 = (round(v) for v in row.box.xyxy)
         inside = load_image(folder / row.image)[y1:y2, x1:x2].reshape(-1, 3).astype(int)
         assert inside.std(0).max() > 8.0
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
+from egm_edge.data.rows import Row
 from egm_edge.grounding import Task
 from egm_edge.request import MARKER
-from training.data.rows import Row
 
 MIN_WORDS, MAX_WORDS = 5, 160
 CENTRE_BAND = (0.4, 0.6)  # a centre in here may be called left or right
@@ -73,7 +73,7 @@ def _leaks_box(text: str, row: Row) -> bool:
         return False
     # Small numbers are counts ("2 mugs"); two of the box's own larger ones are no accident.
     numbers = {round(float(n)) for n in _NUMBERS.findall(text) if float(n) > 12}
-    frames = (row.box.xyxy, row.box.to_norm1000(*row.image_wh))
+    frames = (row.box.xyxy, row.box.to_norm1000(*row.size_wh))
     return any(len(numbers & {round(v) for v in frame}) >= 2 for frame in frames)
 
 
@@ -82,7 +82,7 @@ def _contradicts(text: str, row: Row) -> bool:
         return not _DENIAL.search(text)
     if _DENIAL.search(text):
         return True
-    centre = (row.box.x1 + row.box.x2) / 2 / row.image_wh[0]
+    centre = (row.box.x1 + row.box.x2) / 2 / row.size_wh[0]
     agrees = {"left": centre < CENTRE_BAND[1], "right": centre > CENTRE_BAND[0]}
     claims = [match.group(1).lower() for match in _SIDE.finditer(text)]
     if claims and not any(agrees[side] for side in claims) and row.task is Task.MODAL:

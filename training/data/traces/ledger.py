@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from egm_edge.data.jsonl import read_objects
+from egm_edge.data.problems import Problem, require_none
 from egm_edge.errors import InputError
-from training.data.jsonl import read_objects
-from training.data.problems import Problem, require_none
 
 
 @dataclass(frozen=True, slots=True)

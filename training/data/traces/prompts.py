@@ -6,7 +6,6 @@ not known, the drawn mark never mentioned); the wording is ours. Knows nothing o
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.data.pictures import load_picture
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
-from training.data.pictures import load_picture
-from training.data.rows import Row
+from egm_edge.openai import data_url, user_message
 
 MARK_RGB = (0, 255, 0)
 MARK_PX = 5
@@ -51,14 +51,13 @@ def messages(row: Row, images: Path) -> list[dict[str, Any]]:
     if row.box is None:
         raise InputError("a row with a box", f"a not-there row {row.id!r}", "ask for traces of rows with boxes only")
     picture = marked_picture(load_picture(row, images), row)
-    url = "data:image/jpeg;base64," + base64.b64encode(_jpeg(picture)).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": instruction(row)}]
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+    question = user_message(data_url(_jpeg(picture), "image/jpeg"), instruction(row))
+    return [{"role": "system", "content": SYSTEM}, question]
 
 
 def instruction(row: Row) -> str:
     """The user text."""
-    box = [round(v) for v in row.box.to_norm1000(*row.image_wh)] if row.box else []
+    box = [round(v) for v in row.box_norm1000 or ()]
     amodal = _AMODAL if row.task is Task.AMODAL else ""
     return _COMMON.format(expression=row.expression, box=" ".join(map(str, box)), amodal=amodal)
 
@@ -76,7 +75,7 @@ def marked_picture(image_rgb: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:
     canvas = image_rgb.copy()
     if row.box is None:
         return canvas
-    x1, y1, x2, y2 = (round(v) for v in row.box.clipped(*row.image_wh).xyxy)
+    x1, y1, x2, y2 = (round(v) for v in row.box.clipped(*row.size_wh).xyxy)
     cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), MARK_RGB, MARK_PX)
     cv2.putText(canvas, "Ground Truth", (x1, max(14, y1 - 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.6, MARK_RGB, 2)
     return canvas

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import aiohttp
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
-from training.data.rows import Row
-from training.data.traces.client import GaveUpError, Retry, complete
+from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
 from training.data.traces.judge import reject_reason
 from training.data.traces.ledger import Entry, Ledger
 from training.data.traces.prompts import messages, request_id
@@ -91,9 +91,24 @@ def run_traces(rows: Sequence[Row], run: TraceRun) -> tuple[list[Row], TraceRepo
     Raises:
         BackendError: the endpoint refuses us; what was paid for is in the ledger.
     """
-    report = TraceReport(rows=len(rows))
-    with Ledger(run.ledger) as ledger:
-        accepted = asyncio.run(_all(rows, run, ledger, report))
+    report, accepted = TraceReport(rows=len(rows)), dict[str, str]()
+    client = OpenAIClient(run.endpoint, key=os.environ.get(run.key_variable), retry=run.retry)
+    with Ledger(run.ledger) as ledger, tqdm(total=len(rows), unit="row", disable=not run.progress) as bar:
+        asked = _Asked(run, client, ledger, report)
+        with ThreadPoolExecutor(run.concurrency) as pool:
+            futures = {pool.submit(asked.trace, row): row for row in rows}
+            try:
+                for done in as_completed(futures):
+                    if text := done.result():
+                        accepted[futures[done].id] = text
+                    bar.update()
+                    with contextlib.suppress(AttributeError):
+                        refused = sum(report.rejected.values())
+                        bar.set_postfix(kept=len(accepted), paid=report.asked, refused=refused, refresh=False)
+            except BaseException:
+                asked.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
         for entry in ledger.entries.values():
             report.prompt_tokens += entry.prompt_tokens
             report.completion_tokens += entry.completion_tokens
@@ -103,87 +118,69 @@ def run_traces(rows: Sequence[Row], run: TraceRun) -> tuple[list[Row], TraceRepo
     return [replace(row, reasoning=accepted[row.id]) for row in rows if row.id in accepted], report
 
 
-async def _all(rows: Sequence[Row], run: TraceRun, ledger: Ledger, report: TraceReport) -> dict[str, str]:
-    accepted: dict[str, str] = {}
-    waiting = iter(rows)
-    key = os.environ.get(run.key_variable, "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    connector = aiohttp.TCPConnector(limit=run.concurrency)
-    with tqdm(total=len(rows), unit="row", disable=not run.progress) as bar:
-        async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
-            workers = [
-                asyncio.create_task(_worker(waiting, run, ledger, report, session, accepted, bar))
-                for _ in range(min(run.concurrency, len(rows) or 1))
-            ]
-            try:
-                await asyncio.gather(*workers)
-            except BaseException:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-                raise
-    return accepted
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One run as its threads see it; `stop` drops what is in flight."""
 
+    run: TraceRun
+    client: OpenAIClient
+    ledger: Ledger
+    report: TraceReport
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
 
-async def _worker(
-    waiting: Iterator[Row],
-    run: TraceRun,
-    ledger: Ledger,
-    report: TraceReport,
-    session: aiohttp.ClientSession,
-    accepted: dict[str, str],
-    bar: tqdm,
-) -> None:
-    for row in waiting:
+    def trace(self, row: Row) -> str:
+        """An accepted trace, from the ledger or newly asked for; "" when there is none."""
         try:
-            text = await _trace(row, run, ledger, report, session)
-            if text:
-                accepted[row.id] = text
-        except GaveUpError as error:
-            report.failed[str(error)] += 1
+            return self._accepted(row)
+        except (NoAnswerError, RequestRefusedError) as error:
+            failure = error.found
         except InputError as error:
-            report.failed[f"{error.expected}; {error.found}"] += 1
-        bar.update()
-        with contextlib.suppress(AttributeError):
-            bar.set_postfix(kept=len(accepted), paid=report.asked, refused=sum(report.rejected.values()), refresh=False)
+            failure = f"{error.expected}; {error.found}"
+        with self.lock:
+            self.report.failed[failure] += 1
+        return ""
 
+    def _accepted(self, row: Row) -> str:
+        for attempt in range(self.run.attempts):
+            name = request_id(row, self.run.model, attempt)
+            entry = self.ledger.entries.get(name)
+            paid_now = entry is None
+            entry = entry or self._ask(row, name)
+            # Judged anew: stricter rules apply to old answers too, and cost nothing.
+            reason = reject_reason(entry.text, row)
+            with self.lock:
+                if paid_now:
+                    self.ledger.add(entry)
+                self.report.asked += paid_now
+                self.report.reused += not paid_now
+                self.report.rejected.update([reason] if reason else [])
+            if not reason:
+                return entry.text.strip()
+        return ""
 
-async def _trace(row: Row, run: TraceRun, ledger: Ledger, report: TraceReport, session: aiohttp.ClientSession) -> str:
-    """An accepted trace, from the ledger or newly asked for; "" when every attempt was rejected."""
-    for attempt in range(run.attempts):
-        name = request_id(row, run.model, attempt)
-        entry = ledger.entries.get(name)
-        if entry is None:
-            entry = await _ask(row, name, run, session)
-            ledger.add(entry)
-            report.asked += 1
-        else:
-            report.reused += 1
-        # Judged anew: stricter rules apply to old answers too, and cost nothing.
-        reason = reject_reason(entry.text, row)
-        if not reason:
-            return entry.text.strip()
-        report.rejected[reason] += 1
-    return ""
-
-
-async def _ask(row: Row, name: str, run: TraceRun, session: aiohttp.ClientSession) -> Entry:
-    body = {
-        "model": run.model,
-        "messages": await asyncio.to_thread(messages, row, run.images),
-        "max_tokens": run.max_tokens,
-        "temperature": run.temperature,
-    }
-    answer = await complete(session, f"{run.endpoint.rstrip('/')}/chat/completions", body, name, run.retry)
-    return Entry(
-        request_id=name,
-        row_id=row.id,
-        text=answer.text,
-        rejected=reject_reason(answer.text, row),
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        model=answer.model,
-    )
+    def _ask(self, row: Row, name: str) -> Entry:
+        run = self.run
+        body = {
+            "model": run.model,
+            "messages": messages(row, run.images),
+            "max_tokens": run.max_tokens,
+            "temperature": run.temperature,
+        }
+        # The same key on every try: a server that knows it does not bill a repeated request again.
+        headers = {"Idempotency-Key": name, "X-Request-Id": name}
+        reply = self.client.complete(body, headers=headers, should_stop=self.stop.is_set)
+        if reply.stopped:
+            raise NoAnswerError("an answer", "a run that ended before it", "run the same command again")
+        return Entry(
+            request_id=name,
+            row_id=row.id,
+            text=reply.answer,
+            rejected=reject_reason(reply.answer, row),
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            model=reply.model,
+        )
 
 
 def _reasons(counts: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Lines of JSON: read one by one with their line numbers, append durably, replace whole files atomically.
+"""JSON of strangers: lines read one by one with their numbers, or one bounded object; whole files written atomically.
 
 Knows nothing of what the objects mean.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from egm_edge.data.problems import Problem
 from egm_edge.errors import InputError
 from egm_edge.files import whole_file
-from training.data.problems import Problem
 
 MAX_LINE_BYTES = 4 << 20
+MAX_OBJECT_BYTES = 2 << 30
 
 
 def read_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -25,9 +26,8 @@ def read_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dic
             while raw := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(raw) > MAX_LINE_BYTES:
-                    problems.append(
-                        Problem(str(path), number, f"lines of at most {MAX_LINE_BYTES >> 20} MiB", "a longer one")
-                    )
+                    limit = f"{MAX_LINE_BYTES >> 20} MiB"
+                    problems.append(Problem(str(path), number, f"lines of at most {limit}", f"more than {limit}"))
                     return
                 if raw.strip():
                     value = _parse(raw, path, number, problems)
@@ -51,9 +51,30 @@ def write_objects(path: Path, objects: Iterable[dict[str, Any]]) -> int:
     return count
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object of bounded size.
+
+    Raises:
+        InputError: missing, too large, damaged, or not an object.
+    """
+    if not path.is_file():
+        raise InputError(f"{path.name} in {path.parent}", "no such file", "copy the whole distribution")
+    if path.stat().st_size > MAX_OBJECT_BYTES:
+        raise InputError(f"{path} of at most {MAX_OBJECT_BYTES >> 30} GiB", "a larger one", "check the file")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(
+            f"JSON in {path}", f"{type(error).__name__}: {str(error)[:100]}", "download it again"
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(f"a JSON object in {path}", f"a {type(values).__name__}", "check the file")
+    return values
+
+
 def _parse(raw: bytes, path: Path, number: int, problems: list[Problem]) -> dict[str, Any] | None:
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         cut = not raw.endswith(b"\n")
         what = f"a line cut off after {len(raw)} bytes" if cut else f"{type(error).__name__}: {str(error)[:120]}"
@@ -63,7 +84,3 @@ def _parse(raw: bytes, path: Path, number: int, problems: list[Problem]) -> dict
         problems.append(Problem(str(path), number, "one JSON object a line", f"a {type(value).__name__}"))
         return None
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""Contract: what both ends must agree on about a served checkpoint: pixels, task texts and answer syntax."""
+"""ServedModel: what both ends must agree on about a served checkpoint: pixels, task texts and answer syntax."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from egm_edge.pixels import TILES, PixelSpec, preprocess, resized
 
 
 @dataclass(frozen=True, slots=True)
-class Contract:
+class ServedModel:
     """One checkpoint's terms.
 
     Attributes:
@@ -35,12 +35,12 @@ class Contract:
     bundle_hash: str = ""
 
     @classmethod
-    def of_family(cls, name: str) -> Contract:
+    def of_family(cls, name: str) -> ServedModel:
         """Task texts alone."""
         return cls(family_for(name).name)
 
     @classmethod
-    def read(cls, directory: str | Path) -> Contract:
+    def read(cls, directory: str | Path) -> ServedModel:
         """From a bundle, or from a checkpoint directory.
 
         Raises:

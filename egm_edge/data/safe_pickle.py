@@ -24,14 +24,14 @@ _PLAIN = """
 PLAIN_OPCODES = frozenset(_PLAIN.split())
 
 
-def load_plain_pickle(path: Path) -> Any:
+def load_safe_pickle(path: Path) -> Any:
     """What the pickle holds.
 
     Raises:
         InputError: it asks for anything but plain values, is cut off or damaged, or is too large.
 
     Example:
-        >>> load_plain_pickle(Path("/no/such.p"))
+        >>> load_safe_pickle(Path("/no/such.p"))
         Traceback (most recent call last):
         ...
         egm_edge.errors.InputError: expected a pickle; found nothing at /no/such.p; check the path

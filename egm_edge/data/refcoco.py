@@ -1,11 +1,11 @@
 """RefCOCO, RefCOCO+ and RefCOCOg as their authors distribute them (lichengunc/refer): `refs(BY).p` and `instances.json`.
 
-One row a sentence. The pickle is read by `egm_edge.evaluate.plain_pickle`; the annotations' boxes are xywh pixels.
+One row a sentence. The pickle is read by `egm_edge.data.safe_pickle`; the annotations' boxes are xywh pixels. RefCOCOg's
+two ways of splitting may lie in one folder: `refs(umd).p` is "refcocog", `refs(google).p` "refcocog-google".
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egm_edge.boxes import Box
+from egm_edge.data.jsonl import read_json_object
+from egm_edge.data.problems import Problem
+from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
+from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import EgmError, InputError
-from egm_edge.evaluate.plain_pickle import load_plain_pickle
 from egm_edge.grounding import Task
-from training.data.problems import Problem
-from training.data.rows import Row, settled_box, size_from
 
-MAX_INSTANCES_BYTES = 2 << 30
 # Sentences per split (unc for RefCOCO and RefCOCO+, umd for RefCOCOg); several public manifests agree on them.
 EXPECTED_SENTENCES = {
     ("refcoco", "val"): 10_834,
@@ -73,18 +72,20 @@ def read_refcoco(
     """Rows of one `refs(BY).p`, its `instances.json` beside it.
 
     Args:
-        dataset: "refcoco", "refcoco+" or "refcocog"; "" takes the name of the folder.
+        dataset: "refcoco", "refcoco+" or "refcocog"; "" takes the name of the folder, and the splitter where it is google.
         image_folder: where the COCO train2014 pictures lie under the image root.
     """
     try:
-        refs = load_plain_pickle(refs_path)
+        refs = load_safe_pickle(refs_path)
         boxes, pictures = _instances(refs_path.with_name("instances.json"))
         if not isinstance(refs, list):
             raise InputError("a list of references", f"a {type(refs).__name__} in {refs_path}", "check the file")
     except EgmError as error:
         problems.append(Problem(str(refs_path), 0, error.expected, error.found))
         return
-    name = dataset or refs_path.parent.name
+    splitter = REFS_FILE.search(refs_path.name)
+    google = splitter is not None and splitter.group(1) == "google"
+    name = dataset or refs_path.resolve().parent.name + ("-google" if google else "")
     for number, ref in enumerate(refs, 1):
         try:
             yield from _rows_of(ref, boxes, pictures, name, image_folder, f"{refs_path}:{number}")
@@ -92,7 +93,7 @@ def read_refcoco(
             problems.append(Problem(str(refs_path), number, error.expected, error.found))
         except (KeyError, TypeError, ValueError) as error:
             found = f"{type(error).__name__}: {error}"
-            problems.append(Problem(str(refs_path), number, "a reference with its sentences", found))
+            problems.append(Problem(str(refs_path), number, "references that fit instances.json", found))
 
 
 def _rows_of(
@@ -101,11 +102,10 @@ def _rows_of(
     annotation, picture = boxes.get(ref["ann_id"]), pictures.get(ref["image_id"])
     if annotation is None or picture is None:
         what = "ann_id" if annotation is None else "image_id"
-        raise InputError(f"{what} {ref[what]} in instances.json", "no such entry", "use the files of one distribution")
+        found = f"no {what} {ref[what]} there"
+        raise InputError("references that fit instances.json", found, "use the files of one distribution")
     image_wh = size_from(picture["width"], picture["height"])
-    x, y, width, height = (float(v) for v in annotation["bbox"])
-    if width <= 0 or height <= 0:
-        raise InputError("a box xywh with an area", f"{annotation['bbox']}", "drop the reference")
+    box = settled_box(box_from_xywh(annotation["bbox"]), image_wh, Task.MODAL)
     for sentence in ref["sentences"]:
         yield Row(
             id=f"{dataset}-{sentence['sent_id']}",
@@ -113,9 +113,9 @@ def _rows_of(
             image=f"{image_folder}/{picture['file_name']}",
             image_wh=image_wh,
             expression=sentence["sent"],
-            box=settled_box(Box(x, y, x + width, y + height), image_wh, Task.MODAL),
+            box=box,
             dataset=dataset,
-            split=ref["split"],
+            split=str(ref["split"]),
             origin=origin,
         )
 
@@ -127,24 +127,3 @@ def _instances(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
         return boxes, {picture["id"]: picture for picture in values["images"]}
     except (KeyError, TypeError) as error:
         raise InputError(f"COCO annotations and images in {path}", f"{error}", "use the original file") from None
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON object of bounded size.
-
-    Raises:
-        InputError: missing, too large, damaged, or not an object.
-    """
-    if not path.is_file():
-        raise InputError(f"{path.name} in {path.parent}", "no such file", "copy the whole distribution")
-    if path.stat().st_size > MAX_INSTANCES_BYTES:
-        raise InputError(f"{path} of at most {MAX_INSTANCES_BYTES >> 30} GiB", "a larger one", "check the file")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"JSON in {path}", f"{type(error).__name__}: {str(error)[:100]}", "download it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise InputError(f"a JSON object in {path}", f"a {type(values).__name__}", "check the file")
-    return values

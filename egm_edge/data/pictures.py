@@ -1,0 +1,125 @@
+"""Pictures of rows: where they lie, their size from the header, their pixels upright, mirrored where the row says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from egm_edge.data.rows import Row
+from egm_edge.errors import InputError
+from egm_edge.images import EXIF_ORIENTATION, load_image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+FOLDERS = ("", "coco", "images")  # EGM's rows say "coco/train2014/…", the original distribution "train2014/…"
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+
+
+def find_picture(image: str, roots: Sequence[Path]) -> Path:
+    """The file of a picture that a row names.
+
+    Args:
+        roots: folders to look under, in order; also their `coco` and `images` folders, the name without its first
+            folder where a root is that folder, and the bare file name.
+
+    Raises:
+        InputError: no such file, or a name that points outside the roots.
+    """
+    name = PurePosixPath(image)
+    if name.is_absolute() or ".." in name.parts or "\0" in image or not name.name:
+        raise InputError("a picture path inside the image root", repr(image[:120]), "make it relative to the root")
+    for tail in dict.fromkeys((image, "/".join(name.parts[1:]), name.name)):
+        for root in roots if tail else ():
+            for folder in FOLDERS:
+                if (path := root / folder / tail).is_file():
+                    return path
+    where = ", ".join(map(str, roots))
+    raise InputError("a picture", f"nothing at {image} under {where}", "check the image root")
+
+
+def find_pictures(rows: Iterable[Row], roots: Sequence[Path]) -> dict[str, Path]:
+    """Where each row's picture is.
+
+    Raises:
+        InputError: pictures are missing, or a name points outside the roots; counted, with the first shown.
+    """
+    found: dict[str, Path] = {}
+    missing = []
+    for image in dict.fromkeys(row.image for row in rows):
+        try:
+            found[image] = find_picture(image, roots)
+        except InputError:
+            missing.append(image)
+    if missing:
+        where = ", ".join(map(str, roots))
+        raise InputError(
+            f"every picture under {where}",
+            f"{len(missing)} of {len(missing) + len(found)} missing, first {missing[0]!r}",
+            "pass their folder with --images DIR",
+        )
+    return found
+
+
+def picture_wh(path: Path) -> tuple[int, int]:
+    """Width and height, upright, from the header alone.
+
+    Raises:
+        InputError: no file, or not a picture.
+    """
+    if not path.is_file():
+        raise InputError("a picture", f"nothing at {path}", "check the image root")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception as error:  # Pillow raises almost anything on hostile bytes
+        raise InputError("a JPEG, PNG, WebP or BMP picture", f"{path}: {str(error)[:120]}", "copy it again") from None
+    return (height, width) if turned else (width, height)
+
+
+def load_picture(row: Row, *roots: Path) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB, upright, mirrored if the row says so.
+
+    Raises:
+        InputError: no such picture, damaged, or not of the row's size.
+    """
+    image = load_image(find_picture(row.image, roots))
+    require_size((image.shape[1], image.shape[0]), row)
+    return np.ascontiguousarray(image[:, ::-1]) if row.mirrored else image
+
+
+def require_size(found_wh: tuple[int, int], row: Row) -> None:
+    """The picture must have the size that the row states, if it states one.
+
+    Raises:
+        InputError: another size.
+    """
+    if row.image_wh is not None and found_wh != row.image_wh:
+        raise InputError(
+            f"{row.image} of {row.image_wh[0]}x{row.image_wh[1]} pixels, as row {row.origin or row.id} says",
+            f"{found_wh[0]}x{found_wh[1]}",
+            "use the pictures that the boxes were drawn on",
+        )
+
+
+def encoded(path: Path, *, mirrored: bool = False) -> tuple[bytes, str, tuple[int, int]]:
+    """A picture for a server: its bytes, their media type, and its width and height when upright.
+
+    The file's own bytes wherever every server reads them alike; mirrored, turned by its EXIF tag or of another format, it
+    is sent upright as PNG, without loss.
+
+    Raises:
+        InputError: it cannot be read as a picture.
+    """
+    array = load_image(path)
+    image_wh = (array.shape[1], array.shape[0])
+    with Image.open(path) as header:
+        kind, turned = header.format or "", header.getexif().get(EXIF_ORIENTATION, 1) != 1
+    if kind in SENT_AS_THEY_ARE and not (mirrored or turned):
+        return path.read_bytes(), SENT_AS_THEY_ARE[kind], image_wh
+    upright = np.ascontiguousarray((array[:, ::-1] if mirrored else array)[..., ::-1])
+    return cv2.imencode(".png", upright)[1].tobytes(), "image/png", image_wh

@@ -1,0 +1,3 @@
+from tests.measure.conftest import frames_dir
+
+__all__ = ["frames_dir"]
