@@ -120,15 +120,24 @@ def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
 def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
     """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
-    half = unit // 2  # sides half-way between two sizes, where roundings differ
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
-    sizes += [(2 * unit + half, 4 * unit + half), (6 * unit + half, 3 * unit + half), (3 * unit, 2 * unit), (777, 333)]
+    sizes += [(3 * unit, 2 * unit), (777, 333), *_half_way(spec)]
     for area in (spec.min_pixels, spec.max_pixels):
         for share in (0.9, 1.3):
             width = int((area * share * 4 / 3) ** 0.5)
             sizes.append((width, int(width * 3 / 4)))
     kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
     return tuple(_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
+
+
+def _half_way(spec: PixelSpec) -> list[tuple[int, int]]:
+    """A small and a large size whose height lies half-way between two, where rounding to even and rounding up part."""
+    if spec.rule == TILES:
+        return []
+    unit = spec.patch_size * spec.merge_size
+    pairs = [(columns, rows) for rows in range(2, 64, 2) for columns in range(2, 64)]
+    fits = [pair for pair in pairs if spec.min_pixels <= pair[0] * pair[1] * unit**2 <= spec.max_pixels]
+    return [(columns * unit, rows * unit + unit // 2) for columns, rows in (*fits[:1], *fits[-1:])]
 
 
 def _png(image_rgb: NDArray[np.uint8]) -> bytes:
