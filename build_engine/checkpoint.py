@@ -245,5 +245,5 @@ class Checkpoint:
                 raise CheckpointError(
                     f"weights stored as {', '.join(FLOAT_DTYPES)}",
                     f"{name} as {dtype}",
-                    "use the unquantised checkpoint; egm build quantises it",
+                    "use the unquantized checkpoint; egm build quantizes it",
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from build_engine.checkpoint import Checkpoint
-from egm_edge.checkpoint_bundle import stop_token_ids
+from egm_edge.bundle_from_checkpoint import stop_token_ids
 from egm_edge.errors import CheckpointError
 
 

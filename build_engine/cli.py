@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         max_pixels=args.max_pixels,
         max_new_tokens=args.max_new_tokens,
         batch=args.batch,
-        quantise_vision=args.quantise_vision,
+        quantize_vision=args.quantize_vision,
         calibration=Path(args.calibration) if args.calibration else None,
         force=args.force,
         gate=not args.no_gate,
@@ -93,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="generation limit (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="requests answered at once (default: %(default)s)")
     parser.add_argument(
-        "--quantise-vision",
+        "--quantize-vision",
         action="store_true",
-        help="quantise the vision tower too, in FP8, where the runtime has kernels for it (default: high precision)",
+        help="quantize the vision tower too, in FP8, where the runtime has kernels for it (default: high precision)",
     )
-    parser.add_argument("--calibration", metavar="ROWS.jsonl", help="grounding rows that quantisation is calibrated on")
+    parser.add_argument("--calibration", metavar="ROWS.jsonl", help="grounding rows that quantization is calibrated on")
     parser.add_argument("-o", "--output", required=True, help="directory of the bundle; appears complete or not at all")
     parser.add_argument("--force", action="store_true", help="replace a damaged bundle at the output")
     parser.add_argument("--no-gate", action="store_true", help="skip the comparison with the checkpoint")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from egm_edge.assets import names_shipped, shipped_checkpoint
 from egm_edge.errors import BuildError, CheckpointError
-from egm_edge.shipped import names_shipped, shipped_checkpoint
 
 PATTERNS = ("*.safetensors", "*.json", "chat_template.jinja", "LICENSE*", "README.md")
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -55,11 +55,11 @@ def _download(repo: str, revision: str | None) -> Path:
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         what = {401: "not allowed (401)", 403: "not allowed (403)", 404: "not there (404)"}.get(status or 0, f"HTTP {status}")
-        mend = "check the name, or log in with `hf auth login` if it is gated"
-        raise CheckpointError(f"a model {wanted} on the hub", what, mend) from None
+        hint = "check the name, or log in with `hf auth login` if it is gated"
+        raise CheckpointError(f"a model {wanted} on the hub", what, hint) from None
     except OSError as error:
         if error.errno is not None and error.filename:
             raise BuildError(f"to store {wanted}", str(error), "free some space, or set HF_HOME to another disk") from None
-        mend = "connect, set HF_ENDPOINT to a mirror, or pass the directory of a checkpoint"
-        raise CheckpointError(f"the hub to answer for {wanted}", " ".join(str(error).split())[:200], mend) from None
+        hint = "connect, set HF_ENDPOINT to a mirror, or pass the directory of a checkpoint"
+        raise CheckpointError(f"the hub to answer for {wanted}", " ".join(str(error).split())[:200], hint) from None
     return found

@@ -41,12 +41,12 @@ def inspect_checkpoint(directory: Path) -> dict[str, Any]:
         shape, vision = DecoderShape.read(checkpoint), checkpoint.vision_config
         pixels, prompts = PixelSpec.from_checkpoint(directory), read_prompt_spec(directory)
         types = Counter(checkpoint.dtype(name) for name in checkpoint.names())
-        quantised = checkpoint.config.get("quantization_config") or {}
+        quantized = checkpoint.config.get("quantization_config") or {}
         return {
             "family": checkpoint.family,
             "parameters": checkpoint.parameter_count(),
             "tensors": dict(types.most_common()),
-            "quantisation": quantised.get("quant_algo") or quantised.get("quant_method"),
+            "quantization": quantized.get("quant_algo") or quantized.get("quant_method"),
             "decoder": {
                 "layers": shape.layers,
                 "hidden": shape.hidden,
@@ -80,7 +80,7 @@ def describe(facts: dict[str, Any]) -> str:
         "family": facts["family"],
         "parameters": f"{facts['parameters']:,}, stored as "
         + ", ".join(f"{kind} ({count} tensors)" for kind, count in facts["tensors"].items()),
-        "quantised": facts["quantisation"] or "no",
+        "quantized": facts["quantization"] or "no",
         "decoder": f"{decoder['layers']} layers, {decoder['hidden']} wide, {decoder['heads']} heads and {decoder['kv_heads']} "
         f"key/value heads of {decoder['head_dim']}, vocabulary {decoder['vocabulary']:,}, {decoder['positions']:,} positions, "
         + ("head tied to the embedding" if decoder["tied_head"] else "head of its own"),

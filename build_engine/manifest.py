@@ -218,25 +218,25 @@ def is_no_space(error: BaseException) -> bool:
 
 
 def _check_replaceable(out_dir: Path, *, force: bool) -> None:
-    mend = "choose another -o, or move it away"
+    hint = "choose another -o, or move it away"
     if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
-        raise BuildError(f"a new or replaceable directory at {out_dir}", "a link or a file", mend)
+        raise BuildError(f"a new or replaceable directory at {out_dir}", "a link or a file", hint)
     if not out_dir.exists() or not any(out_dir.iterdir()):
         return
     if not (out_dir / MANIFEST_NAME).is_file():
-        raise BuildError(f"a bundle or nothing at {out_dir}", "a directory that is not a bundle", mend)
+        raise BuildError(f"a bundle or nothing at {out_dir}", "a directory that is not a bundle", hint)
     if force:
         return
-    mend = "choose another -o, or pass --force to replace it"
+    hint = "choose another -o, or pass --force to replace it"
     try:
         listed = set(Manifest.from_json((out_dir / MANIFEST_NAME).read_text(encoding="utf-8")).files) | {MANIFEST_NAME}
     except (BundleError, UnicodeDecodeError):
         raise BuildError(
-            f"a bundle of this version or nothing at {out_dir}", "a damaged or older bundle", mend
+            f"a bundle of this version or nothing at {out_dir}", "a damaged or older bundle", hint
         ) from None
     foreign = sorted({p.relative_to(out_dir).as_posix() for p in out_dir.rglob("*") if not p.is_dir()} - listed)
     if foreign:
-        raise BuildError(f"only the bundle's own files in {out_dir}", f"{foreign[0]} (of {len(foreign)})", mend)
+        raise BuildError(f"only the bundle's own files in {out_dir}", f"{foreign[0]} (of {len(foreign)})", hint)
 
 
 def _holds(out_dir: Path, manifest: Manifest) -> bool:

@@ -119,7 +119,7 @@ class MemoryPlan:
 
     Attributes:
         engine_build: while the engine is built on the device.
-        host_export: on the host that quantises and exports.
+        host_export: on the host that quantizes and exports.
     """
 
     weights: float
@@ -195,11 +195,11 @@ def require_fit(
     if usable is None or wanted.device <= usable:
         return wanted
     parts = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in list(asdict(wanted).items())[:5])
-    mend = nearest_fit(size, spec, target, precision, max_new_tokens=max_new_tokens, batch=batch)
+    hint = nearest_fit(size, spec, target, precision, max_new_tokens=max_new_tokens, batch=batch)
     raise BuildError(
         f"a model that fits the {usable:g} GB assumed usable on {target.name}",
         f"{wanted.device:.1f} GB ({parts})",
-        f"pass {mend}" if mend else "choose a smaller model or a larger device (`egm targets`)",
+        f"pass {hint}" if hint else "choose a smaller model or a larger device (`egm targets`)",
     )
 
 

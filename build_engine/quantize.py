@@ -1,4 +1,4 @@
-"""Weight quantisers, the one owner of rounding: pure NumPy, row chunks in, rounded or packed rows out.
+"""Weight quantizers, the one owner of rounding: pure NumPy, row chunks in, rounded or packed rows out.
 
 Notation: N output features (rows of a Hugging Face linear weight), K input features, B = ceil(K / block_size).
 Knows nothing of graphs or checkpoints.
@@ -148,9 +148,9 @@ def _stored(scales: NDArray[np.float32], dtype: Any) -> NDArray[np.float32]:
 
 
 def _round_to(grouped: NDArray[np.float32], scales: NDArray[np.float32], zero: int) -> NDArray[np.float32]:
-    quantised = grouped / scales[..., None]
-    np.rint(quantised, out=quantised)
-    return np.clip(quantised, -zero, zero - 1, out=quantised)
+    quantized = grouped / scales[..., None]
+    np.rint(quantized, out=quantized)
+    return np.clip(quantized, -zero, zero - 1, out=quantized)
 
 
 def _searched_scales(

@@ -22,8 +22,8 @@ class BuildRequest:
         target: the row of the table. precision: one of `target.precisions`.
         max_pixels: area of the resized image at most; None keeps the checkpoint's own budget.
         max_new_tokens: generation limit of the bundle. batch: requests answered at once.
-        quantise_vision: quantise the vision tower too, in FP8; it stays in high precision otherwise.
-        calibration: grounding rows (JSON lines) that quantisation is calibrated on; None renders scenes.
+        quantize_vision: quantize the vision tower too, in FP8; it stays in high precision otherwise.
+        calibration: grounding rows (JSON lines) that quantization is calibrated on; None renders scenes.
         force: replace a damaged bundle at `out_dir`.
         gate: compare the result with the checkpoint and refuse it when they differ too much.
         progress_stream: where progress goes; None keeps silent.
@@ -36,7 +36,7 @@ class BuildRequest:
     max_pixels: int | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     batch: int = 1
-    quantise_vision: bool = False
+    quantize_vision: bool = False
     calibration: Path | None = None
     force: bool = False
     gate: bool = True
@@ -47,8 +47,8 @@ class BuildRequest:
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise BuildError(f"{name} of at least 1", str(value), f"raise --{name.replace('_', '-')}")
-        if self.quantise_vision:
-            self._require_quantised_vision()
+        if self.quantize_vision:
+            self._require_quantized_vision()
 
     def require_batch_of_one(self) -> None:
         """For runtimes that answer one request at a time.
@@ -59,18 +59,18 @@ class BuildRequest:
         if self.batch != 1:
             raise BuildError(f"--batch 1 for target {self.target.name}", str(self.batch), "leave --batch out")
 
-    def _require_quantised_vision(self) -> None:
-        """The runtime must have FP8 kernels for a vision tower there, and ModelOpt a decoder to quantise beside it."""
+    def _require_quantized_vision(self) -> None:
+        """The runtime must have FP8 kernels for a vision tower there, and ModelOpt a decoder to quantize beside it."""
         target = self.target
-        if not target.quantises_vision:
-            able = [row.name for row in TARGETS.values() if row.quantises_vision]
+        if not target.quantizes_vision:
+            able = [row.name for row in TARGETS.values() if row.quantizes_vision]
             found = f"{target.name} ({target.runtime.value}, {', '.join(target.sm) or 'no GPU'})"
-            mend = f"leave --quantise-vision out, or pass --target {able[0]}"
-            raise BuildError(f"a target that runs a vision tower in FP8 ({', '.join(able)})", found, mend)
+            hint = f"leave --quantize-vision out, or pass --target {able[0]}"
+            raise BuildError(f"a target that runs a vision tower in FP8 ({', '.join(able)})", found, hint)
         if WEIGHT_BITS[self.precision] > 8:
             below = [p for p in target.precisions if WEIGHT_BITS[p] <= 8]
             raise BuildError(
-                f"a quantised decoder beside a quantised vision tower ({', '.join(below)})",
+                f"a quantized decoder beside a quantized vision tower ({', '.join(below)})",
                 f"--precision {self.precision}",
-                "leave --quantise-vision out, or pass --precision fp8",
+                "leave --quantize-vision out, or pass --precision fp8",
             )

@@ -44,8 +44,8 @@ class Stages:
             root.mkdir(parents=True, exist_ok=True)
             lock = os.open(root, os.O_RDONLY)
         except OSError as error:
-            mend = "make it writable, or set XDG_CACHE_HOME"
-            raise BuildError(f"a cache at {root}", error.strerror or str(error), mend) from None
+            hint = "make it writable, or set XDG_CACHE_HOME"
+            raise BuildError(f"a cache at {root}", error.strerror or str(error), hint) from None
         try:
             with _only_one(lock, root):
                 for path in root.glob(".*"):

@@ -96,7 +96,7 @@ class Target:
         return self.precisions[0]
 
     @property
-    def quantises_vision(self) -> bool:
+    def quantizes_vision(self) -> bool:
         """Whether the runtime executes a vision tower in FP8 there (Edge-LLM, sm89 and later)."""
         return self.runtime is Runtime.EDGE_LLM and "fp8" in self.precisions
 
@@ -136,7 +136,7 @@ class Target:
         return min(self.precisions, key=lambda known: abs(WEIGHT_BITS[known] - bits))
 
 
-_EDGE_LLM_STEPS = {"memory plan": "host", "quantise": "host", "export": "host", "check graphs": "host", "engine": "device"}
+_EDGE_LLM_STEPS = {"memory plan": "host", "quantize": "host", "export": "host", "check graphs": "host", "engine": "device"}
 _EDGE_LLM = "build_engine.edge_llm.compiler:compile_edge_llm"
 _JETPACK_72 = {"JetPack": "7.2 (L4T R39.2)", "CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"}
 _X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt-edgellm": "0.11.0", "OS": "Ubuntu 24.04"}
@@ -145,7 +145,7 @@ _AMPERE = ("int4", "fp16", "int8")
 _BLACKWELL = ("nvfp4", "fp8", "int4", "fp16")
 
 
-# TensorRT-LLM's table of quantised formats: W4A16-AWQ on Ampere, Ada and Hopper, not on Blackwell; FP8 from Ada on; NVFP4 on
+# TensorRT-LLM's table of quantized formats: W4A16-AWQ on Ampere, Ada and Hopper, not on Blackwell; FP8 from Ada on; NVFP4 on
 # Blackwell alone. A row's first precision is its default.
 _TENSORRT_LLM_GPUS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "sm80": (("A100",), ("sm80",), ("bf16", "int4")),
@@ -158,7 +158,7 @@ _SERVER: Mapping[str, Any] = {
     "compiler": "build_engine.compilers.serving:compile_server",
     "support": Support.NOT_RUN,
 }
-_SERVER_STEPS = {"quantise": "host", "checkpoint and settings": "host", "serve": "device"}
+_SERVER_STEPS = {"quantize": "host", "checkpoint and settings": "host", "serve": "device"}
 _PYTORCH_RUNTIME = "a deployment bundle for the PyTorch runtime: upstream removed its engine files; Qwen3-VL only"
 _MODELOPT_FP8 = "fp8 is a ModelOpt checkpoint, for sm89 and later; which releases load one of these models was not tried"
 
@@ -221,7 +221,7 @@ _ROWS = (
         compiler="build_engine.compilers.cpu:compile_cpu",
         support=Support.TESTED,
         versions={"onnxruntime": ">=1.22"},
-        steps={"quantise": "host", "graphs": "host", "parity": "host"},
+        steps={"quantize": "host", "graphs": "host", "parity": "host"},
     ),
     _jetson_orin(
         "jetson-orin-nano", "Jetson Orin Nano 8 GB", 8.0, 2.0, 102.0, "image tokens at most 2048; close the desktop"
@@ -379,5 +379,5 @@ def target_for(name: str) -> Target:
         return TARGETS[name]
     plain = name.lower().replace("_", "-").replace(" ", "-")
     nearest = difflib.get_close_matches(plain, TARGETS, n=1, cutoff=0.4)
-    mend = f"pass --target {nearest[0]}, or see them all with `egm targets`" if nearest else "see them with `egm targets`"
-    raise InputError(f"a target ({', '.join(TARGETS)})", repr(name), mend)
+    hint = f"pass --target {nearest[0]}, or see them all with `egm targets`" if nearest else "see them with `egm targets`"
+    raise InputError(f"a target ({', '.join(TARGETS)})", repr(name), hint)

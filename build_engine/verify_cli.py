@@ -16,11 +16,11 @@ from build_engine.hub import resolve_checkpoint
 from build_engine.parity.cases import Case, probes, rows, scenes
 from build_engine.parity.store import store
 from build_engine.progress import Progress
+from egm_edge.assets import SHIPPED_NAME
 from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, whole_number
 from egm_edge.errors import BundleError
-from egm_edge.shipped import SHIPPED_NAME
 
 EXIT_FAILED = 1
 NANO_SCENES = 40

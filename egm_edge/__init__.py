@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from egm_edge.auto import open_grounder
     from egm_edge.boxes import Box
     from egm_edge.errors import EgmError
     from egm_edge.grounder import Frame, Grounder
     from egm_edge.grounding import Grounding, Outcome, Task
-    from egm_edge.opening import open_grounder
 
 __version__ = "0.1.0"
 __all__ = ["Box", "EgmError", "Frame", "Grounder", "Grounding", "Outcome", "Task", "open_grounder"]
@@ -30,7 +30,7 @@ _HOMES = {
     "Grounding": "grounding",
     "Outcome": "grounding",
     "Task": "grounding",
-    "open_grounder": "opening",
+    "open_grounder": "auto",
 }
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge import __version__
+from egm_edge.assets import SHIPPED_NAME, default_bundle_dir, shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
-from egm_edge.shipped import SHIPPED_NAME, default_bundle_dir, shipped_checkpoint
 
 MIN_PYTHON = (3, 10)
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
@@ -56,7 +56,7 @@ class Finding:
     name: str
     status: Status
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine() -> list[Finding]:
@@ -78,9 +78,9 @@ def to_dict(findings: list[Finding]) -> dict[str, Any]:
 
 def _machine() -> Iterator[Finding]:
     python_ok = sys.version_info >= MIN_PYTHON
-    mend = "" if python_ok else "install Python 3.10 or newer"
+    hint = "" if python_ok else "install Python 3.10 or newer"
     status = Status.OK if python_ok else Status.MISSING
-    yield Finding("machine", "python", status, f"{platform.python_version()} ({sys.executable})", mend)
+    yield Finding("machine", "python", status, f"{platform.python_version()} ({sys.executable})", hint)
     yield Finding("machine", "platform", Status.OK, f"{board_name() or platform.platform()}, {platform.machine()}")
     flags = " ".join(cpu_flags()) or "no known int8 flags"
     yield Finding("machine", "cpu", Status.OK, f"{cpu_name()}, {usable_cpus()} usable; {flags}")
@@ -100,8 +100,8 @@ def _runtime() -> Iterator[Finding]:
         yield Finding("runtime", "providers", Status.OK, providers)
     except Exception as error:  # a broken native library raises more than ImportError
         found = f"onnxruntime does not import ({' '.join(str(error).split())[:200]})"
-        mend = "pip install --force-reinstall onnxruntime"
-        yield Finding("runtime", "providers", Status.MISSING, found, mend)
+        hint = "pip install --force-reinstall onnxruntime"
+        yield Finding("runtime", "providers", Status.MISSING, found, hint)
 
 
 def _building() -> Iterator[Finding]:
@@ -135,11 +135,11 @@ def _ros() -> Iterator[Finding]:
     if (clone / ".venv-ros" / "bin" / "python").exists():
         found.append(f"Jazzy wheels in {clone / '.venv-ros'}")
     if in_clone:
-        mend = f"make -C {clone} ros"
+        hint = f"make -C {clone} ros"
     else:
-        mend = "sudo apt install ros-jazzy-ros-base ros-jazzy-vision-msgs (Ubuntu 24.04; on 22.04 humble)"
+        hint = "sudo apt install ros-jazzy-ros-base ros-jazzy-vision-msgs (Ubuntu 24.04; on 22.04 humble)"
     if not found:
-        yield Finding("ros 2", "ros 2", Status.NOTE, "none seen", mend)
+        yield Finding("ros 2", "ros 2", Status.NOTE, "none seen", hint)
         return
     yield Finding("ros 2", "ros 2", Status.OK, ", ".join(found))
     if systems and not sourced:
@@ -154,8 +154,8 @@ def _models() -> Iterator[Finding]:
         checkpoint = shipped_checkpoint()
     except EgmError as error:
         yield Finding("egm", "shipped checkpoint", Status.NOTE, error.found)
-        mend = "pass --bundle DIR to egm ground"
-        yield Finding("egm", "default bundle", Status.NOTE, "none, for there is no shipped checkpoint", mend)
+        hint = "pass --bundle DIR to egm ground"
+        yield Finding("egm", "default bundle", Status.NOTE, "none, for there is no shipped checkpoint", hint)
         return
     size_mb = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()) / 1e6
     yield Finding("egm", "shipped checkpoint", Status.OK, f"{SHIPPED_NAME}, {size_mb:.1f} MB at {checkpoint}")
@@ -167,18 +167,18 @@ def _models() -> Iterator[Finding]:
     yield _bundle("default bundle", directory, f"{build} --force")
 
 
-def _bundle(name: str, directory: Path, mend: str) -> Finding:
+def _bundle(name: str, directory: Path, hint: str) -> Finding:
     try:
         manifest = Bundle.open(directory).manifest
     except EgmError as error:
-        return Finding("egm", name, Status.MISSING, str(error), mend)
+        return Finding("egm", name, Status.MISSING, str(error), hint)
     return Finding("egm", name, Status.OK, f"{manifest.precision}, parity {manifest.parity['status']}, {directory}")
 
 
-def _package(section: str, name: str, if_missing: Status, mend: str) -> Finding:
+def _package(section: str, name: str, if_missing: Status, hint: str) -> Finding:
     try:
         return Finding(section, name, Status.OK, version(name))
     except PackageNotFoundError:
         if find_spec(MODULES.get(name, name)) is not None:
             return Finding(section, name, Status.OK, "here, but not from pip")
-        return Finding(section, name, if_missing, "not installed", mend)
+        return Finding(section, name, if_missing, "not installed", hint)

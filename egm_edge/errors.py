@@ -8,21 +8,21 @@ from __future__ import annotations
 
 
 class EgmError(Exception):
-    """Base of every error that a user can mend.
+    """Base of every error that a user can hint.
 
     Args:
         expected: what was needed, as a noun phrase ("an HWC uint8 image").
         found: what was there instead ("a float64 array of shape (3, 480, 640)").
-        mend: what to do or type next ("convert with image.astype(np.uint8)").
+        hint: what to do or type next ("convert with image.astype(np.uint8)").
     """
 
     exit_code = 1
 
-    def __init__(self, expected: str, found: str, mend: str) -> None:
+    def __init__(self, expected: str, found: str, hint: str) -> None:
         self.expected = expected
         self.found = found
-        self.mend = mend
-        super().__init__(" ".join(f"expected {expected}; found {found}; {mend}".split()))
+        self.hint = hint
+        super().__init__(" ".join(f"expected {expected}; found {found}; {hint}".split()))
 
 
 class InputError(EgmError):

@@ -23,23 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from egm_edge.asking import Question, answer
 from egm_edge.backends import Backend, open_backend
 from egm_edge.backends.base import EngineFrame, RuntimeFacts
 from egm_edge.bundle import Bundle, Verify
-from egm_edge.calibration.confidence_map import ConfidenceMap
-from egm_edge.checkpoint_bundle import describe_checkpoint
+from egm_edge.bundle_from_checkpoint import describe_checkpoint
+from egm_edge.confidence.logistic_calibration import LogisticCalibration
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
-from egm_edge.decoding.answer_syntax import AnswerSyntax
-from egm_edge.decoding.cost import CostModel
-from egm_edge.decoding.earlier import EarlierReplies
+from egm_edge.decoding.constrained.grammar import AnswerSyntax
+from egm_edge.decoding.deadline.latency_model import LatencyModel
+from egm_edge.decoding.speculative.reply_cache import ReplyCache
 from egm_edge.errors import BundleError, InputError
+from egm_edge.expression import check_expression
 from egm_edge.families import PromptSpec, encode_prompt, encode_user_text, family_for
 from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounding import Grounding, Task
 from egm_edge.images import load_image
+from egm_edge.pipeline import GroundingRequest, answer
 from egm_edge.pixels import TILES, Pixels, PixelSpec, preprocess
-from egm_edge.request import check_expression
 from egm_edge.streaming import GroundingStream
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Frame:
     image_rgb: NDArray[np.uint8] = field(repr=False)
     engine_frame: EngineFrame | None = field(default=None, repr=False)
     smaller: dict[int, EngineFrame] = field(default_factory=dict, repr=False)
-    earlier: EarlierReplies = field(default_factory=EarlierReplies, repr=False)
+    earlier: ReplyCache = field(default_factory=ReplyCache, repr=False)
     owner: object = field(default=None, repr=False)
 
     @property
@@ -108,7 +108,7 @@ class Grounder:
         self.prompt_spec_hash = manifest.prompt_spec_hash
         self._check_specs()
         calibration = manifest.calibration
-        self.confidence_map = None if calibration is None else ConfidenceMap.from_dict(calibration)
+        self.confidence_map = None if calibration is None else LogisticCalibration.from_dict(calibration)
         self.tokenizer = tokenizer
         self.speculate = True
         self.lookup = True
@@ -116,7 +116,7 @@ class Grounder:
         self._family = family_for(manifest.family)
         self._image_token_id = int(manifest.model["image_token_id"])
         self.stop_ids = frozenset(manifest.model["stop_token_ids"])
-        self.cost = CostModel()
+        self.cost = LatencyModel()
         self.max_new_tokens = int(manifest.limits["max_new_tokens"])
         self.context_tokens = int(manifest.limits["context_tokens"])
         self.thinking = self.prompt_spec.suffix.rstrip().endswith("<think>")
@@ -280,13 +280,13 @@ class Grounder:
 
     def _question(
         self, expression: str, task: Task | str, prompt: str | None, options: DecodingOptions, started: float
-    ) -> Question:
+    ) -> GroundingRequest:
         task = Task.parse(task)
         self._check_text(expression, prompt)
         ids = self.token_ids(expression, task)
         if prompt is not None:
             ids = encode_user_text(self.tokenizer, self.prompt_spec, prompt)
-        return Question(expression, task, ids, options, started, made_frame=False)
+        return GroundingRequest(expression, task, ids, options, started, made_frame=False)
 
     def _check_text(self, expression: str, prompt: str | None) -> None:
         tags = self.prompt_spec.modal + self.prompt_spec.amodal
@@ -338,7 +338,7 @@ class Grounder:
             prefix_ids(self.tokenizer, self.prompt_spec), self._image_token_id, pixels
         )
         opened = self.backend.open_frame(pixels, prefix)
-        self.cost.note_frame(opened.image_token_count, opened.vision_ms + opened.prefill_ms)
+        self.cost.record_frame(opened.image_token_count, opened.vision_ms + opened.prefill_ms)
         return opened
 
     def _check_specs(self) -> None:

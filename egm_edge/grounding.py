@@ -106,9 +106,9 @@ class Grounding:
             "context_tokens" (the model's own limit).
         agreement: share of the samples that agree with this answer, 0.0-1.0; None for a single one.
         samples: how many answers voted.
-        spread_px: standard deviation of x1, y1, x2, y2 that the model's digits leave open, pixels; None where it did not
+        std_px: standard deviation of x1, y1, x2, y2 that the model's digits leave open, pixels; None where it did not
             choose them freely.
-        evidence: what decoding saw of this box, by name (`egm_edge.calibration.evidence`); a calibration map weighs it.
+        evidence: what decoding saw of this box, by name (`egm_edge.confidence.features`); a calibration map weighs it.
         bundle_hash, pixel_spec_hash, prompt_spec_hash: what produced this answer.
     """
 
@@ -129,7 +129,7 @@ class Grounding:
     cut: str = ""
     agreement: float | None = None
     samples: int = 1
-    spread_px: tuple[float, float, float, float] | None = None
+    std_px: tuple[float, float, float, float] | None = None
     evidence: dict[str, float] = field(default_factory=dict)
     bundle_hash: str = ""
     pixel_spec_hash: str = ""
@@ -159,7 +159,7 @@ class Grounding:
             "task": self.task.value,
             "image_wh": list(self.image_wh),
             "box": list(self.box.xyxy) if self.box else None,
-            "spread_px": list(self.spread_px) if self.spread_px else None,
+            "std_px": list(self.std_px) if self.std_px else None,
             "tokens": asdict(self.tokens),
             "timings": asdict(self.timings),
         }
@@ -175,7 +175,7 @@ class Grounding:
             "task": Task(known["task"]),
             "image_wh": tuple(known["image_wh"]),
             "box": Box(*box) if box else None,
-            "spread_px": tuple(known["spread_px"]) if known.get("spread_px") else None,
+            "std_px": tuple(known["std_px"]) if known.get("std_px") else None,
             "tokens": TokenCounts(**known.get("tokens", {})),
             "timings": Timings(**known.get("timings", {})),
         }

@@ -151,7 +151,7 @@ def test_damage_is_refused_in_one_line(bundle_dir: Path, damage: Any, names: str
     with pytest.raises(BundleError, match=names) as caught:
         Bundle.open(bundle_dir)
     assert "\n" not in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_every_missing_key_is_named_at_once(bundle_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import egm_edge.doctor as doctor
-from egm_edge import shipped
+from egm_edge import assets
 from egm_edge.cli.doctor import main, report
 from egm_edge.doctor import RUNTIME_PACKAGES, Status, examine, main_job_works
 from egm_edge.errors import BundleError
@@ -37,7 +37,7 @@ def test_a_missing_runtime_package_is_missing_and_has_its_command(monkeypatch: p
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     found = finding("tokenizers")
     assert found.status is Status.MISSING
-    assert found.mend == "pip install egm-edge"
+    assert found.hint == "pip install egm-edge"
     assert not main_job_works(examine())
     assert "does NOT work" in report(examine())
 
@@ -67,16 +67,16 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 def test_without_any_bundle_the_message_says_how_to_build_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "assets" / "egm-nano").mkdir(parents=True)
     (tmp_path / "assets" / "egm-nano" / "config.json").write_text("{}")
-    monkeypatch.setattr(shipped, "ASSETS_DIR", tmp_path / "assets")
+    monkeypatch.setattr(assets, "ASSETS_DIR", tmp_path / "assets")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("EGM_BUNDLE", raising=False)
     with pytest.raises(BundleError, match=r"egm build egm-nano --target cpu -o .*cache/egm-edge/egm-nano-cpu-") as caught:
-        shipped.resolve_bundle(None)
+        assets.resolve_bundle(None)
     before = str(caught.value)
     (tmp_path / "assets" / "egm-nano" / "config.json").write_text('{"changed": 1}')
     with pytest.raises(BundleError) as caught:
-        shipped.resolve_bundle(None)
+        assets.resolve_bundle(None)
     assert str(caught.value) != before  # another checkpoint has another default bundle
     monkeypatch.setenv("EGM_BUNDLE", "elsewhere")
-    assert shipped.resolve_bundle(None) == Path("elsewhere")
-    assert shipped.resolve_bundle("given") == Path("given")
+    assert assets.resolve_bundle(None) == Path("elsewhere")
+    assert assets.resolve_bundle("given") == Path("given")

@@ -178,7 +178,7 @@ def test_unusable_sources_get_one_line_that_says_why(source: object, color: str 
     assert "\n" not in text
     assert caught.value.expected
     assert caught.value.found
-    assert caught.value.mend
+    assert caught.value.hint
     assert caught.value.__cause__ is None
 
 

@@ -1,7 +1,7 @@
 """Step-0 checks: a wasted run is stopped before its first step. Each finding says what was looked at and what was seen.
 
 Wrong pixels, prompts or targets end a run of either stage. A model that cannot be read yet, or that does not look at the
-picture, is what SFT is there to mend, so SFT only reports it; GRPO, which can only strengthen what is there, stops.
+picture, is what SFT is there to hint, so SFT only reports it; GRPO, which can only strengthen what is there, stops.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def require_passed(findings: Sequence[Finding]) -> None:
     failed = [f for f in findings if f.fatal and not f.ok]
     if failed:
         found = "; ".join(f"{f.name}: {f.seen}" for f in failed)
-        raise InputError("all step-0 checks to pass", found, "mend it, or set run.step0_checks: false")
+        raise InputError("all step-0 checks to pass", found, "hint it, or set run.step0_checks: false")
 
 
 def step_zero(

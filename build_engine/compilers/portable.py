@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_engine.compilers.bf16_to_fp32 import bf16_to_fp32
 from build_engine.compilers.plan import CheckpointPlan
-from build_engine.compilers.widened import widened
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
 from build_engine.exporters.portable_graph import INT4_BLOCKS, BlockProduct, PortableGraphWriter
@@ -28,7 +28,7 @@ class PortableFormats:
     """What a precision means for the portable graphs.
 
     Attributes:
-        native: type of activations, of the KV cache and of weights that are not quantised.
+        native: type of activations, of the KV cache and of weights that are not quantized.
         decoder: its linear layers.
     """
 
@@ -80,7 +80,7 @@ def write_graphs(
     product: BlockProduct = BlockProduct.STANDARD,
     ranges: Mapping[str, float] | None = None,
 ) -> None:
-    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantised.
+    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
 
     Args:
         product: how INT4 layers are written. ranges: of decoder layers' inputs, for FP8.
@@ -136,7 +136,7 @@ def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> d
 
 
 def _widened_on_cpu(candidate: Bundle) -> PortableBackend:
-    with widened(candidate) as runnable:  # the engine has read the files when it is open
+    with bf16_to_fp32(candidate) as runnable:  # the engine has read the files when it is open
         return _on_cpu(runnable)
 
 

@@ -1,7 +1,7 @@
 """Deployment bundles for servers: the checkpoint as the server loads it, its settings, the versions that are safe, and the
 command that starts it. No engine is built: TensorRT-LLM's PyTorch runtime, vLLM and SGLang load Hugging Face checkpoints.
 
-In BF16 the checkpoint is served as it is; below, as ModelOpt quantised it (`served_quantisation.py`). The pixel budget is
+In BF16 the checkpoint is served as it is; below, as ModelOpt quantized it (`served_quantization.py`). The pixel budget is
 written into the checkpoint's own processor settings, which every server reads, and repeated where a server takes it on the
 command line.
 """
@@ -20,7 +20,7 @@ import yaml
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan
-from build_engine.compilers.served_quantisation import COMPANIONS, MODEL, ServedQuantisation
+from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, QuantizedCheckpoint
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from build_engine.processor_settings import write_pixel_budget
@@ -56,7 +56,7 @@ def compile_server(request: BuildRequest) -> Bundle:
     """Build a bundle for the table's server rows; the target's runtime and name decide which server.
 
     Raises:
-        BuildError: the server does not serve this family, or quantisation failed or costs too much.
+        BuildError: the server does not serve this family, or quantization failed or costs too much.
     """
     name = server_name(request.target)
     kind = SERVERS[name]
@@ -74,7 +74,7 @@ def compile_server(request: BuildRequest) -> Bundle:
         manifest["model"] |= {"sm": list(_sm(request))} if request.target.sm else {}
         if request.precision == PLAIN:
             return _plain(request, plan, kind, manifest)
-        served = ServedQuantisation(plan, request)
+        served = QuantizedCheckpoint(plan, request)
         return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _parity())
 
 

@@ -1,6 +1,6 @@
 """The Edge-LLM compiler: `egm build` on a host writes everything but the engine; on the device the same command adds it.
 
-Reads top to bottom: memory plan, quantise, export, check both graphs, write the bundle.
+Reads top to bottom: memory plan, quantize, export, check both graphs, write the bundle.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from build_engine.edge_llm.profile import EngineProfile, fitted_spec
 from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
-from build_engine.modelopt.numeric_check import QuantisationCheck
-from build_engine.modelopt.quantise import COMPANIONS, RECORDED, SAVED, Quantisation, require_host_memory
+from build_engine.modelopt.numeric_check import QuantizationCheck
+from build_engine.modelopt.quantize import COMPANIONS, RECORDED, SAVED, Quantization, require_host_memory
 from build_engine.modelopt.recipe import EDGE_LLM_NUMBERS, RECIPES
 from build_engine.progress import Progress
 from build_engine.request import BuildRequest
@@ -38,7 +38,7 @@ from egm_edge.families.prompts import check_prompt_split
 from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import PixelSpec
 
-UNITS = {"hash": 2, "quantise": 60, "export": 30, "check graphs": 6, "write": 2}
+UNITS = {"hash": 2, "quantize": 60, "export": 30, "check graphs": 6, "write": 2}
 
 
 # The operator that the exported decoder of a precision must hold.
@@ -72,12 +72,12 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
         bar.advance(UNITS["hash"])
         with BundleWriter(request.out_dir, force=request.force) as writer, Stages.open(key) as stages:
             writer.require_free(plan.disk_bytes())
-            source = stages.run("quantised", lambda folder: _quantise(plan, environment, stages, folder, bar))
+            source = stages.run("quantized", lambda folder: _quantize(plan, environment, stages, folder, bar))
             bar.stage("export")
             exported = stages.run("exported", lambda folder: _export(plan, environment, stages, source, folder))
             bar.advance(UNITS["export"])
             bar.stage("check graphs")
-            cost = plan.quantisation.checked(source, request.precision, environment.versions) if plan.quantisation.recipe else None
+            cost = plan.quantization.checked(source, request.precision, environment.versions) if plan.quantization.recipe else None
             if cost and request.gate:
                 cost.require_passed()
             checked = _check(plan, source, exported) if request.gate else None
@@ -111,7 +111,7 @@ class _Plan:
             request.precision,
             max_new_tokens=request.max_new_tokens,
             batch=request.batch,
-            vision_precision="fp8" if request.quantise_vision else None,
+            vision_precision="fp8" if request.quantize_vision else None,
         )
         require_host_memory(self.memory)
         if self.profile.max_kv_cache_capacity > self.shape.max_positions:
@@ -120,14 +120,14 @@ class _Plan:
                 f"{self.profile.max_kv_cache_capacity}",
                 "lower --max-pixels or --max-new-tokens",
             )
-        self.quantisation = Quantisation(
+        self.quantization = Quantization(
             checkpoint=checkpoint,
             pixel_spec=self.pixel_spec,
             prompt_spec=self.prompt_spec,
             recipe=RECIPES.get(request.precision),
             numbers=EDGE_LLM_NUMBERS,
             rows=request.calibration,
-            vision=request.quantise_vision,
+            vision=request.quantize_vision,
         )
 
     @property
@@ -136,7 +136,7 @@ class _Plan:
 
     def key(self, environment: EdgeLlmEnvironment) -> str:
         """Names everything that decides the bundle's content."""
-        inputs = self.quantisation.key_inputs() | {
+        inputs = self.quantization.key_inputs() | {
             "target": self.request.target.name,
             "profile": asdict(self.profile),
             "max_new_tokens": self.request.max_new_tokens,
@@ -150,7 +150,7 @@ class _Plan:
         return 2 * 2 * self.checkpoint.parameter_count() + self.shape.vocab * self.shape.hidden * 4 + (64 << 20)
 
     def manifest(
-        self, environment: EdgeLlmEnvironment, key: str, checked: GraphCheck | None, cost: QuantisationCheck | None
+        self, environment: EdgeLlmEnvironment, key: str, checked: GraphCheck | None, cost: QuantizationCheck | None
     ) -> dict[str, Any]:
         request = self.request
         limits = {"max_new_tokens": request.max_new_tokens, "context_tokens": self.profile.max_kv_cache_capacity}
@@ -162,7 +162,7 @@ class _Plan:
         if checked is not None:
             parity["graphs"] = checked.to_dict()
         if cost is not None:
-            parity["quantisation"] = cost.to_dict()
+            parity["quantization"] = cost.to_dict()
         return {
             "target": request.target.name,
             "precision": request.precision,
@@ -171,7 +171,7 @@ class _Plan:
                 "image_token_id": int(self.checkpoint.config["image_token_id"]),
                 "stop_token_ids": list(stop_ids(self.checkpoint)),
                 "profile": asdict(self.profile),
-                "quantisation": self.quantisation.manifest_section(),
+                "quantization": self.quantization.manifest_section(),
                 "memory_plan_gb": self.memory.to_dict(),
                 "support": request.target.support.value,
                 "build_key": key,
@@ -187,7 +187,7 @@ class _Plan:
             "licences": {
                 "code": "Apache-2.0",
                 "weights": weight_licence(self.checkpoint),
-                "calibration data": self.quantisation.calibration_licence(),
+                "calibration data": self.quantization.calibration_licence(),
             },
         }
 
@@ -196,8 +196,8 @@ class _Plan:
         return int(vision["hidden_size"]) // int(vision.get("num_heads") or vision["num_attention_heads"])
 
 
-def _quantise(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, folder: Path, bar: Progress) -> None:
-    plan.quantisation.run(environment, folder, stages.log("quantise"), bar, UNITS["quantise"], COMPANIONS)
+def _quantize(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, folder: Path, bar: Progress) -> None:
+    plan.quantization.run(environment, folder, stages.log("quantize"), bar, UNITS["quantize"], COMPANIONS)
 
 
 def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source: Path, folder: Path) -> None:
@@ -207,14 +207,14 @@ def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source
         plan.checkpoint.family,
         layers=plan.shape.layers,
         deepstack=plan.deepstack,
-        quantised=OPERATORS.get(plan.request.precision),
-        vision=plan.request.quantise_vision,
+        quantized=OPERATORS.get(plan.request.precision),
+        vision=plan.request.quantize_vision,
     )
 
 
 def _check(plan: _Plan, source: Path, exported: Path) -> GraphCheck:
     host = HostMath.of(plan.checkpoint, plan.pixel_spec, exported / "onnx" / "llm" / "embedding.safetensors")
-    found = check_graphs(exported / "onnx", plan.quantisation.checks(), source / RECORDED, host)
+    found = check_graphs(exported / "onnx", plan.quantization.checks(), source / RECORDED, host)
     found.require_passed()
     return found
 

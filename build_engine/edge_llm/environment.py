@@ -23,7 +23,7 @@ ENVIRONMENT_VARIABLE = "EGM_EDGELLM_VENV"
 PINNED_EDGE_LLM = "0.11.0"
 PACKAGES = ("tensorrt-edgellm", "nvidia-modelopt", "torch", "transformers", "onnx", "onnxscript", "safetensors")
 _CLONE = Path(__file__).resolve().parents[2]
-_MEND = f"run `make edgellm` in a clone of egm-edge, or point {ENVIRONMENT_VARIABLE} at such an environment"
+_HINT = f"run `make edgellm` in a clone of egm-edge, or point {ENVIRONMENT_VARIABLE} at such an environment"
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
 _TAIL_LINES = 40
 _GRACE_S = 5.0
@@ -47,10 +47,10 @@ class EdgeLlmEnvironment:
         chosen = os.environ.get(ENVIRONMENT_VARIABLE)
         found = cls(Path(chosen) if chosen else _CLONE / ".venv-edgellm")
         if not found.python.is_file():
-            raise BuildError("an environment with tensorrt-edgellm", f"nothing at {found.root}", _MEND)
+            raise BuildError("an environment with tensorrt-edgellm", f"nothing at {found.root}", _HINT)
         version = found.versions.get("tensorrt-edgellm")
         if version != PINNED_EDGE_LLM:
-            raise BuildError(f"tensorrt-edgellm {PINNED_EDGE_LLM} in {found.root}", version or "none", _MEND)
+            raise BuildError(f"tensorrt-edgellm {PINNED_EDGE_LLM} in {found.root}", version or "none", _HINT)
         return found
 
     @property
@@ -65,7 +65,7 @@ class EdgeLlmEnvironment:
         """
         path = self.root / "bin" / name
         if not path.is_file():
-            raise BuildError(f"{name} in {self.root}", "no such command", _MEND)
+            raise BuildError(f"{name} in {self.root}", "no such command", _HINT)
         return path
 
     @cached_property
@@ -81,7 +81,7 @@ class EdgeLlmEnvironment:
             )
             return {str(name): str(version) for name, version in json.loads(done.stdout).items()}
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            raise BuildError(f"a working environment at {self.root}", str(error)[:200], _MEND) from None
+            raise BuildError(f"a working environment at {self.root}", str(error)[:200], _HINT) from None
 
 
 def run_tool(
@@ -118,7 +118,7 @@ def run_tool(
             start_new_session=True,
         )
     except OSError as error:
-        raise BuildError(f"to start {argv[0]}", error.strerror or str(error), _MEND) from None
+        raise BuildError(f"to start {argv[0]}", error.strerror or str(error), _HINT) from None
     try:
         assert process.stdout is not None
         with log.open("w", encoding="utf-8") as file:

@@ -65,13 +65,13 @@ def export(
         raise BuildError("both exported graphs with their files", f"no {', '.join(missing)}", f"see {log}")
 
 
-def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quantised: str | None, vision: bool = False) -> None:
+def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quantized: str | None, vision: bool = False) -> None:
     """Inputs and outputs as documented, and the precision that was asked for in the graph.
 
     Args:
-        quantised: operator that a quantised decoder must hold; None for FP16. The export of an unquantised checkpoint
+        quantized: operator that a quantized decoder must hold; None for FP16. The export of an unquantized checkpoint
             ignores a precision silently, so its name in a file proves nothing.
-        vision: whether the vision tower was to be quantised too, in FP8.
+        vision: whether the vision tower was to be quantized too, in FP8.
 
     Raises:
         BuildError: naming what differs.
@@ -92,8 +92,8 @@ def check_interface(out: Path, family: str, *, layers: int, deepstack: int, quan
             odd = ", ".join(sorted(set(found) ^ set(documented))) or "duplicates"
             raise BuildError(f"the documented {what}", f"a difference in {odd}", "use tensorrt-edgellm 0.11.0")
     operators = {node.op_type for node in llm.graph.node}
-    if quantised is not None and quantised not in operators:
-        raise BuildError(f"{quantised} operators in the exported decoder", "none: it was exported in FP16", "report this")
+    if quantized is not None and quantized not in operators:
+        raise BuildError(f"{quantized} operators in the exported decoder", "none: it was exported in FP16", "report this")
     rounded = any(node.op_type == "QuantizeLinear" for node in visual.graph.node)
     if rounded != vision:
         words = ("QuantizeLinear operators in the exported vision tower", "none: it was exported in FP16")

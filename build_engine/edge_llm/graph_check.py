@@ -1,7 +1,7 @@
 """The numeric check: both exported graphs on the CPU, against what transformers computed for the same requests.
 
-A quantised graph is held against transformers with the saved checkpoint's own numbers, so that a difference is the export's
-and not the quantisation's; what quantisation itself costs is reported beside it. Runs the graphs as exported, with the plugin
+A quantized graph is held against transformers with the saved checkpoint's own numbers, so that a difference is the export's
+and not the quantization's; what quantization itself costs is reported beside it. Runs the graphs as exported, with the plugin
 operators as ONNX functions.
 """
 
@@ -56,17 +56,17 @@ class GraphCheck:
     Attributes:
         stages: vision embedding, deep-stack, prefill logits, in the order in which the model computes them.
         top1_agreement: share of positions whose best token is the reference's.
-        rounding_error: of the reference's own logits when its layers round to FP16; None where nothing was quantised. The same
-            of the other stages is in their bounds, where the vision tower is quantised too.
-        quantisation_error: of the reference's own logits against the unquantised checkpoint; None where nothing was
-            quantised.
+        rounding_error: of the reference's own logits when its layers round to FP16; None where nothing was quantized. The same
+            of the other stages is in their bounds, where the vision tower is quantized too.
+        quantization_error: of the reference's own logits against the unquantized checkpoint; None where nothing was
+            quantized.
         operators: plugin operators that were run as functions.
     """
 
     stages: tuple[StageDeviation, ...]
     top1_agreement: float
     rounding_error: float | None
-    quantisation_error: float | None
+    quantization_error: float | None
     requests: int
     operators: tuple[str, ...]
 
@@ -94,7 +94,7 @@ def check_graphs(export_dir: Path, requests: Sequence[Prepared], recorded: Path,
         recorded: the worker's safetensors.
     """
     reference = load_file(str(recorded))
-    kind = "quantised" if any(name.startswith("quantised.") for name in reference) else "checkpoint"
+    kind = "quantized" if any(name.startswith("quantized.") for name in reference) else "checkpoint"
     operators: list[str] = []
     seen: list[dict[str, NDArray[np.float32]]] = []
     with _opened(export_dir / "visual" / "model.onnx", operators) as visual:
@@ -114,7 +114,7 @@ def check_graphs(export_dir: Path, requests: Sequence[Prepared], recorded: Path,
             expected = reference[f"{kind}.{i}.{name}"]
             stage = _stage(name)
             errors[stage] = max(errors.get(stage, 0.0), relative_error(found, expected, name == "logits"))
-            if kind == "quantised":
+            if kind == "quantized":
                 floor = relative_error(reference[f"rounded.{i}.{name}"], expected, name == "logits")
                 floors[stage] = max(floors.get(stage, 0.0), floor)
         logits = reference[f"{kind}.{i}.logits"]
@@ -124,8 +124,8 @@ def check_graphs(export_dir: Path, requests: Sequence[Prepared], recorded: Path,
     return GraphCheck(
         stages=tuple(StageDeviation(name, error, bounds.get(name, BOUND)) for name, error in errors.items()),
         top1_agreement=round(float(np.mean(agreements)), 6),
-        rounding_error=round(floors["prefill logits"], 6) if kind == "quantised" else None,
-        quantisation_error=round(max(losses), 6) if kind == "quantised" else None,
+        rounding_error=round(floors["prefill logits"], 6) if kind == "quantized" else None,
+        quantization_error=round(max(losses), 6) if kind == "quantized" else None,
         requests=len(requests),
         operators=tuple(operators),
     )

@@ -365,11 +365,11 @@ def _function(domain: str, name: str, attributes: set[str], body: str) -> Functi
 def load_runnable(path: Path) -> tuple[ModelProto, Sequence[str]]:
     """The graph of `path`, weights still in their own file, with its functions."""
     model = onnx.load(str(path), load_external_data=False)
-    _widen_quantised_inputs(model)
+    _widen_quantized_inputs(model)
     return model, add_functions(model)
 
 
-def _widen_quantised_inputs(model: ModelProto) -> None:
+def _widen_quantized_inputs(model: ModelProto) -> None:
     """QuantizeLinear of FP16 by a float32 scale is standard since opset 23, and ONNX Runtime's CPU kernels do not know it:
     the input is cast to float32 first, which changes no value."""
     wide = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}

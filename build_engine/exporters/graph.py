@@ -190,10 +190,10 @@ class GraphWriter:
     def _linear_w8a8(self, x: str, name: str, shape: tuple[int, int], rows: Rows) -> str:
         values, scales = quantize_channels(rows(0, shape[0]))
         weight = self.weight(f"{name}.w8", values.T)
-        quantised, row_scale = self._rounded_rows(x)
+        quantized, row_scale = self._rounded_rows(x)
         zeros = (self.constant(128, np.uint8), self.constant(0, np.int8))
         channel_scales = self.weight(f"{name}.w8_scales", scales)
-        product = self.contrib("MatMulIntegerToFloat", quantised, weight, self.constant(1.0), channel_scales, *zeros)
+        product = self.contrib("MatMulIntegerToFloat", quantized, weight, self.constant(1.0), channel_scales, *zeros)
         return str(self.op("Mul", product, row_scale))
 
     def _rounded_rows(self, x: str) -> tuple[str, str]:

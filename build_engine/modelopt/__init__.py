@@ -1,4 +1,4 @@
-"""ModelOpt's quantised checkpoints: calibrated on grounding requests, saved, checked against the original.
+"""ModelOpt's quantized checkpoints: calibrated on grounding requests, saved, checked against the original.
 
 Shared by every compiler whose runtime loads such a checkpoint or is built from one.
 """

@@ -1,4 +1,4 @@
-"""What quantisation costs, in numbers: transformers with exactly the saved numbers against transformers with the original's,
+"""What quantization costs, in numbers: transformers with exactly the saved numbers against transformers with the original's,
 for the same requests.
 
 Two things are held to bounds. Each decoder layer by itself, given what entered the original's layer: there a wrong scale or a
@@ -29,7 +29,7 @@ FP8_VISION_BOUND = 0.3  # Gaussian weights give 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class QuantisationCheck:
+class QuantizationCheck:
     """What the comparison found, the worst of all requests.
 
     Attributes:
@@ -83,9 +83,9 @@ class QuantisationCheck:
         return rounded | {"bounds": self.bounds, "passed": not self.failed}
 
 
-def check_quantisation(
+def check_quantization(
     recorded: Path, precision: str, vision: str, against: str, answers: Sequence[int]
-) -> QuantisationCheck:
+) -> QuantizationCheck:
     """Read the worker's record of both sides.
 
     Args:
@@ -95,12 +95,12 @@ def check_quantisation(
     """
     values = load_file(str(recorded))
     requests = len(answers)
-    pairs = [(values[f"quantised.{i}.logits"], values[f"checkpoint.{i}.logits"]) for i in range(requests)]
-    pictures = [(values[f"quantised.{i}.embeddings"], values[f"checkpoint.{i}.embeddings"]) for i in range(requests)]
-    rounded = [(values[f"rounded.{i}.logits"], values[f"quantised.{i}.logits"]) for i in range(requests)]
+    pairs = [(values[f"quantized.{i}.logits"], values[f"checkpoint.{i}.logits"]) for i in range(requests)]
+    pictures = [(values[f"quantized.{i}.embeddings"], values[f"checkpoint.{i}.embeddings"]) for i in range(requests)]
+    rounded = [(values[f"rounded.{i}.logits"], values[f"quantized.{i}.logits"]) for i in range(requests)]
     replies = [(found[-1 - n : -1], expected[-1 - n : -1]) for (found, expected), n in zip(pairs, answers, strict=True) if n]
     layers = np.nan_to_num(values["layer_errors"], nan=np.inf).max(0)  # [layers]
-    return QuantisationCheck(
+    return QuantizationCheck(
         precision=precision,
         vision=vision,
         against=against,

@@ -1,7 +1,7 @@
 """Requests as tensors: pictures and sentences through the checkpoint's own PixelSpec and PromptSpec, ready for a model.
 
-The same code prepares calibration, the numeric check and, on the robot, every request: what quantisation was calibrated on
-is what the model will see. Knows nothing of quantisers and graphs.
+The same code prepares calibration, the numeric check and, on the robot, every request: what quantization was calibrated on
+is what the model will see. Knows nothing of quantizers and graphs.
 """
 
 from __future__ import annotations

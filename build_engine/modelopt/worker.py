@@ -1,8 +1,8 @@
 """The half of the host work that needs ModelOpt: run inside `.venv-edgellm` as `python worker.py PLAN.json`.
 
-Loads the checkpoint with transformers, records what it computes for the check requests, quantises it with ModelOpt on the
-calibration requests, saves the quantised checkpoint, and records what transformers computes with exactly the saved numbers. A
-quantised checkpoint that is already there is recorded as it stands.
+Loads the checkpoint with transformers, records what it computes for the check requests, quantizes it with ModelOpt on the
+calibration requests, saves the quantized checkpoint, and records what transformers computes with exactly the saved numbers. A
+quantized checkpoint that is already there is recorded as it stands.
 Imports nothing of this project: it lives in another environment. Requests come as safetensors that the host made with the
 checkpoint's own PixelSpec and PromptSpec, so that no image processor is needed here.
 
@@ -40,13 +40,13 @@ def main(plan_path: str) -> None:
     if plan["method"]:
         trace = trace_layers(model, plan["checks"])
         if not Path(plan["out"]).is_dir():
-            quantise(model, plan["method"], plan["calibration"], bool(plan["quantise_vision"]), int(plan["int4_tile"]))
+            quantize(model, plan["method"], plan["calibration"], bool(plan["quantize_vision"]), int(plan["int4_tile"]))
             report("save", 0, 1)
             save_checkpoint(model, Path(plan["out"]), weights)
         del model
         saved = load(plan)
         take_saved_numbers(saved, Path(plan["out"]), scales)
-        outputs |= {f"quantised.{name}": tensor for name, tensor in record(saved, plan["checks"], "quantised").items()}
+        outputs |= {f"quantized.{name}": tensor for name, tensor in record(saved, plan["checks"], "quantized").items()}
         outputs["layer_errors"] = layer_errors(saved, plan["checks"], trace)
         round_to(saved, weights)
         outputs |= {f"rounded.{name}": tensor for name, tensor in record(saved, plan["checks"], "rounded").items()}
@@ -64,7 +64,7 @@ def load(plan: dict[str, Any]) -> PreTrainedModel:
 
 def round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round what every linear layer and norm puts out to `dtype`: how far the runtime's arithmetic alone moves the answer.
-    Where activations are quantised that is far, because a value near the edge of a step may fall to the other side."""
+    Where activations are quantized that is far, because a value near the edge of a step may fall to the other side."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) or type(module).__name__.endswith("Norm"):
             module.register_forward_hook(lambda module, arguments, output: output.to(dtype).to(output.dtype))
@@ -168,11 +168,11 @@ def layer_errors(model: PreTrainedModel, files: list[str], trace: Trace) -> torc
     return torch.stack(rows)
 
 
-def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool, int4_tile: int) -> None:
-    """Insert and calibrate ModelOpt's quantisers by its recipe for `method`, the vision tower's in FP8 where `vision` asks.
+def quantize(model: PreTrainedModel, method: str, files: list[str], vision: bool, int4_tile: int) -> None:
+    """Insert and calibrate ModelOpt's quantizers by its recipe for `method`, the vision tower's in FP8 where `vision` asks.
 
     Args:
-        int4_tile: linear layers whose sides are no multiples of it stay unquantised in INT4.
+        int4_tile: linear layers whose sides are no multiples of it stay unquantized in INT4.
     """
     import modelopt.torch.quantization as mtq
     from tensorrt_edgellm.quantization.quantization_configs import append_quant_cfg_entries, build_quant_config
@@ -188,18 +188,18 @@ def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool
         ]
         rules = [{"quantizer_name": f"*{name}.weight_quantizer", "enable": False} for name in unaligned]
         append_quant_cfg_entries(config, rules)
-    # ModelOpt 0.45 sends a convolution with NVFP4 settings to a CUDA kernel even where its quantisers are disabled.
+    # ModelOpt 0.45 sends a convolution with NVFP4 settings to a CUDA kernel even where its quantizers are disabled.
     convolution = {"quantizer_name": "*patch_embed*", "cfg": {"num_bits": 8, "axis": None}, "enable": False}
     append_quant_cfg_entries(config, [convolution])
     passes = 0
 
-    def calibrate(quantised: PreTrainedModel) -> None:
+    def calibrate(quantized: PreTrainedModel) -> None:
         nonlocal passes
         passes += 1
         for i, file in enumerate(files):
             report(f"calibrate, pass {passes}", i, len(files))
             with torch.inference_mode():
-                quantised(**model_inputs(quantised, file), use_cache=False)
+                quantized(**model_inputs(quantized, file), use_cache=False)
 
     mtq.quantize(model, config, calibrate)
     if vision and awq:
@@ -210,12 +210,12 @@ def quantise(model: PreTrainedModel, method: str, files: list[str], vision: bool
     enabled = [name for name, module in model.named_modules() if getattr(module, "is_enabled", False)]
     weights = [name for name in enabled if name.endswith("weight_quantizer")]
     if all(is_vision(name) for name in weights):
-        raise SystemExit(f"ModelOpt quantised no decoder layer with {method}")
+        raise SystemExit(f"ModelOpt quantized no decoder layer with {method}")
     if vision and not any(is_vision(name) for name in weights):
-        raise SystemExit("the vision tower was to be quantised, but ModelOpt quantised no layer of it")
+        raise SystemExit("the vision tower was to be quantized, but ModelOpt quantized no layer of it")
     leaked = [name for name in enabled if is_vision(name) and not vision]
     if leaked:
-        raise SystemExit(f"the vision tower was to stay in high precision, but {leaked[0]} is quantised")
+        raise SystemExit(f"the vision tower was to stay in high precision, but {leaked[0]} is quantized")
 
 
 def is_vision(name: str) -> bool:
@@ -241,7 +241,7 @@ def save_checkpoint(model: PreTrainedModel, out: Path, dtype: torch.dtype) -> No
 
 
 def take_saved_numbers(model: PreTrainedModel, out: Path, scales: torch.dtype) -> None:
-    """Put the saved checkpoint's numbers into an unquantised model: weights unpacked, activations rounded where they are.
+    """Put the saved checkpoint's numbers into an unquantized model: weights unpacked, activations rounded where they are.
 
     Args:
         scales: what the runtime keeps scales in.
@@ -259,7 +259,7 @@ def take_saved_numbers(model: PreTrainedModel, out: Path, scales: torch.dtype) -
             stored = saved.get(name)
             if stored is None:
                 if name != "lm_head.weight":  # a tied head
-                    raise SystemExit(f"the quantised checkpoint lacks {name}")
+                    raise SystemExit(f"the quantized checkpoint lacks {name}")
                 continue
             module_name = name.removesuffix(".weight")
             parts = {key: saved.get(f"{module_name}.{key}") for key in SCALES}

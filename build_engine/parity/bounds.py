@@ -1,6 +1,6 @@
 """How far a backend may be from the checkpoint at each stage, by precision. Plain numbers.
 
-Full precision differs by the order of summation alone. The quantised bounds lie above what the shipped checkpoint and small
+Full precision differs by the order of summation alone. The quantized bounds lie above what the shipped checkpoint and small
 random ones show (docs/parity.md has the measured values) and below what any of the mistakes in tests/build_engine/parity
 causes.
 """

@@ -60,7 +60,9 @@ def gate(
     new_tokens = min(PROBE_TOKENS, int(limits["max_new_tokens"]))
     cases = fitting(candidate, reference, probes(), new_tokens)
     if not cases:
-        return unverified(f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}")
+        return unverified(
+            f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}"
+        )
     report = compare(candidate, open_engine, reference, cases, max_new_tokens=new_tokens)
     if not report.passed:
         stage = next((s for s in report.stages if s.passed is False), report.stages[-1])

@@ -173,7 +173,9 @@ def checkpoint_sha256(directory: Path) -> str:
 class _Asked:
     """The checkpoint's half: its replies and traces, computed once for both passes over the bundle."""
 
-    def __init__(self, reference: TransformersReference, family: str, cases: Sequence[Case], max_new_tokens: int) -> None:
+    def __init__(
+        self, reference: TransformersReference, family: str, cases: Sequence[Case], max_new_tokens: int
+    ) -> None:
         self.reference, self.family, self.cases, self.max_new_tokens = reference, family, cases, max_new_tokens
         self.observed: Observed | None = None
         self.pairs: list[BoxPair] = []
@@ -317,9 +319,7 @@ def _where_positions_differ(ours: NDArray[np.int64], theirs: NDArray[np.int64]) 
     return f"rotary position {ours[:, at].tolist()} instead of {theirs[:, at].tolist()} (time, height, width) at token {at}"
 
 
-def _texts(
-    side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advance: Callable[[int], None]
-) -> _Run:
+def _texts(side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advance: Callable[[int], None]) -> _Run:
     """Replies as a user gets them, against the reference's and against plain greedy decoding, and the boxes read from them."""
     run, reference = _Run(), asked.reference
     run.note("text", *script_problems(side.bundle, side.grounder.tokenizer))
@@ -377,7 +377,9 @@ def _merged(structure: dict[str, StageResult], rounded: dict[str, StageResult], 
         if same:
             yield exact
         elif exact.passed is False:
-            yield replace(exact, detail="; ".join(part for part in (exact.detail, "with all weights unrounded") if part))
+            yield replace(
+                exact, detail="; ".join(part for part in (exact.detail, "with all weights unrounded") if part)
+            )
         else:
             yield replace(result, detail="; ".join(part for part in (result.detail, _unrounded_figure(exact)) if part))
 

@@ -40,7 +40,9 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
                     return [f"a scripted reply ends in: {error}"]
                 found = None if box is None else box.xyxy
                 if found is None or max(abs(a - b) for a, b in zip(found, expected, strict=True)) > TOLERANCE_PX:
-                    problems.append(f"a reply that says {list(numbers)} of {task.value} gives {found} instead of {expected}")
+                    problems.append(
+                        f"a reply that says {list(numbers)} of {task.value} gives {found} instead of {expected}"
+                    )
     return problems
 
 

@@ -12,7 +12,10 @@ from egm_edge.backends.transformers_reference import TransformersReference
 def note_problems(model: dict[str, Any], reference: TransformersReference, note: Callable[..., None]) -> None:
     """Tell `note(stage, problem, ...)` of every setting that differs."""
     vision = model.get("vision") or {}
-    note("vision embedding", *changed_fields({"rope_theta": vision.get("rope_theta")}, {"rope_theta": reference.vision_rope_theta}))
+    note(
+        "vision embedding",
+        *changed_fields({"rope_theta": vision.get("rope_theta")}, {"rope_theta": reference.vision_rope_theta}),
+    )
     if vision.get("deepstack") != reference.deepstack_count:
         note("deep-stack", f"{vision.get('deepstack')} features instead of {reference.deepstack_count}")
     theta, section = reference.rope

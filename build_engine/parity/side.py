@@ -89,7 +89,9 @@ class BackendSide:
             session.extend(head[start : start + CHUNK])
         return np.stack([session.extend([token]) for token in tail])
 
-    def branched(self, case: Case, first: Sequence[int], second: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def branched(
+        self, case: Case, first: Sequence[int], second: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits [r, V] of two replies of one length that are decoded together, a third one having been dropped."""
         session: Any = self.grounder.backend.open_session(self.engine_frame(case))
         session.extend(self.request_ids(case))

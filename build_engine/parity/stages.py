@@ -101,7 +101,10 @@ def deep_stack(
 
 
 def logits(
-    name: str, pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], bounds: Bounds, problems: Sequence[str] = ()
+    name: str,
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    bounds: Bounds,
+    problems: Sequence[str] = (),
 ) -> StageResult:
     """Logits [k, V] of the request ("prefill logits") or of the reply's tokens one by one, (reference, backend) per case."""
     if not pairs:

@@ -90,10 +90,7 @@ class _Unrounder:
             for node in graph.node:
                 _widen_attributes(node)
             used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-            kept = [
-                _stored(data, self.target, name, self._plain(name))
-                for name in self.stored
-            ]
+            kept = [_stored(data, self.target, name, self._plain(name)) for name in self.stored]
         del graph.initializer[:]
         graph.initializer.extend([*kept, *made])
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -160,7 +157,10 @@ class _Unrounder:
         truth = self._truth(name, values.shape)
         if truth is None:
             return values
-        right = np.abs(np.clip(truth, -448 * scale, 448 * scale) - values) <= np.abs(truth) * FP8_HALF_STEP + scale * 2.0**-9
+        right = (
+            np.abs(np.clip(truth, -448 * scale, 448 * scale) - values)
+            <= np.abs(truth) * FP8_HALF_STEP + scale * 2.0**-9
+        )
         natural = float(np.abs(truth).max()) / 448
         if not right.all() or not LEAST_STEP * natural <= scale <= SLACK * natural:
             self.problems.append(f"{name} is not the checkpoint's in FP8")
@@ -184,7 +184,8 @@ class _Unrounder:
             row, block = (int(i) for i in np.argwhere(~right)[0])
             more = int((~right).sum()) - 1
             self.problems.append(
-                f"{name} is not the rounding of the checkpoint's in block {block} of row {row}" + (f" and {more} more" if more else "")
+                f"{name} is not the rounding of the checkpoint's in block {block} of row {row}"
+                + (f" and {more} more" if more else "")
             )
         return np.where(right[..., None], grouped, values).reshape(rows, -1)
 

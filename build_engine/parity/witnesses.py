@@ -18,8 +18,14 @@ from egm_edge.grounding import Task
 TASK_TEXTS = {
     ("qwen3_vl", Task.MODAL): "Locate {}, output its bbox coordinates using JSON format",
     ("qwen3_vl", Task.AMODAL): "Locate {} amodally, output its bbox coordinates using JSON format",
-    ("internvl3", Task.MODAL): "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
-    ("internvl3", Task.AMODAL): "Please provide the amodal bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
+    (
+        "internvl3",
+        Task.MODAL,
+    ): "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
+    (
+        "internvl3",
+        Task.AMODAL,
+    ): "Please provide the amodal bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
 }
 _NUMBERS = r"\[+\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\]+"
 _ANSWERS = (re.compile(r'"bbox_2d"\s*:\s*' + _NUMBERS), re.compile(r"<box>\s*" + _NUMBERS + r"\s*</box>"))
@@ -66,7 +72,8 @@ class Observed:
 
     def __init__(self, model: Any) -> None:
         self.seen: dict[str, dict[str, list[Any]]] = {
-            part: {"Gelu": [], "LayerNormalization": [], "SimplifiedLayerNormalization": []} for part in ("vision", "decoder")
+            part: {"Gelu": [], "LayerNormalization": [], "SimplifiedLayerNormalization": []}
+            for part in ("vision", "decoder")
         }
         self._hooks = []
         for name, module in model.named_modules():
@@ -84,7 +91,9 @@ class Observed:
         """Stop listening; the vision tower has run `vision_runs` times since."""
         for hook in self._hooks:
             hook.remove()
-        self.seen["vision"] = {kind: values[: len(values) // vision_runs] for kind, values in self.seen["vision"].items()}
+        self.seen["vision"] = {
+            kind: values[: len(values) // vision_runs] for kind, values in self.seen["vision"].items()
+        }
 
 
 def _kind(module: Any) -> tuple[str, Any] | None:
@@ -109,7 +118,9 @@ def attribute_problems(graph: Path, expected: dict[str, list[Any]]) -> list[str]
     for kind, wanted in expected.items():
         found = [_attribute(node) for node in nodes if node.op_type.removeprefix("Skip") == kind]
         if found and found != wanted:
-            at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+            )
             ours, theirs = (values[at] if at < len(values) else "none" for values in (found, wanted))
             problems.append(f"{kind} {at + 1} of {graph.stem}.onnx is {ours}, in the model {theirs}")
     return problems
@@ -126,6 +137,10 @@ def differing(pairs: Iterable[tuple[Sequence[float] | None, Sequence[float] | No
     """How many pairs of boxes differ by more than `tolerance_px` in any corner."""
     return sum(
         (ours is None) != (theirs is None)
-        or (ours is not None and theirs is not None and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > tolerance_px)
+        or (
+            ours is not None
+            and theirs is not None
+            and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > tolerance_px
+        )
         for ours, theirs in pairs
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts, Session
 from egm_edge.bundle import Bundle
-from egm_edge.checkpoint_bundle import TARGET as CHECKPOINT_TARGET
+from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
 from egm_edge.errors import BackendError
 
 __all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "load_backend", "open_backend"]
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 def open_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Backend:
     """As `load_backend`, and warn when nobody has shown that the bundle gives its checkpoint's boxes."""
-    if doubt := _doubt(bundle):
+    if doubt := _parity_warning(bundle):
         _log.warning("%s: %s; run `egm verify %s --reference CHECKPOINT`", bundle.root, doubt, bundle.root)
     return load_backend(bundle, memory=memory, threads=threads)
 
@@ -36,12 +36,12 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
     serve = f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, served_model={path})"
     if target in _SERVERS:
         raise BackendError("a bundle that runs in this process", f"one for the server {target}", serve)
-    if name := whole_answers_by(bundle):
-        mend = f"open it with egm_edge.open_grounder({path}), which takes {name}"
+    if name := text_runtime_of(bundle):
+        hint = f"open it with egm_edge.open_grounder({path}), which takes {name}"
         raise BackendError(
             "a bundle whose runtime gives logits",
             f"one for {target}, whose runtime answers whole requests",
-            f"{mend}, or {serve}" if target == _TENSORRT_LLM else mend,
+            f"{hint}, or {serve}" if target == _TENSORRT_LLM else hint,
         )
     if target not in _BACKENDS:
         raise BackendError(
@@ -52,14 +52,14 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
     return _BACKENDS[target](bundle, memory, threads)
 
 
-def whole_answers_by(bundle: Bundle) -> str:
+def text_runtime_of(bundle: Bundle) -> str:
     """The class that runs a bundle whose runtime answers whole requests, "" for one whose engine gives logits."""
     if bundle.manifest.target == _TENSORRT_LLM:
         return "TensorRtLlmGrounder"
     return "EdgeLlmGrounder" if "tensorrt-edgellm" in bundle.manifest.versions else ""
 
 
-def _doubt(bundle: Bundle) -> str:
+def _parity_warning(bundle: Bundle) -> str:
     """Why the bundle's boxes may not be its checkpoint's, "" when a parity report vouches for this very content."""
     if bundle.manifest.target == CHECKPOINT_TARGET:
         return ""  # it is the checkpoint

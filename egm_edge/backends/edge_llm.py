@@ -57,8 +57,8 @@ class EdgeLlmGrounder(InProcessGrounder):
     def from_opened(cls, bundle: Bundle, *, guided: tuple[str, str] | None = None) -> EdgeLlmGrounder:
         """As `from_bundle`, for a bundle that is already open."""
         if not bundle.manifest.model.get("engine"):
-            mend = bundle.manifest.parity.get("next") or "build it on the device with egm build"
-            raise BundleError(f"a bundle with an engine at {bundle.root}", "the host half alone", f"on the device: {mend}")
+            hint = bundle.manifest.parity.get("next") or "build it on the device with egm build"
+            raise BundleError(f"a bundle with an engine at {bundle.root}", "the host half alone", f"on the device: {hint}")
         runtime = _load_runtime()
         engine_dir, checkpoint = bundle.root / "engine", bundle.root / "checkpoint"
         cache = runtime.ContextCacheConfig()

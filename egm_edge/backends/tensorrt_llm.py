@@ -74,8 +74,8 @@ class TensorRtLlmGrounder(InProcessGrounder):
         manifest = bundle.manifest
         if manifest.target != TARGET or manifest.family != FAMILY:
             found = f"{manifest.family} for {manifest.target} in {bundle.root}"
-            mend = f"egm build CHECKPOINT --target {TARGET}; InternVL3 runs on vllm and sglang"
-            raise BundleError(f"a {FAMILY} bundle for {TARGET}", found, mend)
+            hint = f"egm build CHECKPOINT --target {TARGET}; InternVL3 runs on vllm and sglang"
+            raise BundleError(f"a {FAMILY} bundle for {TARGET}", found, hint)
         runtime = _load_runtime(str(manifest.versions["server"]))
         import yaml  # comes with the runtime
 
@@ -83,10 +83,10 @@ class TensorRtLlmGrounder(InProcessGrounder):
         try:
             engine = runtime.LLM(model=str(bundle.root / CHECKPOINT), **arguments)
         except Exception as error:  # whatever torch, CUDA, MPI and pydantic raise
-            mend = (
+            hint = (
                 "see the runtime's log; egm build with a smaller --batch, --max-pixels or --precision needs less memory"
             )
-            raise BackendError(f"TensorRT-LLM to load {bundle.root / CHECKPOINT}", _words(error), mend) from None
+            raise BackendError(f"TensorRT-LLM to load {bundle.root / CHECKPOINT}", _words(error), hint) from None
         return cls(runtime, engine, bundle, guided=guided)
 
     def close(self) -> None:
@@ -187,8 +187,8 @@ class _Reply:
         except BackendError as error:
             self._chunks.put(error)
         except Exception as error:  # crosses threads; `next` raises it where the caller is
-            mend = "see the runtime's log, and the picture's size against the bundle's limits"
-            self._chunks.put(BackendError("TensorRT-LLM to answer", _words(error), mend))
+            hint = "see the runtime's log, and the picture's size against the bundle's limits"
+            self._chunks.put(BackendError("TensorRT-LLM to answer", _words(error), hint))
         finally:
             self._ended(self)
 

@@ -25,7 +25,7 @@ ENGINES = {name: f"engines/{name}.engine" for name in ("vision", "decoder", "hea
 PREFILL_PROFILE, DECODE_PROFILE = 0, 1
 DECODE_TOKENS = 16
 CACHE_ITEM_BYTES = 2  # both 16-bit types
-MEND = "pip install tensorrt-rtx==1.7.1.116 cuda-bindings, with an NVIDIA driver of CUDA 13"
+HINT = "pip install tensorrt-rtx==1.7.1.116 cuda-bindings, with an NVIDIA driver of CUDA 13"
 
 
 class RtxRunner:
@@ -151,7 +151,7 @@ class RtxRunner:
         """CUDA's bindings give (error, value…); a BackendError for any error."""
         error, *values = result
         if int(error) != 0:
-            raise BackendError(what, f"CUDA error {int(error)}", MEND)
+            raise BackendError(what, f"CUDA error {int(error)}", HINT)
         return values[0] if values else None
 
 
@@ -159,8 +159,8 @@ def _require_recent_enough(gpu: str, built_for: Sequence[str]) -> None:
     """FP8 engines leave out older GPUs; TensorRT itself judges the newer ones."""
     first = min(built_for, key=_capability, default=gpu)
     if _capability(gpu) < _capability(first):
-        mend = "build the bundle with --precision int4 or fp16"
-        raise BackendError(f"a GPU of {first} or later, for which the engines are", gpu, mend)
+        hint = "build the bundle with --precision int4 or fp16"
+        raise BackendError(f"a GPU of {first} or later, for which the engines are", gpu, hint)
 
 
 def _capability(sm: str) -> int:
@@ -177,5 +177,5 @@ def import_runtime() -> tuple[Any, Any]:
         import tensorrt_rtx
         from cuda.bindings import runtime
     except ImportError as error:
-        raise BackendError("TensorRT for RTX and CUDA's Python bindings", str(error), MEND) from None
+        raise BackendError("TensorRT for RTX and CUDA's Python bindings", str(error), HINT) from None
     return tensorrt_rtx, runtime

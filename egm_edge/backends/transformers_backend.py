@@ -1,6 +1,6 @@
 """TransformersBackend: a checkpoint directory run by transformers in float32, behind the same protocol as every engine.
 
-The slow, plain way to an answer: no export, no quantisation, no graph of ours between the checkpoint and its boxes. Pixels
+The slow, plain way to an answer: no export, no quantization, no graph of ours between the checkpoint and its boxes. Pixels
 and prompt tokens come from this project, as for every backend; positions and masks are the model's own code.
 
 Tensor notation: n fed tokens, V vocabulary size.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-_MEND = "pip install 'egm-edge[train]'"
+_HINT = "pip install 'egm-edge[train]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class TransformersReference:
             import torch
             import transformers
         except ImportError as error:
-            raise BackendError("torch and transformers, which run the reference", str(error), _MEND) from None
+            raise BackendError("torch and transformers, which run the reference", str(error), _HINT) from None
         self.checkpoint = Path(checkpoint)
         self.device = device
         self.name = f"transformers {transformers.__version__}, {dtype}, {device}"

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parser().parse_args(argv)
     from egm_edge.bundle import Bundle
-    from egm_edge.calibration.store import store
+    from egm_edge.confidence.store import store
 
     if arguments.remove:
         store(Bundle.open(arguments.bundle), None)
@@ -39,14 +39,14 @@ def main(argv: list[str]) -> int:
         return 0
     if not arguments.data:
         raise InputError("--data FILE...", "none", "pass rows with boxes")
-    from egm_edge.calibration.confidence_map import fit
-    from egm_edge.calibration.report import part, pictures, to_markdown
-    from egm_edge.calibration.run import ask_rows
-    from egm_edge.calibration.shifts import SHIFTS
+    from egm_edge.benchmark.files import replace_text
+    from egm_edge.benchmark.progress import Progress
+    from egm_edge.confidence.logistic_calibration import fit
+    from egm_edge.confidence.report import part, pictures, to_markdown
+    from egm_edge.confidence.run import ask_rows
+    from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
     from egm_edge.grounder import Grounder
-    from egm_edge.measure.files import replace_text
-    from egm_edge.measure.progress import Progress
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings by section, then the commands that mend what is missing."""
+    """The findings by section, then the commands that hint what is missing."""
     lines = []
     section = ""
     for finding in findings:
@@ -29,9 +29,9 @@ def report(findings: list[Finding]) -> str:
             section = finding.section
             lines.append(section)
         lines.append(f"  {MARKS[finding.status]:<8} {finding.name:<24} {finding.found}")
-    mends = dict.fromkeys((f.mend, f.section) for f in findings if f.mend)
+    mends = dict.fromkeys((f.hint, f.section) for f in findings if f.hint)
     if mends:
-        lines.append("to mend")
+        lines.append("to hint")
         lines += [f"  {command:<70} # {section}" for command, section in mends]
     works = "egm ground works here" if main_job_works(findings) else "egm ground does NOT work here yet: see MISSING above"
     return "\n".join([*lines, works])

@@ -55,8 +55,8 @@ def _evaluate(argv: list[str]) -> int:
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
 
-    from egm_edge.measure.files import replace_text
-    from egm_edge.measure.progress import Progress
+    from egm_edge.benchmark.files import replace_text
+    from egm_edge.benchmark.progress import Progress
 
     asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
     identity = asked.identity | {
@@ -100,7 +100,7 @@ class _Asked:
 
 
 def _bundle(arguments: argparse.Namespace) -> _Asked:
-    from egm_edge.checkpoint_bundle import open_directory
+    from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
     bundle = open_directory(arguments.bundle)
@@ -108,7 +108,7 @@ def _bundle(arguments: argparse.Namespace) -> _Asked:
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
 
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
-        from egm_edge.opening import open_grounder
+        from egm_edge.auto import open_grounder
 
         with open_grounder(bundle, memory=arguments.memory, threads=arguments.threads) as grounder:
             evaluate_rows(grounder, rows, pictures, budgets, log, progress)

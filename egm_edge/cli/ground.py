@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from egm_edge.assets import resolve_bundle
 from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
+from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Task
-from egm_edge.request import check_expression
-from egm_edge.shipped import resolve_bundle
 
 if TYPE_CHECKING:
-    from egm_edge.opening import AnyGrounder
+    from egm_edge.auto import AnyGrounder
 
 MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     source = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if arguments.image == "-" else Path(arguments.image)
     image_rgb = load_image(source)
 
-    from egm_edge.opening import open_grounder
+    from egm_edge.auto import open_grounder
 
     started = time.perf_counter()
     grounder = open_grounder(bundle_dir, memory=arguments.memory, threads=arguments.threads)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from egm_edge.assets import SHIPPED_NAME, names_shipped, resolve_bundle
 from egm_edge.bundle import Bundle, Manifest
-from egm_edge.checkpoint_bundle import is_checkpoint
+from egm_edge.bundle_from_checkpoint import is_checkpoint
 from egm_edge.cli import Verb, run_verb
 from egm_edge.cli.parser import Parser
-from egm_edge.shipped import SHIPPED_NAME, names_shipped, resolve_bundle
 
 DESCRIPTION = "Check every file of a bundle against its manifest and show what it is; or show what a checkpoint is."
 OF_CHECKPOINTS = Verb("build_engine.inspect_cli:main", "what a checkpoint is", extra="build")

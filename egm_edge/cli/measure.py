@@ -35,10 +35,10 @@ def main(argv: list[str]) -> int:
 
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    from egm_edge.measure.beside import PeerChoice
-    from egm_edge.measure.runner import parse_sweeps
-    from egm_edge.measure.session import Plan, measure_bundle
-    from egm_edge.measure.workload import read_workload
+    from egm_edge.benchmark.benchmark import Plan, measure_bundle
+    from egm_edge.benchmark.comparison import PeerChoice
+    from egm_edge.benchmark.runner import parse_sweeps
+    from egm_edge.benchmark.workload import read_workload
 
     peer = None
     if arguments.beside:
@@ -67,7 +67,7 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
-    from egm_edge.measure.progress import Progress
+    from egm_edge.benchmark.progress import Progress
 
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
@@ -78,9 +78,9 @@ def _measure(argv: list[str]) -> int:
         threads=arguments.threads,
         told=lambda name: Progress(name, stream),
     )
-    from egm_edge.measure.files import replace_text
-    from egm_edge.measure.html_report import to_html
-    from egm_edge.measure.report import to_markdown
+    from egm_edge.benchmark.files import replace_text
+    from egm_edge.benchmark.html_report import to_html
+    from egm_edge.benchmark.report import to_markdown
 
     markdown = to_markdown(report)
     if out:
@@ -99,8 +99,8 @@ def _compare(argv: list[str]) -> int:
     parser.add_argument("second", metavar="B.json")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    from egm_edge.measure.compare import compare, to_markdown
-    from egm_edge.measure.report import load_report
+    from egm_edge.benchmark.compare import compare, to_markdown
+    from egm_edge.benchmark.report import load_report
 
     found = compare(load_report(Path(arguments.first)), load_report(Path(arguments.second)))
     print(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else to_markdown(found))
@@ -114,7 +114,7 @@ def _ros(argv: list[str]) -> int:
     parser.add_argument("records", metavar="FILE.jsonl", help="as `python -m egm_ros.measure record` writes it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    from egm_edge.measure.ros_records import read_ros_records, ros_markdown, summarise_ros
+    from egm_edge.benchmark.ros_records import read_ros_records, ros_markdown, summarise_ros
 
     summary = summarise_ros(read_ros_records(Path(arguments.records)))
     print(json.dumps(summary) if arguments.json else ros_markdown(summary))

@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from egm_edge.assets import resolve_bundle
 from egm_edge.cli.parser import Parser, whole_number
-from egm_edge.shipped import resolve_bundle
 
 DEFAULT_PORT = 30000
 MEMORY_MODES = ("auto", "fast", "low")

@@ -12,7 +12,7 @@ from egm_edge.grounding import Grounding
 from egm_edge.machine import cpu_name, peak_rss_mb, usable_cpus
 
 if TYPE_CHECKING:
-    from egm_edge.opening import AnyGrounder
+    from egm_edge.auto import AnyGrounder
 
 STAGES = ("decode_image_ms", "preprocess_ms", "vision_ms", "prefill_ms", "think_ms", "answer_ms", "parse_ms")
 TOTALS = ("ttft_ms", "total_ms")

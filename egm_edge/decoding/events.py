@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from egm_edge.decoding.spread import NumberChoice
+from egm_edge.decoding.uncertainty import NumberChoice
 
 
 class Stage(str, Enum):

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from egm_edge.backends.base import InterruptedRunError, Session
-from egm_edge.decoding.budget import FEW_TOKENS, Budget
-from egm_edge.decoding.earlier import EarlierReplies
+from egm_edge.decoding.constrained.decoder import ConstrainedDecoder
+from egm_edge.decoding.deadline.budget import FEW_TOKENS, Budget
 from egm_edge.decoding.events import Generation, Stage, StopReason, TokenEvent
-from egm_edge.decoding.guide import Guide
-from egm_edge.decoding.lookup import PromptLookup
-from egm_edge.decoding.pick import Pick, log_probabilities
 from egm_edge.decoding.reply import Reply
+from egm_edge.decoding.sampler import Sampler, log_probabilities
+from egm_edge.decoding.speculative.ngram_proposer import NgramProposer
+from egm_edge.decoding.speculative.reply_cache import ReplyCache
 
 NEAR_THE_LIMIT = 64  # no ending is longer
 
@@ -36,11 +36,11 @@ def generate(
     budget: Budget,
     *,
     thinking: bool,
-    guide: Guide | None = None,
-    pick: Pick | None = None,
+    guide: ConstrainedDecoder | None = None,
+    pick: Sampler | None = None,
     speculate: bool = True,
     lookup: bool = True,
-    earlier: EarlierReplies | None = None,
+    earlier: ReplyCache | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_token: Callable[[TokenEvent], None] | None = None,
     on_step: OnStep | None = None,
@@ -82,18 +82,18 @@ class Run:
         budget: Budget,
         *,
         thinking: bool,
-        guide: Guide | None = None,
-        pick: Pick | None = None,
+        guide: ConstrainedDecoder | None = None,
+        pick: Sampler | None = None,
         speculate: bool = True,
         lookup: bool = True,
-        earlier: EarlierReplies | None = None,
+        earlier: ReplyCache | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
         on_step: OnStep | None = None,
     ) -> None:
         self.tokenizer, self.budget = tokenizer, budget
         self.stop_ids = frozenset(stop_ids)
-        self.guide, self.pick, self.on_step = guide, pick or Pick(), on_step
+        self.guide, self.pick, self.on_step = guide, pick or Sampler(), on_step
         self.reply = Reply(tokenizer, thinking, self.stop_ids, budget.max_new_tokens, should_stop, on_token)
         self.speculate = speculate
         self.lookup = _lookup_for(guide, earlier) if speculate and lookup else None
@@ -148,8 +148,8 @@ class Run:
         if guide is None:
             return []
         if self.reply.stage is Stage.THINK:
-            guide.hurried = self.budget.without_thought
-            return self._close_thought(guide) if guide.hurried else []
+            guide.forced_answer = self.budget.without_thought
+            return self._close_thought(guide) if guide.forced_answer else []
         if guide.strict or self.budget.without_thought:
             guide.start(may_think=not (self.budget.without_thought or self.budget.time_to_answer()))
         return []
@@ -176,7 +176,7 @@ class Run:
             if not tokens or agreed < len(tokens):
                 self._score(rows[: len(scored)] if scored == list(range(len(scored))) else rows[scored])
                 if self.lookup is not None and draft:
-                    self.lookup.judged(right)
+                    self.lookup.record_accepted(right)
                 if tokens and right < len(draft):
                     session.truncate(session.length - len(draft) + right)
                 return tokens[agreed:]
@@ -234,7 +234,7 @@ class Run:
         if not self._take(token):
             return []
         if reply.stage is Stage.THINK:
-            guide.listen(token)
+            guide.observe_thought(token)
         elif not guide.strict:
             self.guide = None
         return [token]
@@ -246,7 +246,7 @@ class Run:
         token = self.pick(logits)
         return [token] if self._take(token) else []
 
-    def _answer(self, guide: Guide, logits: NDArray[np.float32]) -> list[int]:
+    def _answer(self, guide: ConstrainedDecoder, logits: NDArray[np.float32]) -> list[int]:
         """The answer's next token, held to its syntax; [] when it is whole or must end here."""
         if guide.box_complete and (cut := self._answer_is_over(guide)) is not None:
             self.cut += [cut] if cut else []
@@ -267,7 +267,7 @@ class Run:
             return []
         return [token, *self._certain(guide)]
 
-    def _certain(self, guide: Guide) -> list[int]:
+    def _certain(self, guide: ConstrainedDecoder) -> list[int]:
         """Tokens that come next whatever the model says, taken into the reply."""
         taken: list[int] = []
         while len(ways := guide.planned()) == 1 and not guide.finished and self._force(ways):
@@ -275,7 +275,7 @@ class Run:
             taken += ways
         return taken
 
-    def _thought_is_over(self, guide: Guide) -> str:
+    def _thought_is_over(self, guide: ConstrainedDecoder) -> str:
         """What ends the thought here, "" for nothing."""
         most, left = self.budget.max_think_tokens, self.budget.max_new_tokens - len(self.reply.ids)
         cut = ""
@@ -283,29 +283,29 @@ class Run:
             cut = "thought"
         elif left <= guide.answer_tokens < self.budget.max_new_tokens:
             cut = "max_new_tokens"
-        guide.hurried = bool(cut)
+        guide.forced_answer = bool(cut)
         return cut
 
-    def _answer_is_over(self, guide: Guide) -> str | None:
+    def _answer_is_over(self, guide: ConstrainedDecoder) -> str | None:
         """What ends an answer whose box stands, "" where nothing is lost by it, None where it goes on."""
-        if guide.overlong or (guide.hurried and guide.box_certain):
+        if guide.overlong or (guide.forced_answer and guide.box_certain):
             return ""
         if self.budget.last_step():
             return "answer"
         left = self.budget.max_new_tokens - len(self.reply.ids)
         return "max_new_tokens" if left < NEAR_THE_LIMIT and left <= len(guide.ending(left)) else None
 
-    def _affords_answer(self, guide: Guide) -> bool:
+    def _affords_answer(self, guide: ConstrainedDecoder) -> bool:
         return self.budget.max_new_tokens - len(self.reply.ids) >= guide.answer_tokens
 
-    def _close_thought(self, guide: Guide) -> list[int]:
+    def _close_thought(self, guide: ConstrainedDecoder) -> list[int]:
         closing = guide.syntax.close_thought
         self._force(closing)
         guide.start()
         certain = self._certain(guide)
         return [*closing, *certain] if self.reply.reason is None else []
 
-    def _end_answer(self, guide: Guide) -> None:
+    def _end_answer(self, guide: ConstrainedDecoder) -> None:
         """Write the rest of an answer whose box stands, without the model."""
         self._force(guide.ending(self.budget.max_new_tokens - len(self.reply.ids)))
         self.reply.reason = self.reply.reason or StopReason.END_TOKEN
@@ -361,8 +361,8 @@ class Run:
         )
 
 
-def _lookup_for(guide: Guide | None, earlier: EarlierReplies | None) -> PromptLookup:
+def _lookup_for(guide: ConstrainedDecoder | None, earlier: ReplyCache | None) -> NgramProposer:
     """A lookup that knows numbers and the bundle's replies where there is a guide to tell them."""
     if guide is None:
-        return PromptLookup(earlier=earlier)
-    return PromptLookup(digits=guide.syntax.tokens.digit_ids, memory=guide.syntax.memory, earlier=earlier)
+        return NgramProposer(earlier=earlier)
+    return NgramProposer(digits=guide.syntax.tokens.digit_ids, memory=guide.syntax.memory, earlier=earlier)

@@ -68,12 +68,12 @@ class DecodingOptions:
             raise InputError("force_syntax True or False", repr(self.force_syntax)[:40], "pass one of the two")
 
 
-def _whole(name: str, value: object, low: int, high: int, mend: str) -> None:
+def _whole(name: str, value: object, low: int, high: int, hint: str) -> None:
     if value is not None and not (type(value) is int and low <= value <= high):
-        raise InputError(f"{name} as a whole number from {low:,} to {high:,}", repr(value)[:40], mend)
+        raise InputError(f"{name} as a whole number from {low:,} to {high:,}", repr(value)[:40], hint)
 
 
-def _real(name: str, value: object, low: float, high: float, mend: str) -> None:
+def _real(name: str, value: object, low: float, high: float, hint: str) -> None:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not (good and low <= value <= high):  # type: ignore[operator]
-        raise InputError(f"{name} from {low:g} to {high:g}", repr(value)[:40], mend)
+        raise InputError(f"{name} from {low:g} to {high:g}", repr(value)[:40], hint)

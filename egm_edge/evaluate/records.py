@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.errors import InputError
-from egm_edge.measure.files import replace_text, unwritable
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
 
@@ -127,8 +127,8 @@ class RecordLog:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            mend = "wait for it, or choose another --out"
-            raise InputError(f"{self._directory} for this run alone", "another run writing there", mend) from None
+            hint = "wait for it, or choose another --out"
+            raise InputError(f"{self._directory} for this run alone", "another run writing there", hint) from None
 
     def _claim(self, identity: dict[str, Any]) -> None:
         path = self._directory / RUN_NAME

@@ -10,7 +10,7 @@ from egm_edge.data.readers import load_rows
 from egm_edge.data.refcoco import REFS_FILE
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
-from egm_edge.evaluate.query_kind import query_kind
+from egm_edge.evaluate.expression_type import expression_type
 from egm_edge.grounding import Task
 
 
@@ -35,5 +35,5 @@ def evaluation_rows(paths: Iterable[Path], task: Task | None = None) -> list[Row
 
 
 def _named(row: Row, file: str) -> Row:
-    kind = "negative" if row.box is None else row.kind or query_kind(row.expression)
+    kind = "negative" if row.box is None else row.kind or expression_type(row.expression)
     return replace(row, dataset=row.dataset or file, split=row.split or "all", kind=kind)

@@ -24,7 +24,7 @@ from egm_edge.grounding import Grounding
 from egm_edge.images import load_image
 
 
-class Asked(Protocol):
+class Evaluated(Protocol):
     """What is evaluated: `egm_edge.grounder.Grounder`, or a stand-in with the same two calls."""
 
     def frame(self, image: Any, *, color: str | None = None) -> Any: ...
@@ -34,7 +34,7 @@ class Asked(Protocol):
 
 
 def evaluate_rows(
-    asked: Asked,
+    asked: Evaluated,
     rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
@@ -104,7 +104,7 @@ def iou_with(box: Sequence[float] | None, row: Row) -> float | None:
 class _Shared:
     """Keeps the last picture's frame, and what its first request paid for it."""
 
-    def __init__(self, asked: Asked, budgets: Budgets) -> None:
+    def __init__(self, asked: Evaluated, budgets: Budgets) -> None:
         self._asked, self._kind = asked, budgets.kind
         self._key: tuple[str, bool] | None = None
         self._frame: Any = None

@@ -20,7 +20,7 @@ MAX_TEMPLATE_CHARS = 256 << 10
 MAX_PROMPT_CHARS = 64 << 10
 MARKER = "EGMTASKTEXT"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
-_MEND = "use the chat template of the released checkpoint"
+_HINT = "use the chat template of the released checkpoint"
 
 
 def read_prompt_spec(checkpoint: Path | str) -> PromptSpec:
@@ -47,13 +47,13 @@ def read_prompt_spec(checkpoint: Path | str) -> PromptSpec:
 
 def _split(prompt: str, family: Family) -> tuple[str, str]:
     if prompt.count(MARKER) != 1:
-        raise CheckpointError("a chat template that shows the text once", f"{prompt.count(MARKER)} times", _MEND)
+        raise CheckpointError("a chat template that shows the text once", f"{prompt.count(MARKER)} times", _HINT)
     prefix, suffix = prompt.split(MARKER)
     if prefix.count(family.image_token) != 1 or family.image_token in suffix:
         raise CheckpointError(
             f"a chat template that shows {family.image_token} once, before the text",
             f"{prompt.count(family.image_token)} times in {prompt[:120]!r}",
-            _MEND,
+            _HINT,
         )
     return prefix.replace(family.image_token, family.image_span(family.image_token)), suffix
 
@@ -64,10 +64,10 @@ def _template_text(directory: Path) -> str:
     if jinja_file.is_file():
         try:
             if jinja_file.stat().st_size > 4 * MAX_TEMPLATE_CHARS:
-                raise CheckpointError("a short chat template", f"{jinja_file.stat().st_size} bytes", _MEND)
+                raise CheckpointError("a short chat template", f"{jinja_file.stat().st_size} bytes", _HINT)
             return _bounded(jinja_file.read_text(encoding="utf-8"), jinja_file)
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"a readable {jinja_file}", str(error), _MEND) from None
+            raise CheckpointError(f"a readable {jinja_file}", str(error), _HINT) from None
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         path = directory / name
         template = read_json(path).get("chat_template") if path.is_file() else None
@@ -86,7 +86,7 @@ def _template_text(directory: Path) -> str:
 def _bounded(template: str, path: Path) -> str:
     if len(template) > MAX_TEMPLATE_CHARS:
         found = f"{len(template)} characters in {path}"
-        raise CheckpointError(f"a chat template of at most {MAX_TEMPLATE_CHARS} characters", found, _MEND)
+        raise CheckpointError(f"a chat template of at most {MAX_TEMPLATE_CHARS} characters", found, _HINT)
     return template
 
 
@@ -111,7 +111,7 @@ def _render(template: str, directory: Path) -> str:
             pieces.append(piece)
             length += len(piece)
             if length > MAX_PROMPT_CHARS:
-                raise CheckpointError(f"a prompt of at most {MAX_PROMPT_CHARS} characters", "a longer one", _MEND)
+                raise CheckpointError(f"a prompt of at most {MAX_PROMPT_CHARS} characters", "a longer one", _HINT)
     except (
         jinja2.TemplateError,
         TypeError,
@@ -122,7 +122,7 @@ def _render(template: str, directory: Path) -> str:
         MemoryError,
     ) as error:
         raise CheckpointError(
-            "a chat template that renders one user turn", f"{type(error).__name__}: {str(error)[:200]}", _MEND
+            "a chat template that renders one user turn", f"{type(error).__name__}: {str(error)[:200]}", _HINT
         ) from None
     return "".join(pieces)
 

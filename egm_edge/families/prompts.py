@@ -21,7 +21,7 @@ def encode_prompt(tokenizer: Tokenizer, spec: PromptSpec, expression: str, task:
     """Token ids of the prefix (one image token, not yet expanded) and of the request (task text and suffix).
 
     The same ids as transformers' processor gives for the same message, except that text inside the expression which looks
-    like a control token ("<|im_end|>", "<think>") stays text. `egm_edge.request.check_expression` refuses such text before
+    like a control token ("<|im_end|>", "<think>") stays text. `egm_edge.expression.check_expression` refuses such text before
     it comes here; this is the second fence.
     """
     template = spec.task_text("{expression}", task)

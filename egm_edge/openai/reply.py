@@ -221,8 +221,8 @@ def gather(
         while not has_ended(reply, limits, should_stop):
             silent_s = time.perf_counter() - heard
             if silent_s > limits.stall_s:
-                mend = "check the server, or set a deadline"
-                raise BackendError(f"{where} to go on", f"silence for {silent_s:.0f} s", mend)
+                hint = "check the server, or set a deadline"
+                raise BackendError(f"{where} to go on", f"silence for {silent_s:.0f} s", hint)
             try:
                 chunk = stream.next(min(POLL_S if should_stop else 1.0, limits.left_s(), limits.stall_s))
             except TimeoutError:

@@ -56,8 +56,8 @@ class Retry:
                 return once()
             except StatusError as error:
                 kind = _error_kind(error.status)
-                mend = MENDS.get(error.status, "see the server's log")
-                failure: BackendError = kind(f"an answer from {where}", str(error), mend)
+                hint = MENDS.get(error.status, "see the server's log")
+                failure: BackendError = kind(f"an answer from {where}", str(error), hint)
                 wait_s = wait_s if error.retry_after_s is None else error.retry_after_s
                 again = kind is NoAnswerError
             except NoAnswerError as error:
@@ -66,7 +66,7 @@ class Retry:
                 raise failure from None
             if attempt == self.tries:
                 tries = f" ({attempt} tries)" if attempt > 1 else ""
-                raise NoAnswerError(failure.expected, f"{failure.found}{tries}", failure.mend) from None
+                raise NoAnswerError(failure.expected, f"{failure.found}{tries}", failure.hint) from None
             if not pause(min(wait_s, self.longest_wait_s)):
                 return None
         raise AssertionError("the last try returns or raises")
@@ -100,8 +100,8 @@ def ask(
         first_end = min(try_ends_at, math.inf if limits.ends_at is None else limits.ends_at)
         found = gather(reply, open_stream, replace(limits, ends_at=first_end), should_stop, on_token, where=where)
         if found.out_of_time and first_end == try_ends_at:
-            mend = "see that the server runs, or give it more time"
-            raise NoAnswerError(f"an answer from {where}", f"no answer within {retry.timeout_s:g} s", mend)
+            hint = "see that the server runs, or give it more time"
+            raise NoAnswerError(f"an answer from {where}", f"no answer within {retry.timeout_s:g} s", hint)
         return found
 
     def pause(seconds: float) -> bool:

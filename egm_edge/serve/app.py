@@ -18,10 +18,10 @@ from egm_edge import __version__
 from egm_edge.grounder import Grounder
 from egm_edge.serve.chat import Chat
 from egm_edge.serve.engine import Engine
-from egm_edge.serve.front import Front
+from egm_edge.serve.errors import RequestError
 from egm_edge.serve.metrics import Metrics
+from egm_edge.serve.middleware import Middleware
 from egm_edge.serve.openapi import openapi_document
-from egm_edge.serve.refusals import RequestError
 from egm_edge.serve.replies import Reply
 from egm_edge.serve.settings import ServeSettings
 
@@ -44,7 +44,7 @@ class Service:
     """One bundle as an ASGI application.
 
     Attributes:
-        app: the application. front: what tells whether requests are in flight, and what draining sets.
+        app: the application. middleware: what tells whether requests are in flight, and what draining sets.
         engine: answers. metrics: counts.
     """
 
@@ -72,18 +72,18 @@ class Service:
             Route("/openapi.json", self._openapi),
             *(Route(path, _file(*found)) for path, found in PAGE_FILES.items()),
         ]
-        self.front = Front(Router(routes, redirect_slashes=False), settings)
-        self.app = _with_cors(self.front, settings.cors_origins)
+        self.middleware = Middleware(Router(routes, redirect_slashes=False), settings)
+        self.app = _with_cors(self.middleware, settings.cors_origins)
 
     def drain(self) -> None:
         """Accept no more chat requests."""
-        self.front.draining = True
+        self.middleware.draining = True
         self.metrics.ready.set(0)
 
     @property
     def idle(self) -> bool:
         """Every accepted request is answered to its last byte."""
-        return self.engine.idle and not self.front.in_flight
+        return self.engine.idle and not self.middleware.in_flight
 
     def _new_reply(self) -> Reply:
         return Reply(self._names[0], self._fingerprint, self._hidden)
@@ -111,7 +111,7 @@ class Service:
         return JSONResponse({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
-        if self.front.draining:
+        if self.middleware.draining:
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "ready"})
 

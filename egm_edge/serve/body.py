@@ -9,11 +9,11 @@ from prometheus_client import Gauge
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from egm_edge.serve.refusals import ClientGoneError, RequestError
+from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.settings import MIB, ServeSettings
 
 
-class HeldBytes:
+class ByteBudget:
     """How much of all bodies and pictures is in memory; more than the limit is told 429."""
 
     def __init__(self, limit: int, gauge: Gauge) -> None:
@@ -42,7 +42,7 @@ class HeldBytes:
 class Body:
     """One request's body; `async with` gives its bytes back to the budget at the end of the request."""
 
-    def __init__(self, held: HeldBytes, settings: ServeSettings) -> None:
+    def __init__(self, held: ByteBudget, settings: ServeSettings) -> None:
         self._held, self._settings, self._taken = held, settings, 0
 
     async def __aenter__(self) -> Body:

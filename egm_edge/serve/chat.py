@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: body -> ChatQuestion -> Engine -> answer, whole or streamed, watching for a client that leaves."""
+"""POST /v1/chat/completions: body -> ParsedRequest -> Engine -> answer, whole or streamed, watching for a client that leaves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from egm_edge.decoding import TokenEvent
 from egm_edge.grounding import Grounding
-from egm_edge.serve.body import Body, HeldBytes
-from egm_edge.serve.engine import Engine, Waiting
+from egm_edge.serve.body import Body, ByteBudget
+from egm_edge.serve.engine import Engine, QueuedRequest
+from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.metrics import BUSY, FAILED, GONE, LATE, REFUSED, Metrics
-from egm_edge.serve.question import ChatQuestion, read_question
-from egm_edge.serve.refusals import ClientGoneError, RequestError
 from egm_edge.serve.replies import Reply, event
+from egm_edge.serve.request_parsing import ParsedRequest, parse_request
 from egm_edge.serve.settings import ServeSettings
 
 
@@ -29,17 +29,17 @@ class Chat:
         self, engine: Engine, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[], Reply]
     ) -> None:
         self._engine, self._settings, self._metrics, self._new_reply = engine, settings, metrics, new_reply
-        self._held = HeldBytes(settings.max_held_bytes, metrics.held_bytes)
+        self._held = ByteBudget(settings.max_held_bytes, metrics.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         note: dict[str, object] = scope["state"]
         try:
             async with Body(self._held, self._settings) as body:
-                question = await run_in_threadpool(
-                    read_question, await body.read(Headers(scope=scope), receive), self._settings
+                request = await run_in_threadpool(
+                    parse_request, await body.read(Headers(scope=scope), receive), self._settings
                 )
-                await self._answer(question, arrived, scope, receive, send)
+                await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
             note["outcome"] = GONE
             self._metrics.ended(GONE, time.monotonic() - arrived)
@@ -48,18 +48,18 @@ class Chat:
             self._metrics.ended(str(note["outcome"]), time.monotonic() - arrived)
             raise
 
-    async def _answer(self, question: ChatQuestion, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
-        waiting = self._engine.submit(question, arrived)
-        watcher = asyncio.create_task(_cancel_when_gone(receive, waiting))
+    async def _answer(self, request: ParsedRequest, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
+        queued = self._engine.submit(request, arrived)
+        watcher = asyncio.create_task(_cancel_when_gone(receive, queued))
         try:
-            results = waiting.results()
-            if question.stream:
-                grounding = await self._stream(question, results, arrived, send)
+            results = queued.results()
+            if request.stream:
+                grounding = await self._stream(request, results, arrived, send)
             else:
                 grounding = await self._whole(results, arrived, scope, receive, send)
         finally:
             watcher.cancel()
-            waiting.cancel()
+            queued.cancel()
         self._metrics.answered(grounding, time.monotonic() - arrived)
         scope["state"] |= {
             "outcome": grounding.outcome.value,
@@ -79,7 +79,7 @@ class Chat:
         raise ClientGoneError
 
     async def _stream(
-        self, question: ChatQuestion, results: AsyncIterator[TokenEvent | Grounding], arrived: float, send: Send
+        self, request: ParsedRequest, results: AsyncIterator[TokenEvent | Grounding], arrived: float, send: Send
     ) -> Grounding:
         """Server-sent events. The status line waits for the first result, so that a refusal still has its own status."""
         reply = self._new_reply()
@@ -91,14 +91,14 @@ class Chat:
         try:
             result: TokenEvent | Grounding = first
             while isinstance(result, TokenEvent):
-                if question.options.samples == 1:  # with several, only the vote says which text is the answer
+                if request.options.samples == 1:  # with several, only the vote says which text is the answer
                     await self._piece(send, reply.piece(result.text))
                 result = await anext(results)
         except RequestError as error:  # the status is sent: the error becomes the last event
             await self._piece(send, event(error.body()) + b"data: [DONE]\n\n", last=True)
             error.told = True
             raise
-        await self._piece(send, reply.closing(result, include_usage=question.include_usage), last=True)
+        await self._piece(send, reply.closing(result, include_usage=request.include_usage), last=True)
         return result
 
     async def _piece(self, send: Send, data: bytes, *, last: bool = False) -> None:
@@ -106,7 +106,7 @@ class Chat:
             await send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
-async def _cancel_when_gone(receive: Receive, waiting: Waiting) -> None:
+async def _cancel_when_gone(receive: Receive, queued: QueuedRequest) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    waiting.cancel()
+    queued.cancel()

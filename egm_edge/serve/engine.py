@@ -1,6 +1,6 @@
 """Engine: one Grounder on one thread, a bounded line before it, and answers handed to the event loop as they come.
 
-Knows Questions and Groundings, not HTTP. The line is first come, first served; whoever leaves it frees the place at once.
+Knows ParsedRequests and Groundings, not HTTP. The line is first come, first served; whoever leaves it frees the place at once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from egm_edge.decoding import TokenEvent
 from egm_edge.errors import EgmError
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Outcome
-from egm_edge.serve.kept_frames import KeptFrames
+from egm_edge.serve.errors import ClientGoneError, RequestError
+from egm_edge.serve.frame_cache import FrameCache
 from egm_edge.serve.metrics import Metrics
-from egm_edge.serve.question import ChatQuestion
-from egm_edge.serve.refusals import ClientGoneError, RequestError
+from egm_edge.serve.request_parsing import ParsedRequest
 from egm_edge.serve.settings import ServeSettings
 
 log = logging.getLogger("egm_edge.serve")
@@ -31,10 +31,10 @@ SMOOTHING = 0.2
 
 
 @dataclass(slots=True)
-class Waiting:
-    """One question on its way through the engine; `events` ends with a Grounding or an error."""
+class QueuedRequest:
+    """One request on its way through the engine; `events` ends with a Grounding or an error."""
 
-    question: ChatQuestion
+    request: ParsedRequest
     arrived: float
     events: asyncio.Queue[TokenEvent | Grounding | Exception] = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -68,16 +68,16 @@ class Engine:
 
     def __init__(self, grounder: Grounder, settings: ServeSettings, metrics: Metrics) -> None:
         self._grounder, self._settings, self._metrics = grounder, settings, metrics
-        self._frames = KeptFrames(grounder, settings.kept_frames, settings.kept_bytes)
+        self._frames = FrameCache(grounder, settings.kept_frames, settings.kept_bytes)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-engine")
-        self._inside: dict[Future[None], Waiting] = {}
+        self._inside: dict[Future[None], QueuedRequest] = {}
         self._usual_s = FIRST_GUESS_S
 
     @property
     def idle(self) -> bool:
         return not self._inside
 
-    def submit(self, question: ChatQuestion, arrived: float) -> Waiting:
+    def submit(self, request: ParsedRequest, arrived: float) -> QueuedRequest:
         """Join the line.
 
         Args:
@@ -90,19 +90,19 @@ class Engine:
             seconds = max(1, math.ceil(len(self._inside) * self._usual_s))
             message = f"{len(self._inside) - 1} requests are waiting, as many as may; try again in {seconds} s"
             raise RequestError(429, message, "queue_full", retry_after_s=seconds)
-        waiting = Waiting(question, arrived)
+        queued = QueuedRequest(request, arrived)
         loop = asyncio.get_running_loop()
-        future = waiting.future = self._thread.submit(self._answer, waiting, loop)
-        self._inside[future] = waiting
+        future = queued.future = self._thread.submit(self._answer, queued, loop)
+        self._inside[future] = queued
         self._count()
-        waiting.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, future)
+        queued.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, future)
         future.add_done_callback(lambda done: _on_loop(loop, self._left, done))
-        return waiting
+        return queued
 
     def cancel_all(self) -> None:
         """Tell everyone that the server stops."""
-        for waiting in list(self._inside.values()):
-            waiting.cancel(RequestError(503, "the server is stopping", "stopping", close=True))
+        for queued in list(self._inside.values()):
+            queued.cancel(RequestError(503, "the server is stopping", "stopping", close=True))
 
     def close(self) -> None:
         """Stop the thread; a request that runs ends at its next token."""
@@ -110,32 +110,32 @@ class Engine:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _left(self, future: Future[None]) -> None:
-        if (waiting := self._inside.pop(future, None)) and waiting.timer:
-            waiting.timer.cancel()
+        if (queued := self._inside.pop(future, None)) and queued.timer:
+            queued.timer.cancel()
         self._count()
 
     def _give_up(self, future: Future[None]) -> None:
         """The time of a request that still waits is over; one that runs is ended by the engine's thread."""
-        if (waiting := self._inside.get(future)) and not future.running():
+        if (queued := self._inside.get(future)) and not future.running():
             limit = f"{self._settings.request_s:g} s"
-            waiting.cancel(RequestError(429, f"waited {limit} without a turn", "queue_full", retry_after_s=1))
+            queued.cancel(RequestError(429, f"waited {limit} without a turn", "queue_full", retry_after_s=1))
 
     def _count(self) -> None:
         running = sum(future.running() for future in self._inside)
         self._metrics.running.set(running)
         self._metrics.queue_depth.set(len(self._inside) - running)
 
-    def _answer(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """On the engine's thread: one question, start to end."""
+    def _answer(self, queued: QueuedRequest, loop: asyncio.AbstractEventLoop) -> None:
+        """On the engine's thread: one request, start to end."""
 
         def tell(event: TokenEvent | Grounding | Exception) -> None:
-            _on_loop(loop, waiting.events.put_nowait, event)
+            _on_loop(loop, queued.events.put_nowait, event)
 
         _on_loop(loop, self._count)
         started = time.monotonic()
-        self._metrics.queue_seconds.observe(started - waiting.arrived)
+        self._metrics.queue_seconds.observe(started - queued.arrived)
         try:
-            self._ground(waiting, tell)
+            self._ground(queued, tell)
         except RequestError as error:
             tell(error)
         except EgmError as error:
@@ -148,28 +148,28 @@ class Engine:
         finally:
             self._usual_s += SMOOTHING * (time.monotonic() - started - self._usual_s)
 
-    def _ground(self, waiting: Waiting, tell: Callable[[TokenEvent | Grounding], None]) -> None:
-        question, due = waiting.question, waiting.arrived + self._settings.request_s
-        frame, kept = self._frames.frame(question.picture_sha256, question.picture)
+    def _ground(self, queued: QueuedRequest, tell: Callable[[TokenEvent | Grounding], None]) -> None:
+        request, due = queued.request, queued.arrived + self._settings.request_s
+        frame, kept = self._frames.frame(request.picture_sha256, request.picture)
         self._metrics.frames_kept.set(len(self._frames))
-        options = question.options
+        options = request.options
         if options.deadline_ms is not None:
-            spent_ms = (time.monotonic() - waiting.arrived) * 1e3
+            spent_ms = (time.monotonic() - queued.arrived) * 1e3
             options = replace(options, deadline_ms=max(1.0, options.deadline_ms - spent_ms))
 
         def must_stop() -> bool:
-            return waiting.cancelled.is_set() or time.monotonic() > due
+            return queued.cancelled.is_set() or time.monotonic() > due
 
         grounding = self._grounder.ground(
             frame,
-            question.expression,
-            task=question.task,
-            prompt=question.prompt,
+            request.expression,
+            task=request.task,
+            prompt=request.prompt,
             should_stop=must_stop,
             on_token=tell,
             **asdict(options),
         )
-        if grounding.outcome is Outcome.CANCELLED and not waiting.cancelled.is_set():
+        if grounding.outcome is Outcome.CANCELLED and not queued.cancelled.is_set():
             limit = f"{self._settings.request_s:g} s"
             raise RequestError(504, f"not answered within {limit}, waiting included; ask for less", "time_limit")
         tell(grounding if kept else frame.charged_to(grounding))

@@ -1,6 +1,6 @@
 """The chat-completions request as pydantic models: OpenAI's fields, and this server's own at the end.
 
-Types only: which values can be honoured is decided in `question`. The same models make the OpenAPI document. Unknown fields
+Types only: which values can be honoured is decided in `request_parsing`. The same models make the OpenAPI document. Unknown fields
 are refused by name, because a field that is silently dropped is a wrong answer waiting to happen.
 """
 

@@ -17,7 +17,7 @@ import uvicorn
 
 from egm_edge.errors import BackendError, InputError
 from egm_edge.serve.app import Service
-from egm_edge.serve.patience import PatientProtocol
+from egm_edge.serve.timeouts import TimeoutProtocol
 
 KEEP_ALIVE_S = 15
 BACKLOG = 256
@@ -67,7 +67,7 @@ def run(service: Service, bound: socket.socket, on_ready: Callable[[], None]) ->
     """
     config = uvicorn.Config(
         service.app,
-        http=PatientProtocol.make(service.settings),
+        http=TimeoutProtocol.make(service.settings),
         ws="none",
         lifespan="off",
         loop="asyncio",

@@ -1,4 +1,4 @@
-"""Quantised CPU bundles: close to full precision, refused by the gate when they are not, equal across memory modes' frames."""
+"""Quantized CPU bundles: close to full precision, refused by the gate when they are not, equal across memory modes' frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped EGM-Nano on the CPU engine: transformers' own tokens in full precision, the same boxes quantised."""
+"""The shipped EGM-Nano on the CPU engine: transformers' own tokens in full precision, the same boxes quantized."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from build_engine.compilers.cpu import build_cpu
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.boxes import Box
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Task
-from egm_edge.shipped import shipped_checkpoint
 
 FRAMES = Path(__file__).parents[2] / "examples" / "frames"
 
@@ -47,14 +47,14 @@ def test_full_precision_writes_what_transformers_writes(bundles: dict[str, Path]
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_quantised_boxes_are_full_precisions_boxes(bundles: dict[str, Path], precision: str) -> None:
+def test_quantized_boxes_are_full_precisions_boxes(bundles: dict[str, Path], precision: str) -> None:
     ious = []
     with (
         Grounder.from_bundle(bundles["fp32"], threads=1) as full,
-        Grounder.from_bundle(bundles[precision]) as quantised,
+        Grounder.from_bundle(bundles[precision]) as quantized,
     ):
         for path, expression, task, _ in _questions():
-            reference, candidate = (g.ground(path, expression, task=task) for g in (full, quantised))
+            reference, candidate = (g.ground(path, expression, task=task) for g in (full, quantized))
             if reference.box:
                 ious.append(reference.box.iou(candidate.box) if candidate.box else 0.0)
     assert len(ious) >= 10

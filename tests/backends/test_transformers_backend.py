@@ -13,10 +13,10 @@ import pytest
 
 from build_engine.compilers.cpu import build_cpu
 from egm_edge import Grounder
-from egm_edge.checkpoint_bundle import describe_checkpoint, is_checkpoint, open_directory
+from egm_edge.assets import shipped_checkpoint
+from egm_edge.bundle_from_checkpoint import describe_checkpoint, is_checkpoint, open_directory
 from egm_edge.errors import BackendError, CheckpointError, EgmError
 from egm_edge.grounding import Grounding
-from egm_edge.shipped import shipped_checkpoint
 
 pytest.importorskip("transformers", reason="runs checkpoints; install the train extra")
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)

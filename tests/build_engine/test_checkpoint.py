@@ -1,4 +1,4 @@
-"""Reading checkpoints: both key layouts, safetensors only, errors that name the mend."""
+"""Reading checkpoints: both key layouts, safetensors only, errors that name the hint."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_weights_that_transformers_would_not_load_are_left_alone(tiny_qwen3_vl: 
         np.testing.assert_array_equal(checkpoint.float32(name), alone.float32(name))
 
 
-def test_weights_quantised_already_are_refused(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+def test_weights_quantized_already_are_refused(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     directory = shutil.copytree(tiny_qwen3_vl, tmp_path / "c")

@@ -15,8 +15,8 @@ from typing import ClassVar
 import pytest
 
 from build_engine.hub import resolve_checkpoint
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.errors import CheckpointError
-from egm_edge.shipped import shipped_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {

@@ -45,11 +45,11 @@ def test_more_of_anything_needs_more() -> None:
         assert plan(size, larger, precision, Runtime.EDGE_LLM).device > least.device
 
 
-def test_a_quantised_vision_tower_halves_its_weights() -> None:
+def test_a_quantized_vision_tower_halves_its_weights() -> None:
     size, spec = ModelSize.of(PUBLISHED["EGM-4B"]), published_spec("EGM-4B").with_max_pixels(1 << 20)
     limits = Limits.of(spec, 256, 1)
-    kept, quantised = (plan(size, limits, "nvfp4", Runtime.EDGE_LLM, vision) for vision in (None, "fp8"))
-    assert kept.weights - quantised.weights == pytest.approx(size.vision / 1e9)
+    kept, quantized = (plan(size, limits, "nvfp4", Runtime.EDGE_LLM, vision) for vision in (None, "fp8"))
+    assert kept.weights - quantized.weights == pytest.approx(size.vision / 1e9)
 
 
 def test_image_tokens_of_both_rules() -> None:
@@ -58,7 +58,7 @@ def test_image_tokens_of_both_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "target", "precision", "batch", "mend"),
+    ("model", "target", "precision", "batch", "hint"),
     [
         pytest.param("InternVL3-8B", "drive-thor", "fp16", 32, "--batch 8", id="fewer requests on a larger device"),
         pytest.param("EGM-8B", "jetson-orin-nx", "fp16", 1, "--precision int4", id="fewer bits"),
@@ -66,8 +66,8 @@ def test_image_tokens_of_both_rules() -> None:
         pytest.param("EGM-8B", "jetson-orin-nano", "int4", 1, "smaller model or a larger device", id="nothing fits"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_does(model: str, target: str, precision: str, batch: int, mend: str) -> None:
-    with pytest.raises(BuildError, match=mend) as refused:
+def test_what_does_not_fit_is_refused_with_what_does(model: str, target: str, precision: str, batch: int, hint: str) -> None:
+    with pytest.raises(BuildError, match=hint) as refused:
         require_fit(
             PUBLISHED[model], published_spec(model).with_max_pixels(1 << 22), target_for(target), precision,
             max_new_tokens=1024, batch=batch,
@@ -79,7 +79,7 @@ def test_the_named_setting_does_fit() -> None:
     config, spec, target = PUBLISHED["EGM-8B"], published_spec("EGM-8B"), target_for("jetson-orin-nx")
     with pytest.raises(BuildError) as refused:
         require_fit(config, spec, target, "fp16", max_new_tokens=1024, batch=1)
-    flags = refused.value.mend.removeprefix("pass ").split()
+    flags = refused.value.hint.removeprefix("pass ").split()
     named = dict(zip(flags[::2], flags[1::2], strict=True))
     smaller = spec.with_max_pixels(int(named["--max-pixels"])) if "--max-pixels" in named else spec
     require_fit(config, smaller, target, named.get("--precision", "fp16"), max_new_tokens=1024, batch=1)

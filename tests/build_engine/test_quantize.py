@@ -1,4 +1,4 @@
-"""Weight quantisers: error bounds, exactness on representable weights, packing."""
+"""Weight quantizers: error bounds, exactness on representable weights, packing."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.compilers.served_quantisation import take_original_settings
+from build_engine.compilers.quantized_checkpoint import take_original_settings
 from build_engine.compilers.serving import SERVERS, compile_server
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
@@ -110,7 +110,7 @@ def test_widths_that_share_no_scale_are_refused_before_any_tool_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_quantising_without_its_tools_says_how_to_get_them(
+def test_quantizing_without_its_tools_says_how_to_get_them(
     tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
@@ -119,7 +119,7 @@ def test_quantising_without_its_tools_says_how_to_get_them(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_quantised_checkpoint_keeps_the_originals_config(tmp_path: Path, tiny_qwen3_vl: Path) -> None:
+def test_the_quantized_checkpoint_keeps_the_originals_config(tmp_path: Path, tiny_qwen3_vl: Path) -> None:
     """ModelOpt's transformers words config.json anew; an older server would not find the rotary settings in it."""
     out = tmp_path / "out"
     out.mkdir()

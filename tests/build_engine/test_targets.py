@@ -89,13 +89,13 @@ def test_tensorrt_llms_common_row_says_where_each_precision_runs(precision: str,
         pytest.param("tensorrt-llm-sm90", "fp8", "tensorrt-llm, sm90", id="a server keeps its tower in high precision"),
         pytest.param("vllm", "bf16", "openai-server", id="vllm"),
         pytest.param("cpu", "int8", "no GPU", id="cpu"),
-        pytest.param("jetson-thor", "fp16", "--precision fp8", id="nothing else is quantised"),
+        pytest.param("jetson-thor", "fp16", "--precision fp8", id="nothing else is quantized"),
     ],
 )
-def test_a_quantised_vision_tower_is_refused_where_nothing_runs_it(
+def test_a_quantized_vision_tower_is_refused_where_nothing_runs_it(
     tmp_path: Path, target: str, precision: str, message: str
 ) -> None:
-    command = ["egm-nano", "--target", target, "--precision", precision, "--quantise-vision", "-o", str(tmp_path / "bundle")]
+    command = ["egm-nano", "--target", target, "--precision", precision, "--quantize-vision", "-o", str(tmp_path / "bundle")]
     with pytest.raises(BuildError, match=message):
         build(command)
     assert not list(tmp_path.iterdir())

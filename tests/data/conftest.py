@@ -1,3 +1,3 @@
-from tests.measure.conftest import frames_dir
+from tests.benchmark.conftest import frames_dir
 
 __all__ = ["frames_dir"]

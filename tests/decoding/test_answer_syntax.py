@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from egm_edge.decoding.answer_syntax import AnswerSyntax
-from egm_edge.decoding.automaton import BOX_NUMBERS, State, bounds, complete, fits
+from egm_edge.assets import shipped_checkpoint
+from egm_edge.decoding.constrained.fsm import BOX_NUMBERS, State, bounds, complete, fits
+from egm_edge.decoding.constrained.grammar import AnswerSyntax
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
-from egm_edge.shipped import shipped_checkpoint
 from tests.decoding.scripted import QWEN_LAYOUTS, TAG_LAYOUTS, well_formed
 from tests.support.qwen_tokenizer import (
     INTERNVL3_SPECIALS,

@@ -10,19 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from egm_edge import Grounder
-from egm_edge.decoding.earlier import MAX_TOKENS, EarlierReplies, Follower
-from egm_edge.decoding.lookup import LookupMemory, PromptLookup
-from egm_edge.shipped import shipped_checkpoint
+from egm_edge.assets import shipped_checkpoint
+from egm_edge.decoding.speculative.ngram_proposer import NgramProposer, NgramStatistics
+from egm_edge.decoding.speculative.reply_cache import MAX_TOKENS, ReplyCache, SuffixMatcher
 from egm_edge.synthetic import layout, queries, render, sample_scene
 
 DIGITS = {10, 11, 12, 13}
 REPLY = [1, 2, 3, 10, 4, 11, 5, 6, 7]
 
 
-def _follower(heard: list[int]) -> Follower:
-    earlier = EarlierReplies()
+def _follower(heard: list[int]) -> SuffixMatcher:
+    earlier = ReplyCache()
     earlier.note(REPLY)
-    follower = Follower(earlier, DIGITS)
+    follower = SuffixMatcher(earlier, DIGITS)
     for token in heard:
         follower.hear(token)
     return follower
@@ -45,10 +45,10 @@ def test_an_earlier_reply_is_followed_while_it_agrees(heard: list[int], ahead: l
 
 
 def test_two_replies_do_not_run_into_each_other_and_the_later_one_is_believed() -> None:
-    earlier = EarlierReplies()
+    earlier = ReplyCache()
     earlier.note([1, 2, 3])
     earlier.note([1, 2, 4])
-    follower = Follower(earlier, DIGITS)
+    follower = SuffixMatcher(earlier, DIGITS)
     for token in (1, 2):
         follower.hear(token)
     assert follower.ahead(2) == [4]
@@ -56,20 +56,20 @@ def test_two_replies_do_not_run_into_each_other_and_the_later_one_is_believed() 
 
 
 def test_memory_is_bounded() -> None:
-    earlier = EarlierReplies()
+    earlier = ReplyCache()
     for start in range(0, 5 * MAX_TOKENS, 500):
         earlier.note(list(range(start, start + 500)))
         assert len(earlier.ids) <= MAX_TOKENS
 
 
 def test_following_that_proves_wrong_is_left() -> None:
-    earlier, memory = EarlierReplies(), LookupMemory()
+    earlier, memory = ReplyCache(), NgramStatistics()
     earlier.note(REPLY)
-    lookup = PromptLookup([1, 2], digits=DIGITS, memory=memory, earlier=earlier)
+    lookup = NgramProposer([1, 2], digits=DIGITS, memory=memory, earlier=earlier)
     assert lookup.propose(4) == [3, 10, 4, 11]
     for _ in range(30):
         lookup.propose(4)
-        lookup.judged(0)
+        lookup.record_accepted(0)
     assert lookup.propose(4) == []
 
 
@@ -121,18 +121,18 @@ def test_a_hurried_answer_asks_the_model_for_the_box_alone(nano: Grounder, think
 
 
 def test_a_hurried_answer_does_not_depend_on_what_was_asked_before(nano: Grounder) -> None:
-    """Whole answers teach how this model lays them out; what they teach must not move a hurried one."""
+    """Whole answers teach how this model lays them out; what they teach must not move a forced_answer one."""
     image, expressions = _scene(930_300_001, (3, 5), 3)
 
-    def hurried() -> list[tuple[str, object]]:
+    def forced_answer() -> list[tuple[str, object]]:
         answers = [nano.ground(nano.frame(image, color="rgb"), words, max_think_tokens=0) for words in expressions]
         return [(answer.outcome.value, answer.box) for answer in answers]
 
     nano.syntax.__init__(nano.prompt_spec.answer_syntax, nano.tokenizer)  # type: ignore[misc]
-    before = hurried()
+    before = forced_answer()
     assert all(outcome == "FOUND" for outcome, _ in before)
     for seed in range(930_300_010, 930_300_014):
         other, words = _scene(seed, (1, 4), 2)
         for expression in words:
             nano.ground(other, expression, color="rgb")
-        assert hurried() == before
+        assert forced_answer() == before

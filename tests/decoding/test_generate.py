@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from egm_edge.decoding import Budget, Stage, StopReason, TokenEvent, generate
-from egm_edge.decoding.lookup import LookupMemory, PromptLookup
+from egm_edge.decoding.speculative.ngram_proposer import NgramProposer, NgramStatistics
 from tests.support.qwen_tokenizer import QWEN3_SPECIALS, byte_tokenizer
 
 
@@ -152,15 +152,15 @@ def test_a_stop_among_accepted_drafts_keeps_only_what_was_asked_for(tokenizer: T
 
 
 def test_lookup_copies_what_stood_behind_the_same_words() -> None:
-    lookup = PromptLookup([1, 2, 3, 4, 5, 9, 1, 2, 3])
+    lookup = NgramProposer([1, 2, 3, 4, 5, 9, 1, 2, 3])
     assert lookup.propose(2) == [4, 5]
     assert lookup.propose(0) == []
-    assert PromptLookup([1, 2, 3, 4]).propose(4) == []
+    assert NgramProposer([1, 2, 3, 4]).propose(4) == []
 
 
 def test_lookup_never_guesses_a_number_behind_words() -> None:
     number = {10, 11, 12, 13}
-    lookup = PromptLookup([1, 2, 3, 10, 4, 1, 2, 3], digits=number)
+    lookup = NgramProposer([1, 2, 3, 10, 4, 1, 2, 3], digits=number)
     assert lookup.propose(4) == []
     lookup.add(10)
     assert lookup.propose(1) == [4]
@@ -168,17 +168,17 @@ def test_lookup_never_guesses_a_number_behind_words() -> None:
 
 def test_lookup_sees_the_same_shape_whatever_the_numbers() -> None:
     box = [1, 2, 3, 10, 4, 11, 4, 12, 4, 13, 5]
-    lookup = PromptLookup([*box, 6, *[1, 2, 3, 12, 4, 10]], digits={10, 11, 12, 13})
+    lookup = NgramProposer([*box, 6, *[1, 2, 3, 12, 4, 10]], digits={10, 11, 12, 13})
     assert lookup.propose(1) == [4]
-    memory = LookupMemory()
-    PromptLookup(box, digits={10, 11, 12, 13}, memory=memory)
-    assert PromptLookup([1, 2, 3, 11, 4, 13], digits={10, 11, 12, 13}, memory=memory).propose(1) == [4]
+    memory = NgramStatistics()
+    NgramProposer(box, digits={10, 11, 12, 13}, memory=memory)
+    assert NgramProposer([1, 2, 3, 11, 4, 13], digits={10, 11, 12, 13}, memory=memory).propose(1) == [4]
 
 
 def test_lookup_stops_guessing_what_keeps_being_wrong() -> None:
-    lookup = PromptLookup([1, 2, 3, 4, 1, 2, 3])
+    lookup = NgramProposer([1, 2, 3, 4, 1, 2, 3])
     assert lookup.propose(1) == [4]
     for _ in range(30):
         lookup.propose(1)
-        lookup.judged(0)
+        lookup.record_accepted(0)
     assert lookup.propose(1) == []

@@ -11,12 +11,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from egm_edge import Frame, Grounder, Outcome
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.decoding import Budget, Generation, TokenEvent, generate
-from egm_edge.decoding.answer_syntax import AnswerSyntax
-from egm_edge.decoding.earlier import EarlierReplies
-from egm_edge.decoding.guide import Guide
+from egm_edge.decoding.constrained.decoder import ConstrainedDecoder
+from egm_edge.decoding.constrained.grammar import AnswerSyntax
+from egm_edge.decoding.speculative.reply_cache import ReplyCache
 from egm_edge.parsing import parse_answer
-from egm_edge.shipped import shipped_checkpoint
 from tests.decoding.scripted import LABELS, QWEN_LAYOUTS, TAG_LAYOUTS, ScriptedModel, well_formed
 from tests.support.qwen_tokenizer import INTERNVL3_SPECIALS, QWEN3_SPECIALS, byte_tokenizer
 
@@ -48,12 +48,12 @@ def _reply(
     force: bool,
     speculate: bool,
     lookup: bool,
-    earlier: EarlierReplies | None = None,
+    earlier: ReplyCache | None = None,
     limit: int = 400,
 ) -> Generation:
     end = syntax.tokenizer.token_to_id("<|im_end|>")
     model = ScriptedModel(syntax.tokenizer.get_vocab_size(), len(REQUEST), [*script, end, end])
-    guide = Guide(syntax, LABELS[0]) if force else None
+    guide = ConstrainedDecoder(syntax, LABELS[0]) if force else None
     return generate(
         model, REQUEST, syntax.tokenizer, {end}, Budget(limit), thinking=thinking, guide=guide,
         speculate=speculate, lookup=lookup, earlier=earlier,
@@ -66,7 +66,7 @@ def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(
     syntax, thinking, layouts = kind
     rng = random.Random(7)
     steps = {"free": 0, "fast": 0}
-    earlier = EarlierReplies()
+    earlier = ReplyCache()
     for number in range(REPLIES):
         answer = well_formed(rng, rng.choice(layouts))
         thought = rng.choice(("red mug: 1 large red mug [100, 200, 300, 400]. target 1", "left of it", answer))
@@ -179,8 +179,8 @@ def test_samples_of_one_batch_are_the_samples_of_single_requests(tiny: Grounder)
 def test_a_thousand_requests_to_the_shipped_model_get_the_very_same_replies(tmp_path: Path) -> None:
     """Frame shared, drafts and syntax against none of them, in fp32, wherever free decoding ends in a well-formed answer."""
     from build_engine.compilers.cpu import build_cpu
-    from egm_edge.shipped import shipped_checkpoint
-    from tests.support.bench_lossless import compare
+    from egm_edge.assets import shipped_checkpoint
+    from tests.bench.lossless import compare
 
     bundle = build_cpu(shipped_checkpoint(), tmp_path / "bundle", precision="fp32", gate=False)
     with Grounder.from_opened(bundle) as grounder:

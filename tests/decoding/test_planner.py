@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import math
 
-from egm_edge.decoding.cost import FIRST_GUESS_STEP_MS, CostModel
-from egm_edge.decoding.planner import IMAGE_SHARES, Plan, plan
+from egm_edge.decoding.deadline.latency_model import FIRST_GUESS_STEP_MS, LatencyModel
+from egm_edge.decoding.deadline.planner import IMAGE_SHARES, Plan, plan
 
 
-def machine(step_ms: float = 2.0, frame_ms: float = 40.0, thought: tuple[int, float] = (20, 30.0)) -> CostModel:
+def machine(step_ms: float = 2.0, frame_ms: float = 40.0, thought: tuple[int, float] = (20, 30.0)) -> LatencyModel:
     """300 image tokens cost `frame_ms`, a prompt of 10 tokens 5 ms; a thought has so many tokens and milliseconds."""
-    cost = CostModel()
+    cost = LatencyModel()
     for _ in range(10):
-        cost.note_frame(300, frame_ms)
-        cost.note_frame(75, frame_ms / 4)
-        cost.note_prompt(10, 5.0)
-        cost.note_step(1, step_ms)
+        cost.record_frame(300, frame_ms)
+        cost.record_frame(75, frame_ms / 4)
+        cost.record_prompt(10, 5.0)
+        cost.record_step(1, step_ms)
         if thought[0]:
-            cost.note_thought(*thought)
+            cost.record_thought(*thought)
     return cost
 
 
-def planned(cost: CostModel, remaining_ms: float, *, opened: bool = False, samples: int | None = 1) -> Plan:
+def planned(cost: LatencyModel, remaining_ms: float, *, opened: bool = False, samples: int | None = 1) -> Plan:
     return plan(
         cost, remaining_ms, image_tokens=300, frame_opened=opened, prompt_tokens=10, answer_steps=12, samples=samples
     )
 
 
 def test_without_a_deadline_nothing_is_cut() -> None:
-    assert planned(CostModel(), math.inf, samples=None) == Plan(1.0, 1)
+    assert planned(LatencyModel(), math.inf, samples=None) == Plan(1.0, 1)
     assert planned(machine(), math.inf, samples=5) == Plan(1.0, 5)
 
 
@@ -58,25 +58,25 @@ def test_a_thought_is_begun_only_where_it_will_end() -> None:
     """Frame 40, prompt 5, thought 30, answer 24.5, one step 2: 101.5 ms."""
     assert planned(machine(), 101.6).think and not planned(machine(), 101.4).think
     assert planned(machine(), 62.0, opened=True).think and not planned(machine(), 61.0, opened=True).think
-    assert planned(CostModel(), 400.0).think, "nothing is known yet"
+    assert planned(LatencyModel(), 400.0).think, "nothing is known yet"
     assert not planned(machine(), 50.0).think, "no thought about a smaller picture"
 
 
 def test_thoughts_that_are_cut_count_as_longer_ones() -> None:
     cost = machine(thought=(20, 30.0))
     for _ in range(20):
-        cost.note_thought(20, 40.0, cut=True)
+        cost.record_thought(20, 40.0, cut=True)
     assert cost.thought_ms == 60.0
 
 
 def test_a_step_is_priced_at_its_slow_end_and_the_price_follows_the_machine() -> None:
-    assert CostModel().step_ms == FIRST_GUESS_STEP_MS
-    cost = CostModel()
+    assert LatencyModel().step_ms == FIRST_GUESS_STEP_MS
+    cost = LatencyModel()
     for i in range(64):
-        cost.note_step(1, 10.0 if i % 5 == 0 else 1.0)
+        cost.record_step(1, 10.0 if i % 5 == 0 else 1.0)
     assert cost.step_ms == 10.0
     for _ in range(64):
-        cost.note_step(1, 3.0)
+        cost.record_step(1, 3.0)
     assert cost.step_ms == 3.0
     assert cost.answer_ms(10) == (30.5, 3.0)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from egm_edge.decoding.automaton import State
-from egm_edge.decoding.spread import NumberChoice, number_choice, spread_norm1000
-from egm_edge.decoding.token_bytes import TokenBytes
-from egm_edge.shipped import shipped_checkpoint
+from egm_edge.assets import shipped_checkpoint
+from egm_edge.decoding.constrained.fsm import State
+from egm_edge.decoding.constrained.token_bytes import TokenBytes
+from egm_edge.decoding.uncertainty import NumberChoice, number_choice, std_norm1000
 
 
 @pytest.fixture(scope="module")
@@ -41,5 +41,5 @@ def test_the_branches_of_a_whole_number_are_the_allowed_ones(tokens: TokenBytes,
 
 def test_four_certain_numbers_have_no_spread_and_three_have_none_to_tell() -> None:
     sure = [NumberChoice(number, 0.0, 0.0, 1.0) for number in range(4)]
-    assert spread_norm1000(sure) == (0.0, 0.0, 0.0, 0.0)
-    assert spread_norm1000(sure[:3]) is None
+    assert std_norm1000(sure) == (0.0, 0.0, 0.0, 0.0)
+    assert std_norm1000(sure[:3]) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from egm_edge.decoding.votes import Vote, pairwise_iou, vote
+from egm_edge.decoding.voting import Vote, pairwise_iou, vote
 
 LEFT, LEFT_TOO, RIGHT = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.measure.conftest import frames_dir, tiny_cpu_bundle
+from tests.benchmark.conftest import frames_dir, tiny_cpu_bundle
 
 __all__ = ["frames_dir", "tiny_cpu_bundle"]
 

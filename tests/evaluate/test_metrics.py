@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from egm_edge.evaluate.expression_type import expression_type
 from egm_edge.evaluate.intervals import bootstrap_average, bootstrap_mean, mcnemar, paired, wilson
 from egm_edge.evaluate.metrics import EIGHT_SPLITS, box_size, eight_split_average, iou_rows, scores
 from egm_edge.evaluate.published import matching, published_models, sources
-from egm_edge.evaluate.query_kind import query_kind
 
 NAN, INF = float("nan"), float("inf")
 HAND_WORKED = [
@@ -166,4 +166,4 @@ def test_paired_sees_a_real_difference_and_calls_noise_noise() -> None:
     ],
 )
 def test_query_kinds_by_words(expression: str, kind: str) -> None:
-    assert query_kind(expression) == kind
+    assert expression_type(expression) == kind

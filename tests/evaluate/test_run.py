@@ -23,8 +23,8 @@ from egm_edge.evaluate.rows import evaluation_rows
 from egm_edge.evaluate.run import evaluate_rows
 from egm_edge.evaluate.summary import summarise
 from egm_edge.grounder import Grounder
+from tests.benchmark.scripted import scripted_grounder
 from tests.evaluate.conftest import egm_row, write_lines
-from tests.measure.scripted import scripted_grounder
 
 BOX = '</think>[{"bbox_2d": [0, 0, 500, 500]}]'  # of a.png, 96x64: [0, 0, 48, 32]
 ROWS = [

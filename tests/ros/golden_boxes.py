@@ -19,8 +19,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "ros2_ws" / "src" / "egm_ros")
 from egm_ros.conversion import to_picture  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
 
+from egm_edge.assets import default_bundle_dir  # noqa: E402
 from egm_edge.grounder import Grounder  # noqa: E402
-from egm_edge.shipped import default_bundle_dir  # noqa: E402
 
 STREAM = REPOSITORY / "examples" / "stream" / "tabletop"
 GOLDEN = Path(__file__).parent / "golden" / "tabletop.json"

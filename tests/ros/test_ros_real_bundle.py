@@ -19,10 +19,10 @@ from PIL import Image as PilImage
 from ros_client import Client, image_message, until
 from ros_fixtures import MakeNode, NodeProcess
 
+from egm_edge.assets import SHIPPED_NAME, default_bundle_dir
 from egm_edge.errors import CheckpointError
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
-from egm_edge.shipped import SHIPPED_NAME, default_bundle_dir
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

@@ -62,7 +62,7 @@ def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint's CPU bundle."""
     pytest.importorskip("onnx", reason="builds the bundle; install the build extra")
     from build_engine.compilers.cpu import build_cpu
-    from egm_edge.shipped import shipped_checkpoint
+    from egm_edge.assets import shipped_checkpoint
 
     return build_cpu(shipped_checkpoint(), tmp_path_factory.mktemp("serve") / "egm-nano-cpu").root
 

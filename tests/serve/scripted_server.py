@@ -13,7 +13,7 @@ from egm_edge.bundle import Bundle
 from egm_edge.serve.app import Service
 from egm_edge.serve.server import bind, run, start_logging
 from egm_edge.serve.settings import ServeSettings
-from tests.measure.scripted import ScriptedSession, scripted_grounder
+from tests.benchmark.scripted import ScriptedSession, scripted_grounder
 
 THOUGHT = "The mug stands to the left of the kettle, near the edge of the table."
 REPLY = THOUGHT + '</think>[{"bbox_2d": [100, 200, 500, 600], "label": "mug"}]'

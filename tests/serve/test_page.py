@@ -114,7 +114,7 @@ def test_a_format_the_server_does_not_read_is_converted(page: Browser, tmp_path:
 def test_no_picture_and_no_real_picture_are_said_plainly(page: Browser, tmp_path: Path) -> None:
     page.type("#sentence", "the mug")
     page.press(*ENTER)
-    page.until("document.getElementById('status').textContent.includes('Pick a picture first')")
+    page.until("document.getElementById('status').textContent.includes('Sampler a picture first')")
     (tmp_path / "fake.png").write_text("no picture")
     page.choose_file("#file", tmp_path / "fake.png")
     page.until("document.getElementById('status').textContent.includes('no picture that the browser can show')")

@@ -13,7 +13,7 @@ from training.rewards.registry import make_reward
 from training.typed_yaml import load_yaml, setting
 
 MOST_OBJECTS = 8
-_MEND = "mend the keys named"
+_HINT = "hint the keys named"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +92,16 @@ class Stage:
     def __post_init__(self) -> None:
         for name in ("list_share", "objects", "sigma"):
             if len(getattr(self, name)) != 2:
-                raise InputError(f"{name} as two values", f"{getattr(self, name)}", _MEND)
+                raise InputError(f"{name} as two values", f"{getattr(self, name)}", _HINT)
         low, high = self.objects
         if not 1 <= low <= high <= MOST_OBJECTS:
-            raise InputError(f"objects from 1 to {MOST_OBJECTS}", f"{self.objects}", _MEND)
+            raise InputError(f"objects from 1 to {MOST_OBJECTS}", f"{self.objects}", _HINT)
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds or min(self.kinds.values()) < 0 or not sum(self.kinds.values()):
-            raise InputError(f"kinds with shares ({', '.join(KINDS)})", f"{self.kinds}", _MEND)
+            raise InputError(f"kinds with shares ({', '.join(KINDS)})", f"{self.kinds}", _HINT)
         if self.grpo and (not self.queries or self.vision_lr):
             found = f"queries {self.queries}, vision_lr {self.vision_lr}"
-            raise InputError("queries and a frozen tower (vision_lr 0) in a grpo stage", found, _MEND)
+            raise InputError("queries and a frozen tower (vision_lr 0) in a grpo stage", found, _HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise InputError("at least one stage", f"none in run {self.name!r}", _MEND)
+            raise InputError("at least one stage", f"none in run {self.name!r}", _HINT)
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
-            raise InputError("a run name of small letters, digits and -", repr(self.name), _MEND)
+            raise InputError("a run name of small letters, digits and -", repr(self.name), _HINT)
 
     @property
     def cpu_minutes(self) -> float:
@@ -162,7 +162,7 @@ class Plan:
     def __post_init__(self) -> None:
         problems = _problems(self)
         if problems:
-            raise InputError("runs that build on each other and comparable arms", "; ".join(problems), _MEND)
+            raise InputError("runs that build on each other and comparable arms", "; ".join(problems), _HINT)
 
     def run(self, name: str) -> RunConfig:
         return next(run for run in self.runs if run.name == name)

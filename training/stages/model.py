@@ -35,8 +35,8 @@ def checkpoint_directory(settings: ModelSettings) -> Path:
     if not (directory / "config.json").is_file():
         made_here = settings.source.startswith("egm ")
         fetch = settings.source if made_here else f"hf download {settings.source} --local-dir {settings.base}"
-        mend = f"get it with: {fetch}" if settings.source else "check model.base"
-        raise CheckpointError(f"a checkpoint in {directory}", "no config.json there", mend)
+        hint = f"get it with: {fetch}" if settings.source else "check model.base"
+        raise CheckpointError(f"a checkpoint in {directory}", "no config.json there", hint)
     return directory
 
 

@@ -141,7 +141,7 @@ class OnnxBackend:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_open()
         started = time.perf_counter()
-        embeddings, deepstack = self._see(pixels)
+        embeddings, deepstack = self._encode_image(pixels)
         vision_ms = (time.perf_counter() - started) * 1e3
         frame = PrefixFrame.of(
             pixels, prefix_ids, embeddings, deepstack, vision_ms,
@@ -253,7 +253,7 @@ class OnnxBackend:
         self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
 
-    def _see(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _encode_image(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
         inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]

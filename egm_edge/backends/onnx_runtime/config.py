@@ -44,7 +44,7 @@ class EngineConfig:
         image_token_id: the pad token that image embeddings replace.
         stop_token_ids: generation ends at any of these.
         embedding_dtype: how embedding.npy stores the table: "float32", "float16", or "bfloat16" as raw uint16 bits.
-        rescored_logits: how many of the best logits are recomputed from the (tied) embedding table after a quantised head;
+        rescored_logits: how many of the best logits are recomputed from the (tied) embedding table after a quantized head;
             0 for none.
         vision: the vision tower.
     """

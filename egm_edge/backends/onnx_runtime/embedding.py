@@ -16,7 +16,7 @@ from egm_edge.errors import BundleError
 
 _STORED_AS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 RESIDENT_ROWS = 1024
-RESCORE_MARGIN = 6.0  # logits this far below the best are left as the quantised head gave them
+RESCORE_MARGIN = 6.0  # logits this far below the best are left as the quantized head gave them
 
 
 class EmbeddingTable:
@@ -61,7 +61,7 @@ class EmbeddingTable:
             mapping.madvise(mmap.MADV_DONTNEED)
 
     def rescore(self, logits: NDArray[np.float32], hidden: NDArray[np.float32], count: int) -> None:
-        """Replace the best logits of a quantised tied head by exact products, in place.
+        """Replace the best logits of a quantized tied head by exact products, in place.
 
         Only candidates within `RESCORE_MARGIN` of the best are recomputed, `count` at most, so the ranking at the top is
         the full-precision head's at the cost of a few rows.

@@ -27,12 +27,12 @@ from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.boxes import Box
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
+from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
 from egm_edge.images import load_image
 from egm_edge.openai import ChatReply, Limits, OpenAIClient, Retry, Server, TextStream, ask, data_url, grounding_request
 from egm_edge.openai.chat_stream import ChatStream
 from egm_edge.parsing import parse_answer
-from egm_edge.request import check_expression
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -115,7 +115,7 @@ async function ask() {
   if (!sentence) return;
   if (state.stream && !$("video").hidden && !(await takeFrame())) return;
   if (!state.picture) {
-    say("Pick a picture first.", true);
+    say("Sampler a picture first.", true);
     $("file").focus();
     return;
   }

@@ -20,8 +20,8 @@ from build_engine.edge_llm.profile import EngineProfile, fitted_spec
 from build_engine.memory_table import published_spec
 from build_engine.stages import Stages
 from build_engine.targets import target_for
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.errors import BuildError, CheckpointError
-from egm_edge.shipped import shipped_checkpoint
 from tests.build_engine.edge_llm.conftest import write_tool
 
 

@@ -1,4 +1,4 @@
-"""The host half with NVIDIA's real tools: ModelOpt quantises, `tensorrt-edgellm-export` exports, both graphs equal transformers.
+"""The host half with NVIDIA's real tools: ModelOpt quantizes, `tensorrt-edgellm-export` exports, both graphs equal transformers.
 
 Needs `.venv-edgellm` (`make edgellm`).
 """
@@ -23,7 +23,7 @@ from build_engine.edge_llm import export as exporting
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.edge_llm.graph_check import check_graphs
 from build_engine.edge_llm.graph_inputs import HostMath
-from build_engine.modelopt import quantise
+from build_engine.modelopt import quantize
 from build_engine.modelopt.request_tensors import prepare
 from build_engine.parity.cases import probes
 from egm_edge.bundle import Bundle
@@ -75,7 +75,7 @@ def test_both_graphs_equal_transformers(
     else:  # a value on the edge of a rounding step falls as FP16 rounding happens to put it
         assert stages["prefill logits"] < 1.5 * graphs["rounding_error"] + FP16_ERROR
     assert OPERATORS[precision] <= set(graphs["operators"])
-    assert 0.01 < graphs["quantisation_error"] < 0.6
+    assert 0.01 < graphs["quantization_error"] < 0.6
     assert manifest.parity["status"] == "unverified" and "egm build" in manifest.parity["next"]
     assert manifest.model["engine"] is None
     assert {"onnx/llm/model.onnx", "onnx/visual/model.onnx", "checkpoint/config.json"} <= set(manifest.files)
@@ -85,7 +85,7 @@ def test_both_graphs_equal_transformers(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a tool ran for a bundle that is there")
 
-    monkeypatch.setattr(quantise, "run_tool", refuse)
+    monkeypatch.setattr(quantize, "run_tool", refuse)
     monkeypatch.setattr(exporting, "run_tool", refuse)
     assert build(checkpoint, precision, calibration_rows, tmp_path / "bundle").hash == bundle.hash
 
@@ -93,7 +93,7 @@ def test_both_graphs_equal_transformers(
 @pytest.mark.parametrize(
     ("family", "precision"), [("jetson_qwen3_vl", "nvfp4"), ("jetson_internvl3", "fp8"), ("jetson_qwen3_vl", "int4")]
 )
-def test_a_quantised_vision_tower_is_exported_and_checked_like_the_decoder(
+def test_a_quantized_vision_tower_is_exported_and_checked_like_the_decoder(
     edge_llm: EdgeLlmEnvironment, family: str, precision: str, calibration_rows: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
@@ -112,12 +112,12 @@ def test_a_quantised_vision_tower_is_exported_and_checked_like_the_decoder(
         return found
 
     monkeypatch.setattr(compiler, "_check", check_twice)
-    bundle = build(request.getfixturevalue(family), precision, calibration_rows, tmp_path / "bundle", "--quantise-vision")
-    graphs, cost = bundle.manifest.parity["graphs"], bundle.manifest.parity["quantisation"]
+    bundle = build(request.getfixturevalue(family), precision, calibration_rows, tmp_path / "bundle", "--quantize-vision")
+    graphs, cost = bundle.manifest.parity["graphs"], bundle.manifest.parity["quantization"]
     assert kept["scale"]
     assert 0.01 < cost["vision_error"] < 0.3 and cost["vision"] == "fp8" and cost["passed"]
     assert graphs["stages"]["vision embedding"]["error"] <= graphs["stages"]["vision embedding"]["bound"] < 0.15
-    assert bundle.manifest.model["quantisation"]["vision"] == "fp8"
+    assert bundle.manifest.model["quantization"]["vision"] == "fp8"
     visual = onnx.load(str(bundle.path("onnx/visual/model.onnx")), load_external_data=False)
     assert sum(node.op_type == "QuantizeLinear" for node in visual.graph.node) > 4
 
@@ -151,15 +151,15 @@ def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
         build(jetson_qwen3_vl, "fp16", calibration_rows, tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     [stages] = (tmp_path / "cache" / "egm-edge" / "stages").iterdir()
-    assert {p.name for p in stages.iterdir() if p.is_dir()} == {"quantised"}
+    assert {p.name for p in stages.iterdir() if p.is_dir()} == {"quantized"}
 
     def keep(plan: Any, source: Path, exported: Path) -> Any:
         kept["export"] = Path(shutil.copytree(exported / "onnx", tmp_path / "export"))
         kept["recorded"] = Path(shutil.copyfile(source / "recorded.safetensors", tmp_path / "recorded.safetensors"))
-        kept["checks"] = plan.quantisation.checks()  # type: ignore[assignment]
+        kept["checks"] = plan.quantization.checks()  # type: ignore[assignment]
         return real_check(plan, source, exported)
 
-    monkeypatch.setattr(compiler, "_quantise", interrupted)
+    monkeypatch.setattr(compiler, "_quantize", interrupted)
     monkeypatch.setattr(compiler, "_export", real_export)
     monkeypatch.setattr(compiler, "_check", keep)
     spec = build(jetson_qwen3_vl, "fp16", calibration_rows, tmp_path / "bundle").manifest.pixel_spec

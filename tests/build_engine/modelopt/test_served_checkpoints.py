@@ -1,4 +1,4 @@
-"""Quantised checkpoints for servers, with the real ModelOpt: what the bundle holds, and that damage is seen.
+"""Quantized checkpoints for servers, with the real ModelOpt: what the bundle holds, and that damage is seen.
 
 Needs `.venv-edgellm` (`make edgellm`). No server loads them here.
 """
@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.cli import main
-from build_engine.compilers.served_quantisation import COMPANIONS
+from build_engine.compilers.quantized_checkpoint import COMPANIONS
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.manifest import BundleWriter
-from build_engine.modelopt import quantise
-from build_engine.modelopt.quantise import SAVED, Quantisation
+from build_engine.modelopt import quantize
+from build_engine.modelopt.quantize import SAVED, Quantization
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
-from build_engine.modelopt.saved import DESCRIPTION, require_quantised
+from build_engine.modelopt.verify_saved import DESCRIPTION, require_quantized
 from build_engine.progress import Progress
 from egm_edge.backends.openai_http.served_model import ServedModel
 from egm_edge.bundle import Bundle
@@ -56,14 +56,14 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
     assert ServedModel.read(bundle.root).pixel_spec == PixelSpec.from_checkpoint(served)
     assert not list((tmp_path / "cache" / "egm-edge" / "stages").iterdir())
 
-    monkeypatch.setattr(quantise, "run_tool", _refuse)
+    monkeypatch.setattr(quantize, "run_tool", _refuse)
     assert build(jetson_qwen3_vl, TARGETS[precision], precision, calibration_rows, tmp_path / "bundle").hash == bundle.hash
     monkeypatch.undo()
 
     damaged = Path(shutil.copytree(served, tmp_path / "damaged" / SAVED))
     _damage(damaged, precision)
     with Checkpoint(jetson_qwen3_vl) as checkpoint:
-        measured = Quantisation(
+        measured = Quantization(
             checkpoint=checkpoint, pixel_spec=PixelSpec.from_checkpoint(served), prompt_spec=read_prompt_spec(served),
             recipe=RECIPES[precision], numbers=SERVER_NUMBERS, rows=calibration_rows,
         )  # fmt: skip
@@ -76,7 +76,7 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
     _check_descriptions(served, precision, tmp_path / "described")
 
 
-def test_an_interrupted_build_takes_up_the_quantised_checkpoint(
+def test_an_interrupted_build_takes_up_the_quantized_checkpoint(
     edge_llm: EdgeLlmEnvironment, jetson_internvl3: Path, calibration_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """InternVL3, which vLLM serves: Ctrl-C while the bundle is written leaves the stage and no bundle."""
@@ -86,11 +86,11 @@ def test_an_interrupted_build_takes_up_the_quantised_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             build(jetson_internvl3, "vllm", "fp8", calibration_rows, tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-    monkeypatch.setattr(quantise, "run_tool", _refuse)
+    monkeypatch.setattr(quantize, "run_tool", _refuse)
     bundle = build(jetson_internvl3, "vllm", "fp8", calibration_rows, tmp_path / "bundle")
     stated = json.loads(bundle.path(f"checkpoint/{DESCRIPTION}").read_text("utf-8"))["quantization"]
     assert any("vision_tower" in name for name in stated["exclude_modules"])
-    assert bundle.manifest.parity["quantisation"]["passed"]
+    assert bundle.manifest.parity["quantization"]["passed"]
 
 
 def _refuse(*args: object, **kwargs: object) -> None:
@@ -120,14 +120,14 @@ def _check_files(served: Path, source: Path, precision: str) -> None:
 def _check_manifest(bundle: Bundle, precision: str) -> None:
     manifest = bundle.manifest
     assert (manifest.target, manifest.precision, manifest.model["sm"]) == ("tensorrt-llm", precision, SM[precision])
-    quantised: dict[str, Any] = manifest.model["quantisation"]
-    assert (quantised["algorithm"], quantised["vision"]) == (ALGORITHMS[precision], "bf16")
-    assert quantised["calibration"] == {"requests": 2, "data": "rows.jsonl"}
+    quantized: dict[str, Any] = manifest.model["quantization"]
+    assert (quantized["algorithm"], quantized["vision"]) == (ALGORITHMS[precision], "bf16")
+    assert quantized["calibration"] == {"requests": 2, "data": "rows.jsonl"}
     assert manifest.licences["calibration data"] == "the user's own"
     assert manifest.versions["nvidia-modelopt"].startswith("0.45")
     parity = manifest.parity
     assert parity["status"] == "unverified" and "unverified on target" in parity["why"]
-    found = parity["quantisation"]
+    found = parity["quantization"]
     assert found["passed"] and found["vision_error"] == 0
     assert 0.02 < found["layer_error"] < found["bounds"]["layer_error"]
     assert 0.2 < found["argmax_agreement"] < 1 and 0.9 < found["cosine"] < 1
@@ -153,23 +153,23 @@ def _store_unpacked(file: Path) -> None:
 def _check_descriptions(served: Path, precision: str, copy: Path) -> None:
     """Every way in which the description may not fit the tensors is refused."""
     recipe = RECIPES[precision]
-    require_quantised(served, recipe, vision=False, int4_tile=1)
+    require_quantized(served, recipe, vision=False, int4_tile=1)
     shutil.copytree(served, copy)
     whole = (copy / DESCRIPTION).read_text("utf-8")
     for field, value, message in (
         ("quant_algo", "FP8" if precision != "fp8" else "NVFP4", "quant_algo"),
         ("exclude_modules", ["lm_head", "model.language_model.embed_tokens"], "visual.*among exclude_modules"),
         ("exclude_modules", ["model.language_model.embed_tokens", "model.visual*"], "lm_head among exclude_modules"),
-        ("exclude_modules", ["lm_head", "model.*"], "described as quantised"),
+        ("exclude_modules", ["lm_head", "model.*"], "described as quantized"),
     ):
         stated = json.loads(whole)
         stated["quantization"][field] = value
         (copy / DESCRIPTION).write_text(json.dumps(stated), encoding="utf-8")
         with pytest.raises(BuildError, match=message):
-            require_quantised(copy, recipe, vision=False, int4_tile=1)
+            require_quantized(copy, recipe, vision=False, int4_tile=1)
     (copy / DESCRIPTION).write_text(whole, encoding="utf-8")
     with pytest.raises(BuildError, match=r"all of it in high precision|MIXED_PRECISION"):
-        require_quantised(copy, recipe, vision=True, int4_tile=1)
+        require_quantized(copy, recipe, vision=True, int4_tile=1)
     _store_unpacked(copy / "model.safetensors")
     with pytest.raises(BuildError, match=r"layers\.0\.mlp\.up_proj"):
-        require_quantised(copy, recipe, vision=False, int4_tile=1)
+        require_quantized(copy, recipe, vision=False, int4_tile=1)

@@ -72,12 +72,12 @@ def angle_one_step_behind(patch: Patch) -> None:
 
 
 def sampled(patch: Patch) -> None:
-    from egm_edge.decoding import pick
+    from egm_edge.decoding import sampler
 
     def hot(original: Any, self: Any, temperature: float = 0.0, top_p: float = 1.0, seed: Any = None) -> None:
         original(self, temperature or 0.9, top_p, 3)
 
-    _wrap(patch, pick.Pick, "__init__", hot)
+    _wrap(patch, sampler.Sampler, "__init__", hot)
 
 
 def axes_swapped(patch: Patch) -> None:
@@ -101,7 +101,9 @@ def vision_scale(patch: Patch) -> None:
 
 def other_corner_rule(patch: Patch) -> None:
     def half_pixels(_: Any, count: int, side: int) -> Any:
-        places = np.clip((np.arange(count, dtype=np.float32) + 0.5) * side / count - 0.5, 0, side - 1).astype(np.float32)
+        places = np.clip((np.arange(count, dtype=np.float32) + 0.5) * side / count - 0.5, 0, side - 1).astype(
+            np.float32
+        )
         low = places.astype(np.int64)
         return low, np.minimum(low + 1, side - 1), places - low
 
@@ -198,6 +200,7 @@ def dropped_branch_kept(patch: Patch) -> None:
 
 def prefix_kept_too_long(patch: Patch) -> None:
     """A frame that comes back after another one finds the other's keys."""
+
     def stale(original: Any, self: Any, frame: Any) -> Any:
         seen = self.__dict__.setdefault("_seen_frames", set())
         if id(frame) in seen and self._resident is not frame:

@@ -108,19 +108,19 @@ def test_a_mistake_in_the_bundle_is_found_and_named(
     assert (code, report["status"], report["first_divergence"]) == (1, "failed", stage), report["stages"]
 
 
-# Names of quantised weights differ; mistakes in settings, tables and pixels must not hide behind quantisation.
+# Names of quantized weights differ; mistakes in settings, tables and pixels must not hide behind quantization.
 @pytest.mark.parametrize(
     ("family", "tamper", "stage"), [p for p in MISTAKES if "patch" not in str(p.id) and "decoder" not in str(p.id)]
 )
 @pytest.mark.slow
-def test_quantisation_hides_no_mistake(
+def test_quantization_hides_no_mistake(
     bundles: dict[tuple[str, str], Path], tmp_path: Path, verify: Verify, family: str, tamper: Tamper, stage: str
 ) -> None:
     bundle = copy_of(bundles[family, "int8"], tmp_path / "bundle")
     try:
         tamper(bundle)
     except KeyError:
-        pytest.skip("this weight has another name where it is quantised")
+        pytest.skip("this weight has another name where it is quantized")
     code, report = verify(bundle)
     assert (code, report["first_divergence"]) == (1, stage), report["stages"]
 
@@ -152,8 +152,8 @@ def _reversed_channels(cut: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
     [
         pytest.param(QWEN, Qwen3VL, "positions", _shifted, "prefill logits", id="M-RoPE shifted"),
         pytest.param(INTERN, InternVL3, "positions", _shifted, "prefill logits", id="positions shifted"),
-        pytest.param(QWEN, OnnxBackend, "_see", _reversed_rows, "vision embedding", id="image tokens in reverse"),
-        pytest.param(INTERN, OnnxBackend, "_see", _reversed_rows, "vision embedding", id="tiles' tokens in reverse"),
+        pytest.param(QWEN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="image tokens in reverse"),
+        pytest.param(INTERN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="tiles' tokens in reverse"),
         pytest.param(QWEN, "egm_edge.pixels", "resize_bicubic", lambda _: _bilinear, "pixels", id="bilinear resize"),
         pytest.param(INTERN, "egm_edge.pixels", "resize_bicubic", lambda _: _bilinear, "pixels", id="bilinear tiles"),
         pytest.param(QWEN, "egm_edge.pixels", "_cut_patches", _reversed_channels, "pixels", id="BGR for RGB"),
@@ -180,7 +180,7 @@ def test_a_mistake_in_the_runtime_is_found_and_named(
         assert (code, report["first_divergence"]) == (1, stage), report["stages"]
 
 
-def test_quantising_too_hard_is_found(
+def test_quantizing_too_hard_is_found(
     checkpoints: dict[str, Path], tmp_path: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An int4 build whose weights keep two bits."""

@@ -15,13 +15,13 @@ from build_engine.compilers.cuda import compile_cuda
 from build_engine.compilers.tensorrt_rtx import compile_rtx
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.backends import load_backend
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import KV_TYPES, OrtRunner
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
 from egm_edge.grounder import Grounder
-from egm_edge.shipped import shipped_checkpoint
 from tests.support.large_checkpoints import write_qwen3_vl_dims
 
 

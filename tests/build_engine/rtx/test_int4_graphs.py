@@ -19,9 +19,9 @@ from build_engine.exporters.portable_graph import BlockProduct, PortableGraphWri
 from build_engine.quantize import BlockRounded, round_blocks
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
+from egm_edge.assets import shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
-from egm_edge.shipped import shipped_checkpoint
 
 FORMS = pytest.mark.parametrize("product", list(BlockProduct))
 
@@ -101,11 +101,11 @@ def test_int4_graphs_follow_transformers(
     graphs = _built(checkpoint, tmp_path / "bundle").manifest.parity["graphs"]
     assert (graphs["status"], graphs["precision"]) == ("verified", "int4")
     stages = {stage["name"]: stage for stage in graphs["stages"]}
-    assert stages["vision embedding"]["worst"] < 0.01, "the vision tower is not quantised"
+    assert stages["vision embedding"]["worst"] < 0.01, "the vision tower is not quantized"
     assert 1e-4 < stages["prefill logits"]["worst"] < 0.1, "the decoder is, and the check sees it"
 
 
-def test_a_decoder_without_a_layer_to_quantise_is_refused(tmp_path: Path) -> None:
+def test_a_decoder_without_a_layer_to_quantize_is_refused(tmp_path: Path) -> None:
     from tests.support.tiny_checkpoints import write_tiny_qwen3_vl
 
     narrow = write_tiny_qwen3_vl(tmp_path / "narrow", hidden_size=48, intermediate_size=96, heads=2, head_dim=24)

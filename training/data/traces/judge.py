@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from egm_edge.data.rows import Row
+from egm_edge.expression import MARKER
 from egm_edge.grounding import Task
-from egm_edge.request import MARKER
 
 MIN_WORDS, MAX_WORDS = 5, 160
 CENTRE_BAND = (0.4, 0.6)  # a centre in here may be called left or right

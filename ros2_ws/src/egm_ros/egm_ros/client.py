@@ -121,8 +121,8 @@ class Request:
     def _on_goal(self, future: Any) -> None:
         handle = future.result()
         if handle is None or not handle.accepted:
-            mend = "give a sentence that is not empty nor too long, and activate the node"
-            self._finish(BackendError("a goal the node accepts", f"{self.expression!r} was rejected", mend))
+            hint = "give a sentence that is not empty nor too long, and activate the node"
+            self._finish(BackendError("a goal the node accepts", f"{self.expression!r} was rejected", hint))
             return
         with self._lock:
             self._handle, cancel_now = handle, self._cancel_wanted

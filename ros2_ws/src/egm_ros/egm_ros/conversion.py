@@ -30,9 +30,9 @@ class RejectedImageError(InputError):
         reason: one word for the counter: "size", "step", "length", "encoding", "compressed".
     """
 
-    def __init__(self, reason: str, expected: str, found: str, mend: str) -> None:
+    def __init__(self, reason: str, expected: str, found: str, hint: str) -> None:
         self.reason = reason
-        super().__init__(expected, found, mend)
+        super().__init__(expected, found, hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +158,19 @@ def _check_raw(message: Any, max_pixels: int) -> None:
     row_bytes, rows = width * encoding.bytes_per_pixel, encoding.memory_rows(height)
     if message.step < row_bytes:
         expected = f"step >= {row_bytes} bytes for {width} pixels of {name}"
-        raise RejectedImageError("step", expected, f"step {message.step}", "mend the publisher's step")
+        raise RejectedImageError("step", expected, f"step {message.step}", "hint the publisher's step")
     if len(message.data) < rows * message.step:
         expected = f"{rows} rows of {message.step} bytes ({rows * message.step})"
-        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "mend the publisher's data length")
+        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "hint the publisher's data length")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width <= 0 or height <= 0 or width * height > max_pixels:
-        expected, mend = (
+        expected, hint = (
             f"an image of 1 to {max_pixels} pixels",
             "lower the camera's resolution or raise max_image_pixels",
         )
-        raise RejectedImageError("size", expected, f"{width}x{height}", mend)
+        raise RejectedImageError("size", expected, f"{width}x{height}", hint)
 
 
 def _check_compressed(message: Any) -> None:

@@ -21,9 +21,9 @@ class EngineLostError(EgmError):
 class EngineFailedError(EgmError):
     """The model raised something unexpected; `trace` has its traceback. The engine lives."""
 
-    def __init__(self, expected: str, found: str, mend: str, trace: str = "") -> None:
+    def __init__(self, expected: str, found: str, hint: str, trace: str = "") -> None:
         self.trace = trace
-        super().__init__(expected, found, mend)
+        super().__init__(expected, found, hint)
 
 
 class Engine(Protocol):

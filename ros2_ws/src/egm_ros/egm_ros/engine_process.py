@@ -231,7 +231,7 @@ class EngineProcess:
                 elif isinstance(message, Done):
                     return Grounding.from_dict(message.grounding)
                 elif isinstance(message, Failed):
-                    raise EngineFailedError(message.expected, message.found, message.mend, message.trace)
+                    raise EngineFailedError(message.expected, message.found, message.hint, message.trace)
             if not stopped and should_stop():
                 stopped = True
                 run.say(Stop(token))
@@ -290,7 +290,7 @@ class EngineProcess:
             if isinstance(reply, Ready):
                 return reply
             if isinstance(reply, Failed):
-                raise EngineFailedError(reply.expected, reply.found, reply.mend, reply.trace)
+                raise EngineFailedError(reply.expected, reply.found, reply.hint, reply.trace)
         found = "a node that stops" if self._ending.is_set() else f"none after {timeout_s:g} s"
         raise BackendError("a model that is loaded", found, "raise load_timeout_s")
 

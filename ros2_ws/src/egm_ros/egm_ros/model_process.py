@@ -37,7 +37,7 @@ def load_grounder(settings: Settings) -> Any:
     """
     if not settings.bundle_path:
         raise InputError("a bundle", "an empty bundle_path", "set it with -p bundle_path:=DIR; `egm build` makes one")
-    from egm_edge.opening import open_grounder
+    from egm_edge.auto import open_grounder
 
     return open_grounder(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
 
@@ -128,7 +128,7 @@ def _answer(cache: FrameCache, memory: PixelsMemory, pipe: Connection, ask: Ask)
 
 def _failed(token: int, error: Exception) -> Failed:
     if isinstance(error, EgmError):
-        return Failed(token, error.expected, error.found, error.mend)
+        return Failed(token, error.expected, error.found, error.hint)
     found = f"{type(error).__name__}: {error}"
     return Failed(token, "the engine to work", found, "see the log", traceback.format_exc())
 

@@ -151,8 +151,8 @@ class VideoSource:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size_wh[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size_wh[1])
         if not self._capture.isOpened():
-            mend = "check path:=FILE" if isinstance(where, str) else "check device:=N and who may open /dev/videoN"
-            raise InputError("a video that OpenCV can open", repr(where), mend)
+            hint = "check path:=FILE" if isinstance(where, str) else "check device:=N and who may open /dev/videoN"
+            raise InputError("a video that OpenCV can open", repr(where), hint)
 
     def picture(self, index: int) -> SourcePicture | None:
         got, image = self._capture.read()

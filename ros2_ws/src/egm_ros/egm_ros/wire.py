@@ -87,7 +87,7 @@ class Failed:
     token: int
     expected: str
     found: str
-    mend: str
+    hint: str
     trace: str = ""
 
 

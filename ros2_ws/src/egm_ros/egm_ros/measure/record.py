@@ -48,7 +48,7 @@ def record(path: Path, seconds: float, topic: str = "grounded_objects") -> int:
 
 
 def row(one: GroundedObject, received_ns: int) -> dict[str, Any]:
-    """One answer as `egm_edge.measure.ros_records` reads it."""
+    """One answer as `egm_edge.benchmark.ros_records` reads it."""
     stages = one.timings.get_fields_and_field_types()
     return {
         "received_ns": received_ns,

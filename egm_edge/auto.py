@@ -1,0 +1,123 @@
+"""open_grounder: any bundle, or a checkpoint directory, with the Grounder that runs it.
+
+    with open_grounder("out/egm-4b-orin") as grounder:
+        grounding = grounder.ground("frame.png", "the red mug", deadline_ms=1500)
+
+The only place that knows which bundles answer through logits (`Grounder`) and which through a runtime that answers whole
+requests (`EdgeLlmGrounder`, `TensorRtLlmGrounder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from egm_edge.backends import RuntimeFacts, text_runtime_of
+from egm_edge.bundle import Bundle, Verify
+from egm_edge.bundle_from_checkpoint import open_directory
+from egm_edge.decoding import DecodingKeywords, TokenEvent
+from egm_edge.grounder import Grounder
+from egm_edge.grounding import Grounding, Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+
+class AnyFrame(Protocol):
+    """One picture, ready to be asked about; see `egm_edge.grounder.Frame`."""
+
+    @property
+    def image_wh(self) -> tuple[int, int]: ...
+
+    @property
+    def decode_image_ms(self) -> float: ...
+
+    @property
+    def preprocess_ms(self) -> float: ...
+
+    def charged_to(self, grounding: Grounding) -> Grounding: ...
+
+
+class AnyGrounder(Protocol):
+    """What all Grounders of bundles share; see `egm_edge.grounder.Grounder` for arguments and errors.
+
+    Decoding options that need logits (samples, temperature, max_think_tokens) are an InputError where the runtime keeps them.
+    """
+
+    bundle: Bundle
+
+    @property
+    def facts(self) -> RuntimeFacts: ...
+
+    @property
+    def bundle_hash(self) -> str: ...
+
+    @property
+    def pixel_spec_hash(self) -> str: ...
+
+    @property
+    def prompt_spec_hash(self) -> str: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+    def warm_up(self) -> None: ...
+
+    def frame(self, image: Any, *, color: str | None = None, stamp_ns: int | None = None) -> AnyFrame: ...
+
+    def ground(
+        self,
+        image: Any,
+        expression: str,
+        *,
+        task: Task | str = Task.MODAL,
+        color: str | None = None,
+        stamp_ns: int | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        on_token: Callable[[TokenEvent], None] | None = None,
+        **decoding: Unpack[DecodingKeywords],
+    ) -> Grounding: ...
+
+
+def open_grounder(
+    path: str | Path | Bundle, *, memory: str = "auto", threads: int | None = None, verify: Verify = "full"
+) -> AnyGrounder:
+    """Open what answers from `path`, and load its engine.
+
+    Args:
+        path: a bundle's directory, a checkpoint's, or one that `checkpoint_bundle.open_directory` has opened.
+        memory, threads, verify: as in `Grounder.from_bundle`; runtimes with memory and threads of their own ignore them.
+
+    Raises:
+        BundleError, CheckpointError: nothing there, damaged, or of another version.
+        BackendError: its runtime is missing or cannot load it.
+    """
+    bundle = path if isinstance(path, Bundle) else open_directory(path, verify=verify)
+    if name := text_runtime_of(bundle):
+        return _WHOLE_ANSWERS[name](bundle)
+    return Grounder.from_opened(bundle, memory=memory, threads=threads)
+
+
+def _edge_llm(bundle: Bundle) -> AnyGrounder:
+    from egm_edge.backends.edge_llm import EdgeLlmGrounder
+
+    return EdgeLlmGrounder.from_opened(bundle)
+
+
+def _tensorrt_llm(bundle: Bundle) -> AnyGrounder:
+    from egm_edge.backends.tensorrt_llm import TensorRtLlmGrounder
+
+    return TensorRtLlmGrounder.from_opened(bundle)
+
+
+_WHOLE_ANSWERS: dict[str, Callable[[Bundle], AnyGrounder]] = {
+    "EdgeLlmGrounder": _edge_llm,
+    "TensorRtLlmGrounder": _tensorrt_llm,
+}

@@ -1,0 +1,96 @@
+"""Answers of a running ROS 2 node as samples: its stages, and the two that only a node has, mailbox and publish.
+
+Reads one JSON object a line, as `python -m egm_ros.measure record` writes them from `GroundedObject` messages:
+
+    {"received_ns": ..., "stamp_ns": ..., "age_ms": ..., "outcome": "FOUND", "expression": "the red mug", "task": "modal",
+     "image_wh": [640, 480], "cut": "", "tokens": {"prompt": ..., ...}, "timings": {"vision_ms": ..., "queue_ms": ...}}
+
+`stamp_ns` is the frame's own stamp, `age_ms` how old it was when the node published its answer, `received_ns` when the
+subscriber had it; all by one clock. From them: mailbox = age - time in the model (the frame waits for the model, and for its
+request), publish = received - stamp - age. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from egm_edge.benchmark.page import markdown_table
+from egm_edge.benchmark.sample import STAGES
+from egm_edge.benchmark.statistics import PERCENTILES, spread
+from egm_edge.errors import InputError
+
+MAX_LINE_BYTES = 1 << 20
+ROS_STAGES = ("mailbox_ms", *STAGES, "other_ms", "publish_ms")
+
+
+def read_ros_records(path: Path) -> list[dict[str, float]]:
+    """Per answer: each of ROS_STAGES, and `latency_ms`, from the frame's stamp to the subscriber: their sum.
+
+    Raises:
+        InputError: unreadable, empty, or a line that is no such record.
+    """
+    found = []
+    for number, raw in enumerate(_lines(path), 1):
+        try:
+            found.append(_stages(json.loads(raw)))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            what = f"{path}:{number}: {type(error).__name__}: {str(error)[:80]}"
+            raise InputError("one record of an answer a line", what, "record them again") from None
+    if not found:
+        raise InputError("records of answers", f"none in {path}", "record while the node answers")
+    return found
+
+
+def summarise_ros(records: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Stage -> spread over all answers, milliseconds."""
+    return {name: asdict(s) for name in (*ROS_STAGES, "latency_ms") if (s := spread([r[name] for r in records]))}
+
+
+def ros_markdown(summary: dict[str, Any]) -> str:
+    """The summary as a table."""
+    keys = (*(f"p{p}" for p in PERCENTILES), "mean", "min", "max")
+    rows = [[name.removesuffix("_ms"), *(f"{s[k]:.2f}" for k in keys)] for name, s in summary.items()]
+    count = summary["latency_ms"]["count"]
+    return (
+        markdown_table(("ms", *keys), rows)
+        + f"\n\n{count} answers; latency is the frame's stamp to the subscriber. A frame that is asked about again waits in the\n"
+        "mailbox meanwhile. A mailbox below zero means that the camera's clock is not the node's."
+    )
+
+
+def _stages(values: dict[str, Any]) -> dict[str, float]:
+    timings = values["timings"]
+    stages = {name: _number(timings[name]) for name in STAGES}
+    total_ms, age_ms = _number(timings["total_ms"]), _number(values["age_ms"])
+    latency_ms = (int(values["received_ns"]) - int(values["stamp_ns"])) / 1e6
+    return {
+        "mailbox_ms": age_ms - total_ms,
+        **stages,
+        "other_ms": total_ms - sum(stages.values()),
+        "publish_ms": latency_ms - age_ms,
+        "latency_ms": latency_ms,
+    }
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} where milliseconds should be")
+    return number
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            while raw := stream.readline(MAX_LINE_BYTES + 1):
+                if len(raw) > MAX_LINE_BYTES:
+                    raise InputError("lines of at most 1 MiB", f"a longer one in {path}", "record them again")
+                if raw.strip():
+                    yield raw
+    except OSError as error:
+        raise InputError("a readable file of records", f"{path}: {error.strerror}", "check the path") from None

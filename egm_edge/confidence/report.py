@@ -1,0 +1,110 @@
+"""The calibration report: numbers as a dict, Markdown for people, curves as SVG. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from egm_edge.benchmark.svg import Line, plot
+from egm_edge.confidence.features import FEATURES, MEAN_LOG_PROBABILITY
+from egm_edge.confidence.logistic_calibration import LogisticCalibration
+from egm_edge.confidence.quality import (
+    area_under_risk_coverage,
+    expected_calibration_error,
+    reliability,
+    risk_coverage,
+)
+from egm_edge.confidence.run import Answered
+from egm_edge.evaluate.intervals import wilson
+from egm_edge.grounding import Outcome
+
+CURVE_POINTS = 50
+SURE = 0.5
+
+
+def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -> dict[str, Any]:
+    """Everything about one set of answers.
+
+    Returns:
+        JSON-ready: counts, accuracy, ECE, AURC of the confidence and of the mean log-probability, false positives on
+        negatives, the reliability bins and the two risk-coverage curves.
+    """
+    boxed = [a for a in answered if a.evidence]
+    y = np.array([a.right for a in boxed], np.float64)
+    p = fitted.probabilities([[a.evidence[f] for f in FEATURES] for a in boxed]) if boxed else np.zeros(0)
+    plain = np.array([a.evidence[MEAN_LOG_PROBABILITY] for a in boxed])
+    there, negatives = [a for a in answered if a.there], [a for a in answered if not a.there]
+    false = sum(a.outcome is Outcome.FOUND for a in negatives)
+    sure = sum(bool(a.evidence) and fitted(a.evidence) >= SURE for a in negatives)
+    return {
+        "name": name,
+        "rows": len(answered),
+        "answers_with_a_box": len(boxed),
+        "acc50_where_there": _share(sum(a.right for a in there), len(there)),
+        "share_right_of_boxes": float(y.mean()) if len(y) else None,
+        "ece": expected_calibration_error(p, y) if len(y) else None,
+        "aurc": area_under_risk_coverage(p, y) if len(y) else None,
+        "aurc_mean_log_probability": area_under_risk_coverage(plain, y) if len(y) else None,
+        "negatives": len(negatives),
+        "false_positives": _share(false, len(negatives)),
+        "false_positives_ci95": list(wilson(false, len(negatives))),
+        "false_positives_of_confidence_0.5": _share(sure, len(negatives)),
+        "wrongly_not_found": _share(sum(a.outcome is Outcome.NOT_FOUND for a in there), len(there)),
+        "ambiguous": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in there), len(there)),
+        "ambiguous_negatives": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in negatives), len(negatives)),
+        "reliability": [[b.count, round(b.confidence, 4), round(b.accuracy, 4)] for b in reliability(p, y)],
+        "risk_coverage": _curve(p, y),
+        "risk_coverage_mean_log_probability": _curve(plain, y),
+    }
+
+
+def to_markdown(parts: Sequence[dict[str, Any]], fitted: LogisticCalibration) -> str:
+    """The table that `egm calibrate` prints."""
+    lines = [
+        f"Confidence map ({fitted.method}, {fitted.samples} sample(s)), fitted on {fitted.fitted_on['answers']} answers.",
+        "",
+        "| data | boxes | right | ECE | AURC | AURC of mean log-probability | there: not found | ambiguous | "
+        "negatives: found | of confidence >= 0.5 | ambiguous |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for p in parts:
+        cells = [
+            p["name"], p["answers_with_a_box"], _number(p["share_right_of_boxes"]), _number(p["ece"]), _number(p["aurc"]),
+            _number(p["aurc_mean_log_probability"]), _number(p["wrongly_not_found"]), _number(p["ambiguous"]),
+            _number(p["false_positives"]), _number(p["false_positives_of_confidence_0.5"]), _number(p["ambiguous_negatives"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def pictures(parts: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """File name -> SVG: reliability of every part, and risk against coverage of the first."""
+    lines = [Line("perfect", [(0.0, 0.0), (1.0, 1.0)])]
+    lines += [Line(p["name"], [(c, a) for _, c, a in p["reliability"]]) for p in parts if p["reliability"]]
+    held = parts[0]
+    risks = [
+        Line("confidence", held["risk_coverage"]),
+        Line("mean log-probability", held["risk_coverage_mean_log_probability"]),
+    ]
+    return {
+        "reliability.svg": plot("Reliability", "confidence", "share with IoU >= 0.5", lines, y_range=(0.0, 1.0)),
+        "risk-coverage.svg": plot(f"Risk against coverage, {held['name']}", "coverage", "share wrong", risks),
+    }
+
+
+def _curve(score: Any, right: Any) -> list[tuple[float, float]]:
+    if not len(score):
+        return []
+    coverage, risk = risk_coverage(score, right)
+    places = np.unique(np.linspace(0, len(risk) - 1, CURVE_POINTS).astype(int))
+    return [(round(float(coverage[i]), 4), round(float(risk[i]), 4)) for i in places]
+
+
+def _share(count: int, total: int) -> float | None:
+    return count / total if total else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,65 @@
+"""Asks the rows of a data set and notes what decoding saw and whether the box was right. Knows the Grounder's public face."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.data.rows import Row
+from egm_edge.grounder import Grounder
+from egm_edge.grounding import Outcome
+from egm_edge.images import load_image
+
+CUT_THOUGHT_TOKENS = 48  # a thought that is cut is cut somewhere below this
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer.
+
+    Attributes:
+        there: the row has a box.
+        outcome: how the request ended.
+        right: its box has IoU >= 0.5 with the row's.
+        evidence: what decoding saw, empty without a box.
+    """
+
+    there: bool
+    outcome: Outcome
+    right: bool
+    evidence: dict[str, float]
+
+
+def ask_rows(
+    grounder: Grounder,
+    rows: Sequence[Row],
+    pictures: Mapping[str, Path],
+    *,
+    samples: int = 1,
+    shift: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    on_row: Callable[[int, int], None] | None = None,
+) -> list[Answered]:
+    """Answer every row once: half of them with the whole thought, a quarter without one, a quarter with a cut one.
+
+    A deadline may cut any thought, so a map that had only seen whole ones would be wrong just when it is forced_answer.
+    """
+    draws = random.Random(0)
+    answered: list[Answered] = []
+    for done, row in enumerate(rows, 1):
+        limit = (None, 0, None, draws.randrange(1, CUT_THOUGHT_TOKENS))[done % 4]
+        image = load_image(pictures[row.image])
+        image = np.ascontiguousarray(image[:, ::-1]) if row.mirrored else image
+        image = shift(image) if shift else image
+        found = grounder.ground(
+            image, row.expression, task=row.task, color="rgb", samples=samples, max_think_tokens=limit, seed=done
+        )
+        right = bool(row.box and found.box and found.box.iou(row.box) >= 0.5)
+        answered.append(Answered(row.box is not None, found.outcome, right, found.evidence))
+        if on_row:
+            on_row(done, len(rows))
+    return answered

@@ -1,0 +1,1 @@
+"""Benchmark scripts: `python -m tests.bench.NAME`; none of them is run by the tests."""
