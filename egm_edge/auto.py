@@ -18,6 +18,7 @@ from egm_edge.backends import RuntimeFacts, text_runtime_of
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.bundle_from_checkpoint import open_directory
 from egm_edge.decoding import DecodingKeywords, TokenEvent
+from egm_edge.golden.attestation import check_at_first_open
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Task
 
@@ -87,13 +88,19 @@ class AnyGrounder(Protocol):
 
 
 def open_grounder(
-    path: str | Path | Bundle, *, memory: str = "auto", threads: int | None = None, verify: Verify = "full"
+    path: str | Path | Bundle,
+    *,
+    memory: str = "auto",
+    threads: int | None = None,
+    verify: Verify = "full",
+    check: bool = True,
 ) -> AnyGrounder:
     """Open what answers from `path`, and load its engine.
 
     Args:
         path: a bundle's directory, a checkpoint's, or one that `checkpoint_bundle.open_directory` has opened.
         memory, threads, verify: as in `Grounder.from_bundle`; runtimes with memory and threads of their own ignore them.
+        check: as in `Grounder.from_opened`.
 
     Raises:
         BundleError, CheckpointError: nothing there, damaged, or of another version.
@@ -101,8 +108,11 @@ def open_grounder(
     """
     bundle = path if isinstance(path, Bundle) else open_directory(path, verify=verify)
     if name := text_runtime_of(bundle):
-        return _WHOLE_ANSWERS[name](bundle)
-    return Grounder.from_opened(bundle, memory=memory, threads=threads)
+        grounder = _WHOLE_ANSWERS[name](bundle)
+        if check:
+            check_at_first_open(grounder, bundle, grounder.facts)
+        return grounder
+    return Grounder.from_opened(bundle, memory=memory, threads=threads, check=check)
 
 
 def _edge_llm(bundle: Bundle) -> AnyGrounder:

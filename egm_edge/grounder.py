@@ -36,6 +36,7 @@ from egm_edge.errors import BundleError, InputError
 from egm_edge.expression import check_expression
 from egm_edge.families import PromptSpec, encode_prompt, encode_user_text, family_for
 from egm_edge.families.prompts import prefix_ids
+from egm_edge.golden.attestation import check_at_first_open
 from egm_edge.grounding import Grounding, Task
 from egm_edge.images import load_image
 from egm_edge.pipeline import GroundingRequest, answer
@@ -140,13 +141,22 @@ class Grounder:
         return cls.from_opened(Bundle.open(path, verify=verify), memory=memory, threads=threads)
 
     @classmethod
-    def from_opened(cls, bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Grounder:
-        """As `from_bundle`, for a bundle that is already open."""
+    def from_opened(
+        cls, bundle: Bundle, *, memory: str = "auto", threads: int | None = None, check: bool = True
+    ) -> Grounder:
+        """As `from_bundle`, for a bundle that is already open.
+
+        Args:
+            check: ask it a golden request where it was verified on another kind of machine, once.
+        """
         try:
             tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"a tokenizer in {bundle.path(TOKENIZER)}", str(error), "rebuild the bundle") from None
-        return cls(open_backend(bundle, memory=memory, threads=threads), bundle, tokenizer)
+        grounder = cls(open_backend(bundle, memory=memory, threads=threads), bundle, tokenizer)
+        if check:
+            check_at_first_open(grounder, bundle, grounder.facts)
+        return grounder
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, max_pixels: int | None = None, threads: int | None = None) -> Grounder:

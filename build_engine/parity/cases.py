@@ -22,6 +22,7 @@ from egm_edge.synthetic import layout, render, sample_query, sample_scene
 
 SCENE_SEED = 980_000_000  # beyond the ranges that EGM-Nano trains and is evaluated on
 SCENE_WH = (640, 480)
+GOLDEN_CASES, GOLDEN_SEED, GOLDEN_WH = 6, 981_000_000, (400, 300)
 # Kind of question, objects in the scene, task: the suites of EGM-Nano's model card in turn.
 SCENE_SUITES = (
     ("attribute", (1, 3), Task.MODAL),
@@ -83,7 +84,13 @@ def displacing_picture() -> bytes:
     return _png(_noise(70, 90, seed=77))
 
 
-def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
+@lru_cache(maxsize=1)
+def golden_cases() -> tuple[Case, ...]:
+    """The requests whose answers a bundle carries: six scenes, both tasks, small enough to travel."""
+    return tuple(scenes(GOLDEN_CASES, first_seed=GOLDEN_SEED, image_wh=GOLDEN_WH))
+
+
+def scenes(count: int, *, first_seed: int = SCENE_SEED, image_wh: tuple[int, int] = SCENE_WH) -> Iterator[Case]:
     """`count` drawn tabletop scenes with their true boxes: the world that EGM-Nano knows."""
     made, seed = 0, first_seed
     while made < count:
@@ -91,13 +98,13 @@ def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
         kind, objects, task = SCENE_SUITES[made % len(SCENE_SUITES)]
         occlusion = 1.0 if task is Task.AMODAL else 0.35
         scene = sample_scene(seed, objects, occlusion=occlusion)
-        where = layout(scene, *SCENE_WH)
+        where = layout(scene, *image_wh)
         query = sample_query(scene, where, random.Random(seed), kind=kind, task=task)
         if query is None or query.box_norm1000 is None:
             continue
         made += 1
-        truth = Box.from_norm1000(query.box_norm1000, *SCENE_WH)
-        yield Case(_png(render(scene, *SCENE_WH).image), query.expression, task, truth)
+        truth = Box.from_norm1000(query.box_norm1000, *image_wh)
+        yield Case(_png(render(scene, *image_wh).image), query.expression, task, truth)
 
 
 def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:

@@ -31,6 +31,7 @@ from egm_edge.backends.transformers_reference import Prepared, TransformersRefer
 from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, sha256_of
 from egm_edge.errors import EgmError
+from egm_edge.golden.attestation import Machine
 from egm_edge.grounding import Task
 from egm_edge.pixels import PixelSpec
 
@@ -39,7 +40,7 @@ BATCH = 16
 TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation decides between them
 TIE_SPREADS = 1e-2  # the same of one engine's own logits, in spreads of them
 LONG_TOKENS = 1100  # more than an engine's cache holds at first
-LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 1 << 20, 1 << 19  # of the largest probe: 4,096 and 2,048 patches of 16
+LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 640_000, 400_000  # of the largest probe: 2,500 and 1,562 patches of 16
 SMALL_PARAMETERS = 50_000_000
 EXPRESSION = "the red mug left of the kettle"
 
@@ -147,10 +148,11 @@ def compare(
         backend=f"{backend.facts.runtime} ({backend.facts.device})",
         precision=manifest.precision,
         checkpoint_sha256=checkpoint_sha256(reference.checkpoint),
-        content_sha256=manifest.content_hash,
+        content_sha256=manifest.hash,
         stages=tuple(found),
         boxes=boxes,
         versions=dict(reference.versions),
+        machine=Machine.of(backend.facts).to_dict(),
     )
 
 
@@ -251,7 +253,7 @@ def _trace_all(side: BackendSide, asked: _Asked, run: _Run, bounds: Bounds, trac
     try:
         for number, case in enumerate(asked.cases[:traced]):
             _trace(side, asked, case, asked.reply(number), run)
-            if number == 0 and run.deepstack[0][0] and not stages.logits("", run.prefill, bounds).passed:
+            if exact and number == 0 and run.deepstack[0][0] and not stages.logits("", run.prefill, bounds).passed:
                 _blame_deepstack(side, asked, case, run, bounds)
         if exact:
             _trace_extremes(side, asked, run)
@@ -281,17 +283,17 @@ def _trace_extremes(side: BackendSide, asked: _Asked, run: _Run) -> None:
     small = sum(p.numel() for p in asked.reference.model.parameters()) <= SMALL_PARAMETERS
     large = largest_probe(side.grounder.pixel_spec, LARGE_PIXELS if small else LARGE_PIXELS_BIG_MODEL)
     rng = np.random.default_rng(7)
-    words = [token for token in rng.integers(0, 1 << 30, 3000) % _ordinary_tokens(side)]
+    words = [int(token) for token in rng.integers(0, _ordinary_tokens(side), 2 * LONG_TOKENS)]
     if len(asked.prepared(large).ids) + 8 <= context:
-        _trace(side, asked, large, [int(token) for token in words[:8]], run)
+        _trace(side, asked, large, words[:8], run)
     prompt = len(asked.prepared(case).ids)
     length = min(LONG_TOKENS, context - prompt - 1)
     if length > 2 * SINGLE_STEPS:
-        reply = [int(token) for token in words[:length]]
+        reply = words[:length]
         theirs = asked.trace(case, reply, SINGLE_STEPS)
         run.decode.append((theirs.logits, side.decode_tail(case, reply)))
     if getattr(side.grounder.backend.capabilities, "branches", False) and prompt + 12 < context:
-        first, second = ([int(token) for token in words[i : i + 10]] for i in (0, 10))
+        first, second = (words[i : i + 10] for i in (0, 10))
         for reply, ours in zip((first, second), side.branched(case, first, second), strict=True):
             run.decode.append((asked.trace(case, reply, len(reply)).logits, ours))
 

@@ -90,7 +90,7 @@ class _Unrounder:
             for node in graph.node:
                 _widen_attributes(node)
             used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-            kept = [_stored(data, self.target, name, self._plain(name)) for name in self.stored]
+            kept = [_stored(data, self.target, name, self._plain(name)) for name in self.stored if name in used]
         del graph.initializer[:]
         graph.initializer.extend([*kept, *made])
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -169,7 +169,7 @@ class _Unrounder:
     def _restored(
         self, name: str, values: NDArray[np.float32], scales: NDArray[np.float32], zero: int
     ) -> NDArray[np.float32]:
-        """The checkpoint's weight where `values` [N, B, size] is its rounding, block by block; `values` elsewhere, [N, B * size]."""
+        """The checkpoint's weight where `values` [N, B, size] is its rounding, block by block, else `values`; [N, B * size]."""
         rows, blocks, size = values.shape
         truth = self._truth(name, (rows, blocks * size))
         if truth is None:
@@ -183,10 +183,8 @@ class _Unrounder:
         if not right.all():
             row, block = (int(i) for i in np.argwhere(~right)[0])
             more = int((~right).sum()) - 1
-            self.problems.append(
-                f"{name} is not the rounding of the checkpoint's in block {block} of row {row}"
-                + (f" and {more} more" if more else "")
-            )
+            place = f"block {block} of row {row}" + (f" and {more} more" if more else "")
+            self.problems.append(f"{name} is not the rounding of the checkpoint's in {place}")
         return np.where(right[..., None], grouped, values).reshape(rows, -1)
 
     def _truth(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

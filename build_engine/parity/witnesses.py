@@ -6,7 +6,7 @@ made on both sides of a comparison.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,13 @@ import onnx
 
 from egm_edge.grounding import Task
 
-# EGM's evaluation prompts (arXiv 2509.21321 and its repository's grounding data): no final period.
+# EGM's evaluation prompts (arXiv 2601.13633 and its repository's inference scripts): no final period.
+_REGION = "bounding box coordinate of the region this sentence describes: <ref>{}</ref>"
 TASK_TEXTS = {
     ("qwen3_vl", Task.MODAL): "Locate {}, output its bbox coordinates using JSON format",
     ("qwen3_vl", Task.AMODAL): "Locate {} amodally, output its bbox coordinates using JSON format",
-    (
-        "internvl3",
-        Task.MODAL,
-    ): "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
-    (
-        "internvl3",
-        Task.AMODAL,
-    ): "Please provide the amodal bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
+    ("internvl3", Task.MODAL): "Please provide the " + _REGION,
+    ("internvl3", Task.AMODAL): "Please provide the amodal " + _REGION,
 }
 _NUMBERS = r"\[+\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\]+"
 _ANSWERS = (re.compile(r'"bbox_2d"\s*:\s*' + _NUMBERS), re.compile(r"<box>\s*" + _NUMBERS + r"\s*</box>"))
@@ -131,16 +126,3 @@ def _attribute(node: Any) -> str:
     if node.op_type == "Gelu":
         return values["approximate"].s.decode() if "approximate" in values else "none"
     return f"{values['epsilon'].f:.3g}" if "epsilon" in values else "1e-05"
-
-
-def differing(pairs: Iterable[tuple[Sequence[float] | None, Sequence[float] | None]], tolerance_px: float) -> int:
-    """How many pairs of boxes differ by more than `tolerance_px` in any corner."""
-    return sum(
-        (ours is None) != (theirs is None)
-        or (
-            ours is not None
-            and theirs is not None
-            and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > tolerance_px
-        )
-        for ours, theirs in pairs
-    )

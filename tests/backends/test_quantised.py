@@ -32,7 +32,7 @@ def test_the_gate_measures_and_records_the_cost_of_a_precision(
     bundle = build_cpu(checkpoint, tmp_path / "bundle", precision=precision)
     parity = bundle.manifest.parity
     assert (parity["status"], parity["first_divergence"]) == ("verified", "")
-    assert parity["content_sha256"] == bundle.manifest.content_hash
+    assert parity["content_sha256"] == bundle.hash
     stages = {stage["name"]: stage for stage in parity["stages"]}
     assert list(stages) == ["pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "text"]
     for name in ("vision embedding", "prefill logits"):

@@ -62,13 +62,15 @@ def cache_written_one_early(patch: Patch) -> None:
 
 
 def angle_one_step_behind(patch: Patch) -> None:
-    def behind(original: Any, config: Any, places: np.ndarray) -> Any:
-        generated = (places[0] == places[1]) & (places[1] == places[2]) & (np.arange(places.shape[1]) > 60)
-        jumps = np.flatnonzero(np.diff(places[0]) > 1)
-        generated &= np.arange(places.shape[1]) > (jumps[-1] + 60 if len(jumps) else 60)
-        return original(config, places - generated)
+    def behind(original: Any, self: KvCache, session: Any, new_tokens: int) -> Any:
+        binding = original(self, session, new_tokens)
+        for name, table in (("cos", self._cos), ("sin", self._sin)):
+            late = table.copy()
+            late[self.length :] = table[self.length - 1 : -1]
+            binding.bind_cpu_input(name, late if new_tokens == 1 else table)
+        return binding
 
-    _wrap(patch, kv_cache, "text_table", behind)
+    _wrap(patch, KvCache, "binding", behind)
 
 
 def sampled(patch: Patch) -> None:
@@ -222,7 +224,7 @@ PLANTS = (
     Plant("position grid with the other corner rule", "vision embedding", other_corner_rule, QWENS),
     Plant("deep-stack one layer late", "deep-stack", deepstack_one_late, QWENS),
     Plant("tanh and erf GELU exchanged in the vision tower", "vision embedding", other_gelu),
-    Plant("scale of one block doubled", "decode logits", one_scale_doubled),
+    Plant("scale of one block doubled", "prefill logits", one_scale_doubled),
     Plant("half rounded up in the resize", "pixels", half_up, QWENS),
     Plant("positions wrong beyond 1,300 patches", "prefill logits", far_positions_wrong, (QWEN,)),
     Plant("cache growth loses content", "decode logits", growth_loses_content),
