@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000
 COLOR_ORDERS = ("rgb", "bgr")
 EXIF_ORIENTATION = 0x0112
-_FORMATS = "a JPEG, PNG, WebP or BMP image"
+_FORMATS = "a JPEG, PNG, WebP, BMP or GIF image"
 
 # EXIF orientation -> how the stored array must be turned to stand upright.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -43,7 +43,7 @@ def load_image(
     """An upright RGB picture.
 
     Args:
-        source: path of a JPEG, PNG, WebP or BMP file, the bytes of one, or a uint8 array [H, W, 3] or [H, W] (grey).
+        source: path of a JPEG, PNG, WebP, BMP or GIF file, the bytes of one, or a uint8 array [H, W, 3] or [H, W] (grey).
         color: "rgb" or "bgr"; required for arrays with three channels, never guessed; files carry their own order.
 
     Returns:
@@ -156,6 +156,11 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
         from PIL.BmpImagePlugin import BmpImageFile
 
         return BmpImageFile
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        from PIL.GifImagePlugin import GifImageFile
+
+        _check_size(int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little"), name)
+        return GifImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         from PIL.WebPImagePlugin import WebPImageFile
 

@@ -138,7 +138,7 @@ def test_a_strided_view_becomes_contiguous() -> None:
     [
         pytest.param(b"", None, "no bytes", id="empty bytes"),
         pytest.param(b"hello world", None, "beginning with b'hello wo'", id="text, not an image"),
-        pytest.param(encoded(Image.fromarray(PHOTO[..., 0]), "GIF"), None, "JPEG, PNG, WebP or BMP", id="GIF"),
+        pytest.param(encoded(Image.fromarray(PHOTO[..., 0]), "TIFF"), None, "JPEG, PNG, WebP, BMP or GIF", id="TIFF"),
         pytest.param(RGB_PNG[: len(RGB_PNG) // 2], None, "complete and undamaged", id="truncated PNG"),
         pytest.param(
             encoded(Image.fromarray(PHOTO), "JPEG")[:700], None, "complete and undamaged", id="truncated JPEG"

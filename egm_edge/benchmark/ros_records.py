@@ -1,6 +1,6 @@
 """Answers of a running ROS 2 node as samples: its stages, and the two that only a node has, mailbox and publish.
 
-Reads one JSON object a line, as `python -m egm_ros.measure record` writes them from `GroundedObject` messages:
+Reads one JSON object a line, as `ros2 run egm_ros record_answers` writes them from `GroundedObject` messages:
 
     {"received_ns": ..., "stamp_ns": ..., "age_ms": ..., "outcome": "FOUND", "expression": "the red mug", "task": "modal",
      "image_wh": [640, 480], "cut": "", "tokens": {"prompt": ..., ...}, "timings": {"vision_ms": ..., "queue_ms": ...}}

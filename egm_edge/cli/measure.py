@@ -111,7 +111,7 @@ def _ros(argv: list[str]) -> int:
     parser = Parser(
         prog="egm measure ros", description="Stages of a ROS 2 node's recorded answers, mailbox and publish too."
     )
-    parser.add_argument("records", metavar="FILE.jsonl", help="as `python -m egm_ros.measure record` writes it")
+    parser.add_argument("records", metavar="FILE.jsonl", help="as `ros2 run egm_ros record_answers` writes it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     from egm_edge.benchmark.ros_records import read_ros_records, ros_markdown, summarise_ros

@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
             cors_origins=tuple(arguments.cors_origin),
             allowed_hosts=LOOPBACK_NAMES + hosts if loopback or hosts else (),
             verbatim=arguments.verbatim,
+            strict=arguments.strict,
+            fetch_pictures=arguments.fetch_pictures or bool(arguments.fetch_network),
+            fetch_networks=tuple(arguments.fetch_network),
             max_waiting=arguments.queue,
             max_body_bytes=arguments.max_body_mib * MIB,
             max_held_bytes=max(256, 2 * arguments.max_body_mib) * MIB,
@@ -96,6 +99,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--verbatim", action="store_true", help="feed EGM clients' sentences as sent, not in the bundle's own words"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse fields that cannot be honoured, instead of naming them in egm.ignored",
+    )
+    parser.add_argument(
+        "--fetch-pictures", action="store_true", help="fetch http(s) picture addresses that are public (default: none)"
+    )
+    parser.add_argument(
+        "--fetch-network",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="fetch pictures from this network too, for example 192.168.0.0/16; repeatable",
     )
     parser.add_argument(
         "--queue",

@@ -56,7 +56,9 @@ def main() -> None:
             found = grounder.ground(image, query.expression, task=query.task, color="rgb", deadline_ms=deadline_ms)
             late_ms.append((time.perf_counter() - began) * 1e3 - deadline_ms)
             truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH) if query.box_norm1000 else None
-            right = found.outcome is Outcome.NOT_FOUND if truth is None else bool(found.box and found.box.iou(truth) > 0.5)
+            right = (
+                found.outcome is Outcome.NOT_FOUND if truth is None else bool(found.box and found.box.iou(truth) > 0.5)
+            )
             points.append((deadline_ms, right))
             outcomes[found.outcome.value] += 1
             cuts[found.cut or "nothing"] += 1
