@@ -96,14 +96,16 @@ class BackendSide:
         session: Any = self.grounder.backend.open_session(self.engine_frame(case))
         session.extend(self.request_ids(case))
         branches = session.fork(3, len(first))
+        opening = branches.step([second[-1], second[0], first[0]])
         branches.drop(0)  # the last takes its place
-        rows = [branches.step(pair) for pair in zip(first, second, strict=True)]
+        rows = [opening[[2, 1]], *(branches.step(pair) for pair in zip(first[1:], second[1:], strict=True))]
         return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
 
     def naive_reply(self, case: Case, max_new_tokens: int) -> tuple[list[int], float]:
         """The greedy reply without its end token, and the smallest lead of a chosen logit over the next, in spreads of logits."""
         session = self.grounder.backend.open_session(self.engine_frame(case))
-        logits, reply, lead = session.extend(self.request_ids(case)), [], np.inf
+        logits, lead = session.extend(self.request_ids(case)), np.inf
+        reply: list[int] = []
         while len(reply) < max_new_tokens:
             second, first = np.partition(logits, -2)[-2:]
             lead = min(lead, float(first - second) / float(logits.std() + 1e-12))
