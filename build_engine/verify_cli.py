@@ -81,14 +81,14 @@ def _reached(bundle: Bundle, arguments: argparse.Namespace) -> Any:
 
 
 def _on_this_cpu(bundle: Bundle, threads: int | None) -> Any:
-    from tokenizers import Tokenizer
 
     from egm_edge.backends.portable.backend import PortableBackend
     from egm_edge.backends.portable.ort_runner import OrtRunner
-    from egm_edge.grounder import TOKENIZER, Grounder
+    from egm_edge.grounder import Grounder
+    from egm_edge.loaded_model import read_tokenizer
 
     backend = PortableBackend(bundle, OrtRunner(bundle, "cpu", threads=threads))
-    return Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path(TOKENIZER))))
+    return Grounder(backend, bundle, read_tokenizer(bundle))
 
 
 def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:

@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from build_engine.parity.cases import golden_cases, probes
 from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import GoldenSet, write_golden
-from egm_edge.grounder import TOKENIZER, Grounder
+from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 MAX_PARAMETERS = 400_000_000  # beyond this a float32 reference beside the build does not fit every build machine
 PROBE_TOKENS = 48
@@ -92,7 +91,7 @@ def _bounded_by_this_machine(candidate: Bundle, open_engine: Callable[[Bundle], 
     machine is to round as this one does, not only to stay within what its precision may cost."""
     backend = open_engine(candidate)
     try:
-        grounder = Grounder(backend, candidate, Tokenizer.from_file(str(candidate.path(TOKENIZER))))
+        grounder = Grounder(backend, candidate, read_tokenizer(candidate))
         found = check_golden(grounder, backend.facts, golden).kl_nats
     finally:
         backend.close()

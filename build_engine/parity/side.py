@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from build_engine.parity import stages
 from build_engine.parity.cases import Case, displacing_picture
@@ -20,7 +19,8 @@ from egm_edge.backends import Backend
 from egm_edge.bundle import Bundle
 from egm_edge.families import family_for
 from egm_edge.families.prompts import prefix_ids
-from egm_edge.grounder import TOKENIZER, Frame, Grounder
+from egm_edge.grounder import Frame, Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 SINGLE_STEPS = 48  # last tokens of a long reply that go through the engine one by one
 CHUNK = 32  # tokens of it that go together before those
@@ -31,7 +31,7 @@ class BackendSide:
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
-        self.grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path(TOKENIZER))))
+        self.grounder = Grounder(backend, bundle, read_tokenizer(bundle))
         self.family = family_for(bundle.manifest.family)
         self._frames: dict[bytes, Frame] = {}
 

@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from egm_edge.benchmark.page import markdown_table
 from egm_edge.benchmark.sample import STAGES
-from egm_edge.benchmark.statistics import PERCENTILES, spread
 from egm_edge.errors import InputError
+from egm_edge.reporting.page import markdown_table
+from egm_edge.reporting.statistics import PERCENTILES, spread
 
 MAX_LINE_BYTES = 1 << 20
 ROS_STAGES = ("mailbox_ms", *STAGES, "other_ms", "publish_ms")

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from egm_edge.assets import resolve_bundle
 from egm_edge.cli.parser import Parser, whole_number
+from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 DEFAULT_PORT = 30000
 MEMORY_MODES = ("auto", "fast", "low")
@@ -31,9 +30,10 @@ SIGTERM or Ctrl-C finishes the accepted requests and exits with 0; a second one 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parse(argv)
-    bundle_dir = Path(resolve_bundle(arguments.bundle))
+    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
 
-    from egm_edge.bundle import Bundle
+    from egm_edge.auto import directory_of
+    from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.grounder import Grounder
     from egm_edge.machine import limit_heaps
     from egm_edge.serve.app import Service
@@ -62,25 +62,25 @@ def main(argv: list[str]) -> int:
             drain_s=arguments.drain_s,
         )
         limit_heaps()
-        opened = Bundle.open(bundle_dir)
+        opened = open_directory(directory_of(source))
         start_logging(debug=os.environ.get("EGM_DEBUG") == "1")
         with Grounder.from_opened(opened, memory=arguments.memory, threads=arguments.threads) as grounder:
             grounder.warm_up()
-            service = Service(grounder, settings, bundle_dir.resolve().name)
+            service = Service(grounder, settings, source.name)
             host, port = bound.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             if not (loopback or api_key):
                 warning = f"anyone who reaches {host} can ask: no API key is set"
                 sys.stderr.write(f"egm: warning: {warning}; set {KEY_VARIABLE}, or leave out --host\n")
             try:
-                return run(service, bound, lambda: print(f"serving {bundle_dir} at {url}", flush=True))
+                return run(service, bound, lambda: print(f"serving {source.text} at {url}", flush=True))
             finally:
                 service.engine.close()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="egm serve", description="Answer OpenAI clients with a bundle's boxes.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle to serve (default: as egm ground)")
+    parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only"
     )

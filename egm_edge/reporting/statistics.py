@@ -1,4 +1,4 @@
-"""Percentiles of a series, and the ratio of two series with its bootstrap interval. Pure, seeded NumPy."""
+"""Percentiles of a series, and the ratio of two series with its interval. Pure, seeded NumPy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from egm_edge.reporting.intervals import bootstrap_medians, interval95
+
 PERCENTILES = (50, 90, 95, 99)
-DRAWS = 4000
 FEWEST_FOR_INTERVAL = 3  # below this a bootstrap interval only looks certain
 
 
@@ -72,10 +73,9 @@ def median_ratio(first: Sequence[float], second: Sequence[float], *, seed: int =
     if min(len(first), len(second)) < FEWEST_FOR_INTERVAL:
         return Ratio(ratio, None, None)
     rng = np.random.default_rng(seed)
-    a, b = (_medians(np.asarray(values, np.float64), rng) for values in (first, second))
+    a, b = (bootstrap_medians(values, rng) for values in (first, second))
     usable = b > 0
-    low, high = np.percentile(a[usable] / b[usable], (2.5, 97.5))
-    return Ratio(ratio, float(low), float(high))
+    return Ratio(ratio, *interval95(a[usable] / b[usable]))
 
 
 def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Ratio | None:
@@ -85,10 +85,4 @@ def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int =
     ratios = np.asarray(first, np.float64) / np.asarray(second, np.float64)
     if len(ratios) < FEWEST_FOR_INTERVAL:
         return Ratio(float(np.median(ratios)), None, None)
-    low, high = np.percentile(_medians(ratios, np.random.default_rng(seed)), (2.5, 97.5))
-    return Ratio(float(np.median(ratios)), float(low), float(high))
-
-
-def _medians(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    drawn = rng.integers(0, len(values), (DRAWS, len(values)))
-    return np.asarray(np.median(values[drawn], axis=1))
+    return Ratio(float(np.median(ratios)), *interval95(bootstrap_medians(ratios, np.random.default_rng(seed))))

@@ -1,4 +1,6 @@
-"""How sure a number is: Wilson and bootstrap intervals, McNemar's test and the paired bootstrap. Pure, seeded NumPy.
+"""How sure a number is: Wilson and bootstrap intervals, McNemar's test and the paired bootstrap. The one place for both.
+
+Pure, seeded NumPy.
 
 Several expressions of one image are not independent, so the bootstraps draw whole *clusters* (images), not rows. All
 intervals are 95 %.
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z95 = 1.959963984540054
-DRAWS = 2000
+DRAWS, MEDIAN_DRAWS = 2000, 4000
 PERCENTILES = (2.5, 97.5)
 Interval = tuple[float, float]
 
@@ -37,7 +39,7 @@ def wilson(successes: int, rows: int) -> Interval:
 def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable], *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Interval of the mean of `values`, [N], drawing clusters, N labels such as image names, with replacement."""
     means = _bootstrap_means(np.asarray(values, np.float64), clusters, draws, np.random.default_rng(seed))
-    return _percentiles(means)
+    return interval95(means)
 
 
 def bootstrap_average(
@@ -46,7 +48,7 @@ def bootstrap_average(
     """Interval of the unweighted mean of several groups' means; each group, (values, clusters), is drawn on its own."""
     rng = np.random.default_rng(seed)
     means = [_bootstrap_means(np.asarray(values, np.float64), clusters, draws, rng) for values, clusters in groups]
-    return _percentiles(np.mean(means, 0))
+    return interval95(np.mean(means, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,14 @@ def _bootstrap_means(
     return means
 
 
-def _percentiles(means: NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(means, PERCENTILES)
+def bootstrap_medians(values: ArrayLike, rng: np.random.Generator, *, draws: int = MEDIAN_DRAWS) -> NDArray[np.float64]:
+    """[draws] medians of `values`, [N], each over N of them drawn with replacement."""
+    series = np.asarray(values, np.float64)
+    drawn = rng.integers(0, len(series), (draws, len(series)))
+    return np.asarray(np.median(series[drawn], axis=1), np.float64)
+
+
+def interval95(draws: NDArray[np.float64]) -> Interval:
+    """The 2.5th and 97.5th percentile of what a bootstrap drew."""
+    low, high = np.percentile(draws, PERCENTILES)
     return (float(low), float(high))
