@@ -32,6 +32,7 @@ PAGE = 4096
 INLINE_BYTES = 1024
 SLACK = 1.03  # scales are themselves stored in 16 bits where the runtime wants it
 LEAST_STEP = 0.8  # of the natural one: a search may shrink a block's scale by 15 %
+PATCH_KERNELS = ("vision.patch_embed.proj", "vision.embeddings.patch_embeddings.projection")  # "vision.patch_embed" in a graph
 FP8_HALF_STEP = 2.0**-4  # E4M3: three bits of mantissa
 
 
@@ -216,10 +217,14 @@ class _Unrounder:
         if stored.dtype.name not in ("float16", "bfloat16"):
             return stored
         values, share = stored.astype(np.float32), 2.0 ** (-10 if stored.dtype.name == "float16" else -8)
-        for known in (name, f"{name}.weight", name.replace(".scale", ".weight")):
-            if known not in self.checkpoint:
+        kernels = (name.replace("vision.patch_embed", kernel) for kernel in PATCH_KERNELS)
+        own = (name, f"{name}.weight", name.replace(".scale", ".weight"))
+        for known in (*own, *kernels, *(f"{kernel}.weight" for kernel in PATCH_KERNELS)):
+            if known not in self.checkpoint or ("patch_embed" in known) != ("patch_embed" in name):
                 continue
             truth = self.checkpoint.float32(known)
+            truth = truth.sum(2) if truth.ndim == 5 else truth  # both temporal halves see the same still picture
+            truth = truth.reshape(len(truth), -1) if truth.ndim > 3 else truth
             truth = truth.T if truth.shape != values.shape else truth
             if truth.shape == values.shape and (np.abs(truth - values) <= np.abs(truth) * share + 1e-7).all():
                 return truth
