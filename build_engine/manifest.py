@@ -149,6 +149,7 @@ class BundleWriter:
         versions: dict[str, Any],
         licences: dict[str, Any],
         calibration: dict[str, Any] | None = None,
+        text_runtime: str = "",
     ) -> Bundle:
         """Hash what was written, write bundle.json last, and give the directory its name.
 
@@ -176,6 +177,7 @@ class BundleWriter:
                 prompt_spec=prompt_spec,
                 prompt_spec_hash=prompt_spec_hash,
                 calibration=calibration,
+                text_runtime=text_runtime,
                 parity=parity,
                 versions=versions,
                 licences=licences,

@@ -22,6 +22,7 @@ from egm_edge.errors import BundleError, EgmError
 from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import read_golden
+from egm_edge.reporting.progress import ProgressBar
 
 EXIT_FAILED = 1
 NANO_SCENES = 40
@@ -94,7 +95,6 @@ def _on_this_cpu(bundle: Bundle, threads: int | None) -> Any:
 def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
     from build_engine.hub import resolve_checkpoint
     from build_engine.parity.store import store
-    from build_engine.progress import Progress
 
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
@@ -109,7 +109,7 @@ def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
     reference = TransformersReference(
         checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
     )
-    bar = Progress(len(cases), None if quiet else sys.stderr)
+    bar = ProgressBar("verify", None if quiet else sys.stderr, len(cases))
     bar.stage("comparing")
     limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
     report = compare(bundle, open_engine, reference, cases, max_new_tokens=limit, advance=bar.advance)

@@ -48,14 +48,14 @@ def main(argv: list[str]) -> int:
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
     from egm_edge.grounder import Grounder
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
     grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
 
-    def told(name: str) -> Progress:
-        return Progress(name, None if arguments.json else sys.stderr)
+    def told(name: str) -> ProgressBar:
+        return ProgressBar(name, None if arguments.json else sys.stderr)
 
     with grounder:
         answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))

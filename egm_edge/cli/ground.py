@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -64,9 +65,12 @@ def main(argv: list[str]) -> int:
         check_image_file(first.source)
 
     from egm_edge.auto import open_grounder
+    from egm_edge.reporting.progress import told_when_slow
 
     started = time.perf_counter()
-    with open_grounder(source, memory=arguments.memory, threads=arguments.threads) as grounder:
+    with told_when_slow(f"opening {source.text}: checksums, then the engine", None if arguments.json else sys.stderr):
+        grounder = open_grounder(source, memory=arguments.memory, threads=arguments.threads)
+    with grounder:
         load_ms = (time.perf_counter() - started) * 1000.0
         if arguments.timings:  # the same image size as what is measured, so that no buffer grows inside a measured stage
             grounder.ground(first.source, texts[0], color=first.color, task=arguments.task, max_new_tokens=WARM_UP_TOKENS)

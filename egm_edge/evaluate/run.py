@@ -146,6 +146,7 @@ class _Shared:
             rule=grounding.parse_rule,
             cut=grounding.cut,
             text=grounding.text,
+            candidates=tuple(c.box.xyxy for c in grounding.candidates),
             iou=iou_with(box, row),
             tokens=asdict(grounding.tokens),
             timings=asdict(timings),
