@@ -70,7 +70,7 @@ def _reached(bundle: Bundle, arguments: argparse.Namespace) -> Any:
     from egm_edge.auto import open_grounder
 
     if arguments.url is not None:
-        from egm_edge.backends.openai_http.remote_grounder import RemoteGrounder
+        from egm_edge.backends.text_runtime.http import RemoteGrounder
 
         return RemoteGrounder.from_url(arguments.url, served_model=bundle.root, model=arguments.model)
     try:
