@@ -22,7 +22,7 @@ from egm_edge.synthetic import layout, render, sample_query, sample_scene
 
 SCENE_SEED = 980_000_000  # beyond the ranges that EGM-Nano trains and is evaluated on
 SCENE_WH = (640, 480)
-GOLDEN_CASES, GOLDEN_SEED, GOLDEN_WH = 6, 981_000_000, (400, 300)
+GOLDEN_CASES, GOLDEN_SEED, GOLDEN_WH = 6, 981_000_000, (288, 216)
 # Kind of question, objects in the scene, task: the suites of EGM-Nano's model card in turn.
 SCENE_SUITES = (
     ("attribute", (1, 3), Task.MODAL),
