@@ -153,11 +153,11 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
     from training.nano.held_out import FIT_OFFSET, write_held_out
 
     paths = write_held_out(
-        arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr),
+        arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr),
         seed_offset=FIT_OFFSET if arguments.fit else 0,
     )  # fmt: skip
     print("rows in " + ", ".join(map(str, paths)))

@@ -42,7 +42,7 @@ class ModelSettings:
         unknown = [part for part in self.train if part not in ("language_model", "projector", "vision")]
         if unknown or not self.train:
             found = ", ".join(unknown) or "nothing"
-            raise InputError("model.train of language_model, projector, vision", found, "hint it")
+            raise InputError("model.train of language_model, projector, vision", found, "correct it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         unknown = [report for report in self.reports if report not in ("tensorboard", "wandb")]
         if unknown:
-            raise InputError("run.reports of tensorboard, wandb", ", ".join(unknown), "hint it")
+            raise InputError("run.reports of tensorboard, wandb", ", ".join(unknown), "correct it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class ConfigError(InputError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         listed = "; ".join(f"{p.file}:{p.line}: expected {p.expected}, found {p.found}" for p in problems)
-        super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "hint the lines named")
+        super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "correct the lines named")
 
 
 def setting(

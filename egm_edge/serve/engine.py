@@ -199,8 +199,7 @@ class Engine:
         self._metrics.frames_kept.set(len(self._frames))
         options = request.options
         if options.deadline_ms is not None:
-            spent_ms = (time.monotonic() - queued.arrived) * 1e3
-            options = replace(options, deadline_ms=max(1.0, options.deadline_ms - spent_ms))
+            options = replace(options, deadline_ms=None, deadline_at=options.due_at(queued.arrived))
 
         def must_stop() -> bool:
             return queued.cancelled.is_set() or time.monotonic() > due

@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 
-from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.files import replace_text, unwritable
 from egm_edge.synthetic.household import build_sprites
 from training.nano.suites import TABLE, Case
 

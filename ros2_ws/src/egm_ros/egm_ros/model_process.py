@@ -21,7 +21,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from egm_edge.decoding import TokenEvent
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import EgmError
 from egm_edge.grounding import Grounding
 from egm_edge.machine import limit_heaps
 from egm_ros.settings import Settings
@@ -30,16 +30,14 @@ from egm_ros.wire import Failed, GroundRequest, Heartbeat, Ready, ReleaseFrame, 
 
 
 def load_grounder(settings: Settings) -> Any:
-    """Open the bundle. Imported here, so that a missing runtime is one clear line on configure.
+    """Open the model. Imported here, so that a missing runtime is one clear line on configure.
 
     Raises:
-        EgmError: no bundle is named, or it cannot be opened.
+        EgmError: it cannot be opened.
     """
-    if not settings.bundle_path:
-        raise InputError("a bundle", "an empty bundle_path", "set it with -p bundle_path:=DIR; `egm build` makes one")
     from egm_edge.auto import open_grounder
 
-    return open_grounder(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
+    return open_grounder(settings.bundle_path or None, memory=settings.memory, threads=settings.threads or None)
 
 
 class FrameCache:
@@ -68,12 +66,15 @@ class FrameCache:
             self.release()  # first, so that two large frames are never in memory together
             self._opened = self._grounder.frame(pixels(), color=ask.color, stamp_ns=ask.stamp_ns)
             self._key = ask.frame_key
-        limits = {"max_new_tokens": ask.max_new_tokens, "max_think_tokens": ask.max_think_tokens}
-        decoding: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
-        if ask.deadline_s is not None:
-            decoding["deadline_ms"] = max(1.0, (ask.deadline_s - time.monotonic()) * 1e3)
         return self._grounder.ground(
-            self._opened, ask.expression, task=ask.task, should_stop=should_stop, on_token=on_token, **decoding
+            self._opened,
+            ask.expression,
+            task=ask.task,
+            max_new_tokens=ask.max_new_tokens,
+            max_think_tokens=ask.max_think_tokens,
+            deadline_at=ask.deadline_s,
+            should_stop=should_stop,
+            on_token=on_token,
         )
 
     def release(self) -> None:
