@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from egm_edge.decoding import TokenEvent
 from egm_edge.grounding import Grounding
 from egm_edge.serve.body import Body, ByteBudget
-from egm_edge.serve.engine import Engine, QueuedRequest
+from egm_edge.serve.engine import QueuedRequest, RequestQueue
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.metrics import BUSY, FAILED, GONE, LATE, REFUSED, Metrics
@@ -27,7 +27,7 @@ class Chat:
     """An ASGI application for the one route."""
 
     def __init__(
-        self, engine: Engine, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[ParsedRequest], Reply]
+        self, engine: RequestQueue, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[ParsedRequest], Reply]
     ) -> None:
         self._engine, self._settings, self._metrics, self._new_reply = engine, settings, metrics, new_reply
         self._held = ByteBudget(settings.max_held_bytes, metrics.held_bytes)

@@ -17,7 +17,7 @@ import numpy as np
 
 from egm_edge.boxes import iou_matrix
 from egm_edge.parsing import BoxNorm1000
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class GroundingReward:
     alpha: float = 0.5
     threshold: float = 0.5
 
-    def __call__(self, answer: Answer, target: Target) -> float:
+    def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         found = answer.parsed.box_norm1000
         if found is None or target.box_norm1000 is None:
             return 0.0

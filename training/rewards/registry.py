@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 from egm_edge.errors import InputError
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.format import FormatReward
 from training.rewards.grounding import GroundingReward
 from training.rewards.latency import LatencyReward
 from training.rewards.not_there import NotThereReward
 
-Reward = Callable[[Answer, Target], float]
+Reward = Callable[[ReadAnswer, RewardTarget], float]
 REWARDS: dict[str, type[Any]] = {
     "grounding": GroundingReward,
     "format": FormatReward,
@@ -39,4 +39,4 @@ def make_reward(name: str, settings: Mapping[str, float] | None = None) -> Rewar
     return reward
 
 
-__all__ = ["REWARDS", "Answer", "Reward", "Target", "make_reward"]
+__all__ = ["REWARDS", "ReadAnswer", "Reward", "RewardTarget", "make_reward"]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.registry import Reward
 
 
@@ -48,9 +48,9 @@ def as_trl_reward(
         ids = completion_ids if completion_ids is not None else [[] for _ in completions]
         scores = []
         for completion, box, kind, tokens in zip(completions, target_norm1000, task, ids, strict=True):
-            target = Target(tuple(box) if box is not None else None, Task(kind))
+            target = RewardTarget(tuple(box) if box is not None else None, Task(kind))
             finished = len(tokens) < max_tokens or (bool(tokens) and tokens[-1] in ends)
-            answer = Answer.read(
+            answer = ReadAnswer.read(
                 completion_text(completion), target, token_count=len(tokens), finished=finished, in_thought=in_thought
             )
             scores.append(reward(answer, target))
