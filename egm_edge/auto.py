@@ -132,7 +132,7 @@ def directory_of(source: Source) -> Path:
         return Path(build.bundle_of_hub_id(source.text))
     except ModuleNotFoundError as error:
         needed = f"the Python package {error.name!r}, to build {source.text} for this machine"
-        raise BackendError(needed, "not installed", "pip install 'egm-edge[build,verify]'") from None
+        raise BackendError(needed, "not installed", "pip install 'egm-edge[verify]'") from None
 
 
 def _server(address: str) -> AnyGrounder:

@@ -37,6 +37,7 @@ from egm_edge.errors import BuildError
 from egm_edge.reporting.progress import ProgressBar
 
 PACKAGE = "tensorrt_rtx"
+WITHOUT_WHEEL = (3, 13)  # tensorrt-rtx 1.7.1 has wheels up to CPython 3.12
 JOBS = "rtx-jobs.json"
 ENGINES = {VISION: "engines/vision.engine", DECODER: "engines/decoder.engine", HEAD: "engines/head.engine"}
 AGREEING_BUILDS, MOST_BUILDS = 2, 6
@@ -196,6 +197,9 @@ def _three(shapes: Any) -> tuple[Shape, Shape, Shape]:
 def _require_tensorrt() -> str:
     """The installed version."""
     if importlib.util.find_spec(PACKAGE) is None:
-        machine = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-        raise BuildError("TensorRT for RTX", f"no package {PACKAGE} in this {machine}", "pip install 'egm-edge[rtx]'")
+        here = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        if sys.version_info >= WITHOUT_WHEEL:
+            hint = "NVIDIA publishes none for it: make an environment with Python 3.10 to 3.12"
+            raise BuildError(f"a wheel of {PACKAGE} for this Python", here, hint)
+        raise BuildError("TensorRT for RTX", f"no package {PACKAGE} in this {here}", "pip install 'egm-edge[rtx]'")
     return version("tensorrt-rtx")
