@@ -46,7 +46,7 @@ MAY_IMPORT = {
 FLOORS = (
     "errors hashing boxes grounding expression images machine files assets",
     "_resample _processor_config pixels families parsing decoding data synthetic tracking reporting bundle draw",
-    "bundle_from_checkpoint sources openai backends confidence",
+    "bundle_from_checkpoint sources openai backends confidence golden",
     "loaded_model frame grounding_request assembly pipeline",
     "streaming grounder auto",
     "evaluate benchmark doctor",

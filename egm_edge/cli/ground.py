@@ -18,7 +18,7 @@ from egm_edge.cli.inputs import InputPicture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
-from egm_edge.grounding import Grounding, Task
+from egm_edge.grounding import Grounding, Outcome, Task
 from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
@@ -217,13 +217,18 @@ def _values(grounding: Grounding, picture: InputPicture, several: bool) -> dict[
 
 
 def describe(grounding: Grounding) -> str:
-    """One line for people: outcome, box, task, confidence, milliseconds, expression, and what was cut short."""
+    """One line for people: outcome, box, task, confidence, milliseconds, expression, and why it is not a plain answer."""
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
+    notes = [f"why: {grounding.reason.value}"] if grounding.reason else []
+    if grounding.outcome is Outcome.AMBIGUOUS and len(grounding.candidates) > 1:
+        notes.append(f"{len(grounding.candidates)} boxes named")
+    if grounding.truncated_by:
+        notes.append(f"truncated: {grounding.cut}")
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
         f"{grounding.timings.total_ms:7.0f} ms  {' '.join(grounding.expression.split())}"
-    ) + (f"  (truncated: {grounding.cut})" if grounding.truncated_by else "")
+    ) + "".join(f"  ({note})" for note in notes)
 
 
 def _print_timings(grounder: AnyGrounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:

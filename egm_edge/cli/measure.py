@@ -81,9 +81,9 @@ def _measure(argv: list[str]) -> int:
         threads=arguments.threads,
         told=lambda name: ProgressBar(name, stream),
     )
-    from egm_edge.benchmark.files import replace_text
     from egm_edge.benchmark.html_report import to_html
     from egm_edge.benchmark.report import to_markdown
+    from egm_edge.files import replace_text
 
     markdown = to_markdown(report)
     if out:

@@ -13,9 +13,9 @@ from typing import Any
 
 import cv2
 
-from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.files import replace_text, unwritable
 from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Suite, SuiteCase, frame_of
 
 DATASET = "tabletop"
@@ -39,7 +39,7 @@ def write_held_out(
     """
     unknown = [name for name in names if name not in SUITES]
     if unknown:
-        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "hint --suites")
+        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "correct --suites")
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []
