@@ -83,7 +83,7 @@ def require_passed(findings: Sequence[Finding]) -> None:
     failed = [f for f in findings if f.fatal and not f.ok]
     if failed:
         found = "; ".join(f"{f.name}: {f.seen}" for f in failed)
-        raise InputError("all step-0 checks to pass", found, "hint it, or set run.step0_checks: false")
+        raise InputError("all step-0 checks to pass", found, "correct it, or set run.step0_checks: false")
 
 
 def step_zero(

@@ -47,7 +47,7 @@ class PeerChoice:
 
     def __post_init__(self) -> None:
         if self.name not in PEERS and not self.name.startswith(("http://", "https://")):
-            raise InputError(f"{', '.join(PEERS)} or a server's address", repr(self.name), "hint --beside")
+            raise InputError(f"{', '.join(PEERS)} or a server's address", repr(self.name), "correct --beside")
         if self.name == "transformers" and self.path is None:
             raise InputError("--checkpoint DIR with --beside transformers", "none", "pass the bundle's checkpoint")
         if self.name in PEERS and self.path is None:

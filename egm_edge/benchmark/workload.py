@@ -103,7 +103,7 @@ def _listed(path: Path) -> dict[str, list[tuple[str, Task]]]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"{path}: {type(error).__name__}: {error}"
-        raise InputError("picture name -> [{expression, task}]", found, "hint it, or pass --expression") from None
+        raise InputError("picture name -> [{expression, task}]", found, "correct it, or pass --expression") from None
 
 
 def _synthetic() -> bytes:

@@ -80,7 +80,7 @@ def _conversation_row(values: dict[str, Any], common: dict[str, Any], task: Task
     # Amodal bounds also for modal rows, so that an outlying box is reported instead of clipped away.
     parsed = parse_answer(answer, task=Task.AMODAL, in_thought="</think>" in answer and "<think>" not in answer)
     if parsed.box_norm1000 is None:
-        raise InputError("a box in the gpt turn", repr(answer[:80]), "hint the row")
+        raise InputError("a box in the gpt turn", repr(answer[:80]), "correct the row")
     return Row(
         image=text_from(values, "image"),
         image_wh=image_wh,
@@ -127,7 +127,7 @@ def _box(numbers: Any, frame: str, image_wh: tuple[int, int] | None, task: Task)
 def _turns(values: dict[str, Any]) -> list[tuple[str, str]]:
     turns = values.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        raise InputError("'sent', or conversations of {from, value}", repr(turns)[:80], "hint the row")
+        raise InputError("'sent', or conversations of {from, value}", repr(turns)[:80], "correct the row")
     return [(str(turn.get("from", "")), turn["value"]) for turn in turns]
 
 

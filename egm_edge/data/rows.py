@@ -60,7 +60,7 @@ class Row:
         except InputError as error:
             raise InputError(error.expected, f"{error.found} in {self.origin or self.id}", error.hint) from None
         for expected, found in _box_faults(self):
-            raise InputError(expected, f"{found} in {self.origin or self.id}", "hint the row")
+            raise InputError(expected, f"{found} in {self.origin or self.id}", "correct the row")
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -96,9 +96,9 @@ def box_from(values: Any, what: str = "box") -> Box:
         InputError: not four finite numbers of a picture's size, inverted, or without area.
     """
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 4:
-        raise InputError(f"{what} as [x1, y1, x2, y2]", f"{repr(values)[:60]}, not four finite numbers", "hint the row")
+        raise InputError(f"{what} as [x1, y1, x2, y2]", f"{repr(values)[:60]}, not four finite numbers", "correct the row")
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= MAX_COORDINATE_PX for v in values):
-        raise InputError(f"{what} of four finite numbers", repr(values)[:80], "hint the row")
+        raise InputError(f"{what} of four finite numbers", repr(values)[:80], "correct the row")
     x1, y1, x2, y2 = (float(v) for v in values)
     if x1 > x2 or y1 > y2:
         raise InputError(f"{what} with x1 < x2 and y1 < y2", f"inverted {list(values)}", "order its corners")
@@ -129,7 +129,7 @@ def size_from(width: Any, height: Any) -> tuple[int, int]:
         InputError: anything else.
     """
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (width, height)):
-        raise InputError("width and height in whole pixels", f"{width!r} x {height!r}", "hint the row")
+        raise InputError("width and height in whole pixels", f"{width!r} x {height!r}", "correct the row")
     return (width, height)
 
 
@@ -190,7 +190,7 @@ def text_from(values: dict[str, Any], key: str) -> str:
     """
     value = values.get(key)
     if not isinstance(value, str) or "\0" in value or (not value and key != "expression"):
-        raise InputError(f"a text under {key!r}", repr(value)[:80], "hint the row")
+        raise InputError(f"a text under {key!r}", repr(value)[:80], "correct the row")
     return value
 
 

@@ -118,7 +118,7 @@ def test_both_encodings_are_metres(bigendian: bool, padding: int) -> None:
         ({"encoding": "rgb8"}, "depth image"),
         ({"width": 0}, "pixels"),
         ({"step": 3}, "rows of at least"),
-        ({"data": b"123"}, "hint the publisher"),
+        ({"data": b"123"}, "correct the publisher"),
     ],
 )
 def test_garbage_is_refused(change: dict, words: str) -> None:

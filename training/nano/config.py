@@ -13,7 +13,7 @@ from training.rewards.registry import make_reward
 from training.typed_yaml import load_yaml, setting
 
 MOST_OBJECTS = 8
-_HINT = "hint the keys named"
+_HINT = "correct the keys named"
 
 
 @dataclass(frozen=True, slots=True)

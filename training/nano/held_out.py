@@ -39,7 +39,7 @@ def write_held_out(
     """
     unknown = [name for name in names if name not in SUITES]
     if unknown:
-        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "hint --suites")
+        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "correct --suites")
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []

@@ -41,7 +41,7 @@ class LatencyReward:
 
     def __post_init__(self) -> None:
         if min(self.ms_per_token, self.price_per_s, self.limit) < 0 or self.free_ms < 0:
-            raise InputError("prices and times of at least 0", f"{self}", "hint the rewards of the configuration")
+            raise InputError("prices and times of at least 0", f"{self}", "correct the rewards of the configuration")
 
     def __call__(self, answer: Answer, target: Target) -> float:
         late_s = max(0.0, answer.token_count * self.ms_per_token - self.free_ms) / 1000.0

@@ -30,11 +30,11 @@ def make_reward(name: str, settings: Mapping[str, float] | None = None) -> Rewar
     """
     kind = REWARDS.get(name)
     if kind is None:
-        raise InputError(f"a reward ({', '.join(REWARDS)})", repr(name), "hint the rewards of the configuration")
+        raise InputError(f"a reward ({', '.join(REWARDS)})", repr(name), "correct the rewards of the configuration")
     known = [f.name for f in fields(kind)]
     unknown = [key for key in settings or {} if key not in known]
     if unknown:
-        raise InputError(f"settings of {name} ({', '.join(known) or 'none'})", ", ".join(unknown), "hint them")
+        raise InputError(f"settings of {name} ({', '.join(known) or 'none'})", ", ".join(unknown), "correct them")
     reward: Reward = kind(**(settings or {}))
     return reward
 

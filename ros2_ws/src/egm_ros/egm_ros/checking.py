@@ -61,7 +61,7 @@ def check_standing(queries: Iterable[Any], settings: Settings) -> list[StandingC
         except InputError as error:
             problems.append(f"{query.id}: {error}")
     if problems:
-        raise InputError("a set of usable queries", "; ".join(problems), "hint the set; the old one stands")
+        raise InputError("a set of usable queries", "; ".join(problems), "correct the set; the old one stands")
     return commands
 
 
@@ -74,5 +74,5 @@ def _task(constant: int) -> Task:
 def _seconds(duration: Any, name: str) -> float:
     seconds = duration.sec + duration.nanosec * 1e-9
     if seconds < 0:
-        raise InputError(f"a {name} of 0 (none) or more seconds", f"{seconds:g}", f"hint the {name}")
+        raise InputError(f"a {name} of 0 (none) or more seconds", f"{seconds:g}", f"correct the {name}")
     return float(seconds)

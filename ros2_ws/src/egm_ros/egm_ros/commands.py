@@ -55,7 +55,7 @@ def check_ids(ids: Iterable[str]) -> None:
     if len(names) > MAX_STANDING:
         problems.append(f"{len(names)} queries")
     if problems:
-        raise InputError(f"at most {MAX_STANDING} queries with ids of their own", "; ".join(problems), "hint the set")
+        raise InputError(f"at most {MAX_STANDING} queries with ids of their own", "; ".join(problems), "correct the set")
 
 
 def _same(one: Request, other: Request) -> bool:

@@ -158,10 +158,10 @@ def _check_raw(message: Any, max_pixels: int) -> None:
     row_bytes, rows = width * encoding.bytes_per_pixel, encoding.memory_rows(height)
     if message.step < row_bytes:
         expected = f"step >= {row_bytes} bytes for {width} pixels of {name}"
-        raise RejectedImageError("step", expected, f"step {message.step}", "hint the publisher's step")
+        raise RejectedImageError("step", expected, f"step {message.step}", "correct the publisher's step")
     if len(message.data) < rows * message.step:
         expected = f"{rows} rows of {message.step} bytes ({rows * message.step})"
-        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "hint the publisher's data length")
+        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "correct the publisher's data length")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

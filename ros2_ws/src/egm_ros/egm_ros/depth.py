@@ -89,7 +89,7 @@ def check_depth(message: Any, max_pixels: int = 33_177_600) -> None:
     row_bytes = width * SAMPLES[name].itemsize
     if message.step < row_bytes or len(message.data) < height * message.step:
         found = f"step {message.step} and {len(message.data)} bytes"
-        raise InputError(f"{height} rows of at least {row_bytes} bytes", found, "hint the publisher")
+        raise InputError(f"{height} rows of at least {row_bytes} bytes", found, "correct the publisher")
 
 
 def depth_in_metres(message: Any) -> NDArray[np.float32]:
