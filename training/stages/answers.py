@@ -26,7 +26,8 @@ def answer_text(row: Row, spec: PromptSpec) -> str:
     Raises:
         InputError: an answer syntax that is not known here.
 
-    Qwen3-VL: `REASON\\n</think>\\n\\n` and a fenced JSON list; InternVL3: `<think>REASON</think><answer><ref>…</ref>
+    Qwen3-VL: `REASON\\n</think>\\n\\n` and a fenced JSON list, its one entry on a line of its own behind a tab, as EGM's SFT
+    rows and Qwen3-VL itself write it; InternVL3: `<think>REASON</think><answer><ref>…</ref>
     <box>[…]</box></answer>`. A thing that is not there is an empty list, or an empty box tag.
     """
     writer = _SYNTAXES.get(spec.answer_syntax)
@@ -54,10 +55,11 @@ def _with_extent(low: int, high: int) -> tuple[int, int]:
 
 def _bbox_2d_json(row: Row, thought_open: bool) -> str:
     numbers = box_numbers(row)
-    body = [{"bbox_2d": numbers, "label": row.expression}] if numbers else []
+    one = json.dumps({"bbox_2d": numbers, "label": row.expression}, ensure_ascii=False)
+    body = f"[\n\t{one}\n]" if numbers else "[]"
     thought = f"{row.reasoning}\n</think>\n\n"
     opening = "" if thought_open else f"{THINK}\n"
-    return f"{opening}{thought}```json\n{json.dumps(body, ensure_ascii=False)}\n```"
+    return f"{opening}{thought}```json\n{body}\n```"
 
 
 def _ref_box(row: Row, thought_open: bool) -> str:

@@ -1,5 +1,5 @@
-"""`egm train export-verl CONFIG --out DIR`: train.parquet and val.parquet (prompts, encoded pictures, targets), reward.py and
-dataset.py, which verl loads, and run.sh, every setting of the configuration in verl's words."""
+"""`egm train export-verl CONFIG --out DIR`: train.parquet and val.parquet (prompts, encoded pictures, targets), reward.py, which
+verl loads, and run.sh, every setting of the configuration in verl's words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, load_grpo
 from training.stages.launch import quiet_offline
 from training.verl.parquet import write_parquet
-from training.verl.settings import DATASET_CLASS, verl_settings
+from training.verl.settings import verl_settings
 
 GPUS = 8
 log = logging.getLogger("egm.train")
@@ -36,24 +36,6 @@ IN_THOUGHT = {in_thought!r}
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
     return score(solution_str, ground_truth, REWARDS, SETTINGS, in_thought=IN_THOUGHT, extra_info=extra_info)
-'''
-
-
-_DATASET = f'''"""The data set of this run for verl: pictures go to the processor as they are stored, so that training and the robot see the
-same pixels. (verl's own resizes them to multiples of 28 or 32 pixels before.)"""
-
-from verl.utils.dataset.rl_dataset import RLHFDataset
-
-
-def pictures(messages):
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    return [part["image"].convert("RGB") for part in parts if part["type"] == "image"] or None
-
-
-class {DATASET_CLASS}(RLHFDataset):
-    @classmethod
-    def _process_multi_modal_info(cls, messages, image_patch_size, config):
-        return pictures(messages), None, None
 '''
 
 
@@ -107,7 +89,6 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
     in_thought = opens_thought(processor.prompt_spec)
     rewards, settings = json.dumps(config.rewards), json.dumps(config.reward_settings)
     _replace(out / "reward.py", _REWARD.format(rewards=rewards, settings=settings, in_thought=in_thought))
-    _replace(out / "dataset.py", _DATASET)
     _replace(out / "run.sh", launch_script(config, out, nodes=nodes, gpus=gpus, validate=bool(validation)))
     contracts = {"pixel_spec": processor.pixel_spec.hash, "prompt_spec": processor.prompt_spec.hash}
     _replace(out / "contracts.json", json.dumps(contracts, indent=2) + "\n")
@@ -118,7 +99,7 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
 def launch_script(config: GrpoConfig, out: Path, *, nodes: int, gpus: int, validate: bool) -> str:
     """run.sh: one command with every setting."""
     settings = verl_settings(config, out, nodes=nodes, gpus=gpus, validate=validate)
-    lines = [f"  {shlex.quote(f'{key}={_hydra(value)}')}" for key, value in settings.items()]
+    lines = [f"  {shlex.quote(f'{key}={hydra_value(value)}')}" for key, value in settings.items()]
     joined = " \\\n".join(lines)
     return (
         "#!/usr/bin/env bash\n"
@@ -128,7 +109,8 @@ def launch_script(config: GrpoConfig, out: Path, *, nodes: int, gpus: int, valid
     )
 
 
-def _hydra(value: Any) -> str:
+def hydra_value(value: Any) -> str:
+    """A value as Hydra's command line reads it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
