@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the ROS 2 side of the repository ready: .venv-ros (ROS 2 Jazzy wheels), the vision_msgs underlay, ros2_ws.
+# Makes the ROS 2 side of the repository ready: .venv-ros (ROS 2 Jazzy wheels), the underlay of messages, ros2_ws.
 #
 # Three cached steps, each with a stamp over what it reads; a second run takes seconds. `--clean` starts from nothing.
 # Afterwards `.ci/ros_run.sh COMMAND…` runs a command with the workspace sourced.
@@ -92,7 +92,7 @@ fi
 
 underlay_hash=$venv_hash-$(hash_of "$underlay/src")
 if ! is_fresh "$underlay/install/.stamp" "$underlay_hash"; then
-  build "$underlay" vision_msgs
+  build "$underlay" vision_msgs tf2_msgs bond
   echo "$underlay_hash" >"$underlay/install/.stamp"
 fi
 

@@ -6,36 +6,40 @@ model card are fetched: no pickles, no code.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from egm_edge.assets import names_shipped, shipped_checkpoint
-from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.errors import BuildError, BundleError, CheckpointError, InputError
+from egm_edge.sources import HUB_ID, SourceKind, resolve
 
-PATTERNS = ("*.safetensors", "*.json", "chat_template.jinja", "LICENSE*", "README.md")
-_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+SETTINGS = ("*.json", "chat_template.jinja", "LICENSE*", "README.md")
+PATTERNS = ("*.safetensors", *SETTINGS)
 
 
-def resolve_checkpoint(given: str) -> Path:
+def resolve_checkpoint(given: str, *, weights: bool = True) -> Path:
     """The local directory of a checkpoint.
 
     Args:
         given: "egm-nano", a directory, or a hub id ("nvidia/EGM-4B", "nvidia/EGM-4B@revision").
+        weights: of a hub id, fetch them too; without them its settings alone, a few megabytes.
 
     Raises:
         CheckpointError: no such directory, or the hub has no such model or cannot be reached.
         BuildError: the hub's client is not installed.
     """
-    if names_shipped(given):
-        return shipped_checkpoint()
-    path = Path(given)
-    match = _HUB_ID.fullmatch(given)
-    if path.exists() or match is None or (path.parent.is_dir() and str(path.parent) != "."):
-        return path  # Checkpoint says what is wrong with it
-    return _download(match["repo"], match["revision"])
+    if Path(given).is_dir():
+        return Path(given)  # Checkpoint says what is wrong with it
+    try:
+        source = resolve(given, takes=(SourceKind.CHECKPOINT, SourceKind.HUB), prefers=SourceKind.CHECKPOINT)
+    except (BundleError, InputError) as error:
+        raise CheckpointError(error.expected, error.found, error.hint) from None
+    match = HUB_ID.fullmatch(given)
+    if match is None or source.path is not None:
+        return source.directory
+    return _download(match["repo"], match["revision"], PATTERNS if weights else SETTINGS)
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -43,7 +47,7 @@ def _download(repo: str, revision: str | None) -> Path:
         raise BuildError("huggingface_hub, to fetch a hub id", str(error), "pip install 'egm-edge[build]'") from None
     wanted = f"{repo}@{revision}" if revision else repo
     try:
-        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS)))
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError:
         raise CheckpointError(
             f"the hub to answer for {wanted}, or a downloaded copy of it",

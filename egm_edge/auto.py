@@ -1,4 +1,4 @@
-"""open_grounder: any bundle, or a checkpoint directory, with the Grounder that runs it.
+"""open_grounder: whatever names a model (bundle, checkpoint, hub id, server, nothing), with the Grounder that runs it.
 
     with open_grounder("out/egm-4b-orin") as grounder:
         grounding = grounder.ground("frame.png", "the red mug", deadline_ms=1500)
@@ -9,17 +9,20 @@ requests (`EdgeLlmGrounder`, `TensorRtLlmGrounder`).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from egm_edge.backends import RuntimeFacts, text_runtime_of
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.bundle_from_checkpoint import open_directory
 from egm_edge.decoding import DecodingKeywords, TokenEvent
+from egm_edge.errors import BackendError
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Task
+from egm_edge.sources import Source, SourceKind, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -87,22 +90,54 @@ class AnyGrounder(Protocol):
 
 
 def open_grounder(
-    path: str | Path | Bundle, *, memory: str = "auto", threads: int | None = None, verify: Verify = "full"
+    model: str | Path | Source | Bundle | None = None,
+    *,
+    memory: str = "auto",
+    threads: int | None = None,
+    verify: Verify = "full",
 ) -> AnyGrounder:
-    """Open what answers from `path`, and load its engine.
+    """Open what answers for `model`, and load its engine.
 
     Args:
-        path: a bundle's directory, a checkpoint's, or one that `checkpoint_bundle.open_directory` has opened.
+        model: whatever `sources.resolve` understands (None: $EGM_BUNDLE, else the shipped model), or an opened bundle. A hub
+            id is downloaded and built for this machine the first time.
         memory, threads, verify: as in `Grounder.from_bundle`; runtimes with memory and threads of their own ignore them.
 
     Raises:
-        BundleError, CheckpointError: nothing there, damaged, or of another version.
+        BundleError, CheckpointError, InputError: nothing there, damaged, or of another version.
         BackendError: its runtime is missing or cannot load it.
     """
-    bundle = path if isinstance(path, Bundle) else open_directory(path, verify=verify)
-    if name := text_runtime_of(bundle):
-        return _WHOLE_ANSWERS[name](bundle)
-    return Grounder.from_opened(bundle, memory=memory, threads=threads)
+    if not isinstance(model, Bundle):
+        source = model if isinstance(model, Source) else resolve(model)
+        if source.kind is SourceKind.SERVER:
+            return _server(source.text)
+        model = open_directory(directory_of(source), verify=verify)
+    if name := text_runtime_of(model):
+        return _WHOLE_ANSWERS[name](model)
+    return Grounder.from_opened(model, memory=memory, threads=threads)
+
+
+def directory_of(source: Source) -> Path:
+    """The bundle's or checkpoint's directory; a hub id is downloaded and built first.
+
+    Raises:
+        BackendError: the builder, which a hub id needs, is not installed.
+        CheckpointError, BuildError: the hub has no such model, or it cannot be built here.
+    """
+    if source.kind is not SourceKind.HUB:
+        return source.directory
+    try:  # by name: the builder stands on this package, never the other way round
+        build = importlib.import_module("build_engine.local_build")
+        return Path(build.bundle_of_hub_id(source.text))
+    except ModuleNotFoundError as error:
+        needed = f"the Python package {error.name!r}, to build {source.text} for this machine"
+        raise BackendError(needed, "not installed", "pip install 'egm-edge[build,verify]'") from None
+
+
+def _server(address: str) -> AnyGrounder:
+    from egm_edge.backends.openai_http import RemoteGrounder
+
+    return cast("AnyGrounder", RemoteGrounder.from_url(address))
 
 
 def _edge_llm(bundle: Bundle) -> AnyGrounder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,14 @@ from numpy.typing import NDArray
 from egm_edge.errors import InputError
 
 NORM1000_MAX = 1000.0
+
+
+class Coordinates(str, Enum):
+    """The unit that a model writes boxes in: 0-1000 or 0-1 of width and height, or pixels of the picture."""
+
+    NORM1000 = "norm1000"
+    NORM1 = "norm1"
+    PIXELS = "pixels"
 
 
 @dataclass(frozen=True, slots=True)

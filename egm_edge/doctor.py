@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge import __version__
-from egm_edge.assets import SHIPPED_NAME, default_bundle_dir, shipped_checkpoint
+from egm_edge.assets import SHIPPED_NAME, shipped_bundle, shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
@@ -151,20 +151,13 @@ def _models() -> Iterator[Finding]:
     if chosen := os.environ.get("EGM_BUNDLE"):
         yield _bundle("EGM_BUNDLE", Path(chosen), "unset EGM_BUNDLE, or build a bundle there with egm build")
     try:
-        checkpoint = shipped_checkpoint()
+        checkpoint, bundle = shipped_checkpoint(), shipped_bundle()
     except EgmError as error:
-        yield Finding("egm", "shipped checkpoint", Status.NOTE, error.found)
-        hint = "pass --bundle DIR to egm ground"
-        yield Finding("egm", "default bundle", Status.NOTE, "none, for there is no shipped checkpoint", hint)
+        yield Finding("egm", "shipped model", Status.NOTE, error.found, "pass --bundle to egm ground")
         return
     size_mb = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()) / 1e6
     yield Finding("egm", "shipped checkpoint", Status.OK, f"{SHIPPED_NAME}, {size_mb:.1f} MB at {checkpoint}")
-    directory = default_bundle_dir()
-    build = f"egm build {SHIPPED_NAME} --target cpu -o {directory}"
-    if not directory.is_dir():
-        yield Finding("egm", "default bundle", Status.NOTE, "not built yet", build)
-        return
-    yield _bundle("default bundle", directory, f"{build} --force")
+    yield _bundle("shipped bundle", bundle, "pip install --force-reinstall egm-edge")
 
 
 def _bundle(name: str, directory: Path, hint: str) -> Finding:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 
@@ -36,6 +38,20 @@ class Outcome(str, Enum):
     TIMED_OUT = "TIMED_OUT"
     CANCELLED = "CANCELLED"
     UNPARSABLE = "UNPARSABLE"
+
+
+class UnparsableReason(str, Enum):
+    """Why a model's text gives no usable answer."""
+
+    NO_BOX = "no_box"  # words only
+    OPEN_THOUGHT = "open_thought"  # the thought was never closed
+    CUT = "cut"  # the text ends within the box
+    UNIT_INTERVAL = "unit_interval"  # all values up to 1: written in 0-1 units
+    BEYOND_GRID = "beyond_grid"  # values beyond 1000: written in pixels
+    Y_FIRST = "y_first"  # `box_2d` and the like put y before x
+    ZERO_SIZE = "zero_size"  # no width or no height
+    POINT = "point"  # two numbers, not four
+    MALFORMED = "malformed"  # not four finite numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,14 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One box that an answer names, pixels of the original image, and the label beside it ("" when none)."""
+
+    box: Box
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Grounding:
     """The answer to one expression on one frame.
 
@@ -97,6 +121,9 @@ class Grounding:
         reasoning: the thought, without its tags.
         text: everything the model generated.
         parse_rule: which parsing rule gave the box ("" when none did).
+        candidates: every usable box that the answer names, in its order; which one is `box` decides
+            `egm_edge.parsing.choice`.
+        reason: why an UNPARSABLE text gives no answer, None otherwise.
         tokens: token counts.
         timings: per-stage wall clock.
         stamp_ns: the caller's stamp of the frame, carried through untouched.
@@ -122,6 +149,8 @@ class Grounding:
     reasoning: str = ""
     text: str = ""
     parse_rule: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    reason: UnparsableReason | None = None
     tokens: TokenCounts = field(default_factory=TokenCounts)
     timings: Timings = field(default_factory=Timings)
     stamp_ns: int | None = None
@@ -151,6 +180,31 @@ class Grounding:
         )
         return replace(self, timings=timings)
 
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, pixels of the original image: the box when FOUND, all candidates when AMBIGUOUS, or none.
+
+        `data["class_name"]` holds the labels, the expression where the model wrote none.
+
+        Raises:
+            InputError: the package is not installed.
+        """
+        try:
+            from supervision import Detections  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            raise InputError("the package supervision", "none installed", "pip install supervision") from None
+        shown = [Candidate(self.box, self.label)] if self.box else []
+        if self.outcome is Outcome.AMBIGUOUS:
+            shown = list(self.candidates)
+        if not shown:
+            return Detections.empty()
+        sure = self.confidence is not None and len(shown) == 1
+        return Detections(
+            xyxy=np.array([c.box.xyxy for c in shown], np.float32),
+            confidence=np.array([self.confidence], np.float32) if sure else None,
+            class_id=np.zeros(len(shown), np.int64),
+            data={"class_name": np.array([c.label or self.expression for c in shown])},
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; `box` becomes [x1, y1, x2, y2] in pixels of the original image."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -159,6 +213,8 @@ class Grounding:
             "task": self.task.value,
             "image_wh": list(self.image_wh),
             "box": list(self.box.xyxy) if self.box else None,
+            "candidates": [{"box": list(c.box.xyxy), "label": c.label} for c in self.candidates],
+            "reason": self.reason.value if self.reason else None,
             "std_px": list(self.std_px) if self.std_px else None,
             "tokens": asdict(self.tokens),
             "timings": asdict(self.timings),
@@ -167,14 +223,16 @@ class Grounding:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Grounding:
-        """Inverse of `to_dict`."""
-        known = dict(values)
+        """Inverse of `to_dict`; names of others' (a server's `ignored`) are passed over."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         box = known.get("box")
         known |= {
             "outcome": Outcome(known["outcome"]),
             "task": Task(known["task"]),
             "image_wh": tuple(known["image_wh"]),
             "box": Box(*box) if box else None,
+            "candidates": tuple(Candidate(Box(*c["box"]), c["label"]) for c in known.get("candidates", ())),
+            "reason": UnparsableReason(known["reason"]) if known.get("reason") else None,
             "std_px": tuple(known["std_px"]) if known.get("std_px") else None,
             "tokens": TokenCounts(**known.get("tokens", {})),
             "timings": Timings(**known.get("timings", {})),

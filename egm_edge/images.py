@@ -7,6 +7,7 @@ becomes one InputError. Decisions: EXIF orientation is applied; alpha is dropped
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000
 COLOR_ORDERS = ("rgb", "bgr")
 EXIF_ORIENTATION = 0x0112
-_FORMATS = "a JPEG, PNG, WebP or BMP image"
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
+_FORMATS = "a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"
 
 # EXIF orientation -> how the stored array must be turned to stand upright.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -43,7 +45,8 @@ def load_image(
     """An upright RGB picture.
 
     Args:
-        source: path of a JPEG, PNG, WebP or BMP file, the bytes of one, or a uint8 array [H, W, 3] or [H, W] (grey).
+        source: path of a picture file (JPEG, PNG, WebP, BMP, GIF, TIFF; AVIF and HEIC where Pillow reads them), the bytes
+            of one, or a uint8 array [H, W, 3] or [H, W] (grey).
         color: "rgb" or "bgr"; required for arrays with three channels, never guessed; files carry their own order.
 
     Returns:
@@ -65,15 +68,23 @@ def load_image(
     )
 
 
-def read_image_wh(data: bytes) -> tuple[int, int]:
+def read_image_wh(data: bytes, name: str | None = None) -> tuple[int, int]:
     """Width and height that a picture's header announces, pixels as stored (before EXIF orientation); nothing is decoded.
 
     Raises:
         InputError: no picture of a known format, or more than MAX_PIXELS.
     """
-    name = f"{len(data)} bytes"
-    with _opened(data, name) as image:
+    with _opened(data, name or f"{len(data)} bytes") as image:
         return image.width, image.height
+
+
+def check_image_file(path: Path) -> None:
+    """Whether a picture file is there and of a format and size that is read, by its header; nothing is decoded.
+
+    Raises:
+        InputError: it is not.
+    """
+    read_image_wh(_read(path), str(path))
 
 
 def _from_array(array: NDArray[Any], color: str | None) -> NDArray[np.uint8]:
@@ -114,8 +125,6 @@ def _read(path: Path) -> bytes:
 
 
 def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    if not data:
-        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{len(data) >> 20} MiB", "make it smaller")
     with _opened(data, name) as image:
@@ -126,6 +135,8 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """An image whose header was checked and whose pixels are not decoded yet; Pillow's errors become InputErrors."""
+    if not data:
+        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
     opener = _opener(data, name)
     if opener is None:
         raise InputError(_FORMATS, f"{name}, beginning with {data[:8]!r}", "convert it to one of these")
@@ -152,10 +163,21 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
 
         _check_size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), name)
         return PngImageFile
+    if data.startswith((b"II*\x00", b"MM\x00*")):
+        from PIL.TiffImagePlugin import TiffImageFile
+
+        return TiffImageFile
+    if data[4:8] == b"ftyp":
+        return _iso_opener(data, name)
     if data.startswith(b"BM"):
         from PIL.BmpImagePlugin import BmpImageFile
 
         return BmpImageFile
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        from PIL.GifImagePlugin import GifImageFile
+
+        _check_size(int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little"), name)
+        return GifImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         from PIL.WebPImagePlugin import WebPImageFile
 
@@ -163,6 +185,22 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
         _check_size(*_webp_wh(data), name)
         return WebPImageFile
     return None
+
+
+def _iso_opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | None:
+    """AVIF comes with newer Pillows, HEIC with the plugin pillow-heif, where it is installed."""
+    brands = data[8:64]
+    wanted, plugin, hint = (
+        ("AVIF", "PIL.AvifImagePlugin:AvifImageFile", "pip install 'pillow>=11.3', or convert it to JPEG")
+        if b"avif" in brands or b"avis" in brands
+        else ("HEIC", "pillow_heif:HeifImageFile", "pip install pillow-heif, or convert it to JPEG")
+    )
+    module, _, kind = plugin.partition(":")
+    try:
+        opener: Callable[[io.BytesIO], Image.Image] = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError):
+        raise InputError(f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint) from None
+    return opener
 
 
 def _webp_wh(data: bytes) -> tuple[int, int]:

@@ -107,8 +107,8 @@ class _Request:
         generated = time.perf_counter()
         if not generations:
             return self.timed_out(generated)
-        task = self.question.task
-        parsed = [parse_answer(g.marked_text, task=task, in_thought=self.grounder.thinking) for g in generations]
+        task, asked, thinking = self.question.task, self.question.expression, self.grounder.thinking
+        parsed = [parse_answer(g.marked_text, task=task, in_thought=thinking, expression=asked) for g in generations]
         chosen, vote_result = _choose(generations, parsed)
         return self._grounding(generations, chosen, parsed[chosen], vote_result, generated)
 
@@ -228,6 +228,8 @@ class _Request:
             reasoning=parsed.reasoning,
             text=generation.text,
             parse_rule=parsed.rule,
+            candidates=parsed.candidates_of(frame.image_wh),
+            reason=parsed.reason if outcome is Outcome.UNPARSABLE else None,
             tokens=self._tokens(generations),
             timings=self._timings(generations, generated, finished),
             cut=", ".join(cut),

@@ -12,7 +12,6 @@ import egm_edge.doctor as doctor
 from egm_edge import assets
 from egm_edge.cli.doctor import main, report
 from egm_edge.doctor import RUNTIME_PACKAGES, Status, examine, main_job_works
-from egm_edge.errors import BundleError
 
 
 def finding(name: str) -> doctor.Finding:
@@ -64,19 +63,6 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert {row["status"] for row in values["findings"]} <= {"ok", "note", "missing"}
 
 
-def test_without_any_bundle_the_message_says_how_to_build_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "assets" / "egm-nano").mkdir(parents=True)
-    (tmp_path / "assets" / "egm-nano" / "config.json").write_text("{}")
-    monkeypatch.setattr(assets, "ASSETS_DIR", tmp_path / "assets")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("EGM_BUNDLE", raising=False)
-    with pytest.raises(BundleError, match=r"egm build egm-nano --target cpu -o .*cache/egm-edge/egm-nano-cpu-") as caught:
-        assets.resolve_bundle(None)
-    before = str(caught.value)
-    (tmp_path / "assets" / "egm-nano" / "config.json").write_text('{"changed": 1}')
-    with pytest.raises(BundleError) as caught:
-        assets.resolve_bundle(None)
-    assert str(caught.value) != before  # another checkpoint has another default bundle
-    monkeypatch.setenv("EGM_BUNDLE", "elsewhere")
-    assert assets.resolve_bundle(None) == Path("elsewhere")
-    assert assets.resolve_bundle("given") == Path("given")
+def test_an_installation_without_the_shipped_model_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(assets, "ASSETS_DIR", tmp_path)
+    assert finding("shipped model").status is Status.NOTE

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+from egm_edge.grounding import Candidate, Grounding, Outcome, Task, Timings, TokenCounts, UnparsableReason
 
 FOUND = Grounding(
     outcome=Outcome.FOUND,
@@ -20,6 +22,7 @@ FOUND = Grounding(
     confidence=0.75,
     reasoning="behind the box",
     parse_rule="json",
+    candidates=(Candidate(Box(1.0, 2.0, 3.0, 4.0), "cup"), Candidate(Box(-10.5, 0.0, 320.0, 470.25), "mug")),
     tokens=TokenCounts(prompt=343, image=300, think=41, completion=76),
     timings=Timings(vision_ms=12.5, frame_reused=True),
     stamp_ns=1_700_000_000_123_456_789,
@@ -28,8 +31,17 @@ FOUND = Grounding(
 )
 LOST = Grounding(outcome=Outcome.NOT_FOUND, expression="a unicorn", task=Task.MODAL, image_wh=(1, 1))
 
+UNREADABLE = replace(LOST, outcome=Outcome.UNPARSABLE, reason=UnparsableReason.CUT)
 
-@pytest.mark.parametrize("grounding", [pytest.param(FOUND, id="every field set"), pytest.param(LOST, id="defaults")])
+
+@pytest.mark.parametrize(
+    "grounding",
+    [
+        pytest.param(FOUND, id="every field set"),
+        pytest.param(LOST, id="defaults"),
+        pytest.param(UNREADABLE, id="unparsable"),
+    ],
+)
 def test_json_round_trip_loses_nothing(grounding: Grounding) -> None:
     assert Grounding.from_dict(json.loads(json.dumps(grounding.to_dict()))) == grounding
 
@@ -58,3 +70,20 @@ def test_task_is_parsed_from_its_name(text: str, task: Task) -> None:
 def test_an_unknown_task_names_the_allowed_ones() -> None:
     with pytest.raises(InputError, match="'modal' or 'amodal'; found 'Modal'"):
         Task.parse("Modal")
+
+
+def test_supervision_gets_the_answer_with_its_label() -> None:
+    pytest.importorskip("supervision")
+    detections = FOUND.to_supervision()
+    assert detections.xyxy.tolist() == [[-10.5, 0.0, 320.0, 470.25]]
+    assert detections.confidence.tolist() == [0.75]
+    assert detections["class_name"].tolist() == ["mug"]
+    assert len(LOST.to_supervision()) == 0
+    both = replace(FOUND, outcome=Outcome.AMBIGUOUS, box=None).to_supervision()
+    assert both["class_name"].tolist() == ["cup", "mug"]
+
+
+def test_without_supervision_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        FOUND.to_supervision()

@@ -6,11 +6,12 @@ import io
 import os
 import struct
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from egm_edge import images
 from egm_edge.errors import InputError
@@ -138,7 +139,7 @@ def test_a_strided_view_becomes_contiguous() -> None:
     [
         pytest.param(b"", None, "no bytes", id="empty bytes"),
         pytest.param(b"hello world", None, "beginning with b'hello wo'", id="text, not an image"),
-        pytest.param(encoded(Image.fromarray(PHOTO[..., 0]), "GIF"), None, "JPEG, PNG, WebP or BMP", id="GIF"),
+        pytest.param(b"8BPS\0\1" + bytes(40), None, "JPEG, PNG, WebP, BMP, GIF", id="PSD"),
         pytest.param(RGB_PNG[: len(RGB_PNG) // 2], None, "complete and undamaged", id="truncated PNG"),
         pytest.param(
             encoded(Image.fromarray(PHOTO), "JPEG")[:700], None, "complete and undamaged", id="truncated JPEG"
@@ -214,3 +215,20 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
             continue
         assert image.dtype == np.uint8
         assert image.ndim == 3
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "AVIF"])
+def test_what_cameras_and_browsers_save_is_read(kind: str) -> None:
+    if not features.check(kind.lower()) and kind == "AVIF":
+        pytest.skip("this Pillow has no AVIF")
+    flat = np.full((24, 32, 3), (200, 40, 40), np.uint8)
+    found = load_image(encoded(Image.fromarray(flat), kind))
+    assert found.shape == flat.shape
+    assert np.abs(found.astype(int) - flat).max() <= 6  # a palette and a lossy codec
+
+
+def test_heic_without_its_plugin_names_it() -> None:
+    if find_spec("pillow_heif"):
+        pytest.skip("pillow-heif is here")
+    with pytest.raises(InputError, match="pip install pillow-heif"):
+        load_image(b"\0\0\0\x18ftypheic" + bytes(64))

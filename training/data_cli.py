@@ -150,7 +150,7 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
-    from egm_edge.benchmark.progress import Progress
+    from egm_edge.reporting.progress import Progress
     from training.nano.held_out import write_held_out
 
     paths = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from egm_edge.benchmark.page import markdown_table
 from egm_edge.benchmark.sample import series
-from egm_edge.benchmark.statistics import Ratio, median_ratio, spread
+from egm_edge.reporting.page import markdown_table
+from egm_edge.reporting.statistics import Ratio, median_ratio, spread
 
 MACHINE_KEYS = ("cpu", "cpus", "board", "gpu", "device", "threads", "memory_mode", "engine")
 CONDITION_KEYS = ("governor", "power_mode")

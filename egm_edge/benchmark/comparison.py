@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.benchmark.peer import Peer, PeerRequest, PeerSample
-from egm_edge.benchmark.statistics import Ratio, paired_ratio
 from egm_edge.benchmark.workload import GroundingRequest, Workload
 from egm_edge.errors import InputError
 from egm_edge.families import family_for
@@ -23,6 +22,7 @@ from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounder import Grounder
 from egm_edge.images import load_image
 from egm_edge.pixels import TILES, normalise
+from egm_edge.reporting.statistics import Ratio, paired_ratio
 
 PEERS = ("transformers", "openvino", "llama.cpp")
 WARM_UP_TOKENS = 2

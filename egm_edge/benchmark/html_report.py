@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from egm_edge.benchmark import report as words
-from egm_edge.benchmark.page import heading, page, paragraph, table
 from egm_edge.benchmark.sample import STAGES
-from egm_edge.benchmark.svg import Line, plot, stacked_bars
+from egm_edge.reporting.page import heading, page, paragraph, table
+from egm_edge.reporting.svg import Line, plot, stacked_bars
 
 
 def to_html(report: dict[str, Any]) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.benchmark.fixed_rate import FixedRate
-from egm_edge.benchmark.page import markdown_table
 from egm_edge.benchmark.runner import SweepPoint
 from egm_edge.benchmark.sample import Sample, series
-from egm_edge.benchmark.statistics import PERCENTILES, spread
 from egm_edge.errors import InputError
+from egm_edge.reporting.page import markdown_table
+from egm_edge.reporting.statistics import PERCENTILES, spread
 
 SCHEMA_VERSION = 1
 KIND = "egm-measure"

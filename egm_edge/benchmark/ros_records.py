@@ -1,6 +1,6 @@
 """Answers of a running ROS 2 node as samples: its stages, and the two that only a node has, mailbox and publish.
 
-Reads one JSON object a line, as `python -m egm_ros.measure record` writes them from `GroundedObject` messages:
+Reads one JSON object a line, as `ros2 run egm_ros record_answers` writes them from `GroundedObject` messages:
 
     {"received_ns": ..., "stamp_ns": ..., "age_ms": ..., "outcome": "FOUND", "expression": "the red mug", "task": "modal",
      "image_wh": [640, 480], "cut": "", "tokens": {"prompt": ..., ...}, "timings": {"vision_ms": ..., "queue_ms": ...}}
@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from egm_edge.benchmark.page import markdown_table
 from egm_edge.benchmark.sample import STAGES
-from egm_edge.benchmark.statistics import PERCENTILES, spread
 from egm_edge.errors import InputError
+from egm_edge.reporting.page import markdown_table
+from egm_edge.reporting.statistics import PERCENTILES, spread
 
 MAX_LINE_BYTES = 1 << 20
 ROS_STAGES = ("mailbox_ms", *STAGES, "other_ms", "publish_ms")

@@ -35,7 +35,8 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "ground": Verb("egm_edge.cli.ground:main", "find what sentences describe in an image"),
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
-    "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for", extra="build"),
+    "recommend": Verb("build_engine.recommend_cli:main", "what to build for this machine or another, and how fast it is"),
+    "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for"),
     "verify": Verb("build_engine.verify_cli:main", "compare a bundle with its checkpoint, stage by stage", extra="build"),
     "serve": Verb("egm_edge.cli.serve:main", "answer OpenAI clients with a bundle's boxes, and show a page", extra="serve"),
     "inspect": Verb("egm_edge.cli.inspect:main", "show and check a bundle, or show a checkpoint"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
+from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
     from egm_edge.data.rows import Row
@@ -33,24 +34,25 @@ def main(argv: list[str]) -> int:
     from egm_edge.bundle import Bundle
     from egm_edge.confidence.store import store
 
+    bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
     if arguments.remove:
-        store(Bundle.open(arguments.bundle), None)
+        store(Bundle.open(bundle_dir), None)
         print(f"{arguments.bundle} is uncalibrated")
         return 0
     if not arguments.data:
         raise InputError("--data FILE...", "none", "pass rows with boxes")
     from egm_edge.benchmark.files import replace_text
-    from egm_edge.benchmark.progress import Progress
     from egm_edge.confidence.logistic_calibration import fit
     from egm_edge.confidence.report import part, pictures, to_markdown
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
     from egm_edge.grounder import Grounder
+    from egm_edge.reporting.progress import Progress
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
-    grounder = Grounder.from_bundle(arguments.bundle, memory=arguments.memory, threads=arguments.threads)
+    grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
 
     def told(name: str) -> Progress:
         return Progress(name, None if arguments.json else sys.stderr)

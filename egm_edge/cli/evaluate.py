@@ -19,6 +19,7 @@ from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.grounding import Task
+from egm_edge.sources import resolve
 
 EPILOG = """\
 examples:
@@ -56,7 +57,7 @@ def _evaluate(argv: list[str]) -> int:
     pictures = find_pictures(rows, roots)
 
     from egm_edge.benchmark.files import replace_text
-    from egm_edge.benchmark.progress import Progress
+    from egm_edge.reporting.progress import Progress
 
     asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
     identity = asked.identity | {
@@ -100,10 +101,11 @@ class _Asked:
 
 
 def _bundle(arguments: argparse.Namespace) -> _Asked:
+    from egm_edge.auto import directory_of
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
-    bundle = open_directory(arguments.bundle)
+    bundle = open_directory(directory_of(resolve(arguments.bundle)))
     manifest = bundle.manifest
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
 
@@ -163,9 +165,9 @@ def _compare(argv: list[str]) -> int:
     parser.add_argument("second", metavar="DIR", help="output folder of the second run")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    from egm_edge.evaluate.intervals import paired
     from egm_edge.evaluate.records import read_records
     from egm_edge.evaluate.report import paired_markdown
+    from egm_edge.reporting.intervals import paired
 
     first, second = (
         {r.key: r for r in read_records(Path(d)) if r.target is not None} for d in (arguments.first, arguments.second)

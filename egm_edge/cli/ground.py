@@ -1,4 +1,4 @@
-"""`egm ground IMAGE TEXT...`: boxes for sentences, as lines, JSON or a picture.
+"""`egm ground IMAGE... --ask TEXT...`: boxes for sentences in pictures, as lines, JSON or drawn pictures.
 
 Everything cheap is checked before the model is loaded. Several texts share one frame: the second pays only its own words.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from egm_edge.assets import resolve_bundle
+from egm_edge.cli.inputs import Picture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
+from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Task
+from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from egm_edge.auto import AnyGrounder
 
 MEMORY_MODES = ("auto", "fast", "low")
@@ -28,10 +34,13 @@ MAX_SAMPLES = 32
 EPILOG = """\
 examples:
   egm ground photo.png "the red mug left of the kettle" --save out.png
-  egm ground photo.png "the red mug" "the kettle" --json | jq .box
+  egm ground shots/*.jpg --ask "the red mug" "the kettle" --save boxes/
+  egm ground clip.mp4 --every 30 --ask "the red mug" --json | jq .box
   cat photo.jpg | egm ground - "the hidden cup" --task amodal
 
-One line per text: outcome, box (x1 y1 x2 y2, pixels of the image), task, confidence, milliseconds, text.
+IMAGE is a picture, a folder of them, a quoted pattern, a video, camera:0, - for stdin, or with --allow-urls an address.
+One line per text: outcome, box (x1 y1 x2 y2, pixels of the picture as it is displayed, EXIF orientation applied), task,
+confidence, milliseconds, text; before it the picture's name where there are several.
 The exit code is 0 when every text was answered, whatever the outcome.
 """
 
@@ -39,50 +48,49 @@ The exit code is 0 when every text was answered, whatever the outcome.
 def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parse(argv)
-    for text in arguments.texts:
+    images, texts = _images_and_texts(arguments)
+    for text in texts:
         check_expression(text)
-    if arguments.save is not None:
-        from egm_edge.draw import check_save_path
+    names = expand(images, allow_urls=arguments.allow_urls)
+    target = _SavePlace.of(arguments.save, names)
+    source = resolve(arguments.bundle)
+    if source.kind is SourceKind.SERVER and arguments.timings:
+        raise InputError("a bundle or checkpoint with --timings", f"the server {source.text}", "leave --timings out")
+    pictures = read(names, every=arguments.every)
+    first = next(pictures)  # a picture that is not there is told before the model is loaded
+    if isinstance(first.source, Path):
+        from egm_edge.images import check_image_file
 
-        check_save_path(arguments.save)
-    bundle_dir = resolve_bundle(arguments.bundle)
-
-    from egm_edge.images import MAX_FILE_BYTES, load_image
-
-    # one byte too many is enough for load_image to refuse an endless stream
-    source = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if arguments.image == "-" else Path(arguments.image)
-    image_rgb = load_image(source)
+        check_image_file(first.source)
 
     from egm_edge.auto import open_grounder
 
     started = time.perf_counter()
-    grounder = open_grounder(bundle_dir, memory=arguments.memory, threads=arguments.threads)
-    load_ms = (time.perf_counter() - started) * 1000.0
-    try:
+    with open_grounder(source, memory=arguments.memory, threads=arguments.threads) as grounder:
+        load_ms = (time.perf_counter() - started) * 1000.0
         if arguments.timings:  # the same image size as what is measured, so that no buffer grows inside a measured stage
-            grounder.ground(source, arguments.texts[0], task=arguments.task, max_new_tokens=WARM_UP_TOKENS)
-        groundings = _ground(grounder, source, arguments)
-        if arguments.timings:
-            _print_timings(grounder, groundings, load_ms, as_json=arguments.json)
-    finally:
-        grounder.close()
-    if arguments.save is not None:
-        from egm_edge.draw import draw_groundings, save_image
-
-        save_image(arguments.save, draw_groundings(image_rgb, groundings))
+            grounder.ground(first.source, texts[0], color=first.color, task=arguments.task, max_new_tokens=WARM_UP_TOKENS)
+        for picture in chain([first], pictures):
+            groundings, image_rgb = _ground(grounder, picture, texts, arguments, several=len(names) > 1 or "#" in first.name)
+            if arguments.timings:
+                _print_timings(grounder, groundings, load_ms, as_json=arguments.json)
+            if target:
+                target.draw(picture, groundings, image_rgb)
     return 0
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="egm ground", description="Find what sentences describe in an image.", epilog=EPILOG)
-    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or another picture file; - reads it from stdin")
-    parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to find, in plain words")
+    parser = Parser(prog="egm ground", description="Find what sentences describe in pictures.", epilog=EPILOG)
+    parser.add_argument("inputs", metavar="IMAGE [TEXT...]", nargs="+", help="one picture and texts; or pictures and --ask")
+    parser.add_argument("--ask", metavar="TEXT", nargs="+", help="what to find, in plain words, in every picture")
     parser.add_argument("--task", choices=[t.value for t in Task], default="modal", help="visible part, or whole object")
     parser.add_argument(
-        "--bundle", metavar="DIR", help="bundle or checkpoint to run (default: $EGM_BUNDLE, else the cached default bundle)"
+        "--bundle", metavar="MODEL", help="bundle, checkpoint, hub id or server to ask (default: $EGM_BUNDLE, else egm-nano)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per text")
-    parser.add_argument("--save", metavar="OUT.png", help="write the picture with its boxes")
+    parser.add_argument("--json", action="store_true", help="one JSON object per answer")
+    parser.add_argument("--save", metavar="OUT", help="write pictures with their boxes: a .png or .jpg file, or a folder")
+    parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="of a video or camera, every Nth frame")
+    parser.add_argument("--allow-urls", action="store_true", help="fetch pictures that are named by http(s) addresses")
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
     parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
     parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
@@ -93,15 +101,97 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _ground(grounder: AnyGrounder, source: Path | bytes, arguments: argparse.Namespace) -> list[Grounding]:
-    frame = None if arguments.deadline_ms else grounder.frame(source)
+def _images_and_texts(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The two forms: IMAGE TEXT..., or IMAGE... --ask TEXT....
+
+    Raises:
+        InputError: no text, or a text that is a picture's name (a shell's glob gives those).
+    """
+    if arguments.ask:
+        return arguments.inputs, arguments.ask
+    image, *texts = arguments.inputs
+    if not texts:
+        raise InputError("a TEXT, what to find", "a picture alone", 'add it: egm ground IMAGE "the red mug"')
+    for text in texts:
+        if _is_file(text):
+            hint = 'put texts behind --ask: egm ground IMAGE... --ask "the red mug"'
+            raise InputError("a text", f"the file {text!r}", hint)
+    return [image], texts
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        return False
+
+
+class _SavePlace:
+    """Where drawn pictures go: one file, or a folder with a PNG for every picture."""
+
+    def __init__(self, path: Path, *, folder: bool, inputs: Sequence[Path]) -> None:
+        self._path, self._folder = path, folder
+        self._inputs = [p for p in inputs if p.exists()]
+
+    @classmethod
+    def of(cls, given: str | None, names: Sequence[str]) -> _SavePlace | None:
+        """Checked before any work is done.
+
+        Raises:
+            InputError: no such folder, one file for several pictures, or a place where a picture that is read lies.
+        """
+        if given is None:
+            return None
+        from egm_edge.draw import SAVE_SUFFIXES, check_save_path
+
+        path = Path(given)
+        folder = path.is_dir() or given.endswith("/") or (not path.suffix and path.parent.is_dir() and len(names) > 1)
+        place = cls(path, folder=folder, inputs=[Path(name) for name in names if "://" not in name and name != "-"])
+        if folder:
+            path.mkdir(exist_ok=True)
+            targets = [place._file_of(Picture(name, b"")) for name in names]
+            if len(set(targets)) < len(targets):
+                raise InputError("pictures with different names for --save FOLDER", "two of one name", "save them in turns")
+        elif len(names) > 1:
+            raise InputError("a folder for the pictures of --save", f"{given!r}, one file for {len(names)}", "pass FOLDER/")
+        else:
+            targets = [check_save_path(path)]
+        for target in targets:
+            place._refuse_input(target)
+        if not folder and path.suffix.lower() not in SAVE_SUFFIXES:
+            raise InputError(f"a name ending in {', '.join(SAVE_SUFFIXES)}", repr(given), "rename it")
+        return place
+
+    def draw(self, picture: Picture, groundings: Sequence[Grounding], image_rgb: NDArray[np.uint8] | None) -> None:
+        """Write the picture with its boxes; it is decoded again only where no frame of it was kept."""
+        from egm_edge.draw import draw_groundings, save_image
+        from egm_edge.images import load_image
+
+        target = self._file_of(picture)
+        self._refuse_input(target)
+        image = load_image(picture.source, picture.color) if image_rgb is None else image_rgb
+        save_image(target, draw_groundings(image, groundings))
+
+    def _file_of(self, picture: Picture) -> Path:
+        return self._path / f"{Path(picture.file_stem).stem}.png" if self._folder else self._path
+
+    def _refuse_input(self, target: Path) -> None:
+        if any(target.exists() and target.samefile(path) for path in self._inputs):
+            raise InputError("a place of its own for --save", f"{target}, which is a picture to read", "name another file")
+
+
+def _ground(
+    grounder: AnyGrounder, picture: Picture, texts: Sequence[str], arguments: argparse.Namespace, *, several: bool
+) -> tuple[list[Grounding], NDArray[np.uint8] | None]:
+    frame = None if arguments.deadline_ms else grounder.frame(picture.source, color=picture.color)
     if frame is None:  # the deadline decides how many pixels are looked at, so every text sees the image anew
         grounder.warm_up()
     groundings: list[Grounding] = []
-    for text in arguments.texts:
+    for text in texts:
         grounding = grounder.ground(
-            frame or source,
+            frame or picture.source,
             text,
+            color=None if frame else picture.color,
             task=arguments.task,
             max_new_tokens=arguments.max_new_tokens,
             deadline_ms=arguments.deadline_ms,
@@ -112,10 +202,14 @@ def _ground(grounder: AnyGrounder, source: Path | bytes, arguments: argparse.Nam
             grounding = frame.charged_to(grounding)
         groundings.append(grounding)
         if not arguments.json:
-            print(describe(grounding), flush=True)
+            print(f"{picture.name}: " * several + describe(grounding), flush=True)
         elif not arguments.timings:
-            print(json.dumps(grounding.to_dict(), ensure_ascii=False), flush=True)
-    return groundings
+            print(json.dumps(_values(grounding, picture, several), ensure_ascii=False), flush=True)
+    return groundings, getattr(frame, "image_rgb", None)
+
+
+def _values(grounding: Grounding, picture: Picture, several: bool) -> dict[str, Any]:
+    return ({"image": picture.name} if several else {}) | grounding.to_dict()
 
 
 def describe(grounding: Grounding) -> str:
@@ -124,7 +218,7 @@ def describe(grounding: Grounding) -> str:
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
-        f"{grounding.timings.total_ms:7.0f} ms  {grounding.expression}"
+        f"{grounding.timings.total_ms:7.0f} ms  {' '.join(grounding.expression.split())}"
     )
 
 

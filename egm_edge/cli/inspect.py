@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from egm_edge.assets import SHIPPED_NAME, names_shipped, resolve_bundle
 from egm_edge.bundle import Bundle, Manifest
-from egm_edge.bundle_from_checkpoint import is_checkpoint
 from egm_edge.cli import Verb, run_verb
 from egm_edge.cli.parser import Parser
+from egm_edge.sources import LOCAL_KINDS, SourceKind, resolve
 
 DESCRIPTION = "Check every file of a bundle against its manifest and show what it is; or show what a checkpoint is."
 OF_CHECKPOINTS = Verb("build_engine.inspect_cli:main", "what a checkpoint is", extra="build")
@@ -19,14 +18,15 @@ def main(argv: list[str]) -> int:
         "bundle",
         metavar="BUNDLE|CHECKPOINT",
         nargs="?",
-        help=f"bundle or checkpoint directory, or {SHIPPED_NAME} (default: the bundle of egm ground)",
+        help="bundle or checkpoint directory (default: the bundle of egm ground)",
     )
     parser.add_argument("--json", action="store_true", help="print the manifest, or the checkpoint's facts, as JSON")
     arguments = parser.parse_args(argv)
-    given = arguments.bundle
-    if given and (is_checkpoint(given) or names_shipped(given)):
+    prefers = SourceKind.CHECKPOINT if arguments.bundle else SourceKind.BUNDLE
+    source = resolve(arguments.bundle, takes=LOCAL_KINDS, prefers=prefers)
+    if source.kind is SourceKind.CHECKPOINT:
         return run_verb("inspect", OF_CHECKPOINTS, argv)
-    bundle = Bundle.open(resolve_bundle(given))
+    bundle = Bundle.open(source.directory)
     print(bundle.manifest.to_json() if arguments.json else describe(bundle.manifest), end="")
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.errors import InputError
+from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 EPILOG = """\
 examples:
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> int:
 
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
+    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
+    from egm_edge.auto import directory_of
     from egm_edge.benchmark.benchmark import Plan, measure_bundle
     from egm_edge.benchmark.comparison import PeerChoice
     from egm_edge.benchmark.runner import parse_sweeps
@@ -67,11 +70,11 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
-    from egm_edge.benchmark.progress import Progress
+    from egm_edge.reporting.progress import Progress
 
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
-        Path(arguments.bundle),
+        directory_of(source),
         workload,
         plan,
         memory=arguments.memory,
@@ -111,7 +114,7 @@ def _ros(argv: list[str]) -> int:
     parser = Parser(
         prog="egm measure ros", description="Stages of a ROS 2 node's recorded answers, mailbox and publish too."
     )
-    parser.add_argument("records", metavar="FILE.jsonl", help="as `python -m egm_ros.measure record` writes it")
+    parser.add_argument("records", metavar="FILE.jsonl", help="as `ros2 run egm_ros record_answers` writes it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     from egm_edge.benchmark.ros_records import read_ros_records, ros_markdown, summarise_ros
@@ -123,7 +126,7 @@ def _ros(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm measure", description="Measure a bundle's latency on this machine.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
     parser.add_argument(
         "--frames", metavar="DIR", help="pictures, with expressions.json or not (default: one synthetic)"
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from egm_edge.assets import resolve_bundle
 from egm_edge.cli.parser import Parser, whole_number
+from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 DEFAULT_PORT = 30000
 MEMORY_MODES = ("auto", "fast", "low")
@@ -31,9 +30,10 @@ SIGTERM or Ctrl-C finishes the accepted requests and exits with 0; a second one 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parse(argv)
-    bundle_dir = Path(resolve_bundle(arguments.bundle))
+    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
 
-    from egm_edge.bundle import Bundle
+    from egm_edge.auto import directory_of
+    from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.grounder import Grounder
     from egm_edge.machine import limit_heaps
     from egm_edge.serve.app import Service
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
             cors_origins=tuple(arguments.cors_origin),
             allowed_hosts=LOOPBACK_NAMES + hosts if loopback or hosts else (),
             verbatim=arguments.verbatim,
+            strict=arguments.strict,
+            fetch_pictures=arguments.fetch_pictures or bool(arguments.fetch_network),
+            fetch_networks=tuple(arguments.fetch_network),
             max_waiting=arguments.queue,
             max_body_bytes=arguments.max_body_mib * MIB,
             max_held_bytes=max(256, 2 * arguments.max_body_mib) * MIB,
@@ -59,25 +62,25 @@ def main(argv: list[str]) -> int:
             drain_s=arguments.drain_s,
         )
         limit_heaps()
-        opened = Bundle.open(bundle_dir)
+        opened = open_directory(directory_of(source))
         start_logging(debug=os.environ.get("EGM_DEBUG") == "1")
         with Grounder.from_opened(opened, memory=arguments.memory, threads=arguments.threads) as grounder:
             grounder.warm_up()
-            service = Service(grounder, settings, bundle_dir.resolve().name)
+            service = Service(grounder, settings, source.name)
             host, port = bound.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             if not (loopback or api_key):
                 warning = f"anyone who reaches {host} can ask: no API key is set"
                 sys.stderr.write(f"egm: warning: {warning}; set {KEY_VARIABLE}, or leave out --host\n")
             try:
-                return run(service, bound, lambda: print(f"serving {bundle_dir} at {url}", flush=True))
+                return run(service, bound, lambda: print(f"serving {source.text} at {url}", flush=True))
             finally:
                 service.engine.close()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="egm serve", description="Answer OpenAI clients with a bundle's boxes.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle to serve (default: as egm ground)")
+    parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only"
     )
@@ -96,6 +99,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--verbatim", action="store_true", help="feed EGM clients' sentences as sent, not in the bundle's own words"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse fields that cannot be honoured, instead of naming them in egm.ignored",
+    )
+    parser.add_argument(
+        "--fetch-pictures", action="store_true", help="fetch http(s) picture addresses that are public (default: none)"
+    )
+    parser.add_argument(
+        "--fetch-network",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="fetch pictures from this network too, for example 192.168.0.0/16; repeatable",
     )
     parser.add_argument(
         "--queue",

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from egm_edge.benchmark.svg import Line, plot
 from egm_edge.confidence.features import FEATURES, MEAN_LOG_PROBABILITY
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
 from egm_edge.confidence.quality import (
@@ -17,8 +16,9 @@ from egm_edge.confidence.quality import (
     risk_coverage,
 )
 from egm_edge.confidence.run import Answered
-from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome
+from egm_edge.reporting.intervals import wilson
+from egm_edge.reporting.svg import Line, plot
 
 CURVE_POINTS = 50
 SURE = 0.5

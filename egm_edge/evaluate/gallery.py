@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from egm_edge.benchmark.page import page, paragraph
 from egm_edge.errors import InputError
 from egm_edge.evaluate.records import Record
 from egm_edge.images import load_image
+from egm_edge.reporting.page import page, paragraph
 
 WORST = 24
 SIDE_PX = 480

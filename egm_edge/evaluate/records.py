@@ -31,6 +31,8 @@ class Record:
         target: xyxy pixels, None for a thing that is not there.
         outcome, box, rule, cut, text: of the Grounding; box is xyxy pixels or None. "REFUSED" of a server that refused it.
         iou: with the target, 0.0 where there is no box, None where there is no target.
+        thought_apart: a server kept the thought apart from the reply; in `text` it stands before it, between its tags.
+        candidates: every box of the answer, xyxy pixels.
         tokens: prompt, image, think, completion.
         timings: milliseconds of the request itself; a frame shared with the row before costs nothing here. Of a server
             the client's wall time and how many requests were open at once.
@@ -57,6 +59,8 @@ class Record:
     tokens: dict[str, int] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     total_ms: float = 0.0
+    thought_apart: bool = False
+    candidates: tuple[tuple[float, ...], ...] = ()
     budget_kind: str = "max_new_tokens"
     deadline_met: bool | None = None
 
@@ -69,10 +73,16 @@ class Record:
         """Rows of one image are not independent: bootstraps draw by this."""
         return f"{self.dataset}/{self.image}"
 
+    @property
+    def reply(self) -> str:
+        """What an OpenAI client has as the message's content."""
+        return self.text.partition("</think>")[2] if self.thought_apart else self.text
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
         """Inverse of `dataclasses.asdict` through JSON."""
         known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        known["candidates"] = tuple(map(tuple, known.get("candidates", ())))
         return cls(**known)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from egm_edge.benchmark.page import markdown_table
-from egm_edge.benchmark.svg import Line, plot
 from egm_edge.evaluate.budget import BUDGET_KINDS
-from egm_edge.evaluate.intervals import Interval, Paired
 from egm_edge.evaluate.published import matching, published_models, sources
 from egm_edge.evaluate.summary import Group, Summary
+from egm_edge.reporting.intervals import Interval, Paired
+from egm_edge.reporting.page import markdown_table
+from egm_edge.reporting.svg import Line, plot
 
 SCHEMA_VERSION = 1
 METRIC_NOTE = (

@@ -61,7 +61,9 @@ class AskedServer:
     def _record(
         self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
     ) -> Record:
-        parsed = parse_answer(reply.text, task=row.task, in_thought=reply.opened_in_thought)
+        parsed = parse_answer(
+            reply.text, task=row.task, in_thought=reply.opened_in_thought, expression=row.expression
+        )
         box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
         milliseconds = 0.0 if outcome else (reply.finished_at - reply.sent_at) * 1e3
         return Record(

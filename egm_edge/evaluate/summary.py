@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 
 from egm_edge.evaluate.expression_type import KINDS
-from egm_edge.evaluate.intervals import Interval, bootstrap_average, bootstrap_mean, wilson
 from egm_edge.evaluate.metrics import BOX_SIZES, EIGHT_SPLITS, box_size, eight_split_average, scores
 from egm_edge.evaluate.records import Record
 from egm_edge.grounding import Outcome
+from egm_edge.reporting.intervals import Interval, bootstrap_average, bootstrap_mean, wilson
 
 Key = TypeVar("Key")
 MS_PERCENTILES = (50, 90, 95, 99)

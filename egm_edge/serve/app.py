@@ -19,10 +19,13 @@ from egm_edge.grounder import Grounder
 from egm_edge.serve.chat import Chat
 from egm_edge.serve.engine import Engine
 from egm_edge.serve.errors import RequestError
+from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.metrics import Metrics
 from egm_edge.serve.middleware import Middleware
 from egm_edge.serve.openapi import openapi_document
 from egm_edge.serve.replies import Reply
+from egm_edge.serve.request_parsing import ParsedRequest
+from egm_edge.serve.schema import MAX_NAME_CHARS
 from egm_edge.serve.settings import ServeSettings
 
 PAGE_DIR = Path(__file__).parent / "page"
@@ -85,8 +88,8 @@ class Service:
         """Every accepted request is answered to its last byte."""
         return self.engine.idle and not self.middleware.in_flight
 
-    def _new_reply(self) -> Reply:
-        return Reply(self._names[0], self._fingerprint, self._hidden)
+    def _new_reply(self, request: ParsedRequest) -> Reply:
+        return Reply(self._names[0], self._fingerprint, self._hidden, request)
 
     def _card(self, name: str) -> dict[str, Any]:
         return {
@@ -102,7 +105,7 @@ class Service:
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._names:
+        if name not in self._names and (self.settings.model_names or len(name) > MAX_NAME_CHARS):
             found = f"expected model {', '.join(self._names)}; found {name[:100]!r}"
             raise RequestError(404, found, "model_not_found", param="model")
         return JSONResponse(self._card(name))
@@ -131,7 +134,7 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type"],
-        expose_headers=["retry-after", "x-request-id"],
+        expose_headers=["retry-after", "x-request-id", HEADER.lower()],
     )
 
 

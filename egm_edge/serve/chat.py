@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -16,6 +16,7 @@ from egm_edge.grounding import Grounding
 from egm_edge.serve.body import Body, ByteBudget
 from egm_edge.serve.engine import Engine, QueuedRequest
 from egm_edge.serve.errors import ClientGoneError, RequestError
+from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.metrics import BUSY, FAILED, GONE, LATE, REFUSED, Metrics
 from egm_edge.serve.replies import Reply, event
 from egm_edge.serve.request_parsing import ParsedRequest, parse_request
@@ -26,7 +27,7 @@ class Chat:
     """An ASGI application for the one route."""
 
     def __init__(
-        self, engine: Engine, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[], Reply]
+        self, engine: Engine, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[ParsedRequest], Reply]
     ) -> None:
         self._engine, self._settings, self._metrics, self._new_reply = engine, settings, metrics, new_reply
         self._held = ByteBudget(settings.max_held_bytes, metrics.held_bytes)
@@ -56,7 +57,7 @@ class Chat:
             if request.stream:
                 grounding = await self._stream(request, results, arrived, send)
             else:
-                grounding = await self._whole(results, arrived, scope, receive, send)
+                grounding = await self._whole(request, results, arrived, scope, receive, send)
         finally:
             watcher.cancel()
             queued.cancel()
@@ -68,11 +69,19 @@ class Chat:
         }
 
     async def _whole(
-        self, results: AsyncIterator[TokenEvent | Grounding], arrived: float, scope: Scope, receive: Receive, send: Send
+        self,
+        request: ParsedRequest,
+        results: AsyncIterator[TokenEvent | Grounding],
+        arrived: float,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> Grounding:
         async for result in results:
             if isinstance(result, Grounding):
-                await JSONResponse(self._new_reply().whole(result))(scope, receive, send)
+                body = self._new_reply(request).whole(result)
+                headers = _ignored_header(body["egm"]["ignored"])
+                await JSONResponse(body, headers=headers)(scope, receive, send)
                 return result
             if result.count == 1:
                 self._metrics.first_token_seconds.observe(time.monotonic() - arrived)
@@ -82,17 +91,17 @@ class Chat:
         self, request: ParsedRequest, results: AsyncIterator[TokenEvent | Grounding], arrived: float, send: Send
     ) -> Grounding:
         """Server-sent events. The status line waits for the first result, so that a refusal still has its own status."""
-        reply = self._new_reply()
+        reply = self._new_reply(request)
         first = await anext(results)
         self._metrics.first_token_seconds.observe(time.monotonic() - arrived)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        headers += [(k.lower().encode(), v.encode()) for k, v in _ignored_header(request.ignored).items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._piece(send, reply.opening())
         try:
             result: TokenEvent | Grounding = first
             while isinstance(result, TokenEvent):
-                if request.options.samples == 1:  # with several, only the vote says which text is the answer
-                    await self._piece(send, reply.piece(result.text))
+                await self._piece(send, reply.piece(result.text))
                 result = await anext(results)
         except RequestError as error:  # the status is sent: the error becomes the last event
             await self._piece(send, event(error.body()) + b"data: [DONE]\n\n", last=True)
@@ -104,6 +113,10 @@ class Chat:
     async def _piece(self, send: Send, data: bytes, *, last: bool = False) -> None:
         if data or last:
             await send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+def _ignored_header(names: Sequence[str]) -> dict[str, str]:
+    return {HEADER: ", ".join(names)} if names else {}
 
 
 async def _cancel_when_gone(receive: Receive, queued: QueuedRequest) -> None:

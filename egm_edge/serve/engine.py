@@ -6,8 +6,11 @@ Knows ParsedRequests and Groundings, not HTTP. The line is first come, first ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +20,7 @@ from typing import Any
 
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import EgmError
-from egm_edge.grounder import Grounder
+from egm_edge.grounder import Frame, Grounder
 from egm_edge.grounding import Grounding, Outcome
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.frame_cache import FrameCache
@@ -26,11 +29,15 @@ from egm_edge.serve.request_parsing import ParsedRequest
 from egm_edge.serve.settings import ServeSettings
 
 log = logging.getLogger("egm_edge.serve")
+LARGE_PIXELS = 4_000_000  # a few milliseconds of decoding are not worth a detour
+LARGE_AT_ONCE = 2
+ROOM_POLL_S = 0.1
+LOW_PRIORITY = 10
 FIRST_GUESS_S = 1.0
 SMOOTHING = 0.2
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class QueuedRequest:
     """One request on its way through the engine; `events` ends with a Grounding or an error."""
 
@@ -38,14 +45,16 @@ class QueuedRequest:
     arrived: float
     events: asyncio.Queue[TokenEvent | Grounding | Exception] = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
-    future: Future[None] | None = None
+    stage: Future[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    frame: tuple[Frame, bool] | None = None
+    running: bool = False
 
     def cancel(self, reason: Exception | None = None) -> None:
         """Leave the line, or stop at the next token."""
         self.cancelled.set()
-        if self.future is not None:
-            self.future.cancel()
+        if self.stage is not None:
+            self.stage.cancel()
         self.events.put_nowait(reason or ClientGoneError())
 
     async def results(self) -> AsyncIterator[TokenEvent | Grounding]:
@@ -64,13 +73,19 @@ class QueuedRequest:
 
 
 class Engine:
-    """Call every method from the event loop's thread."""
+    """Call every method from the event loop's thread.
+
+    Large pictures are decoded on a thread of their own, one at a time and at low priority, before they join the line, so that
+    nobody waits for them; at most LARGE_AT_ONCE of them are in memory decoded and not yet answered.
+    """
 
     def __init__(self, grounder: Grounder, settings: ServeSettings, metrics: Metrics) -> None:
         self._grounder, self._settings, self._metrics = grounder, settings, metrics
         self._frames = FrameCache(grounder, settings.kept_frames, settings.kept_bytes)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-engine")
-        self._inside: dict[Future[None], QueuedRequest] = {}
+        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-decode", initializer=_yield_to_others)
+        self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
+        self._inside: set[QueuedRequest] = set()
         self._usual_s = FIRST_GUESS_S
 
     @property
@@ -91,37 +106,70 @@ class Engine:
             message = f"{len(self._inside) - 1} requests are waiting, as many as may; try again in {seconds} s"
             raise RequestError(429, message, "queue_full", retry_after_s=seconds)
         queued = QueuedRequest(request, arrived)
+        self._inside.add(queued)
         loop = asyncio.get_running_loop()
-        future = queued.future = self._thread.submit(self._answer, queued, loop)
-        self._inside[future] = queued
+        queued.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, queued)
+        if request.picture.pixel_count > LARGE_PIXELS and request.picture not in self._frames:
+            queued.stage = self._decoder.submit(self._decode, queued)
+            queued.stage.add_done_callback(lambda done: _on_loop(loop, self._decoded, queued, done, loop))
+        else:
+            self._join(queued, loop)
         self._count()
-        queued.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, future)
-        future.add_done_callback(lambda done: _on_loop(loop, self._left, done))
         return queued
+
+    def _join(self, queued: QueuedRequest, loop: asyncio.AbstractEventLoop) -> None:
+        queued.stage = self._thread.submit(self._answer, queued, loop)
+        queued.stage.add_done_callback(lambda done: _on_loop(loop, self._left, queued))
+
+    def _decode(self, queued: QueuedRequest) -> None:
+        """On the decoder's thread: a large picture, as soon as there is room for it."""
+        while not self._large.acquire(timeout=ROOM_POLL_S):
+            if queued.cancelled.is_set():
+                return
+        try:
+            queued.frame = self._frames.frame(queued.request.picture)
+        except BaseException:
+            self._large.release()
+            raise
+
+    def _decoded(self, queued: QueuedRequest, done: Future[None], loop: asyncio.AbstractEventLoop) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            queued.events.put_nowait(_told(error))
+        if queued.frame is None or queued.cancelled.is_set():
+            self._left(queued)
+        else:
+            self._join(queued, loop)
 
     def cancel_all(self) -> None:
         """Tell everyone that the server stops."""
-        for queued in list(self._inside.values()):
+        for queued in list(self._inside):
             queued.cancel(RequestError(503, "the server is stopping", "stopping", close=True))
 
     def close(self) -> None:
-        """Stop the thread; a request that runs ends at its next token."""
+        """Stop the threads; a request that runs ends at its next token."""
         self.cancel_all()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._decoder, self._thread):
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    def _left(self, future: Future[None]) -> None:
-        if (queued := self._inside.pop(future, None)) and queued.timer:
+    def _left(self, queued: QueuedRequest) -> None:
+        self._inside.discard(queued)
+        if queued.timer:
             queued.timer.cancel()
+        if queued.frame is not None:
+            queued.frame = None
+            self._large.release()
+        queued.running = False
         self._count()
 
-    def _give_up(self, future: Future[None]) -> None:
+    def _give_up(self, queued: QueuedRequest) -> None:
         """The time of a request that still waits is over; one that runs is ended by the engine's thread."""
-        if (queued := self._inside.get(future)) and not future.running():
+        if queued in self._inside and not queued.running:
             limit = f"{self._settings.request_s:g} s"
             queued.cancel(RequestError(429, f"waited {limit} without a turn", "queue_full", retry_after_s=1))
 
     def _count(self) -> None:
-        running = sum(future.running() for future in self._inside)
+        running = sum(queued.running for queued in self._inside)
         self._metrics.running.set(running)
         self._metrics.queue_depth.set(len(self._inside) - running)
 
@@ -131,26 +179,20 @@ class Engine:
         def tell(event: TokenEvent | Grounding | Exception) -> None:
             _on_loop(loop, queued.events.put_nowait, event)
 
+        queued.running = True
         _on_loop(loop, self._count)
         started = time.monotonic()
         self._metrics.queue_seconds.observe(started - queued.arrived)
         try:
             self._ground(queued, tell)
-        except RequestError as error:
-            tell(error)
-        except EgmError as error:
-            tell(RequestError.of(error))
         except Exception as error:
-            log.error(
-                "unexpected %s in the engine: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG)
-            )
-            tell(RequestError(500, f"unexpected {type(error).__name__} in the engine", "engine_failed"))
+            tell(_told(error))
         finally:
             self._usual_s += SMOOTHING * (time.monotonic() - started - self._usual_s)
 
     def _ground(self, queued: QueuedRequest, tell: Callable[[TokenEvent | Grounding], None]) -> None:
         request, due = queued.request, queued.arrived + self._settings.request_s
-        frame, kept = self._frames.frame(request.picture_sha256, request.picture)
+        frame, kept = queued.frame or self._frames.frame(request.picture)
         self._metrics.frames_kept.set(len(self._frames))
         options = request.options
         if options.deadline_ms is not None:
@@ -173,6 +215,24 @@ class Engine:
             limit = f"{self._settings.request_s:g} s"
             raise RequestError(504, f"not answered within {limit}, waiting included; ask for less", "time_limit")
         tell(grounding if kept else frame.charged_to(grounding))
+
+
+def _told(error: BaseException) -> RequestError:
+    """What a client is told of a failure."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, EgmError):
+        return RequestError.of(error)
+    kind, trace = type(error).__name__, error if log.isEnabledFor(logging.DEBUG) else None
+    log.error("unexpected %s in the engine: %s", kind, error, exc_info=trace)
+    return RequestError(500, f"unexpected {kind} in the engine", "engine_failed")
+
+
+def _yield_to_others() -> None:
+    """Run the calling thread at low priority; on Linux a thread has one of its own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *given: Any) -> None:

@@ -90,6 +90,12 @@ class Middleware:
     def _admit(self, scope: Scope) -> None:
         """Refuse foreign host names (a web page that points its own name at this machine), missing keys, and late comers."""
         headers, path = Headers(scope=scope), scope["path"]
+        if (
+            "transfer-encoding" in headers and "content-length" in headers
+        ):  # two lengths: a smuggled request (RFC 9112, 6.1)
+            raise RequestError(
+                400, "expected Content-Length or Transfer-Encoding; found both", "two_lengths", close=True
+            )
         host = headers.get("host", "").rpartition("@")[2]
         name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
         if self._settings.allowed_hosts and name.lower() not in self._settings.allowed_hosts:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egm_edge.grounding import Grounding
+from egm_edge.serve.request_parsing import ParsedRequest
 
 CUT_BY_LENGTH = ("max_new_tokens", "context_tokens")
 
@@ -25,23 +26,31 @@ class Reply:
     Attributes:
         model: the name that is reported. fingerprint: of what produced the text.
         hidden: matches special tokens, which clients of a general server never see in the text.
+        request: what was asked for: stop texts, a JSON format, and what of it is ignored.
     """
 
     model: str
     fingerprint: str
     hidden: re.Pattern[str]
+    request: ParsedRequest
     id: str = field(default_factory=_completion_id)
     created: int = field(default_factory=lambda: int(time.time()))
     streamed: str = ""
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the text may be sent as it is generated. Of several samples only the vote says which text is the answer,
+        and a format is made of the whole answer."""
+        return self.request.options.samples == 1 and self.request.answer_format is None
+
     def whole(self, grounding: Grounding) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        message = {"role": "assistant", "content": grounding.text, "refusal": None}
+        message = {"role": "assistant", "content": None, "refusal": None} | self._said(grounding)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(grounding)}
         return self._head("chat.completion") | {
             "choices": [choice],
             "usage": usage(grounding),
-            "egm": grounding.to_dict(),
+            "egm": self._egm(grounding),
         }
 
     def opening(self) -> bytes:
@@ -50,18 +59,37 @@ class Reply:
 
     def piece(self, text: str) -> bytes:
         """A chunk of text; empty bytes where nothing of it is shown."""
-        shown = self.hidden.sub("", text)
+        shown = self.hidden.sub("", text) if self.in_pieces else ""
         self.streamed += shown
         return self._chunk({"content": shown}) if shown else b""
 
     def closing(self, grounding: Grounding, *, include_usage: bool) -> bytes:
         """What the pieces left out (a character cut in two), why it ended, the Grounding, the usage, and the end mark."""
-        rest = grounding.text.removeprefix(self.streamed) if grounding.text.startswith(self.streamed) else ""
-        last = self._chunk({"content": rest}) if rest else b""
-        last += self._chunk({}, finish_reason(grounding), egm=grounding.to_dict())
+        said = self._said(grounding)
+        if said.get("content", "").startswith(self.streamed):
+            said["content"] = said["content"].removeprefix(self.streamed)
+        for at, call in enumerate(said.get("tool_calls", ())):
+            call["index"] = at
+        last = self._chunk(said) if said.get("content") or said.get("tool_calls") else b""
+        last += self._chunk({}, finish_reason(grounding), egm=self._egm(grounding))
         if include_usage:
             last += event(self._head("chat.completion.chunk") | {"choices": [], "usage": usage(grounding)})
         return last + b"data: [DONE]\n\n"
+
+    def _said(self, grounding: Grounding) -> dict[str, Any]:
+        """The message's fields: the model's text, or the answer as the JSON that was asked for, its thought apart."""
+        wanted = self.request.answer_format
+        if wanted is None:
+            return {"content": grounding.text}
+        thought = {"reasoning_content": grounding.reasoning} if grounding.reasoning else {}
+        if not wanted.function:
+            return {"content": wanted.json(grounding)} | thought
+        function = {"name": wanted.function, "arguments": wanted.json(grounding)}
+        return {"tool_calls": [{"id": f"call_{self.id[-24:]}", "type": "function", "function": function}]} | thought
+
+    def _egm(self, grounding: Grounding) -> dict[str, Any]:
+        stopped = any(stop in grounding.text for stop in self.request.stop)  # half an answer is none: it stays whole
+        return grounding.to_dict() | {"ignored": [*self.request.ignored, *(["stop"] if stopped else [])]}
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

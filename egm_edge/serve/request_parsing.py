@@ -1,17 +1,13 @@
 """A request's JSON -> a ParsedRequest the engine can answer, or a RequestError that names the field at fault.
 
-What the engine cannot honour is refused, never ignored: the one exception is a value that means "the default". Knows no
-HTTP; runs in a worker thread, because pictures are large.
+What clients ordinarily send is honoured or, with its name told, ignored; with `strict` nothing is ignored. Knows no HTTP; runs
+in a worker thread, because pictures are large.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -20,13 +16,17 @@ from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.families.client_sentences import read_sentence
 from egm_edge.grounding import Task
-from egm_edge.images import read_image_wh
+from egm_edge.serve.answer_format import AnswerFormat, requested_format
 from egm_edge.serve.errors import RequestError
-from egm_edge.serve.schema import NEUTRAL, ChatRequest, ImagePart, TextPart
+from egm_edge.serve.ignored import ignored_fields, shown
+from egm_edge.serve.pictures import EncodedPicture, read_picture
+from egm_edge.serve.schema import ChatRequest, ImagePart, TextPart, UserMessage
 from egm_edge.serve.settings import ServeSettings
 
-_DATA_URL = re.compile(r"data:(?P<type>[a-zA-Z0-9.+/-]{0,80})(?:;[a-zA-Z0-9=._-]{1,80}){0,4};base64,")
+MAX_STOPS = 16
+ROLES = ("user", "system", "developer", "assistant", "tool", "function")
 _SENTENCE_HINT = "send one user message with one picture and one text"
+_PartT = TypeVar("_PartT", ImagePart, TextPart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,47 +34,53 @@ class ParsedRequest:
     """One request, ready for the engine.
 
     Attributes:
-        picture: encoded bytes, as sent. picture_sha256: of them; the same picture again finds its kept frame.
+        picture: as it was sent.
         expression: what to find; the whole text where it is no sentence that is known.
         task: modal or amodal.
         prompt: exact user text for the model; None asks in the bundle's own words.
-        options: how to decode; the answer's syntax is forced only for questions that ask for a box.
-        stream, include_usage: how to answer.
+        options: how to decode; the answer's syntax is forced only for requests that ask for a box.
+        stream, include_usage: how to answer. answer_format: in which JSON, None for the model's own text.
+        stop: texts that would end the answer. ignored: names of what is not honoured.
     """
 
-    picture: bytes = field(repr=False)
-    picture_sha256: str
+    picture: EncodedPicture
     expression: str
     task: Task
     prompt: str | None
     options: DecodingOptions
     stream: bool = False
     include_usage: bool = False
+    answer_format: AnswerFormat | None = None
+    stop: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
     """Check a request's body and take it apart.
 
     Raises:
-        RequestError: 400 for everything a client can hint, 404 for a model that is not served, 413 for too many pixels.
+        RequestError: 400 for everything a client can correct, 404 for a model that is not served, 413 for too many pixels.
     """
-    request = _parse(body)
+    request, strict = _parse(body), settings.strict
     if settings.model_names and request.model not in settings.model_names:
         names = ", ".join(settings.model_names)
         raise RequestError(404, f"expected model {names}; found {request.model!r}", "model_not_found", param="model")
-    _refuse_what_is_not_offered(request)
-    image, text = _content(request)
-    picture = _picture(image.image_url.url, settings)
+    ignored = ignored_fields(request, strict=strict)
+    url, text, unused = _turn(request, strict=strict)
+    answer_format = requested_format(request.response_format, request.tools, request.tool_choice)
     expression, task, prompt = _ask(text, request.task, settings)
+    options = _options(request, asks_for_a_box=prompt is None or read_sentence(text) is not None)
     return ParsedRequest(
-        picture=picture,
-        picture_sha256=hashlib.sha256(picture).hexdigest(),
+        picture=read_picture(url, settings),
         expression=expression,
         task=task,
         prompt=prompt,
-        options=_options(request, asks_for_a_box=prompt is None or read_sentence(text) is not None),
+        options=options,
         stream=bool(request.stream),
-        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        include_usage=bool(request.stream and request.stream_options and request.stream_options.include_usage),
+        answer_format=answer_format,
+        stop=_stops(request),
+        ignored=shown([*ignored, *unused, *_unused(request, answer_format)]),
     )
 
 
@@ -84,21 +90,21 @@ def _parse(body: bytes) -> ChatRequest:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = max(problems, key=lambda problem: len(problem["loc"]))  # of a union's branches, the one that got furthest
-    where = ".".join(str(part) for part in first["loc"] if "[" not in str(part) and not str(part).startswith("constrained-"))[:200]
+    path = [
+        str(part) for at, part in enumerate(first["loc"]) if at != 2 or part not in ROLES
+    ]  # without the union's tag
+    where = ".".join(part for part in path if "[" not in part and not part.startswith("constrained-"))[:200]
     if first["type"] == "json_invalid":
         raise RequestError(400, f"expected a JSON body; found {first['msg']}", "invalid_json")
-    if first["type"] == "extra_forbidden":
-        raise RequestError(
-            400, f"expected fields that are known; found {where!r}; leave it out", "unknown_field", param=where
-        )
     raise RequestError(400, f"{where or 'body'}: {first['msg']}", "invalid_value", param=where or None)
 
 
 def _options(request: ChatRequest, *, asks_for_a_box: bool) -> DecodingOptions:
+    think = 0 if request.max_think_tokens is None and _wants_no_thought(request) else request.max_think_tokens
     return DecodingOptions(
         max_new_tokens=request.max_completion_tokens or request.max_tokens,
         deadline_ms=request.deadline_ms,
-        max_think_tokens=request.max_think_tokens,
+        max_think_tokens=think,
         samples=None if request.samples == "auto" else request.samples or 1,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -107,76 +113,69 @@ def _options(request: ChatRequest, *, asks_for_a_box: bool) -> DecodingOptions:
     )
 
 
-def _refuse_what_is_not_offered(request: ChatRequest) -> None:
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and not any(
-            type(value) is type(v) or _both_numbers(value, v) for v in neutral if v == value
-        ):
-            raise RequestError(
-                400, f"expected {name} to be {neutral[0]!r} or absent; it is not offered", "unsupported", param=name
-            )
-    top_k = request.top_k
-    if top_k is not None and (type(top_k) is not int or (request.temperature and top_k > 0)):
-        raise RequestError(
-            400, "expected top_k -1, 0 or absent with a temperature above 0", "unsupported", param="top_k"
-        )
-    if request.stream_options is not None and not request.stream:
-        raise RequestError(
-            400, "expected stream_options only with stream: true", "invalid_value", param="stream_options"
-        )
+def _wants_no_thought(request: ChatRequest) -> bool:
+    """Each in the words of another client: Qwen's, vLLM's and SGLang's, OpenAI's."""
+    given = request.chat_template_kwargs if isinstance(request.chat_template_kwargs, dict) else {}
+    off = request.enable_thinking is False or given.get("enable_thinking") is False
+    return off or request.reasoning_effort == "none"
 
 
-def _both_numbers(left: Any, right: Any) -> bool:
-    return not isinstance(left, bool) and not isinstance(right, bool) and isinstance(left, (int, float))
+def _unused(request: ChatRequest, format_wanted: AnswerFormat | None) -> list[str]:
+    """Fields that are honoured in some of their values, and hold another one."""
+    found = []
+    if request.enable_thinking is not None and not isinstance(request.enable_thinking, bool):
+        found.append("enable_thinking")
+    if isinstance(given := request.chat_template_kwargs, dict):
+        found += [f"chat_template_kwargs.{name}" for name in given if name != "enable_thinking"]
+    elif given is not None:
+        found.append("chat_template_kwargs")
+    if request.reasoning_effort not in (None, "none"):
+        found.append("reasoning_effort")
+    if request.top_k is not None and type(request.top_k) is not int:
+        found.append("top_k")
+    if request.stop and not _stops(request):
+        found.append("stop")
+    called = format_wanted is not None and bool(format_wanted.function)
+    if request.tools and not called:
+        found += ["tools"] + (["tool_choice"] if request.tool_choice not in (None, "none", "auto") else [])
+    plain = request.response_format in (None, {"type": "text"})
+    if not plain and (called or format_wanted is None or not format_wanted.fits):
+        found.append("response_format")
+    return found
 
 
-def _content(request: ChatRequest) -> tuple[ImagePart, str]:
-    """The picture and the text of the one user turn. The picture goes first whatever the order, as EGM was trained."""
-    roles = [message.role for message in request.messages]
-    if roles != ["user"]:
-        found = ", ".join(roles[:8])
-        raise RequestError(
-            400, f"expected one user message; found {found}; put everything into it", "unsupported", param="messages"
-        )
-    content = request.messages[0].content
-    parts = content if isinstance(content, list) else []
-    images = [part for part in parts if isinstance(part, ImagePart)]
+def _stops(request: ChatRequest) -> tuple[str, ...]:
+    listed = [request.stop] if isinstance(request.stop, str) else request.stop
+    if not isinstance(listed, list) or len(listed) > MAX_STOPS or not all(isinstance(s, str) and s for s in listed):
+        return ()
+    return tuple(listed)
+
+
+def _turn(request: ChatRequest, *, strict: bool) -> tuple[str, str, list[str]]:
+    """Picture address and text of the last user turn, and what else was said. A picture of an earlier turn counts where
+    the last one has none. The picture goes first whatever the order, as EGM was trained."""
+    users = [at for at, message in enumerate(request.messages) if isinstance(message, UserMessage)]
+    if not users or (strict and len(request.messages) > 1):
+        found = ", ".join(message.role for message in request.messages[:8])
+        expected = f"expected one user message; found {found}; put everything into it"
+        raise RequestError(400, expected, "unsupported", param="messages")
+    shown = next((at for at in reversed(users) if _parts(request, at, ImagePart)), users[-1])
+    images = _parts(request, shown, ImagePart)
     if len(images) != 1:
-        found = f"{len(images)} pictures"
-        raise RequestError(
-            400, f"expected one image_url part; found {found}; {_SENTENCE_HINT}", "invalid_value", param="messages"
-        )
-    return images[0], "".join(part.text for part in parts if isinstance(part, TextPart))
+        expected = f"expected one image_url part; found {len(images)} pictures; {_SENTENCE_HINT}"
+        raise RequestError(400, expected, "invalid_value", param="messages")
+    said = request.messages[users[-1]].content
+    text = said if isinstance(said, str) else "".join(part.text for part in _parts(request, users[-1], TextPart))
+    others = [at for at, message in enumerate(request.messages) if message.content and at not in (shown, users[-1])]
+    unused = [f"messages.{at}" for at in others]
+    if shown != users[-1] and _parts(request, shown, TextPart):
+        unused.append(f"messages.{shown}.text")
+    return images[0].image_url.url, text, unused
 
 
-def _picture(url: str, settings: ServeSettings) -> bytes:
-    where = "messages.0.content"
-    if not (match := _DATA_URL.match(url)):
-        scheme = url.partition(":")[0][:16] if ":" in url[:17] else "no scheme"
-        raise RequestError(
-            400,
-            f"expected image_url.url as data:image/...;base64,...; found {scheme!r}; this server fetches nothing, "
-            "send the picture inside the request",
-            "invalid_image_url",
-            param=where,
-        )
-    try:
-        picture = base64.b64decode(url[match.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(
-            400, f"expected base64 after 'base64,'; found {error}", "invalid_base64", param=where
-        ) from None
-    try:
-        width, height = read_image_wh(picture)
-    except InputError as error:
-        raise RequestError(400, str(error), "invalid_image", param=where) from None
-    if width * height > settings.max_pixels:
-        limit, found = f"{settings.max_pixels / 1e6:g} megapixels", f"{width}x{height} pixels"
-        raise RequestError(
-            413, f"expected a picture of at most {limit}; found {found}; scale it down", "image_too_large", param=where
-        )
-    return picture
+def _parts(request: ChatRequest, at: int, kind: type[_PartT]) -> list[_PartT]:
+    content = request.messages[at].content
+    return [part for part in content if isinstance(part, kind)] if isinstance(content, list) else []
 
 
 def _ask(text: str, task: str | None, settings: ServeSettings) -> tuple[str, Task, str | None]:

@@ -1,14 +1,14 @@
-"""The chat-completions request as pydantic models: OpenAI's fields, and this server's own at the end.
+"""The chat-completions request as pydantic models: OpenAI's fields, what other servers' clients add, and this server's own.
 
-Types only: which values can be honoured is decided in `request_parsing`. The same models make the OpenAPI document. Unknown fields
-are refused by name, because a field that is silently dropped is a wrong answer waiting to happen.
+Types only: which values can be honoured is decided in `request_parsing`. The same models make the OpenAPI document. Fields
+that are not here are kept too, so that `ignored` can name them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from egm_edge.decoding.options import MAX_DEADLINE_MS, MAX_SAMPLES, MAX_TEMPERATURE
 
@@ -16,21 +16,22 @@ MAX_PARTS = 16
 MAX_MESSAGES = 64
 MAX_INT = 2**31 - 1
 TEXT_MAX_CHARS = 20_000
+MAX_NAME_CHARS = 256
 
 Text = Annotated[str, StringConstraints(max_length=TEXT_MAX_CHARS)]
-Name = Annotated[str, StringConstraints(max_length=256)]
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
 
 class ImageUrl(_Model):
-    """Where a picture is: here always inside the request."""
+    """Where a picture is: inside the request, or at an address where the server was told to fetch."""
 
-    url: str = Field(description="data:image/jpeg;base64,... (or png, webp, bmp)", repr=False)
-    detail: Literal["auto", "low", "high"] = Field(
+    url: str = Field(description="data:image/jpeg;base64,... (or png, webp, bmp, gif)", repr=False)
+    detail: Literal["auto", "low", "high", "original"] = Field(
         "auto", description="accepted; the bundle's own pixel budget decides"
     )
 
@@ -39,7 +40,7 @@ class ImagePart(_Model):
     """A picture."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Annotated[ImageUrl, BeforeValidator(lambda value: {"url": value} if isinstance(value, str) else value)]
 
 
 class TextPart(_Model):
@@ -52,12 +53,22 @@ class TextPart(_Model):
 Part = Annotated[ImagePart | TextPart, Field(discriminator="type")]
 
 
-class Message(_Model):
-    """One turn. Requests here hold one user turn with one picture."""
+class UserMessage(_Model):
+    """A question. The last one is answered, about the last picture up to it."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | Annotated[list[Part], Field(max_length=MAX_PARTS)] | None = None
+    role: Literal["user"]
+    content: Text | Annotated[list[Part], Field(max_length=MAX_PARTS)]
     name: Name | None = None
+
+
+class OtherMessage(_Model):
+    """What others said: read past, and named in `egm.ignored`."""
+
+    role: Literal["system", "developer", "assistant", "tool", "function"]
+    content: Any = None
+
+
+Message = Annotated[UserMessage | OtherMessage, Field(discriminator="role")]
 
 
 class StreamOptions(_Model):
@@ -85,24 +96,29 @@ class ChatRequest(_Model):
     metadata: dict[str, Any] | None = None
 
     n: Any = Field(None, description="1")
-    stop: Any = Field(None, description="none")
-    logprobs: Any = Field(None, description="false")
-    top_logprobs: Any = Field(None, description="none")
-    logit_bias: Any = Field(None, description="none")
-    frequency_penalty: Any = Field(None, description="0")
-    presence_penalty: Any = Field(None, description="0")
-    repetition_penalty: Any = Field(None, description="1")
-    top_k: Any = Field(None, description="any whole number with temperature 0; 0 or -1 otherwise")
-    min_p: Any = Field(None, description="0")
-    tools: Any = Field(None, description="none")
-    tool_choice: Any = Field(None, description="none")
+    stop: Any = Field(None, description="texts that end the answer; one that the answer holds is ignored")
+    logprobs: Any = Field(None, description="ignored unless false")
+    top_logprobs: Any = Field(None, description="ignored unless none")
+    logit_bias: Any = Field(None, description="ignored unless none")
+    frequency_penalty: Any = Field(None, description="ignored unless 0")
+    presence_penalty: Any = Field(None, description="ignored unless 0")
+    repetition_penalty: Any = Field(None, description="ignored unless 1")
+    top_k: Any = Field(None, description="draw from the so many likeliest tokens; 0 or -1 for all")
+    min_p: Any = Field(None, description="ignored unless 0")
+    tools: Any = Field(
+        None, description="ignored, but for a function that tool_choice asks for: it is given the answer"
+    )
+    tool_choice: Any = Field(None, description="a function of tools; anything else is ignored")
     parallel_tool_calls: Any = Field(None, description="any: there are no tools")
-    response_format: Any = Field(None, description='{"type": "text"}')
+    response_format: Any = Field(None, description="text, json_object or json_schema: the answer as that JSON")
     modalities: Any = Field(None, description='["text"]')
-    store: Any = Field(None, description="false")
-    service_tier: Any = Field(None, description="auto or default")
-    skip_special_tokens: Any = Field(None, description="true")
+    store: Any = Field(None, description="ignored unless false")
+    service_tier: Any = Field(None, description="ignored unless auto or default")
+    skip_special_tokens: Any = Field(None, description="ignored unless true")
     spaces_between_special_tokens: Any = Field(None, description="any")
+    enable_thinking: Any = Field(None, description="false for no thought, as max_think_tokens 0")
+    chat_template_kwargs: Any = Field(None, description="enable_thinking, as above; others are ignored")
+    reasoning_effort: Any = Field(None, description="none for no thought; others are ignored")
 
     task: Literal["modal", "amodal"] | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from egm_edge.errors import InputError
@@ -22,7 +23,11 @@ class ServeSettings:
         max_waiting: requests that may wait for the engine, which answers one at a time; more are told 429.
         max_body_bytes: of one request. max_held_bytes: of all request bodies and pictures held at once.
         max_pixels: of one picture, judged by its header.
-        max_connections: open connections; more are closed at once.
+        max_connections: open connections, of all clients and (max_connections_per_address) of one address. Above it the
+            longest idle or half-open one is closed; where all have a request under way, the new one.
+        strict: refuse what would be ignored.
+        fetch_pictures: fetch http(s) picture addresses, public ones and those in fetch_networks ("192.168.0.0/16").
+        fetch_s: for one of them.
         kept_frames: pictures whose vision is kept for the next sentence. kept_bytes: of their pixels and patches together.
         request_s: one request from arrival to answer, waiting included.
         body_s: from a request's headers to the end of its body. header_s: from a connection's start, or the last answer,
@@ -40,6 +45,11 @@ class ServeSettings:
     max_held_bytes: int = 256 * MIB
     max_pixels: int = 32_000_000
     max_connections: int = 256
+    max_connections_per_address: int = 128
+    strict: bool = False
+    fetch_pictures: bool = False
+    fetch_networks: tuple[str, ...] = ()
+    fetch_s: float = 10.0
     kept_frames: int = 4
     kept_bytes: int = 256 * MIB
     request_s: float = 600.0
@@ -55,6 +65,8 @@ class ServeSettings:
                 "max_body_bytes",
                 "max_pixels",
                 "max_connections",
+                "max_connections_per_address",
+                "fetch_s",
                 "request_s",
                 "body_s",
                 "header_s",
@@ -71,5 +83,10 @@ class ServeSettings:
             problems.append("max_held_bytes below max_body_bytes")
         if not self.api_key.isascii() or any(c.isspace() for c in self.api_key):
             problems.append("an API key with spaces or characters beyond ASCII")
+        for network in self.fetch_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                problems.append(f"network {network!r}: {error}")
         if problems:
             raise InputError("usable server settings", "; ".join(problems), "see egm serve --help")

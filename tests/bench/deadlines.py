@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from egm_edge.benchmark.svg import Line, plot
 from egm_edge.boxes import Box
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.machine import cpu_name
+from egm_edge.reporting.svg import Line, plot
 from egm_edge.synthetic import layout, queries, render, sample_scene
 
 FIRST_SEED = 940_000_000
@@ -56,7 +56,9 @@ def main() -> None:
             found = grounder.ground(image, query.expression, task=query.task, color="rgb", deadline_ms=deadline_ms)
             late_ms.append((time.perf_counter() - began) * 1e3 - deadline_ms)
             truth = Box.from_norm1000(query.box_norm1000, *FRAME_WH) if query.box_norm1000 else None
-            right = found.outcome is Outcome.NOT_FOUND if truth is None else bool(found.box and found.box.iou(truth) > 0.5)
+            right = (
+                found.outcome is Outcome.NOT_FOUND if truth is None else bool(found.box and found.box.iou(truth) > 0.5)
+            )
             points.append((deadline_ms, right))
             outcomes[found.outcome.value] += 1
             cuts[found.cut or "nothing"] += 1

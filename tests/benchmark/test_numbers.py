@@ -18,10 +18,10 @@ from egm_edge.benchmark.limits import Limits, measure_limits
 from egm_edge.benchmark.onnx_graph import Product, products, read_graph
 from egm_edge.benchmark.roofline import RequestModel, Work, _is_int8, bound_ms, reached
 from egm_edge.benchmark.runner import parse_sweeps
-from egm_edge.benchmark.statistics import median_ratio, paired_ratio, spread
 from egm_edge.benchmark.workload import expression_of_words, read_workload
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BundleError, InputError
+from egm_edge.reporting.statistics import median_ratio, paired_ratio, spread
 
 LIMITS = Limits(
     bandwidth_gb_s=10.0,

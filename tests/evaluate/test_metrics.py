@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from egm_edge.evaluate.expression_type import expression_type
-from egm_edge.evaluate.intervals import bootstrap_average, bootstrap_mean, mcnemar, paired, wilson
 from egm_edge.evaluate.metrics import EIGHT_SPLITS, box_size, eight_split_average, iou_rows, scores
 from egm_edge.evaluate.published import matching, published_models, sources
+from egm_edge.reporting.intervals import bootstrap_average, bootstrap_mean, mcnemar, paired, wilson
 
 NAN, INF = float("nan"), float("inf")
 HAND_WORKED = [

@@ -124,8 +124,11 @@ def _bright_box(array: NDArray[np.uint8], channel: int) -> Box | None:
 if __name__ == "__main__":
     import faulthandler
 
+    from egm_ros.process import StopRequest
+
+    stop = StopRequest()
     from egm_ros.grounding_node import main
 
     faulthandler.register(signal.SIGUSR1)  # every thread's stack, for a node that hangs
 
-    sys.exit(main(engine_factory="fake_node:FakeGrounder"))
+    sys.exit(main(sys.argv, "fake_node:FakeGrounder", stop))

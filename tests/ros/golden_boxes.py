@@ -19,7 +19,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "ros2_ws" / "src" / "egm_ros")
 from egm_ros.conversion import to_picture  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
 
-from egm_edge.assets import default_bundle_dir  # noqa: E402
+from egm_edge.assets import shipped_bundle  # noqa: E402
 from egm_edge.grounder import Grounder  # noqa: E402
 
 STREAM = REPOSITORY / "examples" / "stream" / "tabletop"
@@ -58,4 +58,4 @@ def write(bundle: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else default_bundle_dir())
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else shipped_bundle())

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
@@ -88,6 +88,7 @@ def read_launch_files(path: Path, **arguments: str) -> list[Launched]:
         "launch.actions": {
             "DeclareLaunchArgument": declare,
             "IncludeLaunchDescription": include,
+            "OpaqueFunction": lambda function: function(SimpleNamespace(launch_configurations=values)),
             "SetEnvironmentVariable": set_variable,
         },
         "launch.conditions": {"IfCondition": lambda value: lambda: resolve(value) == "true"},

@@ -8,7 +8,7 @@ from typing import Any
 from egm_ros.mailbox import CameraFrame
 from egm_ros.model_process import FrameCache
 from egm_ros.requests import Progress, Request
-from egm_ros.wire import Ask
+from egm_ros.wire import GroundRequest
 
 from egm_edge.decoding import TokenEvent
 from egm_edge.grounding import Grounding
@@ -26,17 +26,16 @@ class LocalEngine:
         frame: CameraFrame,
         request: Request,
         *,
-        left_s: float | None,
-        max_new_tokens: int,
-        max_think_tokens: int,
+        max_new_tokens: int | None,
+        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
         picture = frame.picture
         height, width = picture.array.shape[:2]
-        ask = Ask(
-            1, frame.sequence or -id(frame), height, width, picture.array.nbytes, picture.color, frame.stamp_ns,
-            request.expression, request.task.value, left_s, max_new_tokens, max_think_tokens, 0.0,
+        ask = GroundRequest(
+            1, frame.key, height, width, picture.array.nbytes, picture.color, frame.stamp_ns,
+            request.expression, request.task.value, request.deadline_s, max_new_tokens, max_think_tokens, 0.0,
         )  # fmt: skip
 
         def on_token(event: TokenEvent) -> None:
@@ -45,5 +44,5 @@ class LocalEngine:
 
         return self.cache.ground(ask, lambda: picture.array, should_stop, on_token)
 
-    def forget(self) -> None:
-        self.cache.forget()
+    def release_frame(self) -> None:
+        self.cache.release()

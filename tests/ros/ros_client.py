@@ -76,13 +76,14 @@ class Client:
     Args:
         image_topic: where `publish` sends images; compressed ones go to `/compressed` below it.
         namespace: of the grounding node and its topics.
+        topics: name of the camera among several.
 
     Attributes:
         detections, objects: everything received, oldest first.
         stamps: (sec, nanosec) of every image published.
     """
 
-    def __init__(self, image_topic: str = "image", namespace: str = "") -> None:
+    def __init__(self, image_topic: str = "image", namespace: str = "", topics: str = "") -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("test_client", context=self.context, namespace=namespace)
@@ -94,14 +95,16 @@ class Client:
         self.diagnosed = 0
         self._numbers = itertools.count(1)
         reliable = QoSProfile(depth=50)
+        below = f"{topics}/" if topics else ""
+        image_topic = f"{below}{image_topic}"
         self.images = self.node.create_publisher(Image, image_topic, qos_profile_sensor_data)
         self.compressed = self.node.create_publisher(
             CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data
         )
-        self.commands = self.node.create_publisher(String, "command", LATCHED_COMMAND_QOS)
-        self.node.create_subscription(Detection2DArray, "detections", self.detections.append, reliable)
+        self.commands = self.node.create_publisher(String, f"{below}command", LATCHED_COMMAND_QOS)
+        self.node.create_subscription(Detection2DArray, f"{below}detections", self.detections.append, reliable)
         self.node.create_subscription(
-            GroundedObjectArray, "grounded_objects", lambda m: self.objects.extend(m.objects), reliable
+            GroundedObjectArray, f"{below}grounded_objects", lambda m: self.objects.extend(m.objects), reliable
         )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.change = self.node.create_client(ChangeState, f"{NODE}/change_state")

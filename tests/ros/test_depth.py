@@ -130,10 +130,52 @@ def test_garbage_is_refused(change: dict, words: str) -> None:
 
 def test_intrinsics_come_from_p_and_else_from_k() -> None:
     k, p = [500, 0, 320, 0, 501, 240, 0, 0, 1], [400, 0, 310, 0, 0, 401, 230, 0, 0, 0, 1, 0]
-    info = SimpleNamespace(width=640, height=480, k=k, p=p)
+    info = camera_info()
+    info.width, info.height, info.k, info.p = 640, 480, k, p
     assert Pinhole.from_camera_info(info) == Pinhole(400, 401, 310, 230, (640, 480))
     info.p = [0.0] * 12
     assert Pinhole.from_camera_info(info) == Pinhole(500, 501, 320, 240, (640, 480))
     info.k = [0.0] * 9
     with pytest.raises(InputError, match="calibrate"):
         Pinhole.from_camera_info(info)
+
+
+def camera_info(binning: tuple[int, int] = (0, 0), roi: tuple[int, int, int, int] = (0, 0, 0, 0)) -> SimpleNamespace:
+    """A 1280x960 sensor, f = 1000 px, principal point in its middle. Args: roi: x, y, width, height."""
+    k = [1000.0, 0.0, 639.5, 0.0, 1000.0, 479.5, 0.0, 0.0, 1.0]
+    region = SimpleNamespace(x_offset=roi[0], y_offset=roi[1], width=roi[2], height=roi[3])
+    return SimpleNamespace(
+        width=1280, height=960, k=k, p=[0.0] * 12, roi=region, binning_x=binning[0], binning_y=binning[1]
+    )
+
+
+# An object of 0.2 m, 2 m away, 0.3 m right of and 0.1 m below the axis: on the whole sensor it covers 100 x 100 pixels about
+# (640 + 0.3 / 2 * 1000, 480 + 0.1 / 2 * 1000) = (790, 530), in pixel edges.
+@pytest.mark.parametrize(
+    ("info", "wh", "box"),
+    [
+        pytest.param(camera_info(), (1280, 960), Box(740, 480, 840, 580), id="whole sensor"),
+        pytest.param(camera_info((1, 1)), (1280, 960), Box(740, 480, 840, 580), id="binning said to be 1"),
+        pytest.param(camera_info((2, 2)), (640, 480), Box(370, 240, 420, 290), id="binning 2x2"),
+        pytest.param(camera_info((2, 1)), (640, 960), Box(370, 480, 420, 580), id="binning 2x1"),
+        pytest.param(camera_info(roi=(600, 400, 400, 300)), (400, 300), Box(140, 80, 240, 180), id="roi"),
+        pytest.param(camera_info((2, 2), (600, 400, 400, 300)), (200, 150), Box(70, 40, 120, 90), id="both"),
+    ],
+)
+def test_binning_and_region_of_interest_are_honoured(info: SimpleNamespace, wh: tuple[int, int], box: Box) -> None:
+    camera = Pinhole.from_camera_info(info)
+    assert camera.wh == wh
+    found = locate(np.full((wh[1], wh[0]), 2.0, np.float32), camera, box)
+    assert found is not None
+    assert found.centre == pytest.approx((0.3, 0.1, 2.0), abs=1e-6)
+    assert found.size == pytest.approx((0.2, 0.2, 0.0), abs=1e-6)
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="roi lies on its sensor; found 400x300 at 1000, 400 on 1280x960"):
+        Pinhole.from_camera_info(camera_info(roi=(1000, 400, 400, 300)))
+    binned = Pinhole.from_camera_info(camera_info((2, 2)))
+    with pytest.raises(InputError, match=r"of 640x480 pixels, .*; found 640x360"):
+        locate(np.full((360, 640), 2.0, np.float32), binned, Box(0, 0, 9, 9))
+    with pytest.raises(InputError, match=r"an image of 640x480 pixels, .*; found 1280x960"):
+        binned.check_size("an image", (1280, 960))

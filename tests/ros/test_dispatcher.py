@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from egm_ros.commands import StandingCommand
 from egm_ros.dispatcher import Dispatcher
 from egm_ros.mailbox import Mailbox
-from egm_ros.requests import Answer, BusyError, Request
+from egm_ros.requests import Answer, BusyError, Request, Ticket
 from egm_ros.settings import Settings
+from egm_ros.standing_queries import StandingQuery
 from fake_node import FakeGrounder
 from local_engine import LocalEngine
 from test_conversion import memory_of, message
@@ -28,7 +28,8 @@ class Bench:
         self.mailbox = Mailbox()
         self.answers: list[Answer] = []
         self.engine = LocalEngine(FakeGrounder(self.settings))
-        self.dispatcher = Dispatcher(self.engine, self.mailbox, lambda: self.settings, self.answers.append)
+        self.dispatcher = Dispatcher(self.engine, self.mailbox.wake, lambda: self.settings)
+        self.source = self.dispatcher.add_source(self.mailbox, self.answers.append)
 
     def show(self) -> None:
         """A new frame arrives."""
@@ -36,12 +37,17 @@ class Bench:
         frame.header = _Header(int(time.monotonic() * 1e9))  # type: ignore[attr-defined]
         self.mailbox.put(frame)
 
-    def ask(self, expression: str, deadline_s: float | None = None) -> Answer:
-        return self.dispatcher.wait(self.dispatcher.submit(Request("r", expression, Task.MODAL, deadline_s)))
+    def submit(self, expression: str, left_s: float | None = None) -> Ticket:
+        self.dispatcher.reserve()
+        deadline_s = None if left_s is None else time.monotonic() + left_s
+        return self.dispatcher.submit(self.source, Request("r", expression, Task.MODAL, deadline_s))
+
+    def ask(self, expression: str, left_s: float | None = None) -> Answer:
+        return self.dispatcher.wait(self.submit(expression, left_s))
 
 
-def command(request_id: str, expression: str, task: Task = Task.MODAL) -> StandingCommand:
-    return StandingCommand(Request(request_id, expression, task))
+def command(request_id: str, expression: str, task: Task = Task.MODAL) -> StandingQuery:
+    return StandingQuery(Request(request_id, expression, task))
 
 
 class _Header:
@@ -89,7 +95,7 @@ def test_a_request_waits_for_a_frame_that_comes_in_time(bench: Bench) -> None:
 
 
 def test_each_frame_is_grounded_once_for_a_standing_command(bench: Bench) -> None:
-    bench.dispatcher.say(command("c", "red thing tokens=1", Task.MODAL))
+    bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
     for _ in range(3):
         bench.show()
         before = len(bench.answers)
@@ -101,7 +107,7 @@ def test_each_frame_is_grounded_once_for_a_standing_command(bench: Bench) -> Non
 def test_repeating_a_command_does_not_interrupt_it(bench: Bench) -> None:
     bench.show()
     for _ in range(8):
-        bench.dispatcher.say(command("c", "red thing tokens=20", Task.MODAL))
+        bench.source.say(command("c", "red thing tokens=20", Task.MODAL))
         time.sleep(0.05)
     wait_for(lambda: bench.answers)
     assert bench.answers[0].grounding is not None
@@ -117,7 +123,7 @@ def test_a_frame_is_forgotten_when_everything_is_dropped(bench: Bench) -> None:
 
 def test_on_demand_means_one_answer_per_command(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground="on_demand")
-    bench.dispatcher.say(command("c", "red thing tokens=1", Task.MODAL))
+    bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
     for _ in range(4):
         bench.show()
         time.sleep(0.05)
@@ -126,7 +132,7 @@ def test_on_demand_means_one_answer_per_command(bench: Bench) -> None:
 
 def test_the_period_holds_a_standing_command_back(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground_period_s=0.2)
-    bench.dispatcher.say(command("c", "red thing tokens=1", Task.MODAL))
+    bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
     end = time.monotonic() + 0.7
     while time.monotonic() < end:
         bench.show()
@@ -136,7 +142,7 @@ def test_the_period_holds_a_standing_command_back(bench: Bench) -> None:
 
 def test_cancel_and_deadline_stop_between_two_tokens(bench: Bench) -> None:
     bench.show()
-    cancelled = bench.dispatcher.submit(Request("r", "red thing tokens=500", Task.MODAL))
+    cancelled = bench.submit("red thing tokens=500")
     time.sleep(0.1)
     start = time.monotonic()
     answer = bench.dispatcher.wait(cancelled, is_cancelled=lambda: True)
@@ -144,11 +150,11 @@ def test_cancel_and_deadline_stop_between_two_tokens(bench: Bench) -> None:
     assert answer.grounding.outcome is Outcome.CANCELLED
     assert time.monotonic() - start < 0.5
     bench.show()
-    late = bench.ask("red thing tokens=500", deadline_s=0.2).grounding
+    late = bench.ask("red thing tokens=500", left_s=0.2).grounding
     assert late is not None
     assert (late.outcome, late.deadline_met) == (Outcome.TIMED_OUT, False)
     bench.show()
-    early = bench.ask("red thing", deadline_s=5.0).grounding
+    early = bench.ask("red thing", left_s=5.0).grounding
     assert early is not None
     assert early.deadline_met is True
 
@@ -156,9 +162,9 @@ def test_cancel_and_deadline_stop_between_two_tokens(bench: Bench) -> None:
 def test_more_requests_than_allowed_are_refused(bench: Bench) -> None:
     bench.settings = replace(bench.settings, max_pending_requests=2)
     bench.show()
-    tickets = [bench.dispatcher.submit(Request("r", "red thing tokens=200", Task.MODAL)) for _ in range(2)]
+    tickets = [bench.submit("red thing tokens=200") for _ in range(2)]
     with pytest.raises(BusyError, match="found 2 already waiting"):
-        bench.dispatcher.submit(Request("r", "red thing", Task.MODAL))
+        bench.submit("red thing")
     for ticket in tickets:
         bench.dispatcher.wait(ticket, is_cancelled=lambda: True)
 
@@ -174,7 +180,7 @@ def test_an_engine_failure_is_an_answer_and_the_dispatcher_lives(bench: Bench) -
 
 def test_stopping_answers_everybody(bench: Bench) -> None:
     bench.show()
-    tickets = [bench.dispatcher.submit(Request("r", "red thing tokens=500", Task.MODAL)) for _ in range(3)]
+    tickets = [bench.submit("red thing tokens=500") for _ in range(3)]
     assert bench.dispatcher.stop(5.0)
     outcomes = [ticket.answer.grounding.outcome for ticket in tickets if ticket.answer and ticket.answer.grounding]
     assert outcomes == [Outcome.CANCELLED] * 3

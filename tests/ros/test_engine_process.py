@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from egm_ros.engine import EngineFailedError, EngineLostError
-from egm_ros.engine_process import EngineProcess
+from egm_ros.engine_process import EngineChange, EngineProcess
 from egm_ros.mailbox import CameraFrame
-from egm_ros.pixels_memory import PixelsMemory
 from egm_ros.requests import Progress, Request
 from egm_ros.settings import Settings
-from egm_ros.wire import Ask, Beat, Done, Failed, Forget, Ready, Stop, decode, encode
+from egm_ros.shared_frame import SharedFrame
+from egm_ros.wire import Failed, GroundRequest, Heartbeat, Ready, ReleaseFrame, Result, Stop, decode, encode
 from test_conversion import memory_of, message, rgb_message
 
 from egm_edge.errors import BackendError, EgmError
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.settings = Settings(hang_timeout_s=2.0)
-        self.said: list[str] = []
+        self.said: list[EngineChange] = []
         self.engine = EngineProcess(lambda: self.settings, FACTORY, self.said.append)
         self.number = 0
 
@@ -52,10 +52,9 @@ class Bench:
     ) -> Grounding:
         return self.engine.ground(
             frame or self.frame(),
-            Request("r", expression, Task.MODAL),
-            left_s=left_s,
-            max_new_tokens=0,
-            max_think_tokens=0,
+            Request("r", expression, Task.MODAL, None if left_s is None else time.monotonic() + left_s),
+            max_new_tokens=None,
+            max_think_tokens=None,
             should_stop=should_stop,
             on_progress=on_progress,
         )
@@ -95,7 +94,7 @@ def test_it_answers_and_a_second_sentence_reuses_the_frame(bench: Bench) -> None
     assert first.stamp_ns == frame.stamp_ns == 7_000_000_005
     assert not first.timings.frame_reused
     assert second.timings.frame_reused
-    bench.engine.forget()
+    bench.engine.release_frame()
     assert not bench.ground("red thing", frame).timings.frame_reused
 
 
@@ -150,7 +149,7 @@ def test_killed_while_idle_it_comes_back_by_itself(bench: Bench) -> None:
     while bench.engine.health().restarts == before.restarts and time.monotonic() < end:
         time.sleep(0.01)
     bench.wait_ready()
-    assert any("signal 9" in said for said in bench.said)
+    assert any(said.lost and "signal 9" in said.text for said in bench.said)
     assert bench.ground("red thing").outcome is Outcome.FOUND
 
 
@@ -222,12 +221,12 @@ def test_stop_in_the_middle_of_a_slow_start_ends_both() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        Ask(1, 2, 3, 4, 5, "rgb", 6, "a \0 é", "modal", None, 0, 0, 0.5),
+        GroundRequest(1, 2, 3, 4, 5, "rgb", 6, "a \0 é", "modal", None, 0, 0, 0.5),
         Stop(1),
-        Forget(),
+        ReleaseFrame(),
         Ready("b", "c", "d"),
-        Beat(1, "think", 3, "text"),
-        Done(1, {"outcome": "FOUND"}),
+        Heartbeat(1, "think", 3, "text"),
+        Result(1, {"outcome": "FOUND"}),
         Failed(-1, "a", "b", "c"),
     ],
     ids=lambda record: type(record).__name__,
@@ -236,15 +235,15 @@ def test_records_survive_the_wire(record: object) -> None:
     assert decode(encode(record)) == record  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'["Ask", {}]', b'["eval", {}]', b"\xff\xfe", b"[1]"])
+@pytest.mark.parametrize("data", [b"", b"{}", b'["GroundRequest", {}]', b'["eval", {}]', b"\xff\xfe", b"[1]"])
 def test_anything_else_on_the_wire_is_refused(data: bytes) -> None:
     with pytest.raises(BackendError):
         decode(data)
 
 
 def test_pixels_cross_between_two_mappings_of_one_memory() -> None:
-    ours = PixelsMemory()
-    theirs = PixelsMemory(os.dup(ours.descriptor))
+    ours = SharedFrame()
+    theirs = SharedFrame(os.dup(ours.descriptor))
     for size in ((2, 3), (700, 900), (5, 5)):
         array = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
         ours.write(array[:, ::-1])

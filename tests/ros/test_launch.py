@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "ros2_ws" / "src" / "egm_ros"
 def test_it_starts_the_installed_executable_with_existing_files() -> None:
     launched = read_launch_file(PACKAGE / "launch" / "grounding.launch.py", bundle_path="/data/2024")
     assert (launched.package, launched.executable) == ("egm_ros", "grounding_node")
-    assert f"{launched.executable} = egm_ros.grounding_node:main" in (PACKAGE / "setup.py").read_text()
+    assert f"{launched.executable} = egm_ros.process:grounding_node" in (PACKAGE / "setup.py").read_text()
     known = yaml.safe_load((PACKAGE / "config" / "grounding.yaml").read_text())["/**"]["ros__parameters"]
     assert launched.parameter_files == ["share:egm_ros/config/grounding.yaml"]
     assert set(launched.parameters) <= set(known)
@@ -42,6 +42,28 @@ def test_arguments_reach_the_node() -> None:
     assert launched.parameters["autostart"] is False
 
 
+def test_depth_is_located_in_the_nodes_namespace() -> None:
+    node, locator = read_launch_files(
+        PACKAGE / "launch" / "grounding.launch.py", namespace="left", depth="/d/image", camera_info="/c/info"
+    )
+    assert (node.namespace, locator.namespace) == ("left", "left")
+    assert locator.executable == "depth_locator"
+    assert locator.remappings == {"depth": "/d/image", "camera_info": "/c/info"}
+
+
+def test_several_cameras_share_a_node_and_have_a_locator_each() -> None:
+    node, left, right = read_launch_files(
+        PACKAGE / "launch" / "grounding.launch.py",
+        cameras="left,right", image="/l/raw,/r/raw", depth="/l/depth,/r/depth", camera_info="/l/info,/r/info",
+    )  # fmt: skip
+    assert node.parameters["cameras"] == "left,right"
+    assert node.remappings["left/image"] == "/l/raw"
+    assert node.remappings["right/image"] == "/r/raw"
+    assert node.remappings["right/command"] == "right/command", "no topics given: the camera's own"
+    assert (left.namespace, right.namespace) == ("left", "right")
+    assert right.remappings == {"depth": "/r/depth", "camera_info": "/r/info"}
+
+
 def test_node_and_simulated_camera() -> None:
     node, camera = read_launch_files(
         PACKAGE / "launch" / "simulated_camera.launch.py", bundle_path="/b", namespace="left", motion="slide", seed="7"
@@ -54,7 +76,7 @@ def test_node_and_simulated_camera() -> None:
     assert all(f'"{name}": _Parameter(' in source for name in camera.parameters)
     assert (camera.parameters["motion"], camera.parameters["seed"], camera.parameters["rate_hz"]) == ("slide", 7, 30.0)
     assert camera.environment == node.environment != {}, "both ends of a raw image topic need the profile"
-    assert "simulated_camera = egm_ros.simulated_camera:main" in (PACKAGE / "setup.py").read_text()
+    assert "simulated_camera = egm_ros.process:simulated_camera" in (PACKAGE / "setup.py").read_text()
 
 
 def test_node_and_recorded_stream() -> None:
@@ -65,11 +87,12 @@ def test_node_and_recorded_stream() -> None:
     assert node.remappings["image"] == "/camera/image"
     assert node.parameters["image_transport"] == "compressed"
     assert replay.arguments == ["/data/bag", "--loops", "0", "--restamp", "--rate", "1.0"]
-    assert "replay_bag = egm_ros.bag:replay_main" in (PACKAGE / "setup.py").read_text()
+    assert "replay_bag = egm_ros.process:replay_bag" in (PACKAGE / "setup.py").read_text()
 
 
 def test_the_rviz_configuration_shows_topics_that_exist() -> None:
     displays = yaml.safe_load((PACKAGE / "rviz" / "grounding.rviz").read_text())["Visualization Manager"]["Displays"]
-    topics = {display["Topic"]["Value"] for display in displays}
-    assert topics == {"/annotated", "/image"}
-    assert '"annotated"' in (PACKAGE / "egm_ros" / "outputs.py").read_text()
+    topics = {display["Topic"]["Value"] for display in displays if "Topic" in display}
+    assert topics == {"annotated", "image", "markers"}, "relative: they follow the namespace that RViz is started in"
+    assert 'annotated"' in (PACKAGE / "egm_ros" / "outputs.py").read_text()
+    assert '"markers"' in (PACKAGE / "egm_ros" / "depth_locator.py").read_text()

@@ -17,7 +17,7 @@ import pytest
 from ament_index_python.packages import get_package_share_directory
 from conftest import REPOSITORY
 from egm_interfaces.msg import GroundedObject
-from egm_ros.bag import BagMessage, BagWriter, read_bag
+from egm_ros.replay_bag import BagMessage, read_bag
 from golden_boxes import GOLDEN, STREAM, frames
 from rclpy.serialization import serialize_message
 from ros_client import Client, until
@@ -29,10 +29,11 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from tests.bench.ros.record_bag import BagWriter
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
-RECORD = [sys.executable, "-c", "import sys; from egm_ros.bag import record_main; sys.exit(record_main())"]
-REPLAY = [sys.executable, "-c", "import sys; from egm_ros.bag import replay_main; sys.exit(replay_main())"]
+RECORD = [sys.executable, "-m", "tests.bench.ros.record_bag"]
+REPLAY = [sys.executable, "-c", "from egm_ros.process import replay_bag; replay_bag()"]
 
 
 def independent_typestore() -> Any:
@@ -148,5 +149,25 @@ def test_the_recorded_stream_gives_the_golden_boxes(
 def test_an_unusable_bag_is_one_line(make_node: MakeNode) -> None:
     replay = make_node([*REPLAY, str(REPOSITORY / "README.md")])
     assert replay.process.wait(60) == 2
-    assert "expected a bag" in replay.log
+    assert "expected a whole bag" in replay.log
     assert "Traceback" not in replay.log
+
+
+@pytest.mark.parametrize(
+    ("cut", "tool"),
+    [("mcap", "mcap recover"), ("metadata.yaml", "ros2 bag reindex")],
+    ids=["file cut short", "no metadata"],
+)
+def test_a_bag_that_a_crash_has_cut_names_the_tool_that_repairs_it(tmp_path: Path, cut: str, tool: str) -> None:
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        for number in range(50):
+            cdr = bytes(serialize_message(Detection2DArray(detections=[Detection2D(id="x" * 1000)])))
+            writer.add(BagMessage("/detections", "vision_msgs/msg/Detection2DArray", number, cdr))
+    if cut == "mcap":
+        file = next(bag.glob("*.mcap"))
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        (bag / cut).unlink()
+    with pytest.raises(InputError, match=tool):
+        list(read_bag(bag))

@@ -8,12 +8,15 @@ import sys
 import numpy as np
 import pytest
 import rclpy
+from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from ros_client import until
 from ros_fixtures import MakeNode
 from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
+from visualization_msgs.msg import Marker, MarkerArray
 
 pytestmark = pytest.mark.ros
 
@@ -29,6 +32,11 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
     depth = node.create_publisher(Image, "depth", qos_profile_sensor_data)
     info = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
     boxes = node.create_publisher(Detection2DArray, "detections", 10)
+    objects = node.create_publisher(GroundedObjectArray, "grounded_objects", 10)
+    markers: list[MarkerArray] = []
+    frames: list[TFMessage] = []
+    node.create_subscription(MarkerArray, "markers", markers.append, 10)
+    node.create_subscription(TFMessage, "/tf", frames.append, 100)
     locator = make_node([sys.executable, "-m", "egm_ros.depth_locator"], ["-r", "__ns:=/d"])
     millimetres = np.full((120, 160), 2000, np.uint16)
     millimetres[40:80, 60:100] = 800
@@ -63,6 +71,22 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
         assert (got.id, got.results[0].hypothesis.class_id) == ("cmd-1", "the red mug")
         assert array3d.header.frame_id == "eye" and array3d.header.stamp.sec > 0
         assert "depth image refused" in locator.log, "garbage is named, not fatal"
+        until(lambda: send() and frames and any(array.markers for array in markers), 30, "markers and frames")
+        cube, text = next(array for array in markers if array.markers).markers
+        assert (cube.ns, cube.type, text.type, text.text) == (
+            "cmd-1",
+            Marker.CUBE,
+            Marker.TEXT_VIEW_FACING,
+            "the red mug",
+        )
+        assert (cube.pose.position, cube.scale) == (position, size)
+        (transform,) = frames[0].transforms
+        assert (transform.header.frame_id, transform.child_frame_id) == ("eye", "d/object_command")
+        assert transform.transform.translation.z == pytest.approx(0.8, abs=0.005)
+        before = len(found)
+        objects.publish(GroundedObjectArray(objects=[GroundedObject(image_width=320, image_height=240)]))
+        until(lambda: send() and "found 320x240" in locator.log, 30, "the refusal of another image's size")
+        assert len(found) - before < 30
     finally:
         executor.shutdown()
         node.destroy_node()

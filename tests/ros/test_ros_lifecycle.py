@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
-from egm_ros.settings import Settings
+from egm_ros.settings import Settings, parameter_name
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import DescribeParameters
 from ros_client import Client, image_message, picture, until
-from ros_fixtures import MakeNode
+from ros_fixtures import HERE, MakeNode
+from std_srvs.srv import SetBool
 
 pytestmark = pytest.mark.ros
 
@@ -57,7 +66,7 @@ def test_shutdown_in_mid_decode_is_clean(make_node: MakeNode, client: Client, si
 
 def test_parameters_are_described_ranged_and_checked(make_node: MakeNode, client: Client) -> None:
     node = make_node()
-    names = list(Settings.__dataclass_fields__)
+    names = [parameter_name(item) for item in fields(Settings)]
     described = client.call(client.describer, DescribeParameters.Request(names=names)).descriptors
     assert [d.name for d in described] == names
     assert all(d.description for d in described)
@@ -67,6 +76,9 @@ def test_parameters_are_described_ranged_and_checked(make_node: MakeNode, client
     refusal = client.set_parameter("task", "telepathic")
     assert not refusal.successful
     assert "task must be one of modal, amodal, got 'telepathic'" in refusal.reason
+    refusal = client.set_parameter("max_pending_requests", 2)
+    assert not refusal.successful, "what is read at start-up alone must not look as if it were taken"
+    assert "read-only" in refusal.reason
     assert node.stop() == 0, node.log
 
 
@@ -75,3 +87,138 @@ def test_a_wrong_parameter_on_the_command_line_is_one_line_and_no_traceback(make
     assert node.process.wait(15) == 2
     assert "max_frame_age_s" in node.log
     assert "Traceback" not in node.log
+
+
+# What a caller may ask for, by id, in states that it can wait in; everything else there is refused.
+TRANSITIONS = {
+    name.removeprefix("TRANSITION_"): value
+    for name, value in vars(Transition).items()
+    if name.startswith("TRANSITION_")
+}
+POSSIBLE = {
+    "unconfigured": {"CONFIGURE": "inactive", "UNCONFIGURED_SHUTDOWN": "finalized"},
+    "inactive": {"CLEANUP": "unconfigured", "ACTIVATE": "active", "INACTIVE_SHUTDOWN": "finalized"},
+    "active": {"DEACTIVATE": "inactive", "ACTIVE_SHUTDOWN": "finalized"},
+    "finalized": {},
+}
+ROUTES = {"unconfigured": [], "inactive": ["configure"], "active": ["configure", "activate"], "finalized": []}
+
+
+def ask(client: Client, **transition: object) -> bool:
+    request = ChangeState.Request(transition=Transition(**transition))
+    return client.call(client.change, request, timeout_s=10.0).success
+
+
+def test_every_transition_from_every_state_is_answered(make_node: MakeNode, client: Client) -> None:
+    asked = 0
+    for state in POSSIBLE:
+        node = make_node()
+        for name in ROUTES[state]:
+            assert client.transition(name)
+        if state == "finalized":
+            assert ask(client, id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        assert client.state() == state
+        for name, number in TRANSITIONS.items():
+            if name not in POSSIBLE[state]:
+                assert not ask(client, id=number), f"{name} from {state}"
+                asked += 1
+        assert not ask(client, label="no_such_transition")
+        assert not ask(client, id=200)
+        assert client.state() == state, "refused transitions change nothing"
+        # Those that end the node's life last, each on a node of its own.
+        *there_and_back, last = sorted(POSSIBLE[state], key=lambda name: "SHUTDOWN" in name) or [None]
+        for name in there_and_back:
+            assert ask(client, id=TRANSITIONS[name])
+            assert client.state() == POSSIBLE[state][name]
+            asked += 1
+            back = {"CONFIGURE": "CLEANUP", "CLEANUP": "CONFIGURE", "ACTIVATE": "DEACTIVATE", "DEACTIVATE": "ACTIVATE"}[
+                name
+            ]
+            assert ask(client, id=TRANSITIONS[back])
+        if last is not None:
+            assert ask(client, id=TRANSITIONS[last])
+            assert client.state() == "finalized"
+            asked += 1
+        assert node.stop() == 0, node.log
+        assert "Traceback" not in node.log
+    assert asked == len(POSSIBLE) * len(TRANSITIONS)
+
+
+STOPS = [
+    (signal.SIGINT, 0),
+    (signal.SIGTERM, 0),
+    (signal.SIGINT, 2),
+    (signal.SIGINT, 20),
+    (signal.SIGINT, 100),
+    (signal.SIGTERM, 10),
+]
+
+
+def stop_by(process: subprocess.Popen, sign: signal.Signals, gap_ms: int) -> tuple[int, float]:
+    """Exit code and seconds; `gap_ms` 0 for one signal, else for a second one after the first, both to the whole group."""
+    started_s = time.monotonic()
+    os.killpg(process.pid, sign)
+    if gap_ms:
+        time.sleep(gap_ms / 1e3)
+        os.killpg(process.pid, sign)
+    code = process.wait(20)
+    return code, time.monotonic() - started_s
+
+
+@pytest.mark.parametrize(("sign", "gap_ms"), STOPS, ids=[f"{sign.name} {gap} ms" for sign, gap in STOPS])
+def test_a_signal_to_the_group_once_or_twice_ends_it_cleanly(
+    client: Client, tmp_path: Path, sign: signal.Signals, gap_ms: int
+) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, str(HERE / "fake_node.py"), "--ros-args", "-p", "autostart:=true"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    client.wait_for_state("active")
+    client.command("the red thing tokens=1000")
+    before = client.wait_for_counters()["frames_received"]
+    client.feed(image_message(picture()), lambda: client.counters["frames_received"] > before, "a frame taken")
+    code, took_s = stop_by(process, sign, gap_ms)
+    text = log.read_text()
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert "was lost" not in text, "the model did not die of the signal, and was not started again"
+    assert took_s < 4.0, "under 2 s on a machine that is idle"
+
+
+def test_enable_pauses_and_goes_on(make_node: MakeNode, client: Client) -> None:
+    node = make_node(autostart=True)
+    client.wait_for_state("active")
+    enable = client.node.create_client(SetBool, "grounding_node/enable")
+    client.command("the red thing")
+    client.feed(image_message(picture()), client.first_detection)
+    assert client.call(enable, SetBool.Request(data=False)).success
+    client.detections.clear()
+    for _ in range(10):
+        client.publish(image_message(picture()))
+        time.sleep(0.05)
+    assert not client.detections
+    from egm_interfaces.srv import Ground
+
+    refused = client.call(client.service, Ground.Request(expression="the red thing"))
+    assert "~/enable" in refused.message
+    assert client.state() == "active"
+    assert client.call(enable, SetBool.Request(data=True)).success
+    assert client.feed(image_message(picture()), client.first_detection), "what stood goes on by itself"
+    client.node.destroy_client(enable)
+    assert node.stop() == 0, node.log
+
+
+def test_a_bond_forms_when_active_and_breaks_with_the_node(make_node: MakeNode, client: Client) -> None:
+    from bond.msg import Status
+
+    heard: list[Status] = []
+    subscription = client.node.create_subscription(Status, "/bond", heard.append, 100)
+    node = make_node(autostart=True, bond_heartbeat_period=0.1)
+    client.wait_for_state("active")
+    until(lambda: len(heard) > 3, what="heartbeats")
+    assert {(one.id, one.active) for one in heard} == {("grounding_node", True)}
+    assert len({one.instance_id for one in heard}) == 1
+    assert client.transition("deactivate")
+    until(lambda: not heard[-1].active, what="the end of the bond")
+    client.node.destroy_subscription(subscription)
+    assert node.stop() == 0, node.log

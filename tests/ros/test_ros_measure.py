@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from egm_ros.measure.cancel import measure_cancel
-from egm_ros.measure.stream import HEADER, measure_stream
 from test_ros_real_bundle import bundle  # noqa: F401 - a fixture
+
+from tests.bench.ros.cancel import measure_cancel
+from tests.bench.ros.stream import HEADER, measure_stream
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

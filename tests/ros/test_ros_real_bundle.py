@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -19,34 +17,21 @@ from PIL import Image as PilImage
 from ros_client import Client, image_message, until
 from ros_fixtures import MakeNode, NodeProcess
 
-from egm_edge.assets import SHIPPED_NAME, default_bundle_dir
-from egm_edge.errors import CheckpointError
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
+from egm_edge.sources import resolve
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 INSTALLED_NODE = REPOSITORY / "ros2_ws" / "install" / "lib" / "egm_ros" / "grounding_node"
-BUILDER = REPOSITORY / ".venv" / "bin" / "egm"
 FRAMES = REPOSITORY / "examples" / "frames"
 OUTCOMES = {getattr(GroundedObject, f"OUTCOME_{outcome.value}"): outcome for outcome in Outcome}
 
 
 @pytest.fixture(scope="module")
 def bundle() -> Path:
-    """$EGM_BUNDLE, or the shipped checkpoint's CPU bundle, built where it is not cached yet."""
-    if given := os.environ.get("EGM_BUNDLE"):
-        return Path(given)
-    try:
-        directory = default_bundle_dir()
-    except CheckpointError:
-        pytest.skip(f"needs a bundle: this checkout has no {SHIPPED_NAME}; set EGM_BUNDLE")
-    if not directory.is_dir():
-        if not BUILDER.exists():
-            pytest.skip(f"needs a bundle: egm build {SHIPPED_NAME} --target cpu -o {directory}")
-        command = [str(BUILDER), "build", SHIPPED_NAME, "--target", "cpu", "-o", str(directory)]
-        subprocess.run(command, check=True, timeout=120, env={"HOME": os.environ["HOME"], "PATH": "/usr/bin:/bin"})
-    return directory
+    """$EGM_BUNDLE, or the shipped one."""
+    return resolve(None).directory
 
 
 @pytest.fixture(scope="module")

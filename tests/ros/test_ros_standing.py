@@ -194,6 +194,11 @@ def test_deactivate_frees_the_model_and_activate_loads_it_again(
 ) -> None:
     first = int(_value(client, "model", "pid"))
     assert client.transition("deactivate")
+    assert client.transition("activate")
+    assert int(_value(client, "model", "pid")) == first, "it stays in memory by default"
+    assert client.set_parameter("free_on_deactivate", True).successful
+    assert client.transition("deactivate")
+    assert client.set_parameter("free_on_deactivate", False).successful
     assert (_value(client, "model", "state"), int(_value(client, "model", "pid"))) == ("stopped", 0)
     assert client.transition("activate")
     client.wait_for_state("active")
@@ -213,6 +218,10 @@ def test_without_tracking_only_answers_are_published(client: Client, camera: thr
         client.command("the red thing")
         until(lambda: len(client.detections) > 3, what="answers")
         assert {o.track_state for o in client.objects} == {GroundedObject.TRACK_GROUNDED}
+        assert ask(client, StandingCommand(id="blue", expression="the blue thing")).success
+        until(lambda: len([a for a in client.detections if len(a.detections) == 2]) > 3, what="both in one array")
+        stamps = [(a.header.stamp.sec, a.header.stamp.nanosec) for a in client.detections]
+        assert len(set(stamps)) == len(stamps), "one array a stamp"
     finally:
         client.transition("deactivate")
         client.set_parameter("track", True)

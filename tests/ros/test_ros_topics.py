@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -11,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from egm_interfaces.msg import GroundedObject
+from egm_ros.command_topic import LATCHED_COMMAND_QOS
 from PIL import Image as PilImage
 from ros_client import Client, image_message, picture, until
 from ros_fixtures import NodeProcess
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("fake_node")]
@@ -63,7 +66,7 @@ def test_grounded_objects_carry_everything(client: Client) -> None:
     ],
 )
 def test_other_encodings_find_the_same_box(client: Client, encoding: str, convert: int | None) -> None:
-    pixels = cv2.cvtColor(picture((20, 20, 220)), convert) if convert else _yuyv(picture((20, 20, 220)))
+    pixels = cv2.cvtColor(picture((20, 20, 220)), convert) if convert is not None else _yuyv(picture((20, 20, 220)))
     client.clear()
     client.command("the blue thing")
     box = client.feed(image_message(pixels, encoding), client.first_detection).bbox
@@ -107,6 +110,60 @@ def test_an_ordinary_volatile_publisher_is_heard_too(client: Client) -> None:
     volatile.publish(String(data="the red thing"))
     assert client.feed(image_message(picture()), client.first_detection)
     client.node.destroy_publisher(volatile)
+
+
+VOLATILE_PUBLISHER = """
+import sys, time, rclpy
+from std_msgs.msg import String
+rclpy.init()
+node = rclpy.create_node("ordinary")
+publisher = node.create_publisher(String, "command", 10)
+end = time.monotonic() + 20
+while publisher.get_subscription_count() == 0 and time.monotonic() < end:
+    rclpy.spin_once(node, timeout_sec=0.05)
+for _ in range(10):
+    publisher.publish(String(data="the red thing"))
+    rclpy.spin_once(node, timeout_sec=0.1)
+node.destroy_node()
+rclpy.shutdown()
+"""
+
+
+def test_no_incompatible_qos_is_spoken_of_beside_an_ordinary_publisher(client: Client, fake_node: NodeProcess) -> None:
+    """As `ros2 topic pub` publishes; the test's own client holds a latched publisher at the same time."""
+    client.clear()
+    time.sleep(3.0)  # the history of that one has been asked for
+    done = subprocess.run([sys.executable, "-c", VOLATILE_PUBLISHER], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert client.feed(image_message(picture()), client.first_detection)
+    assert "incompatible" not in done.stderr + done.stdout + fake_node.log
+
+
+def test_a_latched_publisher_that_comes_later_is_heard_and_older_ones_are_not_heard_again(client: Client) -> None:
+    client.clear()
+    client.command("the blue thing")
+    client.feed(image_message(picture((20, 20, 220))), client.first_detection)
+    time.sleep(3.0)
+    before = client.wait_for_counters()["commands"]
+    late = client.node.create_publisher(String, "command", LATCHED_COMMAND_QOS)
+    late.publish(String(data="the red thing of a late one"))
+    client.feed(image_message(picture()), lambda: client.wait_for_counters()["commands"] > before, "the late command")
+    time.sleep(3.0)
+    assert client.wait_for_counters()["commands"] == before + 1
+    client.detections.clear()
+    found = client.feed(image_message(picture()), client.first_detection)
+    assert found.results[0].hypothesis.class_id == "the red thing of a late one"
+    client.node.destroy_publisher(late)
+
+
+def test_annotated_reaches_a_viewer_with_default_qos(client: Client) -> None:
+    client.clear()
+    seen: list[Image] = []
+    viewer = client.node.create_subscription(Image, "annotated", seen.append, 10)
+    client.command("the red thing")
+    client.feed(image_message(picture()), lambda: seen, "an annotated image")
+    assert (seen[0].width, seen[0].height, seen[0].encoding) == (160, 120, "rgb8")
+    client.node.destroy_subscription(viewer)
 
 
 def test_an_engine_failure_is_reported_and_survived(client: Client) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import yaml
 from conftest import REPOSITORY
-from egm_ros.settings import Settings
+from egm_ros.settings import Settings, parameter_name
 
 from egm_edge.errors import InputError
 
@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "ros2_ws" / "src" / "egm_ros"
 def test_the_parameter_file_holds_every_default_and_a_comment_above_each() -> None:
     text = (PACKAGE / "config" / "grounding.yaml").read_text()
     values = yaml.safe_load(text)["/**"]["ros__parameters"]
-    assert values == {item.name: getattr(Settings(), item.name) for item in fields(Settings)}
+    assert values == {parameter_name(item): item.default for item in fields(Settings)}
     lines = text.splitlines()
     for name in values:
         index = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
@@ -26,7 +26,7 @@ def test_the_parameter_file_holds_every_default_and_a_comment_above_each() -> No
 
 def test_the_readme_lists_every_parameter() -> None:
     text = (PACKAGE / "README.md").read_text()
-    assert [item.name for item in fields(Settings) if f"| `{item.name}` |" not in text] == []
+    assert [item.name for item in fields(Settings) if f"| `{parameter_name(item)}` |" not in text] == []
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -108,6 +108,12 @@ def nano(start: Start, nano_bundle: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
+def strict(start: Start, nano_bundle: Path) -> Server:
+    """`egm serve --strict`."""
+    return start("-m", "egm_edge.cli", "serve", nano_bundle, "--port", 0, "--threads", 1, "--strict")
+
+
+@pytest.fixture(scope="session")
 def scripted(start: Start, nano_bundle: Path) -> Start:
     """`scripted(token_s=0.05, max_waiting=1)` -> a Server over a scripted engine."""
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -165,21 +166,89 @@ def test_a_slow_body_is_told_408(scripted: Start) -> None:
     assert server.stop() == 0
 
 
-def test_connections_above_the_limit_are_closed(scripted: Start) -> None:
-    server = scripted(max_connections=8)
-    held = silent_connections(server.port, 8, b"")
-    extra = socket.create_connection(("127.0.0.1", server.port))
-    extra.settimeout(10)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def talk(port: int, sent: bytes, *, half_close: bool = False) -> bytes:
+    """All that the server says to these bytes until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(sent)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        said = b""
+        while piece := connection.recv(65536):
+            said += piece
+    return said
+
+
+def test_half_open_connections_above_the_limit_make_room(nano: Server) -> None:
+    """Three hundred from one address: the longest silent ones go, whoever asks is answered."""
+    held = silent_connections(nano.port, 300, b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
     try:
-        extra.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        refused = extra.recv(10) == b""
-    except ConnectionError:
-        refused = True
-    assert refused
-    for each in (*held, extra):
-        each.close()
-    time.sleep(0.2)
-    assert server.client.get("/health").status_code == 200
+        for _ in range(3):
+            assert httpx.get(f"{nano.url}/health", timeout=60).status_code == 200
+        assert httpx.post(nano.url + CHAT, json=question(), timeout=300).status_code == 200
+    finally:
+        for each in held:
+            each.close()
+
+
+def test_connections_with_a_request_under_way_are_not_closed_for_others(scripted: Start) -> None:
+    server = scripted(token_s=0.2, max_connections=3, max_connections_per_address=3)
+    answers: list[int] = []
+    asking = [
+        threading.Thread(
+            target=lambda: answers.append(httpx.post(server.url + CHAT, json=question(), timeout=300).status_code)
+        )
+        for _ in range(3)
+    ]
+    for thread in asking:
+        thread.start()
+    due = time.monotonic() + 60
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as watching:
+        while True:  # one of the three places at most is ours: ask until none is left
+            try:
+                watching.sendall(HEALTH)
+                if watching.recv(4096) == b"":
+                    break
+            except ConnectionError:
+                break
+            assert time.monotonic() < due
+            time.sleep(0.02)
+    for thread in asking:
+        thread.join()
+    assert answers == [200, 200, 200]
+    assert server.stop() == 0
+
+
+def test_two_lengths_are_refused_and_the_connection_is_closed(nano: Server) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    smuggled = b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    said = talk(nano.port, head + b"Content-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n" + smuggled)
+    assert said.startswith(b"HTTP/1.1 400 ") and b"two_lengths" in said and said.count(b"HTTP/1.1 ") == 1
+
+
+def request_bytes(body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_half_closed_client_gets_its_answer(nano: Server, stream: bool) -> None:
+    said = talk(nano.port, request_bytes(question(stream=stream)), half_close=True)
+    assert said.startswith(b"HTTP/1.1 200 ") and b'"outcome":"FOUND"' in said
+
+
+def test_a_half_closed_client_gets_a_slow_answer_too(scripted: Start) -> None:
+    """Longer than the server waits before it looks whether anybody is left: an interim answer comes first."""
+    server = scripted(token_s=0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
+        connection.sendall(request_bytes(question()))
+        connection.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(connection)
+        response.begin()  # passes over interim answers
+        assert response.status == 200 and json.loads(response.read())["egm"]["outcome"] == "FOUND"
     assert server.stop() == 0
 
 
@@ -293,7 +362,9 @@ def test_a_key_is_asked_for_and_never_logged(start: Start, nano_bundle: Any) -> 
 def test_log_lines_cannot_be_forged(nano: Server) -> None:
     nano.client.get("/a%0d%0a2026 POST%20/fake%1b[31m")
     waited = time.monotonic() + 30
-    while not (lines := [line for line in nano.log.read_text().splitlines() if "/a" in line]):  # written after the reply
+    while not (
+        lines := [line for line in nano.log.read_text().splitlines() if "/a" in line]
+    ):  # written after the reply
         assert time.monotonic() < waited, nano.log.read_text()
         time.sleep(0.05)
     assert re.search(r"GET /a\?\?2026\?POST\?/fake\?\[31m 404 ", lines[-1])

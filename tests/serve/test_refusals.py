@@ -1,4 +1,4 @@
-"""What a request may not hold: a clean 4xx in OpenAI's format that names the field; what it may is accepted."""
+"""What a request may not hold, to `--strict`: a clean 4xx in OpenAI's format that names the field; what it may is accepted."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ TINY_PNG = "data:image/png;base64,iVBORw0KGgo="
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_honoured_is_refused_by_name(
-    nano: Server, body: Any, status: int, code: str, words: str
+    strict: Server, body: Any, status: int, code: str, words: str
 ) -> None:
-    response = nano.post(body)
+    response = strict.post(body)
     error = error_of(response)
     assert (response.status_code, error["code"]) == (status, code), error
     assert error["type"] == "invalid_request_error"

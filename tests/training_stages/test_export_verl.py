@@ -24,11 +24,13 @@ from training.verl.settings import verl_settings
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
+ALL = "[language_model, projector, vision]"
+
 
 @pytest.fixture
 def exported(tmp_path: Path, tiny_qwen3_vl: Path) -> Path:
     data, val = write_data(tmp_path), write_data(tmp_path, 3, split="val", first=100)
-    config = grpo_yaml(tmp_path / "c.yaml", tiny_qwen3_vl, data, tmp_path / "runs", validation=f"[{val}]", train="[language_model, projector, vision]")
+    config = grpo_yaml(tmp_path / "c.yaml", tiny_qwen3_vl, data, tmp_path / "runs", validation=f"[{val}]", train=ALL)
     assert export_verl.main([str(config), "--out", str(tmp_path / "verl"), "--gpus", "2"]) == 0
     return tmp_path / "verl"
 

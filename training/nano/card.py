@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from egm_edge.evaluate.intervals import Paired
+from egm_edge.reporting.intervals import Paired
 from training.nano.compare import AMODAL, MODAL, NEGATIVE, Measured, Results
 from training.nano.evaluate import Score
 from training.nano.state import Cost

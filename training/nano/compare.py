@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from egm_edge.evaluate.intervals import Paired, paired, wilson
 from egm_edge.files import whole_file
+from egm_edge.reporting.intervals import Paired, paired, wilson
 from training.nano.evaluate import (
     AMODAL,
     EASY,

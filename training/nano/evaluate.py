@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from egm_edge.boxes import Box
-from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
+from egm_edge.reporting.intervals import wilson
 from egm_edge.synthetic import Query, layout, render, sample_query, sample_scene
 from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
-from egm_edge.evaluate.intervals import wilson
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
+from egm_edge.reporting.intervals import wilson
 from training.rewards.grounding import iou_norm1000
 from training.stages.answers import opens_thought
 from training.stages.processor import EgmProcessor

@@ -251,7 +251,7 @@ class RemoteGrounder:
         made_here: bool,
     ) -> Grounding:
         generated = time.perf_counter()
-        parsed = parse_answer(reply.text, task=task, in_thought=reply.opened_in_thought)
+        parsed = parse_answer(reply.text, task=task, in_thought=reply.opened_in_thought, expression=expression)
         outcome, cut = parsed.outcome, ""
         if reply.stopped and outcome is not Outcome.FOUND:
             outcome = Outcome.CANCELLED
@@ -282,6 +282,8 @@ class RemoteGrounder:
             reasoning=parsed.reasoning,
             text=reply.text,
             parse_rule=parsed.rule if box else "",
+            candidates=parsed.candidates_of(frame.image_wh) if outcome in (Outcome.FOUND, Outcome.AMBIGUOUS) else (),
+            reason=parsed.reason if outcome is Outcome.UNPARSABLE else None,
             tokens=TokenCounts(
                 prompt=reply.prompt_tokens,
                 image=frame.image_tokens,

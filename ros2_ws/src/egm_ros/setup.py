@@ -5,7 +5,7 @@ from setuptools import setup
 setup(
     name="egm_ros",
     version="0.1.0",
-    packages=["egm_ros", "egm_ros.measure"],
+    packages=["egm_ros"],
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/egm_ros"]),
         ("share/egm_ros", ["package.xml"]),
@@ -21,11 +21,11 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "grounding_node = egm_ros.grounding_node:main",
-            "simulated_camera = egm_ros.simulated_camera:main",
-            "depth_locator = egm_ros.depth_locator:main",
-            "record_bag = egm_ros.bag:record_main",
-            "replay_bag = egm_ros.bag:replay_main",
+            "grounding_node = egm_ros.process:grounding_node",
+            "simulated_camera = egm_ros.process:simulated_camera",
+            "depth_locator = egm_ros.process:depth_locator",
+            "replay_bag = egm_ros.process:replay_bag",
+            "record_answers = egm_ros.process:record_answers",
         ]
     },
 )

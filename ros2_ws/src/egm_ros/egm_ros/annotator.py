@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from egm_edge.draw import draw_groundings
 from egm_edge.grounding import Grounding
 from egm_edge.tracking import TrackState
-from egm_ros.follower import Followed
 from egm_ros.mailbox import CameraFrame
 from egm_ros.settings import Settings
+from egm_ros.track_propagator import TrackedAnswer
 
 Publish = Callable[[CameraFrame, NDArray[np.uint8]], None]
 
@@ -59,11 +59,11 @@ class Annotator:
             self._next = (frame, groundings())
             self._wake.notify()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:
@@ -81,7 +81,7 @@ class Annotator:
                 self._on_error(error)
 
 
-def drawable(followed: tuple[Followed, ...]) -> list[Grounding]:
+def drawable(followed: tuple[TrackedAnswer, ...]) -> list[Grounding]:
     """The tracks as groundings at their new place; a lost one says so beside the last box it was believed in."""
     shown = []
     for one in followed:
@@ -95,7 +95,9 @@ def drawable(followed: tuple[Followed, ...]) -> list[Grounding]:
     return shown
 
 
-def to_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
-    """[H, W, 3] uint8 RGB as JPEG bytes."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()
+def encode_picture(rgb: NDArray[np.uint8], settings: Settings) -> bytes:
+    """[H, W, 3] uint8 RGB as JPEG or PNG bytes."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    if settings.annotated_format == "png":
+        return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, settings.annotated_png_level])[1].tobytes()
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings.annotated_jpeg_quality])[1].tobytes()

@@ -1,4 +1,4 @@
-"""The image subscription, on a small node and an executor of its own.
+"""The image subscriptions, on a small node and an executor of its own.
 
 Why: a MultiThreadedExecutor that also serves services, timers and parameters builds its wait set anew, in Python, for
 every image; measured at 30 Hz it took 25 to 71 % of a core at 1280x720 and could fall behind, against 6 % of one alone
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import rclpy
@@ -22,21 +22,20 @@ from egm_ros.settings import Settings
 
 
 class CameraInput:
-    """Hears the camera from construction to `close`.
+    """Hears the cameras from construction to `close`.
 
     Args:
-        node: the grounding node; its namespace and remapping of `image` count.
+        node: the grounding node; its namespace and remappings count.
         settings: transport and QoS.
-        on_image: called with every message, in this object's thread.
+        on_image: by topic; called with every message, in this object's thread.
 
     Attributes:
-        topic: the resolved name.
+        topics: the resolved names.
     """
 
-    def __init__(self, node: Node, settings: Settings, on_image: Callable[[Any], None]) -> None:
+    def __init__(self, node: Node, settings: Settings, on_image: Mapping[str, Callable[[Any], None]]) -> None:
         compressed = settings.image_transport == "compressed"
-        # Resolved first, so that remapping `image` moves the compressed topic with it, as image_transport does.
-        self.topic = node.resolve_topic_name("image") + ("/compressed" if compressed else "")
+        suffix = "/compressed" if compressed else ""
         quality = QoSProfile(
             depth=settings.image_depth,
             history=HistoryPolicy.KEEP_LAST,
@@ -51,7 +50,12 @@ class CameraInput:
             start_parameter_services=False,
             enable_rosout=False,
         )
-        self._node.create_subscription(CompressedImage if compressed else Image, self.topic, on_image, quality)
+        self.topics = []
+        for topic, callback in on_image.items():
+            # Resolved first, so that remapping `image` moves the compressed topic with it, as image_transport does.
+            self.topics.append(node.resolve_topic_name(topic) + suffix)
+            kind = CompressedImage if compressed else Image
+            self._node.create_subscription(kind, self.topics[-1], callback, quality)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="egm-camera", daemon=True)

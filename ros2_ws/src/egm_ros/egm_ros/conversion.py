@@ -2,35 +2,46 @@
 
 Knows the fields of sensor_msgs/Image and CompressedImage, but imports neither rclpy nor messages: any object with those
 fields will do. `check` is O(1) and cheap enough for the camera callback; `to_picture` converts, in the model's thread.
-`is_bigendian` is ignored: every accepted encoding has one byte per sample.
+Compressed images are opened as `egm ground` opens files: an EXIF orientation is applied, and boxes are pixels of the picture
+as it is displayed. `is_bigendian` matters for 16-bit samples alone.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 
 from egm_edge.errors import InputError
+from egm_edge.images import load_image, read_image_wh
 
 JPEG_MAGIC = b"\xff\xd8"
 PNG_MAGIC = b"\x89PNG"
+
+
+class RejectReason(str, Enum):
+    """What of an image message is unusable."""
+
+    SIZE = "size"
+    STEP = "step"
+    LENGTH = "length"
+    ENCODING = "encoding"
+    COMPRESSED = "compressed"
 
 
 class RejectedImageError(InputError):
     """An image message cannot be used.
 
     Args:
-        reason: one word for the counter: "size", "step", "length", "encoding", "compressed".
+        reason: what to count it under.
     """
 
-    def __init__(self, reason: str, expected: str, found: str, hint: str) -> None:
+    def __init__(self, reason: RejectReason, expected: str, found: str, hint: str) -> None:
         self.reason = reason
         super().__init__(expected, found, hint)
 
@@ -48,28 +59,38 @@ class Picture:
     color: str
 
 
+UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
+Convert = Callable[[NDArray[Any], int], Picture]
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """Memory layout of one value of Image.encoding.
 
     Attributes:
-        bytes_per_pixel: of one row of the (first) plane.
-        convert: [rows, row bytes] uint8 without padding, width -> Picture.
+        samples: in one row of the (first) plane, per pixel.
+        convert: [rows, samples of a row] without padding, in the machine's own byte order, width -> Picture.
+        sample: type of one.
         even_width, even_height: chroma is shared by two neighbours.
-        half_rows: rows in memory per two image rows (2, or 3 for the planar 4:2:0 formats).
+        half_rows: rows in memory per two image rows (2; 3 or 6 where chroma has a plane of its own).
     """
 
-    bytes_per_pixel: int
-    convert: Callable[[NDArray[np.uint8], int], Picture]
+    samples: int
+    convert: Convert
+    sample: np.dtype = UINT8
     even_width: bool = False
     even_height: bool = False
     half_rows: int = 2
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        return self.samples * self.sample.itemsize
 
     def memory_rows(self, height: int) -> int:
         return height * self.half_rows // 2
 
 
-def _colour(color: str, channels: int) -> Callable[[NDArray[np.uint8], int], Picture]:
+def _colour(color: str, channels: int) -> Convert:
     def convert(rows: NDArray[np.uint8], width: int) -> Picture:
         pixels = rows.reshape(rows.shape[0], width, channels)
         return Picture(pixels if channels == 3 else np.ascontiguousarray(pixels[..., :3]), color)
@@ -77,35 +98,65 @@ def _colour(color: str, channels: int) -> Callable[[NDArray[np.uint8], int], Pic
     return convert
 
 
-def _through_opencv(code: int, channels: int) -> Callable[[NDArray[np.uint8], int], Picture]:
+def _through_opencv(code: int, channels: int) -> Convert:
     def convert(rows: NDArray[np.uint8], width: int) -> Picture:
         return Picture(cv2.cvtColor(rows.reshape(rows.shape[0], width, channels), code), "rgb")
 
     return convert
 
 
-_MONO = Encoding(1, _through_opencv(cv2.COLOR_GRAY2RGB, 1))
-_YUYV = Encoding(2, _through_opencv(cv2.COLOR_YUV2RGB_YUY2, 2), even_width=True)
-_UYVY = Encoding(2, _through_opencv(cv2.COLOR_YUV2RGB_UYVY, 2), even_width=True)
+def _nv24(rows: NDArray[np.uint8], width: int) -> Picture:
+    """A plane of Y, then one of U and V for every pixel; as YUYV in which every pixel is a pair of its own."""
+    height = rows.shape[0] // 3
+    luma, chroma = rows[:height], rows[height:].reshape(height, width, 2)
+    pairs = np.stack([luma, chroma[..., 0], luma, chroma[..., 1]], -1).reshape(height, 2 * width, 2)
+    return Picture(np.ascontiguousarray(cv2.cvtColor(pairs, cv2.COLOR_YUV2RGB_YUY2)[:, ::2]), "rgb")
+
+
+def _high_byte(convert: Convert) -> Convert:
+    """16-bit samples keep their high byte, as everywhere in egm_edge."""
+    return lambda rows, width: convert((rows >> 8).astype(np.uint8), width)
+
+
+def _even_chroma(convert: Convert, samples: int, *, planes: bool) -> Encoding:
+    return Encoding(samples, convert, even_width=True, even_height=planes, half_rows=3 if planes else 2)
+
+
+_MONO = _through_opencv(cv2.COLOR_GRAY2RGB, 1)
+_YUYV = _even_chroma(_through_opencv(cv2.COLOR_YUV2RGB_YUY2, 2), 2, planes=False)
+_UYVY = _even_chroma(_through_opencv(cv2.COLOR_YUV2RGB_UYVY, 2), 2, planes=False)
+# Of 8 and of 16 bits. OpenCV names a pattern by its second row's second and third pixel, ROS by its first two rows.
+_BOTH_DEPTHS: dict[str, tuple[int, Convert]] = {
+    "rgb": (3, _colour("rgb", 3)),
+    "bgr": (3, _colour("bgr", 3)),
+    "rgba": (4, _colour("rgb", 4)),
+    "bgra": (4, _colour("bgr", 4)),
+    "mono": (1, _MONO),
+    "bayer_rggb": (1, _through_opencv(cv2.COLOR_BayerBG2RGB, 1)),
+    "bayer_bggr": (1, _through_opencv(cv2.COLOR_BayerRG2RGB, 1)),
+    "bayer_gbrg": (1, _through_opencv(cv2.COLOR_BayerGR2RGB, 1)),
+    "bayer_grbg": (1, _through_opencv(cv2.COLOR_BayerGB2RGB, 1)),
+}
 
 # Names of sensor_msgs/image_encodings; `yuv422` and `yuv422_yuy2` are the older names of `uyvy` and `yuyv`, and `nv12`
 # has no constant there but camera drivers publish it.
 ENCODINGS: dict[str, Encoding] = {
-    "rgb8": Encoding(3, _colour("rgb", 3)),
-    "bgr8": Encoding(3, _colour("bgr", 3)),
+    **{f"{name}8": Encoding(samples, convert) for name, (samples, convert) in _BOTH_DEPTHS.items()},
+    **{
+        f"{name}16": Encoding(samples, _high_byte(convert), UINT16) for name, (samples, convert) in _BOTH_DEPTHS.items()
+    },
+    "8UC1": Encoding(1, _MONO),
     "8UC3": Encoding(3, _colour("bgr", 3)),
-    "rgba8": Encoding(4, _colour("rgb", 4)),
-    "bgra8": Encoding(4, _colour("bgr", 4)),
-    "mono8": _MONO,
-    "8UC1": _MONO,
+    "8UC4": Encoding(4, _colour("bgr", 4)),
     "yuyv": _YUYV,
     "yuv422_yuy2": _YUYV,
     "uyvy": _UYVY,
     "yuv422": _UYVY,
-    "nv12": Encoding(1, _through_opencv(cv2.COLOR_YUV2RGB_NV12, 1), True, True, half_rows=3),
-    "nv21": Encoding(1, _through_opencv(cv2.COLOR_YUV2RGB_NV21, 1), True, True, half_rows=3),
+    "nv12": _even_chroma(_through_opencv(cv2.COLOR_YUV2RGB_NV12, 1), 1, planes=True),
+    "nv21": _even_chroma(_through_opencv(cv2.COLOR_YUV2RGB_NV21, 1), 1, planes=True),
+    "nv24": Encoding(1, _nv24, half_rows=6),
 }
-_WIDE_SAMPLES = ("mono16", "16UC", "16SC", "32FC", "32SC", "64FC", "rgb16", "bgr16", "rgba16", "bgra16")
+_NO_COLOUR = ("16UC", "16SC", "32FC", "32SC", "64FC")
 
 
 def check(message: Any, max_pixels: int) -> None:
@@ -134,10 +185,13 @@ def to_picture(message: Any, max_pixels: int) -> Picture:
     if not hasattr(message, "encoding"):
         return _decode(message, max_pixels)
     encoding = ENCODINGS[message.encoding]
-    rows = encoding.memory_rows(message.height)
+    count = encoding.memory_rows(message.height)
     row_bytes = message.width * encoding.bytes_per_pixel
-    buffer = np.frombuffer(message.data, np.uint8)[: rows * message.step]
-    return encoding.convert(buffer.reshape(rows, message.step)[:, :row_bytes], message.width)
+    buffer = np.frombuffer(message.data, np.uint8)[: count * message.step]
+    rows = buffer.reshape(count, message.step)[:, :row_bytes]
+    if encoding.sample.itemsize > 1:
+        rows = np.ascontiguousarray(rows).view(encoding.sample.newbyteorder(">" if message.is_bigendian else "<"))
+    return encoding.convert(rows, message.width)
 
 
 def _check_raw(message: Any, max_pixels: int) -> None:
@@ -146,22 +200,24 @@ def _check_raw(message: Any, max_pixels: int) -> None:
     encoding = ENCODINGS.get(name)
     if encoding is None:
         known = ", ".join(ENCODINGS)
-        kind = " (depth or 16-bit samples)" if name.startswith(_WIDE_SAMPLES) else ""
+        kind = " (depth)" if name.startswith(_NO_COLOUR) else ""
         raise RejectedImageError(
-            "encoding", f"an encoding of {known}", f"{name!r}{kind}", "convert it in the camera driver"
+            RejectReason.ENCODING, f"an encoding of {known}", f"{name!r}{kind}", "convert it in the camera driver"
         )
     if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
         found = f"{width}x{height}"
         raise RejectedImageError(
-            "size", f"an even size for {name}", found, "set an even resolution in the camera driver"
+            RejectReason.SIZE, f"an even size for {name}", found, "set an even resolution in the camera driver"
         )
     row_bytes, rows = width * encoding.bytes_per_pixel, encoding.memory_rows(height)
     if message.step < row_bytes:
         expected = f"step >= {row_bytes} bytes for {width} pixels of {name}"
-        raise RejectedImageError("step", expected, f"step {message.step}", "correct the publisher's step")
+        raise RejectedImageError(RejectReason.STEP, expected, f"step {message.step}", "correct the publisher's step")
     if len(message.data) < rows * message.step:
         expected = f"{rows} rows of {message.step} bytes ({rows * message.step})"
-        raise RejectedImageError("length", expected, f"{len(message.data)} bytes", "correct the publisher's data length")
+        raise RejectedImageError(
+            RejectReason.LENGTH, expected, f"{len(message.data)} bytes", "correct the publisher's data length"
+        )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -170,25 +226,28 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
             f"an image of 1 to {max_pixels} pixels",
             "lower the camera's resolution or raise max_image_pixels",
         )
-        raise RejectedImageError("size", expected, f"{width}x{height}", hint)
+        raise RejectedImageError(RejectReason.SIZE, expected, f"{width}x{height}", hint)
 
 
 def _check_compressed(message: Any) -> None:
     head = bytes(message.data[:4])
     if "compressedDepth" in message.format:
-        raise RejectedImageError("compressed", "a colour image", f"format {message.format!r}", "use the colour topic")
+        raise RejectedImageError(
+            RejectReason.COMPRESSED, "a colour image", f"format {message.format!r}", "use the colour topic"
+        )
     if not head.startswith((JPEG_MAGIC, PNG_MAGIC)):
         found = f"{len(message.data)} bytes starting with {head.hex() or 'nothing'}"
-        raise RejectedImageError("compressed", "JPEG or PNG bytes", found, "publish jpeg or png")
+        raise RejectedImageError(RejectReason.COMPRESSED, "JPEG or PNG bytes", found, "publish jpeg or png")
 
 
 def _decode(message: Any, max_pixels: int) -> Picture:
     try:
-        with PilImage.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as image:
-            _check_size(*image.size, max_pixels)
-            if image.mode.startswith(("I", "F")):
-                raise RejectedImageError("compressed", "8-bit samples", f"mode {image.mode}", "publish an 8-bit image")
-            return Picture(np.asarray(image.convert("RGB")), "rgb")
-    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
-        found = f"{len(message.data)} bytes that do not decode ({error})"
-        raise RejectedImageError("compressed", "a whole JPEG or PNG", found, "check the publisher's encoder") from error
+        data = bytes(message.data)
+        _check_size(*read_image_wh(data), max_pixels)
+        return Picture(load_image(data), "rgb")
+    except RejectedImageError:
+        raise
+    except InputError as error:
+        found = f"{len(message.data)} bytes that do not decode ({error.found})"
+        hint = "check the publisher's encoder"
+        raise RejectedImageError(RejectReason.COMPRESSED, "a whole JPEG or PNG", found, hint) from error

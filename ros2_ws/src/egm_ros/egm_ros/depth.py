@@ -52,11 +52,42 @@ class Pinhole:
 
     @classmethod
     def from_camera_info(cls, message: Any) -> Pinhole:
-        """sensor_msgs/CameraInfo: P where the driver gives it (rectified images), else K."""
-        p, k = message.p, message.k
-        if p[0] > 0:
-            return cls(float(p[0]), float(p[5]), float(p[2]), float(p[6]), (int(message.width), int(message.height)))
-        return cls(float(k[0]), float(k[4]), float(k[2]), float(k[5]), (int(message.width), int(message.height)))
+        """sensor_msgs/CameraInfo: P where the driver gives it (rectified images), else K.
+
+        Both are of the whole sensor; the image is its region of interest, binned. A pixel's centre moves by half a pixel
+        when pixels are joined: (c - offset + 0.5) / binning - 0.5 (image_geometry leaves that half out).
+
+        Raises:
+            InputError: not calibrated, or a region that does not lie on the sensor.
+        """
+        matrix, places = (message.p, (0, 5, 2, 6)) if message.p[0] > 0 else (message.k, (0, 4, 2, 5))
+        fx, fy, cx, cy = (float(matrix[place]) for place in places)
+        sensor_wh, roi = (int(message.width), int(message.height)), message.roi
+        x, y = int(roi.x_offset), int(roi.y_offset)
+        width, height = int(roi.width) or sensor_wh[0], int(roi.height) or sensor_wh[1]
+        if x + width > sensor_wh[0] or y + height > sensor_wh[1]:
+            found = f"{width}x{height} at {x}, {y} on {sensor_wh[0]}x{sensor_wh[1]}"
+            raise InputError("a camera_info whose roi lies on its sensor", found, "correct the camera driver")
+        bx, by = max(1, int(message.binning_x)), max(1, int(message.binning_y))
+        cx, cy = (cx - x + 0.5) / bx - 0.5, (cy - y + 0.5) / by - 0.5
+        return cls(fx / bx, fy / by, cx, cy, (width // bx, height // by))
+
+    def check_size(self, what: str, wh: tuple[int, int], *, scaled: bool = False) -> None:
+        """Refuse an image that these intrinsics are not of.
+
+        Args:
+            what: its name in the message.
+            wh: its size.
+            scaled: another resolution of the same view will do.
+
+        Raises:
+            InputError: another size (or shape).
+        """
+        off = abs(wh[0] * self.wh[1] - wh[1] * self.wh[0]) > max(self.wh) if scaled else wh != self.wh
+        if off:
+            expected = f"{what} of {self.wh[0]}x{self.wh[1]} pixels, as camera_info says with its binning and roi"
+            hint = "take the camera_info that belongs to it" + (", or a depth image registered to it" if scaled else "")
+            raise InputError(expected, f"{wh[0]}x{wh[1]}", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +159,16 @@ def locate(
     Returns:
         None where the depth image says too little.
 
+    Raises:
+        InputError: the depth image shows another view: its shape differs from the camera's image.
+
     Example:
         >>> flat = np.full((480, 640), 2.0, np.float32)
         >>> found = locate(flat, Pinhole(500, 500, 319.5, 239.5, (640, 480)), Box(270, 190, 370, 290))
         >>> [round(v, 3) for v in (*found.centre, *found.size)]
         [0.0, 0.0, 2.0, 0.4, 0.4, 0.0]
     """
+    camera.check_size("a depth image of the same view as one", (depth_m.shape[1], depth_m.shape[0]), scaled=True)
     seen = box.clipped(*camera.wh)
     if seen.area_px2 <= 0:
         return None

@@ -1,10 +1,11 @@
-"""depth_locator: Detection2DArray and a registered depth image in, Detection3DArray in metres out.
+"""depth_locator: Detection2DArray and a registered depth image in; Detection3DArray in metres, markers and TF frames out.
 
     ros2 run egm_ros depth_locator --ros-args -r depth:=/camera/aligned_depth_to_color/image_raw \\
         -r camera_info:=/camera/color/camera_info
 
 A node of its own: who has no depth camera runs nothing of it, and depth frames never wait behind colour ones. Ids, names
-and scores are those of the 2-D detections; the header is theirs, too (stamp of the colour frame, its optical frame).
+and scores are those of the 2-D detections; the header is theirs, too (stamp of the colour frame, its optical frame). The TF
+frame of a query is `NAMESPACE/object_ID`, of the command topic's `NAMESPACE/object_command`; its axes are the camera's.
 """
 
 from __future__ import annotations
@@ -15,17 +16,24 @@ from collections.abc import Sequence
 
 import numpy as np
 import rclpy
+from egm_interfaces.msg import GroundedObjectArray
+from geometry_msgs.msg import TransformStamped, Vector3
 from numpy.typing import NDArray
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import ColorRGBA
+from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from egm_edge.boxes import Box
+from egm_edge.draw import PALETTE
 from egm_edge.errors import InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
+from egm_ros.process import StopRequest, spin_node
 from egm_ros.times import nanoseconds
 
 PARAMETERS: dict[str, tuple[float, float, float, str]] = {
@@ -35,6 +43,8 @@ PARAMETERS: dict[str, tuple[float, float, float, str]] = {
     "memory_s": (1.0, 0.05, 30.0, "Depth images are kept this long, for detections that come late."),
 }
 WARN_PERIOD_S = 5.0
+MARKER_LIFETIME_S = 1
+TEXT_HEIGHT_M = 0.05
 
 
 def stamp_ns_of(message: Image | Detection2DArray) -> int:
@@ -72,10 +82,17 @@ class DepthLocator(Node):
         self._memory = DepthMemory(self._value("memory_s"))
         self._waiting: deque[Detection2DArray] = deque(maxlen=5)
         self._camera: Pinhole | None = None
+        self.declare_parameter("publish_tf", True, ParameterDescriptor(description="Publish a TF frame per query."))
+        self._image_wh: tuple[int, int] | None = None
         self._out = self.create_publisher(Detection3DArray, "detections3d", 10)
+        self._markers = self.create_publisher(MarkerArray, "markers", 10)
+        self._frames = self.create_publisher(TFMessage, "/tf", 100)
+        self._frame_prefix = f"{self.get_namespace()}/object_".lstrip("/")
         self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data)
         self.create_subscription(Image, "depth", self._on_depth, qos_profile_sensor_data)
         self.create_subscription(Detection2DArray, "detections", self._on_detections, 10)
+        # Detections do not say the size of their image; the node's own messages do.
+        self.create_subscription(GroundedObjectArray, "grounded_objects", self._on_objects, qos_profile_sensor_data)
 
     def _value(self, name: str) -> float:
         return float(self.get_parameter(name).value)
@@ -88,6 +105,11 @@ class DepthLocator(Node):
             self._camera = Pinhole.from_camera_info(message)
         except InputError as error:
             self._warn(f"camera_info refused: {error}")
+
+    def _on_objects(self, message: GroundedObjectArray) -> None:
+        for one in message.objects:
+            if one.image_width:
+                self._image_wh = (one.image_width, one.image_height)
 
     def _on_depth(self, message: Image) -> None:
         try:
@@ -109,13 +131,19 @@ class DepthLocator(Node):
                 "waiting for " + ("camera_info" if self._camera is None else "a depth image of a detection's stamp")
             )
             return
-        depth_m = depth_in_metres(image)
-        found = [(one, self._locate(depth_m, one)) for one in message.detections]
-        self._out.publish(
-            Detection3DArray(
-                header=message.header, detections=[to_detection3d(one, box) for one, box in found if box is not None]
-            )
-        )
+        try:
+            if self._image_wh is not None:
+                self._camera.check_size("an image", self._image_wh)
+            depth_m = depth_in_metres(image)
+            found = [(one, self._locate(depth_m, one)) for one in message.detections]
+        except InputError as error:
+            self._warn(f"detections are not located: {error}")
+            return
+        located = [to_detection3d(one, box) for one, box in found if box is not None]
+        self._out.publish(Detection3DArray(header=message.header, detections=located))
+        self._markers.publish(to_markers(located))
+        if located and self.get_parameter("publish_tf").value:
+            self._frames.publish(TFMessage(transforms=[to_transform(one, self._frame_prefix) for one in located]))
 
     def _locate(self, depth_m: NDArray[np.float32], detection: Detection2D) -> MetricBox | None:
         assert self._camera is not None
@@ -141,17 +169,37 @@ def to_detection3d(detection: Detection2D, box: MetricBox) -> Detection3D:
     return message
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def to_markers(located: Sequence[Detection3D]) -> MarkerArray:
+    """A box and its name for each; they vanish by themselves when nothing follows. Namespaces are the detections' ids."""
+    markers = []
+    for number, one in enumerate(located):
+        colour = PALETTE[number % len(PALETTE)]
+        red, green, blue = (value / 255 for value in colour)
+        name = one.results[0].hypothesis.class_id if one.results else one.id
+        for kind, opacity in ((Marker.CUBE, 0.4), (Marker.TEXT_VIEW_FACING, 1.0)):
+            marker = Marker(header=one.header, ns=one.id, id=kind, type=kind, pose=one.bbox.center, scale=one.bbox.size)
+            marker.color = ColorRGBA(r=red, g=green, b=blue, a=opacity)
+            marker.lifetime.sec = MARKER_LIFETIME_S
+            if kind == Marker.TEXT_VIEW_FACING:
+                marker.text, marker.scale = name, Vector3(z=TEXT_HEIGHT_M)
+            markers.append(marker)
+    return MarkerArray(markers=markers)
+
+
+def to_transform(one: Detection3D, prefix: str) -> TransformStamped:
+    """From the camera's optical frame to the object's centre."""
+    name = "command" if one.id.startswith("cmd-") else one.id
+    transform = TransformStamped(header=one.header, child_frame_id=f"{prefix}{name}")
+    position, translation = one.bbox.center.position, transform.transform.translation
+    translation.x, translation.y, translation.z = position.x, position.y, position.z
+    return transform
+
+
+def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Run until SIGINT or SIGTERM."""
-    rclpy.init(args=args)
-    node = DepthLocator()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    stop = stop or StopRequest()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    spin_node(stop, DepthLocator())
     return 0
 
 

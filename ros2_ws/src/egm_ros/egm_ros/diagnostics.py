@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from egm_ros.engine_process import EngineHealth
-from egm_ros.follower import FollowerHealth
+from egm_ros.counters import Count
+from egm_ros.engine_process import EngineHealth, EngineState
 from egm_ros.latency import LatencySummary
+from egm_ros.track_propagator import TrackHealth
 
-TROUBLE_WORDS = ("rejected", "refused", "failed", "slow", "lost", "back", "silent")
 RECENT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraHealth:
+    """One camera and what is tracked in it.
+
+    Attributes:
+        name: "" for the only one.
+        received, skipped: frames heard; of these, overwritten before anybody looked.
+        ages_ms: see `Mailbox.ages_ms`; since the last diagnostics.
+        silent_s: seconds since the last camera frame.
+        is_silent: longer than it may be.
+        tracks: None while nothing is tracked.
+        output_rate_hz: of the tracked boxes.
+    """
+
+    name: str
+    received: int
+    skipped: int
+    ages_ms: tuple[float, float]
+    silent_s: float
+    is_silent: bool
+    tracks: TrackHealth | None
+    output_rate_hz: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +47,22 @@ class NodeHealth:
 
     Attributes:
         name: the node's fully qualified name.
-        state: "active" or "inactive".
+        state: "active", "paused" or "inactive".
         bundle_hash: of the loaded bundle, "" when none is.
-        counts: see Counters.
+        counts: of the node and all its cameras.
         uptime_s: seconds since the node was made, of the same moment as the counts.
-        ages_ms: see `Mailbox.ages_ms`; since the last diagnostics.
-        silent_s: seconds since the last camera frame.
-        camera_timeout_s: how long it may be silent.
+        cameras: at least one.
         engine: None while nothing is loaded.
-        follower: None while nothing is tracked.
-        output_rate_hz: of the tracked boxes.
         latency: of the model's answers.
     """
 
     name: str
     state: str
     bundle_hash: str
-    counts: dict[str, int]
+    counts: Counter[Count]
     uptime_s: float
-    ages_ms: tuple[float, float]
-    silent_s: float
-    camera_timeout_s: float
+    cameras: tuple[CameraHealth, ...]
     engine: EngineHealth | None
-    follower: FollowerHealth | None
-    output_rate_hz: float
     latency: LatencySummary
 
 
@@ -53,53 +70,62 @@ class DiagnosticsWriter:
     """Turns NodeHealth into messages; remembers the last counts, so that a warning ends when the trouble has ended."""
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
+        self._last: Counter[Count] = Counter()
         self._troubled_s = -math.inf
-        self._troubles: dict[str, int] = {}
+        self._troubles: Counter[Count] = Counter()
 
     def write(self, health: NodeHealth) -> DiagnosticArray:
-        statuses = [self._requests(health), _camera(health), _model(health), _tracking(health)]
+        statuses = [self._requests(health), _model(health)]
+        for camera in health.cameras:
+            statuses += [_camera(health, camera), _tracking(health, camera)]
         return DiagnosticArray(status=statuses)
 
     def _requests(self, health: NodeHealth) -> DiagnosticStatus:
         """Counters; WARN for RECENT_S after something was refused, rejected or failed."""
         now_s = time.monotonic()
-        grown = {
-            name: count
-            for name, count in health.counts.items()
-            if count > self._last.get(name, 0) and any(word in name for word in TROUBLE_WORDS)
-        }
+        grown = Counter({one: n for one, n in health.counts.items() if one.is_trouble and n > self._last[one]})
         if grown:
             self._troubled_s, self._troubles = now_s, grown
-        self._last = dict(health.counts)
+        self._last = Counter(health.counts)
         troubled = now_s - self._troubled_s <= RECENT_S
         level = DiagnosticStatus.WARN if troubled else DiagnosticStatus.OK
-        lately = ", ".join(f"{name} {count}" for name, count in self._troubles.items()) if troubled else "no trouble"
-        return _status(health, "grounding", level, f"{health.state}; {lately}", health.counts)
+        lately = ", ".join(f"{one.value} {n}" for one, n in self._troubles.items()) if troubled else "no trouble"
+        frames = {
+            "frames_received": sum(one.received for one in health.cameras),
+            "frames_skipped": sum(one.skipped for one in health.cameras),
+        }
+        values = frames | {one.value: health.counts[one] for one in Count if health.counts[one]}
+        return _status(health, "grounding", level, f"{health.state}; {lately}", values)
 
 
-def _camera(health: NodeHealth) -> DiagnosticStatus:
-    silent = health.state == "active" and health.silent_s > health.camera_timeout_s
-    seen = "no frame yet" if math.isinf(health.silent_s) else f"last frame {health.silent_s:.1f} s ago"
-    level = DiagnosticStatus.WARN if silent else DiagnosticStatus.OK
-    message = f"{seen}; is the camera publishing?" if silent else seen
+def _part(camera: CameraHealth, part: str) -> str:
+    return f"{camera.name}/{part}" if camera.name else part
+
+
+def _camera(health: NodeHealth, camera: CameraHealth) -> DiagnosticStatus:
+    seen = "no frame yet" if math.isinf(camera.silent_s) else f"last frame {camera.silent_s:.1f} s ago"
+    level = DiagnosticStatus.WARN if camera.is_silent else DiagnosticStatus.OK
+    message = f"{seen}; is the camera publishing?" if camera.is_silent else seen
     values = {
         "uptime_s": f"{health.uptime_s:.3f}",
-        "silent_s": f"{health.silent_s:.2f}",
-        "oldest_handed_over_ms": f"{health.ages_ms[0]:.2f}",
-        "longest_gap_ms": f"{health.ages_ms[1]:.2f}",
+        "frames_received": camera.received,
+        "frames_skipped": camera.skipped,
+        "silent_s": f"{camera.silent_s:.2f}",
+        "oldest_handed_over_ms": f"{camera.ages_ms[0]:.2f}",
+        "longest_gap_ms": f"{camera.ages_ms[1]:.2f}",
     }
-    return _status(health, "camera", level, message, values)
+    return _status(health, _part(camera, "camera"), level, message, values)
 
 
 def _model(health: NodeHealth) -> DiagnosticStatus:
     engine, latency = health.engine, health.latency
     if engine is None:
         return _status(health, "model", DiagnosticStatus.OK, "not loaded", {})
-    level = {"ready": DiagnosticStatus.OK, "stopped": DiagnosticStatus.OK}.get(engine.state, DiagnosticStatus.ERROR)
-    message = f"{engine.state}; lost last because: {engine.last_loss}" if engine.last_loss else engine.state
+    well = engine.state in (EngineState.READY, EngineState.STOPPED)
+    state = engine.state.value
+    message = f"{state}; lost last because: {engine.last_loss}" if engine.last_loss else state
     values = {
-        "state": engine.state,
+        "state": state,
         "pid": engine.pid,
         "restarts": engine.restarts,
         "hangs": engine.hangs,
@@ -112,21 +138,27 @@ def _model(health: NodeHealth) -> DiagnosticStatus:
         "tokens_per_s": f"{latency.tokens_per_s:.1f}",
         "frame_reuse": f"{latency.reuse_ratio:.2f}",
     }
-    return _status(health, "model", level, message, values)
+    return _status(health, "model", DiagnosticStatus.OK if well else DiagnosticStatus.ERROR, message, values)
 
 
-def _tracking(health: NodeHealth) -> DiagnosticStatus:
-    follower = health.follower
-    if follower is None:
-        return _status(health, "tracking", DiagnosticStatus.OK, "off", {})
+def _tracking(health: NodeHealth, camera: CameraHealth) -> DiagnosticStatus:
+    tracks, part = camera.tracks, _part(camera, "tracking")
+    if tracks is None:
+        return _status(health, part, DiagnosticStatus.OK, "off", {})
     values = {
-        "frames": follower.frames,
-        "tracks": follower.tracks,
-        "worst_quality": f"{follower.worst_quality:.2f}",
-        "frame_ms": f"{follower.frame_ms:.2f}",
-        "output_rate_hz": f"{health.output_rate_hz if follower.tracks else 0.0:.1f}",
+        "frames": tracks.frames,
+        "tracks": tracks.tracks,
+        "tracks_thinned": tracks.thinned,
+        "worst_quality": f"{tracks.worst_quality:.2f}",
+        "frame_ms": f"{tracks.frame_ms:.2f}",
+        "frame_ms_per_track": f"{tracks.ms_per_track:.2f}",
+        "output_rate_hz": f"{camera.output_rate_hz if tracks.tracks else 0.0:.1f}",
     }
-    return _status(health, "tracking", DiagnosticStatus.OK, f"{follower.tracks} tracks", values)
+    level = DiagnosticStatus.WARN if tracks.thinned else DiagnosticStatus.OK
+    message = f"{tracks.tracks} tracks"
+    if tracks.thinned:
+        message += f"; {tracks.thinned} of the oldest are not carried on: too many for the camera's rate"
+    return _status(health, part, level, message, values)
 
 
 def _status(health: NodeHealth, part: str, level: bytes, message: str, values: dict) -> DiagnosticStatus:

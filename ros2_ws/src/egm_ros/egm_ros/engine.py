@@ -38,19 +38,18 @@ class Engine(Protocol):
         frame: CameraFrame,
         request: Request,
         *,
-        left_s: float | None,
-        max_new_tokens: int,
-        max_think_tokens: int,
+        max_new_tokens: int | None,
+        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
-        """Args: left_s: seconds to the deadline, None for none; max_*_tokens: 0 for the bundle's own.
+        """Args: max_*_tokens: None for the bundle's own; max_think_tokens 0 for no thought.
 
         Raises:
             EgmError: there is no answer; the message says why.
         """
 
-    def forget(self) -> None:
+    def release_frame(self) -> None:
         """Free what is kept of the last frame."""
 
 

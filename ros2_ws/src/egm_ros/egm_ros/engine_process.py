@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -23,16 +24,34 @@ from egm_edge.errors import BackendError, EgmError
 from egm_edge.grounding import Grounding
 from egm_ros.engine import EngineFailedError, EngineLostError
 from egm_ros.mailbox import CameraFrame
-from egm_ros.pixels_memory import PixelsMemory
 from egm_ros.requests import Progress, Request
 from egm_ros.settings import Settings
-from egm_ros.wire import Ask, Beat, Done, Failed, Forget, Message, Ready, Stop, decode, encode
+from egm_ros.shared_frame import SharedFrame
+from egm_ros.wire import Failed, GroundRequest, Heartbeat, Message, Ready, ReleaseFrame, Result, Stop, decode, encode
 
 POLL_S = 0.01  # how late a cancel is noticed; replies wake at once
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30.0
 STEADY_S = 60.0  # a process that lived this long was well; its next restart is quick again
-END_S = 2.0
+END_S = 0.5  # SIGTERM ends it at once, unless it is stuck in the kernel
 FEEDBACK_PERIOD_S, HEARTBEAT_PERIOD_S = 0.05, 0.5
+
+
+class EngineState(str, Enum):
+    """Where the model's process is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChange:
+    """News of the model's process: it is READY again, or RESTARTING: `lost` just now, or after another try failed."""
+
+    state: EngineState
+    lost: bool
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +59,7 @@ class EngineHealth:
     """For the diagnostics.
 
     Attributes:
-        state: "starting", "ready", "restarting" or "stopped".
+        state: where it is.
         pid: of the model's process, 0 without one.
         restarts: how often it was started again.
         hangs: how often it was killed because it gave no sign of life.
@@ -48,7 +67,7 @@ class EngineHealth:
         rss_mib: its resident memory.
     """
 
-    state: str
+    state: EngineState
     pid: int
     restarts: int
     hangs: int
@@ -62,7 +81,7 @@ class _Run:
 
     process: subprocess.Popen[bytes]
     pipe: Connection
-    memory: PixelsMemory
+    memory: SharedFrame
     in_use: threading.Lock = field(default_factory=threading.Lock)  # its pipe must not be closed under a reader
     started_s: float = field(default_factory=time.monotonic)
     loss: str = ""
@@ -93,7 +112,7 @@ class EngineProcess:
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], factory: str, on_change: Callable[[str], None] = lambda _text: None
+        self, settings: Callable[[], Settings], factory: str, on_change: Callable[[EngineChange], None] = lambda _: None
     ) -> None:
         self._settings, self._factory, self._on_change = settings, factory, on_change
         self._tokens = itertools.count(1)
@@ -101,8 +120,9 @@ class EngineProcess:
         self._control = threading.Lock()  # start and stop, one at a time
         self._run: _Run | None = None
         self._ready: Ready | None = None
-        self._state, self._restarts, self._hangs, self._last_loss = "stopped", 0, 0, ""
+        self._state, self._restarts, self._hangs, self._last_loss = EngineState.STOPPED, 0, 0, ""
         self._ending = threading.Event()
+        self._closed = False
         self._supervisor: threading.Thread | None = None
 
     @property
@@ -125,14 +145,21 @@ class EngineProcess:
             if self._supervisor is not None:
                 return
             self._ending.clear()
-            self._state = "starting"
+            if self._closed:
+                raise BackendError("a running node", "one that stops", "start the node again")
+            self._state = EngineState.STARTING
             try:
                 self._launch()
             except EgmError:
-                self._state = "stopped"
+                self._state = EngineState.STOPPED
                 raise
             self._supervisor = threading.Thread(target=self._supervise, name="egm-supervisor", daemon=True)
             self._supervisor.start()
+
+    def refuse_starts(self) -> None:
+        """From now on `start` fails, one that is under way included, and a process that ends is not started again."""
+        self._closed = True
+        self._ending.set()
 
     def stop(self) -> None:
         """End the process and free all it held; `start` may follow. Not while `ground` is running."""
@@ -142,7 +169,7 @@ class EngineProcess:
                 self._supervisor.join()
             if self._run is not None:
                 self._run.end()
-            self._supervisor, self._run, self._state = None, None, "stopped"
+            self._supervisor, self._run, self._state = None, None, EngineState.STOPPED
 
     def kill(self) -> None:
         """End it at once, whatever it is doing, and do not start it again; a request in flight is lost."""
@@ -162,9 +189,8 @@ class EngineProcess:
         frame: CameraFrame,
         request: Request,
         *,
-        left_s: float | None,
-        max_new_tokens: int,
-        max_think_tokens: int,
+        max_new_tokens: int | None,
+        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
@@ -180,14 +206,14 @@ class EngineProcess:
         token = next(self._tokens)
         run = self._run
         if run is None or not self.ready:
-            raise EngineLostError("a running model", f"a {self._state} one", "ask again in a few seconds")
+            raise EngineLostError("a running model", f"a {self._state.value} one", "ask again in a few seconds")
         try:
             with run.in_use:
                 run.memory.write(picture.array)
                 run.say(
-                    Ask(
+                    GroundRequest(
                         token=token,
-                        frame_key=frame.sequence or -token,
+                        frame_key=frame.key,
                         height=height,
                         width=width,
                         byte_count=run.memory.byte_count,
@@ -195,7 +221,7 @@ class EngineProcess:
                         stamp_ns=frame.stamp_ns,
                         expression=request.expression,
                         task=request.task.value,
-                        left_s=left_s,
+                        deadline_s=request.deadline_s,
                         max_new_tokens=max_new_tokens,
                         max_think_tokens=max_think_tokens,
                         progress_period_s=FEEDBACK_PERIOD_S if on_progress else HEARTBEAT_PERIOD_S,
@@ -207,12 +233,12 @@ class EngineProcess:
             self._lose(run)
             raise EngineLostError("an answer of the model's process", run.loss, "ask again in a few seconds") from error
 
-    def forget(self) -> None:
+    def release_frame(self) -> None:
         run = self._run
         if run is not None and self.ready:
             try:
                 with run.in_use:
-                    run.say(Forget())
+                    run.say(ReleaseFrame())
             except OSError:
                 self._lose(run)
 
@@ -224,11 +250,11 @@ class EngineProcess:
             if run.pipe.poll(POLL_S):
                 message = decode(run.pipe.recv_bytes())
                 alive_s = time.monotonic()
-                if isinstance(message, Beat):
+                if isinstance(message, Heartbeat):
                     text += message.text
                     if on_progress is not None:
                         on_progress(Progress(message.stage, message.tokens, text))
-                elif isinstance(message, Done):
+                elif isinstance(message, Result):
                     return Grounding.from_dict(message.grounding)
                 elif isinstance(message, Failed):
                     raise EngineFailedError(message.expected, message.found, message.hint, message.trace)
@@ -256,7 +282,7 @@ class EngineProcess:
             EgmError: it said why it cannot, or it died, or it took longer than `load_timeout_s`.
         """
         ours, theirs = Pipe()
-        memory = PixelsMemory()
+        memory = SharedFrame()
         settings = self._settings()
         descriptors = (theirs.fileno(), memory.descriptor)
         command = [
@@ -264,7 +290,10 @@ class EngineProcess:
             self._factory, json.dumps(asdict(settings)),
         ]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        process = subprocess.Popen(command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)
+        # In a session of its own: a signal to the node's whole group must not look like a model that died.
+        process = subprocess.Popen(
+            command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         theirs.close()
         run = _Run(process, ours, memory)
         self._run = run
@@ -275,7 +304,7 @@ class EngineProcess:
             run.end()
             raise
         with self._lock:
-            self._state, self._ready = "ready", reply
+            self._state, self._ready = EngineState.READY, reply
 
     def _first_reply(self, run: _Run, timeout_s: float) -> Ready:
         end_s = time.monotonic() + timeout_s
@@ -303,14 +332,13 @@ class EngineProcess:
             if self._ending.is_set():
                 return
             with self._lock:
-                self._ready, self._state = None, "restarting"
+                self._ready, self._state = None, EngineState.RESTARTING
             loss = run.loss or (f"signal {-code}" if code < 0 else f"exit code {code}")
             self._last_loss = loss
             if time.monotonic() - run.started_s > STEADY_S:
                 backoff_s = FIRST_BACKOFF_S
-            self._on_change(
-                f"the model's process {run.process.pid} was lost ({loss}); starting again in {backoff_s:g} s"
-            )
+            text = f"the model's process {run.process.pid} was lost ({loss}); starting again in {backoff_s:g} s"
+            self._on_change(EngineChange(EngineState.RESTARTING, True, text))
             run.end()
             backoff_s = self._relaunch(backoff_s)
 
@@ -322,9 +350,11 @@ class EngineProcess:
             try:
                 self._launch()
             except EgmError as error:
-                self._on_change(f"the model could not be started again: {error}; next try in {backoff_s:g} s")
+                text = f"the model could not be started again: {error}; next try in {backoff_s:g} s"
+                self._on_change(EngineChange(EngineState.RESTARTING, False, text))
                 continue
-            self._on_change(f"the model is ready again after {self._restarts} restarts")
+            text = f"the model is ready again after {self._restarts} restarts"
+            self._on_change(EngineChange(EngineState.READY, False, text))
             break
         return backoff_s
 

@@ -1,52 +1,43 @@
 """Lifecycle node: camera images and sentences in, stamped boxes out. A thin shell; each part is a module of its own.
 
-configure starts the model's process, loads and warms it up; activate listens to the camera; deactivate drops all work and
-frees the model (`free_on_deactivate`); cleanup frees everything. A failed configure says why on one line and leaves the node
-unconfigured, ready for another try.
+configure starts the model's process, loads and warms it up; activate listens to the cameras; deactivate drops all work (and
+frees the model with `free_on_deactivate`); cleanup frees everything. A failed configure says why on one line and leaves the
+node unconfigured, ready for another try.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import SetBool
 
 from egm_edge.errors import EgmError, InputError
-from egm_edge.grounding import Outcome, Task
 from egm_edge.machine import limit_heaps
-from egm_ros import conversion
+from egm_ros.camera import Camera
 from egm_ros.camera_input import CameraInput
-from egm_ros.checking import check_command
-from egm_ros.command_topic import CommandTopic
-from egm_ros.commands import StandingCommand
-from egm_ros.counters import Counters
+from egm_ros.counters import Count, Counters
 from egm_ros.diagnostics import DiagnosticsWriter, NodeHealth
 from egm_ros.dispatcher import Dispatcher
-from egm_ros.engine_process import EngineProcess
-from egm_ros.follower import Followed, Follower
+from egm_ros.engine_process import EngineChange, EngineProcess
 from egm_ros.latency import LatencyLog
-from egm_ros.mailbox import CameraFrame, Mailbox
-from egm_ros.messages import LOOKED_EVERYWHERE
-from egm_ros.outputs import Outputs
+from egm_ros.lifecycle import Bond, answer_every_transition
+from egm_ros.mailbox import Mailbox
 from egm_ros.parameters import ParameterSettings
-from egm_ros.request_servers import RequestServers
-from egm_ros.requests import Answer, Request
+from egm_ros.process import StopRequest, fail, spin_until
 from egm_ros.settings import Settings
-from egm_ros.times import nanoseconds
 
 ENGINE_FACTORY = "egm_ros.model_process:load_grounder"
-WARN_PERIOD_S = 5.0
-STOP_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 0.5
 
 
 class GroundingNode(LifecycleNode):
@@ -58,26 +49,25 @@ class GroundingNode(LifecycleNode):
 
     def __init__(self, engine_factory: str = ENGINE_FACTORY) -> None:
         super().__init__("grounding_node")
+        answer_every_transition(self)
         self._settings_of = ParameterSettings(self)
-        self.counters = Counters()
-        self.mailbox = Mailbox()
-        self._engine = EngineProcess(lambda: self.settings, engine_factory, self._on_engine_change)
-        self._all_dispatcher: Dispatcher | None = None
-        self._follower: Follower | None = None
-        self._camera: CameraInput | None = None
-        self._commands: CommandTopic | None = None
-        self._active = False
-        self._last_stamp_ns = 0
-        self._was_silent = False
-        self._made_s = time.monotonic()
+        self._counters = Counters()
         self._latency = LatencyLog()
-        self._outputs = Outputs(self, lambda: self.settings, self.counters, self.now_ns, self._on_output_error)
-        self._requests = RequestServers(self, self)
+        self._engine = EngineProcess(lambda: self.settings, engine_factory, self._on_engine_change)
+        wake = threading.Condition()  # one for all: the dispatcher waits for frames of every camera
+        self._wake = wake
+        self._cameras = [Camera(self, self, name, Mailbox(wake), self._latency) for name in self.settings.camera_names]
+        self._loaded: Dispatcher | None = None
+        self._input: CameraInput | None = None
+        self._bond: Bond | None = None
+        self._is_active, self._is_enabled = False, True
+        self._made_s = time.monotonic()
         self._diagnostics_writer = DiagnosticsWriter()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # On the steady clock: with use_sim_time a clock that stands still or jumps back must not silence these.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         group = MutuallyExclusiveCallbackGroup
+        self.create_service(SetBool, "~/enable", self._on_enable, callback_group=group())
         self._periodic = [self.create_timer(1.0, self._publish_diagnostics, group(), clock=steady)]
         if self.settings.autostart:
             self._periodic.append(self.create_timer(0.01, self._autostart, group(), clock=steady))
@@ -87,29 +77,27 @@ class GroundingNode(LifecycleNode):
         return self._settings_of.current
 
     @property
-    def dispatcher(self) -> Dispatcher | None:
-        """None while the node is not active."""
-        return self._all_dispatcher if self._active else None
+    def dispatcher(self) -> Dispatcher:
+        """Raises: InputError: the node is not active, or paused."""
+        if self._loaded is None or not self._is_active:
+            raise InputError("an active node", "an inactive one", "activate it: ros2 lifecycle set NODE activate")
+        if not self._is_enabled:
+            raise InputError("a node that is enabled", "a paused one", "call its service ~/enable with data: true")
+        return self._loaded
 
     def now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def count(self, counter: str) -> None:
-        self.counters.add(counter)
-
-    def refuse(self, counter: str, why: str) -> None:
-        """Count something unusable and warn, at most once in WARN_PERIOD_S."""
-        count = self.counters.add(counter)
-        self.get_logger().warning(f"{why} ({counter}: {count})", throttle_duration_sec=WARN_PERIOD_S)
-
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
         if not self._load():
             return TransitionCallbackReturn.FAILURE
-        self._all_dispatcher = Dispatcher(self._engine, self.mailbox, lambda: self.settings, self._on_answer)
+        self._loaded = Dispatcher(self._engine, self._wake, lambda: self.settings)
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self) -> bool:
         """Start the model's process if it does not run; False, and why in the log, if it cannot be."""
+        if self._engine.ready:
+            return True
         start = time.monotonic()
         try:
             self._engine.start()
@@ -138,17 +126,43 @@ class GroundingNode(LifecycleNode):
         return super().on_activate(state)
 
     def _listen(self) -> None:
-        settings, dispatcher = self.settings, self._all_dispatcher
-        assert dispatcher is not None
-        self._active = True
-        if settings.track:
-            self._follower = Follower(
-                self.mailbox, settings, self._on_boxes, self._on_poor_track, self._on_bad_frame, dispatcher.standing_ids
-            )
-        self._camera = CameraInput(self, settings, self._on_image)
-        self._commands = CommandTopic(self, self._on_command)
-        command_topic = self.resolve_topic_name("command")
-        self.get_logger().info(f"active: images on {self._camera.topic}, commands on {command_topic}")
+        assert self._loaded is not None
+        self._is_active = True
+        for camera in self._cameras:
+            camera.listen(self._loaded)
+        if self._is_enabled:
+            self._open_input()
+        if self.settings.bond_heartbeat_period > 0:
+            self._bond = Bond(self, self.settings.bond_heartbeat_period)
+        self.get_logger().info(
+            f"active: images on {', '.join(self._input.topics) if self._input else 'no topic, paused'}"
+        )
+
+    def _open_input(self) -> None:
+        self._input = CameraInput(
+            self, self.settings, {camera.topic("image"): camera.on_image for camera in self._cameras}
+        )
+
+    def _close_input(self) -> None:
+        camera_input, self._input = self._input, None
+        if camera_input is not None:
+            camera_input.close()
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Paused, an active node hears no camera and refuses requests; what stands goes on when it is enabled again."""
+        response.success = True
+        if request.data == self._is_enabled:
+            return response
+        self._is_enabled = request.data
+        if self._is_active and self._loaded is not None:
+            if self._is_enabled:
+                self._open_input()
+            else:
+                self._close_input()
+                for camera in self._cameras:
+                    camera.mailbox.clear()
+                self._loaded.pause()
+        return response
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_listening()
@@ -172,22 +186,20 @@ class GroundingNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _stop_listening(self) -> None:
-        self._active = False
-        camera, self._camera = self._camera, None
-        commands, self._commands = self._commands, None
-        follower, self._follower = self._follower, None
-        if commands is not None:
-            commands.close()
-        if camera is not None:
-            camera.close()
-        if self._all_dispatcher is not None:
-            self._all_dispatcher.drop_all()
-        if follower is not None:
-            follower.stop()
-        self.mailbox.clear()
+        self._is_active = False
+        bond, self._bond = self._bond, None
+        if bond is not None:
+            bond.close()
+        self._close_input()
+        if self._loaded is not None:
+            self._loaded.drop_all()
+        for camera in self._cameras:
+            camera.stop_listening()
 
     def _free(self) -> None:
-        dispatcher, self._all_dispatcher = self._all_dispatcher, None
+        dispatcher, self._loaded = self._loaded, None
+        for camera in self._cameras:
+            camera.forget_dispatcher()
         if dispatcher is not None and not dispatcher.stop(STOP_TIMEOUT_S):
             self._engine.kill()  # the model did not listen within STOP_TIMEOUT_S; this frees the dispatcher, too
             dispatcher.stop(STOP_TIMEOUT_S)
@@ -195,118 +207,39 @@ class GroundingNode(LifecycleNode):
 
     def stop(self) -> None:
         """Release every waiting callback and the model's process; for the end of this one."""
+        self._engine.refuse_starts()
         self._stop_listening()
         self._free()
-        self._outputs.stop()
+        for camera in self._cameras:
+            camera.close()
 
     def destroy_node(self) -> None:
-        self._requests.destroy()
+        for camera in self._cameras:
+            camera.destroy()
         super().destroy_node()
 
-    def _on_image(self, message: Any) -> None:
-        """Called in the camera's thread."""
-        stamp_ns = nanoseconds(message.header.stamp)
-        if stamp_ns < self._last_stamp_ns:
-            self.refuse("stamps_went_back", f"an image is stamped {(self._last_stamp_ns - stamp_ns) / 1e9:.3f} s back")
-        self._last_stamp_ns = stamp_ns
-        try:
-            conversion.check(message, self.settings.max_image_pixels)
-        except conversion.RejectedImageError as error:
-            self._on_bad_frame(error)
-            return
-        self.mailbox.put(message, self.settings.max_image_pixels)
+    def count_failure(self, trace: str) -> None:
+        """A callback raised: an error in the log and a count, not the end of the node."""
+        self._counters.add(Count.CALLBACKS_FAILED)
+        self.get_logger().error(f"a callback failed:\n{trace}")
 
-    def _on_bad_frame(self, error: EgmError) -> None:
-        self.refuse(f"frames_rejected_{getattr(error, 'reason', 'unusable')}", f"image refused: {error}")
-
-    def _on_command(self, text: str, first: bool) -> None:
-        dispatcher, settings = self.dispatcher, self.settings
-        if dispatcher is None:
-            return
-        if not text.strip():
-            dispatcher.clear_command()
-            return
-        try:
-            expression = check_command(text, settings)
-            number = self.counters.add("commands") if first else self.counters.snapshot()["commands"]
-            request = Request(f"cmd-{number}", expression, Task(settings.task), settings.deadline_s or None)
-            if first or settings.command_policy == "latest":
-                dispatcher.say(StandingCommand(request))
-        except InputError as error:
-            if first:
-                self.refuse("commands_refused", f"command refused: {error}")
-
-    def _on_answer(self, answer: Answer) -> None:
-        """Called in the dispatcher's thread."""
-        try:
-            self._report(answer)
-        except Exception as error:  # the dispatcher must outlive a message that cannot be published
-            self._on_output_error(error)
-
-    def _report(self, answer: Answer) -> None:
-        grounding = answer.grounding
-        outcome = grounding.outcome if grounding is not None else None
-        self.counters.add("answers_failed" if outcome is None else f"answers_{outcome.value}")
-        if grounding is None:
-            why = f"{answer.request.request_id}: {answer.error}\n{answer.trace}".rstrip()
-            self.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
-        else:
-            self._latency.add(grounding)
-        superseded = answer.standing and outcome is Outcome.CANCELLED
-        if superseded or not self._active:
-            return
-        follower = self._follower
-        if follower is None or not answer.standing:
-            self._outputs.answer(answer, followed=False)
-            return
-        if outcome in LOOKED_EVERYWHERE:
-            follower.take(answer)
-        self._outputs.answer(answer, followed=True)
-
-    def _on_boxes(self, frame: CameraFrame, followed: tuple[Followed, ...]) -> None:
-        """Called in the follower's thread, at camera rate."""
-        if self._active:
-            try:
-                self._outputs.boxes(frame, followed)
-            except Exception as error:
-                self._on_output_error(error)
-
-    def _on_poor_track(self, request_id: str) -> None:
-        dispatcher = self.dispatcher
-        if dispatcher is not None and self.settings.reground != "on_demand":
-            dispatcher.want(request_id)
-
-    def _on_output_error(self, error: Exception) -> None:
-        self.counters.add("publishes_failed")
-        why = f"publishing failed: {type(error).__name__}: {error}"
-        self.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
-
-    def _on_engine_change(self, text: str) -> None:
+    def _on_engine_change(self, change: EngineChange) -> None:
         """Called in the supervisor's thread."""
-        if "was lost" in text:
-            self.counters.add("engine_lost")
-        self.get_logger().warning(text)
+        if change.lost:
+            self._counters.add(Count.ENGINE_LOST)
+        self.get_logger().warning(change.text)
 
     def _publish_diagnostics(self) -> None:
-        silent_s = self.mailbox.silent_s()
-        is_silent = self._active and silent_s > self.settings.camera_timeout_s
-        if is_silent and not self._was_silent:
-            self.counters.add("camera_went_silent")
-        self._was_silent = is_silent
-        mailbox = {"frames_received": self.mailbox.received, "frames_skipped": self.mailbox.skipped}
-        follower = self._follower
+        hears = self._is_active and self._is_enabled
+        cameras = tuple(camera.health(is_active=hears) for camera in self._cameras)
         health = NodeHealth(
             name=self.get_fully_qualified_name(),
-            state="active" if self._active else "inactive",
+            state="active" if hears else "paused" if self._is_active else "inactive",
             bundle_hash=self._engine.bundle_hash,
-            counts=mailbox | self.counters.snapshot(),
+            counts=sum((camera.counters.snapshot() for camera in self._cameras), self._counters.snapshot()),
             uptime_s=time.monotonic() - self._made_s,
-            ages_ms=self.mailbox.ages_ms(),
-            silent_s=silent_s,
-            camera_timeout_s=self.settings.camera_timeout_s,
-            engine=self._engine.health() if self._all_dispatcher is not None else None,
-            follower=follower.health() if follower is not None else None,
-            output_rate_hz=self._outputs.rate_hz,
+            cameras=cameras,
+            engine=self._engine.health() if self._loaded is not None else None,
             latency=self._latency.summary(),
         )
         message = self._diagnostics_writer.write(health)
@@ -319,43 +252,27 @@ class GroundingNode(LifecycleNode):
             self.trigger_activate()
 
 
-def main(args: Sequence[str] | None = None, engine_factory: str = ENGINE_FACTORY) -> int:
+def main(
+    args: Sequence[str] | None = None, engine_factory: str = ENGINE_FACTORY, stop: StopRequest | None = None
+) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
+    stop = stop or StopRequest()
     limit_heaps()
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = GroundingNode(engine_factory)
     except EgmError as error:
-        sys.stderr.write(f"{error}\n")
         rclpy.try_shutdown()
-        return error.exit_code
+        return fail(error)
     # One thread for each request that may wait, and four for commands, lifecycle, parameters and timers.
     executor = MultiThreadedExecutor(num_threads=node.settings.max_pending_requests + 4)
     executor.add_node(node)
     try:
-        _spin(node, executor)
+        spin_until(stop, executor, node.count_failure, node.stop)
     finally:
-        # In this order: a callback still waiting in a thread would abort the interpreter at exit.
-        node.stop()
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _spin(node: GroundingNode, executor: MultiThreadedExecutor) -> None:
-    """Until the end; a callback that raises is an error in the log and a count, not the end of the node."""
-    while True:
-        try:
-            executor.spin()
-            return
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except InvalidHandle:
-            continue  # a subscription was destroyed (deactivate) while the executor was looking at it
-        except Exception:
-            node.count("callbacks_failed")
-            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
 
 
 if __name__ == "__main__":

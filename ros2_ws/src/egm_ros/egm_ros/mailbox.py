@@ -6,6 +6,7 @@ cannot stall the camera, and a fast camera cannot queue up stale frames.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import Any
 
 from egm_ros.conversion import Picture, to_picture
 from egm_ros.times import nanoseconds
+
+_keys = itertools.count(1)
 
 
 @dataclass(eq=False)
@@ -25,12 +28,14 @@ class CameraFrame:
         sequence: 1, 2, … in order of arrival; 0 for an image that came with a request.
         arrived_s: time.monotonic() at arrival, immune to clock jumps.
         max_pixels: cap on width * height of compressed images, known only when they are decoded.
+        key: of this frame alone, among all cameras and requests.
     """
 
     message: Any
     sequence: int
     arrived_s: float
     max_pixels: int = 100_000_000
+    key: int = field(default_factory=lambda: next(_keys))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -60,14 +65,17 @@ class CameraFrame:
 class Mailbox:
     """The newest frame, shared between one writer (the camera callback) and its readers (model and tracker).
 
+    Args:
+        wake: shared by the mailboxes of several cameras, so that one dispatcher can wait for all of them.
+
     Attributes:
         wake: notified on every arrival; the readers wait on it for frames and requests alike.
         received: frames put so far.
         skipped: frames overwritten before the model or the tracker looked at them.
     """
 
-    def __init__(self) -> None:
-        self.wake = threading.Condition()
+    def __init__(self, wake: threading.Condition | None = None) -> None:
+        self.wake = wake or threading.Condition()
         self.received = 0
         self.skipped = 0
         self._oldest_ms = self._longest_gap_ms = 0.0
@@ -88,10 +96,14 @@ class Mailbox:
     def newest(self, max_age_s: float, *, after: int = 0) -> CameraFrame | None:
         """The newest frame if it is at most `max_age_s` old and its sequence is greater than `after`, else None."""
         with self.wake:
+            frame = self.peek(max_age_s)
+            return self.take(frame) if frame is not None and frame.sequence > after else None
+
+    def peek(self, max_age_s: float) -> CameraFrame | None:
+        """The same without taking it: nobody has looked at it yet."""
+        with self.wake:
             frame = self._frame
-            if frame is None or frame.sequence <= after or time.monotonic() - frame.arrived_s > max_age_s:
-                return None
-            return self._hand_over(frame)
+            return frame if frame is not None and time.monotonic() - frame.arrived_s <= max_age_s else None
 
     def silent_s(self) -> float:
         """Seconds since the last frame; infinite when there was none."""
@@ -116,12 +128,14 @@ class Mailbox:
                 left_s = end - time.monotonic()
                 if left_s <= 0 or not self.wake.wait(left_s):
                     return None
-            return self._hand_over(self._frame)
+            return self.take(self._frame)
 
-    def _hand_over(self, frame: CameraFrame) -> CameraFrame:
-        self._seen = True
-        self._oldest_ms = max(self._oldest_ms, (time.monotonic() - frame.arrived_s) * 1e3)
-        return frame
+    def take(self, frame: CameraFrame) -> CameraFrame:
+        """Note that somebody looks at this frame."""
+        with self.wake:
+            self._seen = True
+            self._oldest_ms = max(self._oldest_ms, (time.monotonic() - frame.arrived_s) * 1e3)
+            return frame
 
     def clear(self) -> None:
         with self.wake:

@@ -15,10 +15,10 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Object
 from egm_edge.boxes import Box
 from egm_edge.grounding import Grounding, Outcome, Task
 from egm_edge.tracking import TrackState
-from egm_ros.follower import Followed
 from egm_ros.mailbox import CameraFrame
 from egm_ros.requests import Answer
 from egm_ros.times import to_duration
+from egm_ros.track_propagator import TrackedAnswer
 
 OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
 TRACK_STATES = {state: getattr(GroundedObject, f"TRACK_{state.value}") for state in TrackState}
@@ -58,7 +58,7 @@ def to_grounded_object(answer: Answer, now_ns: int) -> GroundedObject:
     return message
 
 
-def to_tracked_object(followed: Followed, frame: CameraFrame, now_ns: int) -> GroundedObject:
+def to_tracked_object(followed: TrackedAnswer, frame: CameraFrame, now_ns: int) -> GroundedObject:
     """An answer's object where it is on a later frame; thought and text stay with the answer."""
     answer, tracked = followed.answer, followed.tracked
     message = to_grounded_object(answer, now_ns)
@@ -114,21 +114,18 @@ def to_object_array(messages: list[GroundedObject]) -> GroundedObjectArray:
     return GroundedObjectArray(header=messages[0].header, objects=messages)
 
 
-def to_detections(answer: Answer) -> Detection2DArray | None:
+def to_detections(frame: CameraFrame, answers: Iterable[Answer]) -> Detection2DArray:
     """The standard message: id = request id, class_id = expression, score NaN where the bundle is not calibrated.
 
-    Returns:
-        One detection when FOUND, an empty array when the model looked and found nothing, None otherwise.
+    Args:
+        answers: about this frame; those without a box give no detection.
     """
-    grounding, frame = answer.grounding, answer.frame
-    if grounding is None or frame is None or grounding.outcome not in LOOKED_EVERYWHERE:
-        return None
     header: Header = frame.message.header
-    boxes = [] if grounding.box is None else [_detection(header, answer, grounding.box)]
-    return Detection2DArray(header=header, detections=boxes)
+    found = [(one, one.grounding.box) for one in answers if one.grounding is not None and one.grounding.box is not None]
+    return Detection2DArray(header=header, detections=[_detection(header, one, box) for one, box in found])
 
 
-def to_tracked_detections(followed: Iterable[Followed], frame: CameraFrame) -> Detection2DArray:
+def to_tracked_detections(followed: Iterable[TrackedAnswer], frame: CameraFrame) -> Detection2DArray:
     """Everything that is followed and not lost, at one frame."""
     header: Header = frame.message.header
     boxes = [

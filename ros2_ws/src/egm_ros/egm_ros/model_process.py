@@ -1,7 +1,7 @@
 """The process of the model: `python -m egm_ros.model_process …`, started and watched by `engine_process.py`.
 
 Loads a Grounder, warms it up, and answers one request at a time. Between two tokens it looks into the pipe for a Stop and
-sends a Beat, so a cancel takes effect within one decode step, and silence means that it hangs. It ends when the pipe closes,
+sends a Heartbeat, so a cancel takes effect within one decode step, and silence means that it hangs. It ends when the pipe closes,
 so it never outlives the node. Knows nothing of ROS.
 """
 
@@ -24,9 +24,9 @@ from egm_edge.decoding import TokenEvent
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Grounding
 from egm_edge.machine import limit_heaps
-from egm_ros.pixels_memory import PixelsMemory
 from egm_ros.settings import Settings
-from egm_ros.wire import Ask, Beat, Done, Failed, Forget, Ready, Stop, decode, encode
+from egm_ros.shared_frame import SharedFrame
+from egm_ros.wire import Failed, GroundRequest, Heartbeat, Ready, ReleaseFrame, Result, Stop, decode, encode
 
 
 def load_grounder(settings: Settings) -> Any:
@@ -58,43 +58,39 @@ class FrameCache:
 
     def ground(
         self,
-        ask: Ask,
+        ask: GroundRequest,
         pixels: Callable[[], NDArray],
         should_stop: Callable[[], bool],
         on_token: Callable[[TokenEvent], None],
     ) -> Grounding:
         """Args: pixels: gives [H, W, 3] uint8 when the frame is not open yet."""
-        started_s = time.monotonic()
         if ask.frame_key != self._key:
-            self.forget()  # first, so that two large frames are never in memory together
+            self.release()  # first, so that two large frames are never in memory together
             self._opened = self._grounder.frame(pixels(), color=ask.color, stamp_ns=ask.stamp_ns)
             self._key = ask.frame_key
-        limits: dict[str, Any] = {}
-        if ask.max_new_tokens:
-            limits["max_new_tokens"] = ask.max_new_tokens
-        if ask.max_think_tokens:
-            limits["max_think_tokens"] = ask.max_think_tokens
-        if ask.left_s is not None:
-            limits["deadline_ms"] = max(1.0, (ask.left_s - (time.monotonic() - started_s)) * 1e3)
+        limits = {"max_new_tokens": ask.max_new_tokens, "max_think_tokens": ask.max_think_tokens}
+        decoding: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+        if ask.deadline_s is not None:
+            decoding["deadline_ms"] = max(1.0, (ask.deadline_s - time.monotonic()) * 1e3)
         return self._grounder.ground(
-            self._opened, ask.expression, task=ask.task, should_stop=should_stop, on_token=on_token, **limits
+            self._opened, ask.expression, task=ask.task, should_stop=should_stop, on_token=on_token, **decoding
         )
 
-    def forget(self) -> None:
+    def release(self) -> None:
         self._key = self._opened = None
 
 
 class _Running:
-    """One request while it runs: looks for a Stop, sends Beats."""
+    """One request while it runs: looks for a Stop, sends Heartbeats."""
 
-    def __init__(self, pipe: Connection, ask: Ask) -> None:
+    def __init__(self, pipe: Connection, ask: GroundRequest) -> None:
         self._pipe, self._ask = pipe, ask
         self._poll = select.poll()  # a tenth of the cost of Connection.poll, which makes a selector at every call
         self._poll.register(pipe.fileno(), select.POLLIN)
         self._stopped = False
         self._text = ""
         self._last_s = time.monotonic()
-        self._say(Beat(ask.token, "look", 0, ""))
+        self._say(Heartbeat(ask.token, "look", 0, ""))
 
     def should_stop(self) -> bool:
         while self._poll.poll(0):
@@ -107,19 +103,19 @@ class _Running:
         now_s = time.monotonic()
         if now_s - self._last_s >= self._ask.progress_period_s:
             self._last_s = now_s
-            self._say(Beat(self._ask.token, event.stage.value, event.count, self._text))
+            self._say(Heartbeat(self._ask.token, event.stage.value, event.count, self._text))
             self._text = ""
 
-    def _say(self, beat: Beat) -> None:
+    def _say(self, beat: Heartbeat) -> None:
         self._pipe.send_bytes(encode(beat))
 
 
-def _answer(cache: FrameCache, memory: PixelsMemory, pipe: Connection, ask: Ask) -> bytes:
+def _answer(cache: FrameCache, memory: SharedFrame, pipe: Connection, ask: GroundRequest) -> bytes:
     memory.follow(ask.byte_count)
     running = _Running(pipe, ask)
     try:
         grounding = cache.ground(ask, lambda: memory.read(ask.height, ask.width), running.should_stop, running.on_token)
-        return encode(Done(ask.token, grounding.to_dict()))
+        return encode(Result(ask.token, grounding.to_dict()))
     except (EOFError, ConnectionError):
         raise
     except Exception as error:
@@ -133,22 +129,22 @@ def _failed(token: int, error: Exception) -> Failed:
     return Failed(token, "the engine to work", found, "see the log", traceback.format_exc())
 
 
-def serve(pipe: Connection, memory: PixelsMemory, grounder: Any) -> None:
+def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
     """Answer until the node closes the pipe."""
     cache = FrameCache(grounder)
     while True:
         message = decode(pipe.recv_bytes())
-        if isinstance(message, Ask):
+        if isinstance(message, GroundRequest):
             pipe.send_bytes(_answer(cache, memory, pipe, message))
-        elif isinstance(message, Forget):
-            cache.forget()
+        elif isinstance(message, ReleaseFrame):
+            cache.release()
 
 
 def main(arguments: list[str]) -> int:
     """Args: arguments: pipe descriptor, memory descriptor, "module:callable" that makes the Grounder, settings as JSON."""
     limit_heaps()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends this process itself
-    pipe, memory = Connection(int(arguments[0])), PixelsMemory(int(arguments[1]))
+    pipe, memory = Connection(int(arguments[0])), SharedFrame(int(arguments[1]))
     module, _, name = arguments[2].partition(":")
     try:
         grounder = getattr(importlib.import_module(module), name)(Settings(**json.loads(arguments[3])))

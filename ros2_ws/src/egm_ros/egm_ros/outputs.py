@@ -1,13 +1,14 @@
-"""What the node says: detections, grounded objects, annotated images. Publishers and QoS; messages.py makes the messages."""
+"""What the node says of one camera: detections, grounded objects, annotated images. Publishers, QoS and their threads."""
 
 from __future__ import annotations
 
 import array
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_interfaces.msg import GroundedObjectArray
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -15,22 +16,24 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from egm_edge.tracking import TrackState
-from egm_ros.annotator import Annotator, drawable, to_jpeg
-from egm_ros.counters import Counters
-from egm_ros.follower import Followed
+from egm_ros.annotator import Annotator, drawable, encode_picture
+from egm_ros.counters import Count, Counters
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import (
+    LOOKED_EVERYWHERE,
     to_detections,
     to_grounded_object,
     to_object_array,
     to_tracked_detections,
     to_tracked_object,
 )
+from egm_ros.publishing import PublishingThread
 from egm_ros.requests import Answer
 from egm_ros.settings import Settings
+from egm_ros.track_propagator import TrackedAnswer
 
-SLOW_PUBLISH_S = 0.05  # a publisher that blocks this long has a subscriber that stalls
 RATE_SMOOTHING = 0.05
+STOP_S = 0.3
 
 
 def _profile(reliability: str, depth: int) -> QoSProfile:
@@ -38,9 +41,10 @@ def _profile(reliability: str, depth: int) -> QoSProfile:
 
 
 class Outputs:
-    """Publishes while the node is active (its publishers are lifecycle publishers).
+    """Publishes while the node is active (its publishers are lifecycle publishers); every method returns at once.
 
     Args:
+        prefix: of the topics, "left/" for a camera of that name.
         settings: QoS is read here, once; the rest at every use.
         now_ns: the node's clock.
         on_error: told why something could not be published.
@@ -49,66 +53,73 @@ class Outputs:
     def __init__(
         self,
         node: LifecycleNode,
+        prefix: str,
         settings: Callable[[], Settings],
         counters: Counters,
         now_ns: Callable[[], int],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._settings, self._counters, self._now_ns = settings, counters, now_ns
+        self._settings, self._counters, self._now_ns, self._on_error = settings, counters, now_ns, on_error
         at_start = settings()
         detections = _profile(at_start.detections_reliability, at_start.detections_depth)
         objects = _profile(at_start.grounded_objects_reliability, at_start.grounded_objects_depth)
         pictures = _profile(at_start.annotated_reliability, 1)
-        self._detections = node.create_lifecycle_publisher(Detection2DArray, "detections", detections)
-        self._objects = node.create_lifecycle_publisher(GroundedObjectArray, "grounded_objects", objects)
-        self._annotated = node.create_lifecycle_publisher(Image, "annotated", pictures)
-        self._annotated_jpeg = node.create_lifecycle_publisher(CompressedImage, "annotated/compressed", pictures)
+        create = node.create_lifecycle_publisher
+        self._detections = create(Detection2DArray, f"{prefix}detections", detections)
+        self._objects = create(GroundedObjectArray, f"{prefix}grounded_objects", objects)
+        self._annotated = create(Image, f"{prefix}annotated", pictures)
+        self._annotated_compressed = create(CompressedImage, f"{prefix}annotated/compressed", pictures)
         self._annotator = Annotator(settings, self._is_watched, self._publish_picture, on_error)
+        self._detections_thread, self._objects_thread = (
+            PublishingThread(
+                f"egm-{name}",
+                partial(counters.add, Count.PUBLISHES_SLOW),
+                partial(counters.add, Count.PUBLISHES_SKIPPED),
+                on_error,
+            )
+            for name in ("detections", "objects")
+        )
         self._last_s = time.monotonic()
         self.rate_hz = 0.0
 
-    def answer(self, answer: Answer, *, followed: bool) -> None:
-        """An answer under its own frame's header.
-
-        Args:
-            followed: the follower publishes its detections, at every frame from now on.
-        """
-        self._publish(self._objects, to_object_array([to_grounded_object(answer, self._now_ns())]))
-        detections = None if followed else to_detections(answer)
-        if detections is not None:
-            self._publish(self._detections, detections)
+    def answer(self, answer: Answer, *, tracked: bool) -> None:
+        """An answer, once, under its own frame's header; a picture of it unless it is tracked from now on."""
+        now_ns = self._now_ns()
+        self._objects_thread.keep(lambda: self._objects.publish(to_object_array([to_grounded_object(answer, now_ns)])))
         frame, grounding = answer.frame, answer.grounding
-        if frame is not None and grounding is not None and not followed:
+        if frame is not None and grounding is not None and not tracked:
             self._annotator.offer(frame, lambda: [grounding])
 
-    def boxes(self, frame: CameraFrame, followed: tuple[Followed, ...]) -> None:
-        """Everything that is followed, at one frame; called at camera rate."""
-        now_s = time.monotonic()
+    def untracked(self, frame: CameraFrame, answers: tuple[Answer, ...]) -> None:
+        """The answers to standing queries about one frame, where nothing carries them on: one array."""
+        self._detections_thread.keep(lambda: self._detections.publish(to_detections(frame, answers)))
+
+    def tracked(self, frame: CameraFrame, tracked: tuple[TrackedAnswer, ...]) -> None:
+        """Everything that is tracked, at one frame; called at camera rate."""
+        now_s, now_ns = time.monotonic(), self._now_ns()
         self.rate_hz += RATE_SMOOTHING * (1 / max(1e-3, now_s - self._last_s) - self.rate_hz)
         self._last_s = now_s
-        now_ns = self._now_ns()
-        self._publish(self._detections, to_tracked_detections(followed, frame))
-        carried: list[GroundedObject] = [
-            to_tracked_object(one, frame, now_ns) for one in followed if one.tracked.state is not TrackState.GROUNDED
-        ]
-        if carried:  # what is GROUNDED on this very frame was published as the answer it is
-            self._publish(self._objects, to_object_array(carried))
-        self._annotator.offer(frame, lambda: drawable(followed))
+        self._detections_thread.newest(lambda: self._detections.publish(to_tracked_detections(tracked, frame)))
+        # What is GROUNDED on this very frame was published as the answer it is.
+        carried = [one for one in tracked if one.tracked.state is not TrackState.GROUNDED]
+        if carried:
+            self._objects_thread.newest(
+                lambda: self._objects.publish(
+                    to_object_array([to_tracked_object(one, frame, now_ns) for one in carried])
+                )
+            )
+        self._annotator.offer(frame, lambda: drawable(tracked))
 
     def stop(self) -> None:
-        self._annotator.stop()
-
-    def _publish(self, publisher, message: object) -> None:
-        started_s = time.monotonic()
-        publisher.publish(message)
-        if time.monotonic() - started_s > SLOW_PUBLISH_S:
-            self._counters.add("publishes_slow")
+        self._annotator.stop(STOP_S)
+        self._detections_thread.stop(STOP_S)
+        self._objects_thread.stop(STOP_S)
 
     def _is_watched(self) -> bool:
-        return any(p.get_subscription_count() > 0 for p in (self._annotated, self._annotated_jpeg))
+        return any(p.get_subscription_count() > 0 for p in (self._annotated, self._annotated_compressed))
 
     def _publish_picture(self, frame: CameraFrame, rgb: NDArray[np.uint8]) -> None:
-        header = frame.message.header
+        header, settings = frame.message.header, self._settings()
         if self._annotated.get_subscription_count() > 0:
             height, width = rgb.shape[:2]
             message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
@@ -116,8 +127,47 @@ class Outputs:
             data.frombytes(memoryview(np.ascontiguousarray(rgb)).cast("B"))
             message.data = data
             self._annotated.publish(message)
-        if self._annotated_jpeg.get_subscription_count() > 0:
-            jpeg = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
-            jpeg.data = array.array("B", to_jpeg(rgb, self._settings().annotated_jpeg_quality))
-            self._annotated_jpeg.publish(jpeg)
-        self._counters.add("annotated_images")
+        if self._annotated_compressed.get_subscription_count() > 0:
+            compressed = CompressedImage(header=header, format=f"rgb8; {settings.annotated_format} compressed bgr8")
+            compressed.data = array.array("B", encode_picture(rgb, settings))
+            self._annotated_compressed.publish(compressed)
+        self._counters.add(Count.ANNOTATED_IMAGES)
+
+
+class UntrackedAnswers:
+    """Gathers the answers about one frame, so that there is one array a stamp: they come one after the other.
+
+    A frame's array is complete when everything that stands has been answered on it, or an answer on a newer one has come.
+
+    Args:
+        publish: called with a frame and the answers about it.
+        standing_ids: what stands.
+    """
+
+    def __init__(
+        self, publish: Callable[[CameraFrame, tuple[Answer, ...]], None], standing_ids: Callable[[], set[str]]
+    ) -> None:
+        self._publish, self._standing_ids = publish, standing_ids
+        self._answers: dict[str, Answer] = {}
+        self._frame: CameraFrame | None = None
+        self._published = False
+
+    def add(self, answer: Answer) -> None:
+        """Called in the dispatcher's thread, with answers to standing queries."""
+        grounding, frame = answer.grounding, answer.frame
+        if grounding is None or frame is None or grounding.outcome not in LOOKED_EVERYWHERE:
+            return
+        if frame is not self._frame:
+            self._flush()
+            self._frame, self._published = frame, False
+        if self._published:
+            return
+        self._answers[answer.request.request_id] = answer
+        if self._standing_ids() <= self._answers.keys():
+            self._flush()
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, {}
+        if answers and self._frame is not None:
+            self._published = True
+            self._publish(self._frame, tuple(answers.values()))

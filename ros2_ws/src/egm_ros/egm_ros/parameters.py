@@ -9,14 +9,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from egm_edge.errors import InputError
-from egm_ros.settings import Settings
+from egm_ros.settings import START_UP, Settings, parameter_name
 
-_NAMES = tuple(item.name for item in fields(Settings))
+_FIELDS = {parameter_name(item): item.name for item in fields(Settings)}
 
 
 def _descriptor(item: Field) -> ParameterDescriptor:
     meta = item.metadata
-    descriptor = ParameterDescriptor(description=meta["description"])
+    descriptor = ParameterDescriptor(description=meta["description"], read_only=meta["read"] == START_UP)
     if meta["choices"]:
         descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
     if meta["low"] is not None and isinstance(item.default, float):
@@ -40,15 +40,15 @@ class ParameterSettings:
         values = {}
         for item in fields(Settings):
             try:
-                values[item.name] = node.declare_parameter(item.name, item.default, _descriptor(item)).value
+                values[item.name] = node.declare_parameter(parameter_name(item), item.default, _descriptor(item)).value
             except Exception as error:  # rclpy raises several types here; all say which parameter and why
-                raise InputError(f"a valid {item.name}", str(error), item.metadata["description"]) from error
+                raise InputError(f"a valid {parameter_name(item)}", str(error), item.metadata["description"]) from error
         self.current = Settings(**values)
         node.add_on_set_parameters_callback(self._on_set)
 
     def _on_set(self, changed: list[Parameter]) -> SetParametersResult:
         try:
-            self.current = replace(self.current, **{p.name: p.value for p in changed if p.name in _NAMES})
+            self.current = replace(self.current, **{_FIELDS[p.name]: p.value for p in changed if p.name in _FIELDS})
         except InputError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

@@ -6,8 +6,10 @@ A thread of the executor waits for each request; `max_pending_requests` bounds t
 from __future__ import annotations
 
 import itertools
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import rclpy
 from egm_interfaces.action import Ground as GroundAction
@@ -20,32 +22,37 @@ from rclpy.node import Node
 
 from egm_edge.boxes import Box
 from egm_edge.decoding import Stage
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import EgmError
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import BoxNorm1000, parse_answer
-from egm_ros.checking import check_request, check_standing
-from egm_ros.dispatcher import Dispatcher
+from egm_ros.counters import Count, Counters
+from egm_ros.dispatcher import Dispatcher, Source
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import to_bounding_box, to_grounded_object, to_ros_text
-from egm_ros.requests import Answer, OnProgress, Progress, Ticket
+from egm_ros.requests import Answer, Progress, Ticket
 from egm_ros.settings import Settings
+from egm_ros.validation import check_request, check_standing
 
 
 class Host(Protocol):
-    """What these servers need of the node."""
+    """What these servers need of their camera."""
+
+    counters: Counters
 
     @property
     def settings(self) -> Settings: ...
 
     @property
-    def dispatcher(self) -> Dispatcher | None:
-        """None while the node is not active."""
+    def dispatcher(self) -> Dispatcher:
+        """Raises: InputError: the node is not active, or paused."""
+
+    @property
+    def source(self) -> Source:
+        """The camera's place in the dispatcher. Raises: InputError: see `dispatcher`."""
 
     def now_ns(self) -> int: ...
 
-    def refuse(self, counter: str, why: str) -> None: ...
-
-    def count(self, counter: str) -> None: ...
+    def refuse(self, count: Count, why: str) -> None: ...
 
 
 class RequestServers:
@@ -53,23 +60,27 @@ class RequestServers:
 
     Args:
         node: where they are created.
-        host: the same node, as far as these servers know it.
+        host: whom the requests are for.
+        prefix: "left/" for a camera of that name: `~/left/ground`.
     """
 
-    def __init__(self, node: Node, host: Host) -> None:
+    def __init__(self, node: Node, host: Host, prefix: str) -> None:
         self._node, self._host = node, host
         self._numbers = itertools.count(1)
+        self._places: deque[tuple[Dispatcher, Source]] = deque()  # of goals that are being accepted
+        self._accepted: dict[bytes, tuple[Dispatcher, Ticket]] = {}
         group = ReentrantCallbackGroup()
         self._services = [
-            node.create_service(GroundService, "~/ground", self._serve, callback_group=group),
-            node.create_service(SetCommands, "~/set_commands", self._set_commands, callback_group=group),
+            node.create_service(GroundService, f"~/{prefix}ground", self._serve, callback_group=group),
+            node.create_service(SetCommands, f"~/{prefix}set_commands", self._set_commands, callback_group=group),
         ]
         self._action = ActionServer(
             node,
             GroundAction,
-            "~/ground",
+            f"~/{prefix}ground",
             execute_callback=self._execute,
             goal_callback=self._on_goal,
+            handle_accepted_callback=self._on_accepted,
             cancel_callback=lambda _goal: CancelResponse.ACCEPT,
             callback_group=group,
         )
@@ -79,24 +90,16 @@ class RequestServers:
         for service in self._services:
             self._node.destroy_service(service)
 
-    def _dispatcher(self) -> Dispatcher:
-        dispatcher = self._host.dispatcher
-        if dispatcher is None:
-            raise InputError("an active node", "an inactive one", "activate it: ros2 lifecycle set NODE activate")
-        return dispatcher
-
-    def _submit(self, goal: Any, request_id: str, on_progress: OnProgress | None = None) -> tuple[Dispatcher, Ticket]:
-        dispatcher = self._dispatcher()
-        return dispatcher, dispatcher.submit(check_request(goal, request_id, self._host.settings), on_progress)
-
     def _serve(self, request: GroundService.Request, response: GroundService.Response) -> GroundService.Response:
         try:
-            dispatcher, ticket = self._submit(request, f"srv-{next(self._numbers)}")
+            asked = check_request(request, f"srv-{next(self._numbers)}", self._host.settings, time.monotonic())
+            dispatcher, source = self._host.dispatcher, self._host.source
+            dispatcher.reserve()
         except EgmError as error:
-            self._host.refuse("requests_refused", f"service request refused: {error}")
+            self._host.refuse(Count.REQUESTS_REFUSED, f"service request refused: {error}")
             response.message = str(error)
             return response
-        answer = dispatcher.wait(ticket)
+        answer = dispatcher.wait(dispatcher.submit(source, asked))
         response.message = _failure(answer)
         response.success = not response.message
         response.object = to_grounded_object(answer, self._host.now_ns())
@@ -104,35 +107,38 @@ class RequestServers:
 
     def _set_commands(self, request: SetCommands.Request, response: SetCommands.Response) -> SetCommands.Response:
         try:
-            self._dispatcher().set_commands(check_standing(request.commands, self._host.settings))
+            self._host.source.set_queries(check_standing(request.commands, self._host.settings))
         except EgmError as error:
-            self._host.refuse("commands_refused", f"standing queries refused: {error}")
+            self._host.refuse(Count.COMMANDS_REFUSED, f"standing queries refused: {error}")
             response.message = str(error)
             return response
-        self._host.count("command_sets")
+        self._host.counters.add(Count.COMMAND_SETS)
         response.success = True
         return response
 
     def _on_goal(self, goal: GroundAction.Goal) -> GoalResponse:
+        """Everything that can be refused is refused here; an accepted goal has its place."""
         try:
-            self._dispatcher()
-            check_request(goal, "", self._host.settings)
+            check_request(goal, "", self._host.settings, 0.0)
+            dispatcher, source = self._host.dispatcher, self._host.source
+            dispatcher.reserve()
         except EgmError as error:
-            self._host.refuse("requests_refused", f"goal rejected: {error}")
+            self._host.refuse(Count.REQUESTS_REFUSED, f"goal rejected: {error}")
             return GoalResponse.REJECT
+        self._places.append((dispatcher, source))
         return GoalResponse.ACCEPT
+
+    def _on_accepted(self, handle: ServerGoalHandle) -> None:
+        """Comes right after `_on_goal`: the deadline counts from here, whenever a thread is free to wait for the answer."""
+        dispatcher, source = self._places.popleft()
+        goal_id = bytes(handle.goal_id.uuid)
+        asked = check_request(handle.request, goal_id.hex(), self._host.settings, time.monotonic())
+        self._accepted[goal_id] = dispatcher, dispatcher.submit(source, asked, Feedback(handle))
+        handle.execute()
 
     def _execute(self, handle: ServerGoalHandle) -> GroundAction.Result:
         result = GroundAction.Result()
-        request_id = bytes(handle.goal_id.uuid).hex()
-        feedback = Feedback(handle)
-        try:
-            dispatcher, ticket = self._submit(handle.request, request_id, feedback)
-        except EgmError as error:
-            self._host.refuse("requests_refused", f"goal aborted: {error}")
-            result.message = str(error)
-            _end(handle.abort)
-            return result
+        dispatcher, ticket = self._accepted.pop(bytes(handle.goal_id.uuid))
         answer = dispatcher.wait(ticket, is_cancelled=lambda: handle.is_cancel_requested)
         result.message = _failure(answer)
         result.object = to_grounded_object(answer, self._host.now_ns())

@@ -21,7 +21,7 @@ class Request:
         request_id: travels to the answer.
         expression: the referring text, already checked.
         task: modal or amodal.
-        deadline_s: seconds from submission to the answer; None for no deadline.
+        deadline_s: instant of time.monotonic() by which the answer must be there; None for no deadline.
         message: an image that came with the request; None for the newest camera frame.
     """
 
@@ -77,10 +77,17 @@ class BusyError(EgmError):
 
 
 class Ticket:
-    """A submitted request: wait for `done`, read `answer`, or `cancel`."""
+    """A submitted request: wait for `done`, read `answer`, or `cancel`.
 
-    def __init__(self, request: Request, on_progress: OnProgress | None = None, *, standing: bool = False) -> None:
+    Attributes:
+        source: whose frames it is about, and who hears the answer; the dispatcher's business.
+    """
+
+    def __init__(
+        self, request: Request, source: Any, on_progress: OnProgress | None = None, *, standing: bool = False
+    ) -> None:
         self.request = request
+        self.source = source
         self.on_progress = on_progress
         self.standing = standing
         self.submitted_s = time.monotonic()
@@ -100,15 +107,8 @@ class Ticket:
         return time.monotonic() - self.submitted_s
 
     @property
-    def left_s(self) -> float | None:
-        """Seconds until the deadline, None without one."""
-        limit = self.request.deadline_s
-        return None if limit is None else limit - self.waited_s
-
-    @property
     def overdue(self) -> bool:
-        left_s = self.left_s
-        return left_s is not None and left_s <= 0
+        return self.request.deadline_s is not None and time.monotonic() >= self.request.deadline_s
 
     def should_stop(self) -> bool:
         return self.cancelled.is_set() or self.overdue

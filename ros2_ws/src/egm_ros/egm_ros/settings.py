@@ -6,33 +6,52 @@ a comment each (a test keeps the two in step).
 
 from __future__ import annotations
 
+import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from egm_edge.errors import InputError
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RELIABILITIES = ("best_effort", "reliable")
 
 
+START_UP, CONFIGURE, ACTIVATE = "start-up", "configure", "activate"
+UNLIMITED = -1
+
+
 def _setting(
-    default: Any, description: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple = (),
+    read: str = "",
+    name: str = "",
 ):
-    return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
+    """Args: read: when it is read, "" for at every use; read at START_UP means read-only; name: the parameter's, if another."""
+    if read:
+        description += f" Read {'at' if read == START_UP else 'on'} {read}."
+    return field(
+        default=default,
+        metadata={
+            "description": description, "low": low, "high": high, "choices": choices, "read": read, "name": name,
+        },
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What an operator can set; `__post_init__` reports every problem at once."""
 
-    bundle_path: str = _setting("", "Directory of the bundle to run, made by `egm build`. Read on configure.")
+    bundle_path: str = _setting("", "Directory of the bundle to run, made by `egm build`.", read=CONFIGURE)
     memory: str = _setting(
-        "auto",
-        "Memory mode of the engine; auto chooses by free RAM. Read on configure.",
-        choices=("auto", "fast", "low"),
+        "auto", "Memory mode of the engine; auto chooses by free RAM.", choices=("auto", "fast", "low"), read=CONFIGURE
     )
-    threads: int = _setting(0, "Threads of the engine; 0 lets it choose. Read on configure.", low=0, high=256)
+    threads: int = _setting(0, "Threads of the engine; 0 lets it choose.", low=0, high=256, read=CONFIGURE)
     load_timeout_s: float = _setting(
-        300.0, "The model must be loaded and warmed up within this, seconds. Read on configure.", low=1.0, high=3600.0
+        300.0, "The model must be loaded and warmed up within this, seconds.", low=1.0, high=3600.0, read=CONFIGURE
     )
     hang_timeout_s: float = _setting(
         30.0,
@@ -42,39 +61,61 @@ class Settings:
         high=3600.0,
     )
     free_on_deactivate: bool = _setting(
-        True, "End the model's process on deactivate and load it again on activate; false keeps it in memory."
+        False, "End the model's process on deactivate and load it again on activate; false keeps it in memory."
     )
-    autostart: bool = _setting(False, "Configure and activate by itself at start-up. Read at start-up.")
+    bond_heartbeat_period: float = _setting(
+        0.0,
+        "Seconds between the heartbeats of a bond with nav2's lifecycle manager; 0 makes no bond. Needs the package bond.",
+        low=0.0,
+        high=10.0,
+        read=ACTIVATE,
+    )
+    cameras: str = _setting(
+        "",
+        "Names of several cameras that share the model, with commas between: topics and services are under these names "
+        "then (left/image, ~/left/ground). Empty for one camera without a name.",
+        read=START_UP,
+    )
+    autostart: bool = _setting(False, "Configure and activate by itself at start-up.", read=START_UP)
     image_transport: str = _setting(
         "raw",
-        "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`. Read on activate.",
+        "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`.",
         choices=("raw", "compressed"),
+        read=ACTIVATE,
     )
     image_reliability: str = _setting(
         "best_effort",
-        "Reliability of the image subscription; best_effort also takes reliable publishers. Read on activate.",
+        "Reliability of the image subscription; best_effort also takes reliable publishers.",
         choices=RELIABILITIES,
+        read=ACTIVATE,
     )
     image_depth: int = _setting(
-        1, "History depth of the image subscription; more than 1 only adds age. Read on activate.", low=1, high=30
+        1, "History depth of the image subscription; more than 1 only adds age.", low=1, high=30, read=ACTIVATE
     )
     detections_reliability: str = _setting(
-        "reliable", "Reliability of the `detections` publisher. Read at start-up.", choices=RELIABILITIES
+        "reliable", "Reliability of the `detections` publisher.", choices=RELIABILITIES, read=START_UP
     )
-    detections_depth: int = _setting(10, "History depth of `detections`. Read at start-up.", low=1, high=1000)
+    detections_depth: int = _setting(10, "History depth of `detections`.", low=1, high=1000, read=START_UP)
     grounded_objects_reliability: str = _setting(
-        "reliable", "Reliability of the `grounded_objects` publisher. Read at start-up.", choices=RELIABILITIES
+        "reliable", "Reliability of the `grounded_objects` publisher.", choices=RELIABILITIES, read=START_UP
     )
-    grounded_objects_depth: int = _setting(
-        10, "History depth of `grounded_objects`. Read at start-up.", low=1, high=1000
-    )
+    grounded_objects_depth: int = _setting(10, "History depth of `grounded_objects`.", low=1, high=1000, read=START_UP)
     annotated_reliability: str = _setting(
-        "best_effort", "Reliability of the `annotated` publishers. Read at start-up.", choices=RELIABILITIES
+        "reliable", "Reliability of the `annotated` publishers.", choices=RELIABILITIES, read=START_UP
     )
     annotated_period_s: float = _setting(
         0.1, "Least time between two annotated images, seconds; drawn only for subscribers.", low=0.0, high=60.0
     )
-    annotated_jpeg_quality: int = _setting(80, "JPEG quality of `annotated/compressed`.", low=1, high=100)
+    # Named as image_transport's compressed plugin names them.
+    annotated_format: str = _setting(
+        "jpeg", "Of `annotated/compressed`.", choices=("jpeg", "png"), name="annotated.compressed.format"
+    )
+    annotated_jpeg_quality: int = _setting(
+        80, "Of `annotated/compressed`.", low=1, high=100, name="annotated.compressed.jpeg_quality"
+    )
+    annotated_png_level: int = _setting(
+        3, "Compression of `annotated/compressed`.", low=1, high=9, name="annotated.compressed.png_level"
+    )
     camera_timeout_s: float = _setting(
         1.0, "A camera that is silent for this long is a warning in the diagnostics, seconds.", low=0.1, high=3600.0
     )
@@ -121,49 +162,81 @@ class Settings:
         high=3600.0,
     )
     reground_quality: float = _setting(
-        0.4, "A track of less quality than this counts as poor for `reground`. Read on activate.", low=0.0, high=1.0
+        0.4, "A track of less quality than this counts as poor for `reground`.", low=0.0, high=1.0, read=ACTIVATE
     )
     deadline_s: float = _setting(
         0.0, "Deadline of a request that names none, seconds from its arrival; 0 is none.", low=0.0, high=3600.0
     )
-    max_new_tokens: int = _setting(0, "Cap on generated tokens; 0 is the bundle's own cap.", low=0, high=32_768)
+    max_new_tokens: int = _setting(
+        UNLIMITED, "Cap on generated tokens; -1 is the bundle's own cap.", low=UNLIMITED, high=32_768
+    )
     max_think_tokens: int = _setting(
-        0, "Cap on tokens of the thought; the model must answer then. 0 is none.", low=0, high=32_768
+        UNLIMITED,
+        "Cap on tokens of the thought; the model must answer then. 0 is no thought, -1 no cap.",
+        low=UNLIMITED,
+        high=32_768,
     )
     max_pending_requests: int = _setting(
-        8, "Service and action requests waiting or running; one more is refused. Read at start-up.", low=1, high=64
+        8, "Service and action requests waiting or running; one more is refused.", low=1, high=64, read=START_UP
     )
     track: bool = _setting(
-        True, "Carry boxes to every camera frame; false publishes answers only, late. Read on activate."
+        True, "Carry boxes to every camera frame; false publishes answers only, late.", read=ACTIVATE
     )
     track_memory_s: float = _setting(
         4.0,
         "How far back small frames are kept, seconds: an answer about an older frame cannot be followed. Longer than the "
-        "model takes; about 9 MB a second at 30 Hz. Read on activate.",
+        "model takes; about 9 MB a second at 30 Hz.",
         low=0.1,
         high=60.0,
+        read=ACTIVATE,
+    )
+    track_budget_ms: float = _setting(
+        20.0,
+        "CPU time that tracking may take of one camera frame, milliseconds. Where the standing queries need more, those "
+        "with the oldest answers are not carried on until their next one; the diagnostics say so.",
+        low=1.0,
+        high=1000.0,
+        read=ACTIVATE,
     )
     track_side_px: int = _setting(
         320,
-        "Longer side of the small frames that are tracked on; more follows smaller objects. Read on activate.",
+        "Longer side of the small frames that are tracked on; more follows smaller objects.",
         low=64,
         high=1920,
+        read=ACTIVATE,
     )
 
     def __post_init__(self) -> None:
         problems = [problem for item in fields(self) if (problem := _problem(item, getattr(self, item.name)))]
+        names = self.camera_names
+        if len(set(names)) < len(names) or (self.cameras and not all(map(_NAME.fullmatch, names))):
+            problems.append(f"cameras must be names of their own, as in left,right, got {self.cameras!r}")
         if problems:
             raise InputError(
                 "valid settings", "; ".join(problems), "correct them in grounding.yaml or with -p key:=value"
             )
 
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """One "" for a camera without a name."""
+        return tuple(name.strip() for name in str(self.cameras).split(","))
+
+    def token_limit(self, name: str) -> int | None:
+        """`max_new_tokens` or `max_think_tokens` as the Grounder takes it: None for none of the node's own."""
+        limit = int(getattr(self, name))
+        return None if limit == UNLIMITED else limit
+
+
+def parameter_name(item: Field) -> str:
+    return item.metadata["name"] or item.name
+
 
 def _problem(item: Field, value: Any) -> str:
     meta, wanted = item.metadata, type(item.default)
     if type(value) is not wanted:
-        return f"{item.name} must be of type {wanted.__name__}, got {value!r}"
+        return f"{parameter_name(item)} must be of type {wanted.__name__}, got {value!r}"
     if meta["choices"] and value not in meta["choices"]:
-        return f"{item.name} must be one of {', '.join(meta['choices'])}, got {value!r}"
+        return f"{parameter_name(item)} must be one of {', '.join(meta['choices'])}, got {value!r}"
     if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
-        return f"{item.name} must be in {meta['low']:g} to {meta['high']:g}, got {value!r}"
+        return f"{parameter_name(item)} must be in {meta['low']:g} to {meta['high']:g}, got {value!r}"
     return ""

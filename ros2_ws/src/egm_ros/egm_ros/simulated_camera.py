@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -31,6 +31,7 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Object
 from egm_edge.boxes import Box
 from egm_edge.errors import EgmError, InputError
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
+from egm_ros.process import StopRequest, fail, spin_node
 
 PLUMB_BOB = "plumb_bob"
 
@@ -90,8 +91,8 @@ class SimulatedCamera(Node):
         super().__init__("simulated_camera")
         values = self._declare()
         self._values = values
-        self._index = self.published = 0
-        self.ended = False
+        self._index = 0
+        self.on_end: Callable[[], None] = lambda: None
         self.get_logger().info(f"preparing {values['source']}")
         self._source = _open(values)
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[values["reliability"].upper()])
@@ -130,12 +131,11 @@ class SimulatedCamera(Node):
         if picture is None:
             self.get_logger().info("the source has ended")
             self._timer.cancel()
-            self.ended = True
+            self.on_end()
             return
         self._index += 1
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._values["frame_id"])
         self._publish(picture, header)
-        self.published += 1
 
     def _publish(self, picture: SourcePicture, header: Header) -> None:
         """Truth first: who has the image can rely on its truth being under way."""
@@ -216,23 +216,17 @@ def _bounding_box(box: Box) -> BoundingBox2D:
     return message
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Run until SIGINT, SIGTERM or the end of the source; returns the exit code."""
-    rclpy.init(args=args)
+    stop = stop or StopRequest()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SimulatedCamera()
     except EgmError as error:
-        sys.stderr.write(f"{error}\n")
         rclpy.try_shutdown()
-        return error.exit_code
-    try:
-        while rclpy.ok() and not node.ended:
-            rclpy.spin_once(node, timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        return fail(error)
+    node.on_end = stop.set
+    spin_node(stop, node)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What the node and the model's process say to each other: small frozen records, as JSON over a pipe.
 
 JSON, not pickle, so that neither side can be made to run anything by the other. Pixels do not travel here but through
-`pixels_memory.py`.
+`shared_frame.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from egm_edge.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class GroundRequest:
     """Node to model: ground this. `token` names the request in every reply to it.
 
     Attributes:
@@ -22,8 +22,9 @@ class Ask:
         height, width: of the [height, width, 3] uint8 pixels in shared memory.
         byte_count: size of the shared memory, which may have grown.
         color: "rgb" or "bgr".
-        left_s: seconds to the deadline; None for none.
-        progress_period_s: least time between two Beats.
+        deadline_s: instant of time.monotonic(), which processes of one machine share; None for none.
+        max_new_tokens, max_think_tokens: None for the bundle's own; no thought at all with 0.
+        progress_period_s: least time between two Heartbeats.
     """
 
     token: int
@@ -35,9 +36,9 @@ class Ask:
     stamp_ns: int
     expression: str
     task: str
-    left_s: float | None
-    max_new_tokens: int
-    max_think_tokens: int
+    deadline_s: float | None
+    max_new_tokens: int | None
+    max_think_tokens: int | None
     progress_period_s: float
 
 
@@ -49,7 +50,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class ReleaseFrame:
     """Node to model: free the frame that is kept."""
 
 
@@ -63,7 +64,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """Model to node: a sign of life. `text` is what was generated since the last one."""
 
     token: int
@@ -73,7 +74,7 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Result:
     """Model to node: the answer, as `Grounding.to_dict` gives it."""
 
     token: int
@@ -91,8 +92,8 @@ class Failed:
     trace: str = ""
 
 
-Message = Ask | Stop | Forget | Ready | Beat | Done | Failed
-_KINDS = {kind.__name__: kind for kind in (Ask, Stop, Forget, Ready, Beat, Done, Failed)}
+Message = GroundRequest | Stop | ReleaseFrame | Ready | Heartbeat | Result | Failed
+_KINDS = {kind.__name__: kind for kind in (GroundRequest, Stop, ReleaseFrame, Ready, Heartbeat, Result, Failed)}
 
 
 def encode(message: Message) -> bytes:

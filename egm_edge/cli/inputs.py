@@ -1,0 +1,135 @@
+"""What `egm ground` is to look at: files, folders, globs, videos, cameras, stdin and addresses, as a stream of pictures.
+
+Everything is named and checked before a model is loaded; nothing is decoded twice. Video and camera frames are BGR arrays
+as OpenCV reads them, everything else travels as encoded bytes or a path.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.errors import InputError
+from egm_edge.images import MAX_FILE_BYTES, PICTURE_SUFFIXES
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+URL_TIMEOUT_S = 20.0
+_CAMERA = re.compile(r"camera:(?P<index>\d+)|/dev/video(?P<device>\d+)")
+_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture to be asked about.
+
+    Attributes:
+        name: what answers are printed under; `clip.mp4#30` for frame 30 of a video.
+        source: a path, the bytes of a file, or [H, W, 3] uint8 BGR.
+        path: the file it comes from, so that it is never written over; None where there is none.
+    """
+
+    name: str
+    source: Path | bytes | NDArray[np.uint8]
+    path: Path | None = None
+
+    @property
+    def color(self) -> str | None:
+        """Channel order of an array, as `Grounder.frame` takes it."""
+        return "bgr" if isinstance(self.source, np.ndarray) else None
+
+    @property
+    def file_stem(self) -> str:
+        """Fit for a file's name."""
+        return re.sub(r"[^\w.-]+", "-", Path(self.name.split("?")[0]).name.replace("#", "-")).strip("-") or "picture"
+
+
+def expand(given: Sequence[str], *, allow_urls: bool) -> list[str]:
+    """Folders and patterns become their pictures, in order; everything else stays.
+
+    Raises:
+        InputError: nothing there, a folder or pattern without pictures, or an address that was not allowed.
+    """
+    found: list[str] = []
+    for text in given:
+        if _ADDRESS.match(text):
+            if not allow_urls:
+                raise InputError("a picture on this machine", f"the address {text}", "pass --allow-urls to fetch it")
+            found.append(text)
+        elif text == "-" or _CAMERA.fullmatch(text):
+            found.append(text)
+        elif Path(text).is_dir():
+            found += _pictures_in(Path(text))
+        elif not Path(text).exists() and glob.has_magic(text):
+            matches = sorted(match for match in glob.glob(text, recursive=True) if Path(match).is_file())
+            if not matches:
+                raise InputError("pictures", f"none that match {text!r}", "check the pattern")
+            found += matches
+        else:
+            found.append(text)
+    return found
+
+
+def read(names: Iterable[str], *, every: int) -> Iterator[Picture]:
+    """The pictures one after another; a video gives every `every`-th frame, a camera goes on until Ctrl-C.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for name in names:
+        if camera := _CAMERA.fullmatch(name):
+            yield from _frames(name, int(camera["index"] or camera["device"]), every)
+        elif name.lower().endswith(VIDEO_SUFFIXES) and Path(name).is_file():
+            yield from _frames(name, name, every)
+        elif name == "-":  # one byte too many is enough for load_image to refuse an endless stream
+            yield Picture("-", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+        elif _ADDRESS.match(name):
+            yield Picture(name, _fetched(name))
+        else:
+            yield Picture(name, Path(name), Path(name))
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    found = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise InputError(f"pictures in {folder}", "none", f"pass files ending in {', '.join(PICTURE_SUFFIXES)}")
+    return found
+
+
+def _frames(name: str, source: Any, every: int) -> Iterator[Picture]:
+    import cv2
+
+    capture = cv2.VideoCapture(source)
+    try:
+        if not capture.isOpened():
+            what = "a camera" if isinstance(source, int) else "a video that OpenCV can read"
+            raise InputError(what, f"{name}, which does not open", "check the name, the permissions and the codec")
+        index = 0
+        while True:
+            good, frame = capture.read()
+            if not good:
+                break
+            if index % every == 0:
+                yield Picture(f"{name}#{index}", np.asarray(frame, np.uint8), Path(name) if isinstance(source, str) else None)
+            index += 1
+        if index == 0:
+            raise InputError("a video with frames", f"{name} without one", "check the file")
+    finally:
+        capture.release()
+
+
+def _fetched(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, by _ADDRESS
+            return bytes(answer.read(MAX_FILE_BYTES + 1))
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise InputError(f"a picture at {address}", str(error)[:200], "check the address") from None

@@ -1,0 +1,201 @@
+"""Boxes of an answer that is well-formed JSON: one value, several one after another, or several fenced blocks.
+
+Every object is looked through for its box, its label and its flags; JSON that does not decode is left to `mark_shapes`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from egm_edge.grounding import UnparsableReason
+from egm_edge.parsing.absence import means_nothing, says_absent
+from egm_edge.parsing.raw import RawBox, fault_of, fours, numbers
+
+MAX_DEPTH = 6
+MAX_FAILED_TRIES = 16
+STRICT_KEY = "bbox_2d"
+Y_FIRST_KEYS = frozenset({"box_2d"})  # Gemini's [y_min, x_min, y_max, x_max]
+POINT_KEYS = frozenset({"point_2d", "point", "points", "points_2d", "center", "click_point"})
+BOX_KEYS = (
+    STRICT_KEY, "bbox", "bbox2d", "box", "bounding_box", "boundingbox", "bbox_xyxy", "xyxy", "bboxes", "boxes",
+    "bounding_boxes", "coordinates", "coords", "coordinate", "location", "position", "region", "answer", "result", "output",
+)  # fmt: skip
+LABEL_KEYS = (
+    "label", "name", "object_name", "object", "class", "category", "description", "ref", "phrase", "text_content", "caption",
+)  # fmt: skip
+LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases")
+_CORNERS = (
+    ("x1", "y1", "x2", "y2"), ("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"),
+    ("left", "top", "right", "bottom"), ("x_left", "y_top", "x_right", "y_bottom"),
+)  # fmt: skip
+_SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_CORNER_POINTS = (("top_left", "bottom_right"), ("topleft", "bottomright"), ("upper_left", "lower_right"))
+_FOUND_FLAGS = frozenset(
+    (
+        "found", "exists", "exist", "present", "is_present", "detected", "is_detected", "object_found", "target_found",
+        "object_present", "matched", "in_image", "is_found", "has_target", "object_exists", "target_exists",
+    )
+)  # fmt: skip
+_NO = (False, 0, "false", "no", "none", "null", "False", "No", None)
+_STATUS_KEYS = ("status", "message", "error", "reason", "answer", "result", "response", "note", "output", "explanation")
+_OPENING = re.compile(r"[\[{]")
+_LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
+
+
+def json_boxes(region: str) -> list[RawBox]:
+    """Boxes of all JSON values in the region, in order; [] when one of them is broken or none is there."""
+    found: list[RawBox] = []
+    for value in _values(region):
+        if value is _BROKEN:
+            return []
+        found += _walk(value, "", 0)
+    return found
+
+
+_BROKEN = object()
+
+
+def _values(region: str) -> Iterator[Any]:
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_objects)
+    at = failed = 0
+    while (opening := _OPENING.search(region, at)) and failed < MAX_FAILED_TRIES:
+        try:
+            value, at = decoder.raw_decode(region, opening.start())
+            yield value
+        except (ValueError, RecursionError):
+            if _LOOKS_LIKE_JSON.match(region, opening.start()):
+                yield _BROKEN
+                return
+            failed, at = failed + 1, opening.end()
+
+
+def _objects(pairs: list[tuple[str, Any]]) -> Any:
+    """One object; where keys repeat, as models write lists without their brackets, one for each time round."""
+    found: list[dict[str, Any]] = [{}]
+    for key, value in pairs:
+        if key in found[-1]:
+            found.append({})
+        found[-1][key] = value
+    return found[0] if len(found) == 1 else found
+
+
+def _walk(value: Any, label: str, depth: int) -> Iterator[RawBox]:
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for entry in value:
+            if isinstance(entry, (dict, list)):
+                yield from _walk(entry, label, depth + 1)
+    elif isinstance(value, dict):
+        yield from _object(value, label, depth)
+
+
+def _object(entry: Mapping[str, Any], outer_label: str, depth: int) -> Iterator[RawBox]:
+    keys = {key.lower().replace(" ", "_").replace("-", "_"): value for key, value in entry.items()}
+    as_written = dict(zip(keys, entry, strict=False))
+    own = next((keys[k] for k in LABEL_KEYS if isinstance(keys.get(k), str)), None)
+    label = outer_label if own is None else own
+    if any(keys[key] in _NO for key in _FOUND_FLAGS & keys.keys() if _plain(keys[key])):
+        yield RawBox(label=label, rule="absence", absent=True)
+        return
+    corners = _corners(keys)
+    if corners is not None:
+        yield RawBox(corners, label, "json_other")
+        return
+    nothing = True
+    for key, value in keys.items():
+        found: list[RawBox] = []
+        if key in Y_FIRST_KEYS:
+            found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.Y_FIRST)]
+        elif key in POINT_KEYS:
+            found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.POINT)]
+        elif key in BOX_KEYS:
+            found = list(_boxes(value, label, "json" if key == STRICT_KEY else "json_other", depth))
+            labels = next((keys[k] for k in LABEL_LIST_KEYS if isinstance(keys.get(k), list)), None)
+            if labels is not None and len(labels) == len(found):
+                found = [
+                    RawBox(b.values, str(t), b.rule, b.absent, b.fault) for b, t in zip(found, labels, strict=True)
+                ]
+        elif isinstance(value, list) and len(value) == 4 and all(_plain(v) and not isinstance(v, str) for v in value):
+            found = [RawBox(value, as_written[key] if own is None else label, "json_other")]
+        elif isinstance(value, (dict, list)):
+            found = list(_walk(value, label if own is not None else _label_of(as_written[key], value), depth + 1))
+            if not found and not value and key not in LABEL_LIST_KEYS:
+                found = [RawBox(label=label, rule="empty", absent=True)]  # {"objects": []}
+        nothing = nothing and not found
+        yield from found
+    if nothing and (keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))):
+        yield RawBox(label=label, rule="absence", absent=True)
+
+
+def _label_of(key: str, value: Any) -> str:
+    """{"red mug": [[1, 2, 3, 4]]}: the key is the label where its list holds boxes, not objects of their own."""
+    return key if isinstance(value, list) and value and isinstance(value[0], list) else ""
+
+
+def _boxes(value: Any, label: str, rule: str, depth: int) -> Iterator[RawBox]:
+    """What stands under a box key: one box, several, or a word."""
+    if value is None or value == [] or value == {} or value == "":
+        yield RawBox(label=label, rule="empty", absent=True)
+    elif isinstance(value, str):
+        inside = [RawBox(numbers(match), label, rule) for match in fours(value)]
+        absent = means_nothing(value) or says_absent(value)
+        if inside or absent:
+            yield from inside or [RawBox(label=label, rule="empty" if means_nothing(value) else "absence", absent=True)]
+        elif rule == "json" or value[:1] in "[(":
+            yield RawBox(label=label, rule=rule, fault=fault_of(value))
+    elif isinstance(value, dict):
+        yield from _walk(value, label, depth + 1)
+    elif isinstance(value, list):
+        yield from _listed(value, label, rule, depth)
+
+
+def _listed(value: list[Any], label: str, rule: str, depth: int) -> Iterator[RawBox]:
+    if all(v is None for v in value):
+        yield RawBox(label=label, rule="empty", absent=True)
+    elif all(_plain(v) for v in value):
+        fault = None if len(value) == 4 else UnparsableReason.POINT if len(value) == 2 else UnparsableReason.MALFORMED
+        yield RawBox(value if fault is None else (), label, rule, fault=fault)
+    elif len(value) == 2 and all(isinstance(v, list) and len(v) == 2 and all(_plain(n) for n in v) for v in value):
+        yield RawBox([*value[0], *value[1]], label, "json_other")
+    elif depth < MAX_DEPTH:
+        for entry in value:
+            if isinstance(entry, list):
+                yield from _listed(entry, label, rule, depth + 1) if entry else ()
+            elif isinstance(entry, dict):
+                yield from _walk(entry, label, depth + 1)
+
+
+def _corners(keys: Mapping[str, Any]) -> Sequence[Any] | None:
+    for names in _CORNERS:
+        if all(name in keys and _plain(keys[name]) for name in names):
+            return [keys[name] for name in names]
+    for x, y, width, height in _SIZES:
+        sides = [
+            v for v in map(keys.get, (x, y, width, height)) if isinstance(v, (int, float)) and not isinstance(v, bool)
+        ]
+        if len(sides) == 4:
+            left, top, wide, high = sides
+            return [left, top, left + wide, top + high]
+    for first, second in _CORNER_POINTS:
+        points = [_point(keys.get(first)), _point(keys.get(second))]
+        if points[0] and points[1]:
+            return [*points[0], *points[1]]
+    return None
+
+
+def _point(value: Any) -> list[Any] | None:
+    if isinstance(value, dict):
+        value = [value.get("x"), value.get("y")]
+    return value if isinstance(value, list) and len(value) == 2 and all(_plain(v) for v in value) else None
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _denies(value: Any) -> bool:
+    return isinstance(value, str) and (means_nothing(value.replace("_", " ")) or says_absent(value.replace("_", " ")))

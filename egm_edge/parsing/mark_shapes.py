@@ -1,0 +1,166 @@
+"""Boxes of an answer that is no well-formed JSON: behind a key, inside a family's box marks, or bare in the text."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from egm_edge.grounding import UnparsableReason
+from egm_edge.parsing.absence import means_nothing
+from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FIRST_KEYS
+from egm_edge.parsing.raw import (
+    BRACKETED,
+    FOUR,
+    MAX_LIST_CHARS,
+    PAIRS,
+    RawBox,
+    bare_four,
+    fault_of,
+    fours,
+    has_point,
+    is_cut,
+    numbers,
+)
+
+MAX_LABEL_CHARS = 4096
+MAX_MARK_CHARS = 4096
+MAX_LINE_LABEL_CHARS = 60
+
+_S = r"\s{0,8}"
+_KEY = re.compile(
+    r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](bbox|bboxes|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(])"
+    r"|\b(bbox|box)\s?=\s?(?=[\"'\[(])"
+)
+_KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))")
+_NEXT_LIST = re.compile(rf"{_S}[\])]?{_S},{_S}{BRACKETED}")
+_EMPTY = re.compile(rf"{_S}(?:[\[(]{{1,2}}{_S}[\])]|null\b|None\b|[\"'](?:[Nn]one|null|[Nn]/[Aa]|not found)?[\"'])")
+_LABEL_KEY = rf"[\"']?\b(?:{'|'.join(LABEL_KEYS)})[\"']?\s{{0,8}}:\s{{0,8}}([\"'])"
+_LABEL_AFTER = re.compile(rf"[\])]{{0,2}}\s{{0,8}},\s{{0,8}}{_LABEL_KEY}")
+_LABEL_BEFORE = re.compile(_LABEL_KEY)
+_LABEL_END = {quote: re.compile(rf"{quote}\s{{0,8}}(?:[,}}\]]|$)") for quote in "\"'"}
+_REF = r"(?:<ref>|<\|(?:object_ref_start|ref)\|>)(?P<ref>[^<]{0,4096})(?:</ref>|<\|object_ref_end\|>|<\|/ref\|>)"
+_TAGS = {
+    "<box>": "</box>", "<|box_start|>": "<|box_end|>", "<bbox>": "</bbox>", "<|det|>": "<|/det|>", "<boxes>": "</boxes>",
+    "<|begin_of_box|>": "<|end_of_box|>", "<bounding_box>": "</bounding_box>",
+}  # fmt: skip
+FAMILY_TAGS = ("<box>", "<|box_start|>")
+_TAG = re.compile("|".join(map(re.escape, _TAGS)))
+_REF_OR_TAG = re.compile(f"{_REF}|(?P<tag>{_TAG.pattern})")
+_PALIGEMMA = re.compile(r"(?:<loc\d{4}>){4}")
+_FLORENCE = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})>")
+_MOLMO_POINTS = re.compile(r"<points?\b[^>]{0,400}>")
+_QUOTES = r"[\"'`*]{0,3}"
+_LINE_LABEL = re.compile(
+    rf"(?:^|[\n;])[\s*#>•\-\d.)]{{0,12}}{_QUOTES}([^\n:;\[\](){{}}<>\"'`*]{{1,60}}){_QUOTES}\s?[:：]\s?{_QUOTES}\s?$"
+)
+
+
+def key_boxes(region: str) -> list[RawBox]:
+    """Boxes that directly follow a key of broken JSON, skipping keys inside the label of an earlier box."""
+    found: list[RawBox] = []
+    at = read_to = 0
+    while match := _KEY.search(region, at):
+        at = match.end()
+        key, rule = match[1] or match[2] or match[3], "bbox_2d" if match[1] == STRICT_KEY else "other_key"
+        if key in Y_FIRST_KEYS or key in POINT_KEYS:
+            found.append(
+                RawBox(rule=rule, fault=UnparsableReason.Y_FIRST if key in Y_FIRST_KEYS else UnparsableReason.POINT)
+            )
+        elif listed := _KEY_LIST.match(region, at):
+            lists = [numbers(listed)]
+            at = listed.end()
+            while following := _NEXT_LIST.match(region, at):
+                lists.append(numbers(following))
+                at = following.end()
+            label = _label_before(region, read_to, match.start())
+            if not label:
+                label, at = _label_after(region, at)
+            read_to = at
+            found += [RawBox(values, label, rule) for values in lists]
+        elif _EMPTY.match(region, at):
+            found.append(RawBox(rule="empty", absent=True))
+        else:
+            found.append(RawBox(rule=rule, fault=fault_of(region[at : at + MAX_LIST_CHARS + 1])))
+    return found
+
+
+def tag_boxes(region: str) -> list[RawBox]:
+    """Boxes inside the marks of a family, several in one mark included; the reference before it is the label."""
+    found: list[RawBox] = []
+    label, label_end, at = "", -1, 0
+    while match := _REF_OR_TAG.search(region, at):
+        at = match.end()
+        tag = match["tag"]
+        if tag is None:
+            label, label_end = match["ref"].strip(), match.end()
+            continue
+        if region[label_end : match.start()].strip() if match.start() - label_end < MAX_MARK_CHARS else True:
+            label = ""
+        rule = "box_tag" if tag in FAMILY_TAGS else "other_tag"
+        limit = at + MAX_MARK_CHARS
+        following = _TAG.search(region, at, limit)
+        stop = region.find(_TAGS[tag], at, following.start() if following else limit)
+        closed_by = _TAGS[tag] if stop >= 0 else ""
+        stop = stop if stop >= 0 else following.start() if following else -1
+        content = region[at : stop if stop >= 0 else limit]
+        found += _in_mark(content, label, rule, stop >= 0)
+        at = label_end = stop + len(closed_by) if stop >= 0 else at
+    found += [RawBox(numbers(m), rule="other_tag") for m in _FLORENCE.finditer(region)]
+    if _PALIGEMMA.search(region):  # <locYYYY><locXXXX>…, of 1024
+        found.append(RawBox(rule="other_tag", fault=UnparsableReason.Y_FIRST))
+    return found
+
+
+def _in_mark(content: str, label: str, rule: str, closed: bool) -> list[RawBox]:
+    boxes = [RawBox(numbers(match), label, rule) for match in fours(content)]
+    plain = bare_four(content) if closed and not boxes else None
+    if boxes or plain:
+        return boxes or [RawBox(plain or (), label, rule)]
+    if means_nothing(content) or (closed and not content.strip()):
+        return [RawBox(label=label, rule="empty", absent=True)]
+    cut = not closed and fault_of(f"[{content}") is UnparsableReason.CUT
+    return [RawBox(label=label, rule=rule, fault=UnparsableReason.CUT if cut else fault_of(content, closed=closed))]
+
+
+def bare_boxes(region: str) -> list[RawBox]:
+    """Lists of exactly four numbers in the text; where several stand in it, "label: list" gives labels."""
+    matches = list(fours(_MOLMO_POINTS.sub("", region) if "<point" in region else region))
+    if not matches:
+        fault = UnparsableReason.CUT if is_cut(region) else UnparsableReason.POINT if has_point(region) else None
+        return [RawBox(rule="bracket_list", fault=fault)] if fault else []
+    labels = [""] * len(matches)
+    if len(matches) > 1:
+        labels = [_line_label(region, match.start()) for match in matches]
+    return [RawBox(numbers(match), label, "bracket_list") for match, label in zip(matches, labels, strict=True)]
+
+
+def _line_label(region: str, at: int) -> str:
+    named = _LINE_LABEL.search(region[max(0, at - MAX_LINE_LABEL_CHARS - 24) : at])
+    return named[1].strip() if named else ""
+
+
+def _label_after(region: str, at: int) -> tuple[str, int]:
+    """The JSON label that follows a box, "" when none does, and where to read on."""
+    opening = _LABEL_AFTER.match(region, at)
+    if not opening:
+        return "", at
+    limit = opening.end() + MAX_LABEL_CHARS
+    closing = _LABEL_END[opening[1]].search(region, opening.end(), limit)
+    stop = closing.start() if closing else min(len(region), limit)
+    return _unescaped(region[opening.end() : stop]), stop
+
+
+def _label_before(region: str, start: int, mark_at: int) -> str:
+    """The JSON label that stands before a box in the same object, not before `start`."""
+    before = region[max(start, mark_at - MAX_LABEL_CHARS) : mark_at]
+    opening = _LABEL_BEFORE.search(before, max(0, before.rfind("{")))
+    closing = _LABEL_END[opening[1]].search(before, opening.end()) if opening else None
+    return _unescaped(before[opening.end() : closing.start()]) if opening and closing else ""
+
+
+def _unescaped(label: str) -> str:
+    try:
+        value = json.loads(f'"{label}"', strict=False)
+    except ValueError:
+        return label
+    return value if isinstance(value, str) else label

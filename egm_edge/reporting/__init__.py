@@ -1,0 +1,1 @@
+"""What every report is made of: intervals, statistics of a series, Markdown and HTML pages, plots, progress."""

@@ -1,0 +1,199 @@
+"""Play a bag to the node, with this package's messages in it:
+
+    ros2 run egm_ros replay_bag BAG --restamp --ros-args -r /camera/image/compressed:=/image/compressed
+    ros2 run egm_ros replay_bag BAG --clock        # nodes with use_sim_time follow the sensors' own clock
+
+Read with rosbags (pip install rosbags), so it also works where rosbag2 is not installed; `ros2 bag record` writes and `ros2 bag
+play` plays the same files, but neither gives headers the time of playing. Messages go through as the bytes they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from rosgraph_msgs.msg import Clock
+
+from egm_edge.errors import EgmError, InputError
+from egm_ros.process import StopRequest, fail, spin_node
+from egm_ros.times import to_time
+
+EXTRA_PACKAGES = ("vision_msgs", "egm_interfaces", "diagnostic_msgs")
+WAIT_FOR_SUBSCRIBERS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """One message of a bag: topic, type name ("pkg/msg/Name"), time of recording, CDR bytes."""
+
+    topic: str
+    type_name: str
+    stamp_ns: int
+    cdr: bytes
+
+
+def message_class(type_name: str) -> Any:
+    """The Python class of "pkg/msg/Name".
+
+    Raises:
+        InputError: that package is not installed here.
+    """
+    package, _, name = type_name.split("/")
+    try:
+        return getattr(import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the message {type_name}", str(error), f"install {package} for this ROS") from error
+
+
+def typestore() -> Any:
+    """rosbags' types of ROS 2 Jazzy and those of this system's vision_msgs and egm_interfaces.
+
+    Raises:
+        InputError: rosbags is not installed.
+    """
+    try:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError as error:
+        raise InputError("the package rosbags", str(error), "pip install rosbags") from error
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types: dict[str, Any] = {}
+    for package in EXTRA_PACKAGES:
+        try:
+            share = Path(get_package_share_directory(package))
+        except PackageNotFoundError:
+            continue
+        for path in sorted(share.glob("msg/*.msg")):
+            name = f"{package}/msg/{path.stem}"
+            if name not in store.fielddefs:
+                types |= get_types_from_msg(path.read_text(), name)
+    store.register(types)
+    return store
+
+
+def read_bag(path: Path, topics: Sequence[str] = ()) -> Iterator[BagMessage]:
+    """Messages in the order of recording; all topics where none is named.
+
+    Raises:
+        InputError: no such bag, or it is damaged.
+    """
+    store = typestore()
+    from rosbags.highlevel import AnyReader, AnyReaderError
+
+    try:
+        with AnyReader([path], default_typestore=store) as reader:
+            wanted = [c for c in reader.connections if not topics or c.topic in topics]
+            for connection, stamp_ns, data in reader.messages(connections=wanted):
+                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, bytes(data))
+    except (AnyReaderError, OSError) as error:
+        expected = "a whole bag (a folder with metadata.yaml, or an .mcap)"
+        raise InputError(expected, f"{path}: {error}", _repair(path)) from error
+
+
+def _repair(path: Path) -> str:
+    """What to type for a bag that a crash has cut."""
+    if not path.exists():
+        return "check the path"
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    cut = next((file for file in files if file.suffix in (".mcap", ".db3")), None)
+    if cut is None:
+        return "check the path"
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        return f"a recorder that was killed leaves no metadata.yaml: ros2 bag reindex {path}"
+    if cut.suffix == ".mcap":
+        return f"if it was cut by a crash: mcap recover {cut} -o whole.mcap (the mcap CLI), and play whole.mcap"
+    return f"if it was cut by a crash: sqlite3 {cut} .recover | sqlite3 whole.db3, and ros2 bag reindex its folder"
+
+
+class Replayer(Node):
+    """Publishes a bag at its own pace.
+
+    Args:
+        messages: of the bag.
+        restamp: give headers the time of publishing, as a live camera would.
+        clock: publish the bag's own time on /clock.
+    """
+
+    def __init__(self, messages: Sequence[BagMessage], *, restamp: bool, clock: bool) -> None:
+        super().__init__("replay_bag")
+        self._messages, self._restamp = messages, restamp
+        self._clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self._out = {
+            m.topic: self.create_publisher(message_class(m.type_name), m.topic, 10)
+            for m in {m.topic: m for m in messages}.values()
+        }
+
+    def wait_for_subscribers(self, stop: StopRequest, timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end and not stop.is_set:
+            if any(publisher.get_subscription_count() for publisher in self._out.values()):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def play(self, stop: StopRequest, rate: float) -> None:
+        first_ns, begin = self._messages[0].stamp_ns, time.monotonic()
+        for message in self._messages:
+            due = begin + (message.stamp_ns - first_ns) * 1e-9 / rate
+            while (left := due - time.monotonic()) > 0 and not stop.is_set:
+                time.sleep(min(left, 0.05))
+            if stop.is_set:
+                return
+            if self._clock is not None:
+                self._clock.publish(Clock(clock=to_time(message.stamp_ns)))
+            self._out[message.topic].publish(self._stamped(message) if self._restamp else message.cdr)
+
+    def _stamped(self, message: BagMessage) -> bytes:
+        value = deserialize_message(message.cdr, message_class(message.type_name))
+        if not hasattr(value, "header"):
+            return message.cdr
+        value.header.stamp = self.get_clock().now().to_msg()
+        return bytes(serialize_message(value))
+
+
+def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
+    """Play until the end, SIGINT or SIGTERM; returns the exit code."""
+    stop = stop or StopRequest()
+    parser = argparse.ArgumentParser(prog="replay_bag", description="Publish a bag at its own pace.")
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("--topics", nargs="+", default=[], help="only these")
+    parser.add_argument("--rate", type=float, default=1.0, help="times as fast")
+    parser.add_argument("--loops", type=int, default=1, help="how often; 0 for ever")
+    parser.add_argument("--restamp", action="store_true", help="headers get the time of publishing")
+    parser.add_argument("--clock", action="store_true", help="publish the bag's time on /clock")
+    wanted = parser.parse_args(remove_ros_args(args)[1:])
+    try:
+        messages = list(read_bag(wanted.bag, wanted.topics))
+        if not messages or wanted.rate <= 0:
+            found = f"{len(messages)} messages, rate {wanted.rate:g}"
+            raise InputError("messages to publish at a rate above 0", found, "check --topics and --rate")
+    except EgmError as error:
+        return fail(error)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = Replayer(messages, restamp=wanted.restamp, clock=wanted.clock)
+
+    def play() -> None:
+        if not node.wait_for_subscribers(stop, WAIT_FOR_SUBSCRIBERS_S):
+            node.get_logger().warning("nobody listens; publishing all the same")
+        loop = 0
+        while not stop.is_set and (wanted.loops == 0 or loop < wanted.loops):
+            node.play(stop, wanted.rate)
+            loop += 1
+        time.sleep(0.5)  # reliable readers may still ask for the last ones
+        stop.set()
+
+    player = threading.Thread(target=play, name="egm-player")
+    player.start()
+    spin_node(stop, node, player.join)
+    return 0

@@ -1,0 +1,130 @@
+"""Sixty things people type wrong: each is one line that says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from egm_edge.assets import shipped_bundle, shipped_checkpoint
+from egm_edge.cli import main
+
+FRAME = Path(__file__).resolve().parents[2] / "examples" / "frames" / "tabletop_1.png"
+NANO = str(shipped_bundle())
+
+WRONG = [
+    # verbs and options
+    ("", 2, "usage"),
+    ("grond a.png mug", 2, "grond"),
+    ("ground", 2, "IMAGE"),
+    ("ground frame.png", 2, "a TEXT"),
+    ("ground frame.png mug --tas modal", 2, "--tas"),
+    ("ground frame.png mug --task whole", 2, "modal"),
+    ("ground frame.png mug --threads 0", 2, "from 1 to 512"),
+    ("ground frame.png mug --samples 33", 2, "from 1 to 32"),
+    ("ground frame.png mug --deadline-ms nan", 2, "above 0"),
+    ("ground frame.png mug --deadline-ms -1", 2, "above 0"),
+    ("ground frame.png mug --max-new-tokens 0", 2, "from 1"),
+    ("ground frame.png mug --every 0", 2, "from 1"),
+    ("ground frame.png mug --memory huge", 2, "auto"),
+    # pictures
+    ("ground none.png mug", 2, "none.png"),
+    ("ground folder mug", 2, "none"),
+    ("ground *.jpg --ask mug", 2, "none that match"),
+    ("ground notes.txt mug", 2, "JPEG"),
+    ("ground empty.png mug", 2, "no bytes"),
+    ("ground http://127.0.0.1:9/a.png mug", 2, "--allow-urls"),
+    ("ground http://127.0.0.1:9/a.png mug --allow-urls", 2, "check the address"),
+    ("ground broken.mp4 mug", 2, "video"),
+    ("ground camera:99 mug", 2, "camera"),
+    ("ground frame.png copy.png mug", 2, "--ask"),
+    ("ground frame.png copy.png", 2, "--ask"),
+    # texts
+    ("ground frame.png <empty>", 2, "empty"),
+    ("ground frame.png <|im_end|>", 2, "<|im_end|>"),
+    ("ground frame.png <long>", 2, "2,000"),
+    # where boxes are saved
+    ("ground frame.png mug --save frame.png", 2, "a picture to read"),
+    ("ground frame.png mug --save out.gif", 2, ".png"),
+    ("ground frame.png mug --save no/such/out.png", 2, "mkdir -p"),
+    ("ground frame.png copy.png --ask mug --save out.png", 2, "FOLDER/"),
+    ("ground frame.png copy.png --ask mug --save .", 2, "a picture to read"),
+    # models
+    ("ground frame.png mug --bundle /no/such", 4, "nothing there"),
+    ("ground frame.png mug --bundle egm-nan", 4, "did you mean egm-nano"),
+    ("ground frame.png mug --bundle folder", 4, "without bundle.json"),
+    ("ground frame.png mug --bundle notes.txt", 4, "which is a file"),
+    ("ground frame.png mug --bundle model.gguf", 4, "llama.cpp"),
+    ("ground frame.png mug --bundle http://127.0.0.1:9", 6, "check the server"),
+    ("ground frame.png mug --bundle http://127.0.0.1:9 --timings", 2, "leave --timings out"),
+    ("ground frame.png mug --bundle old", 4, "schema"),
+    ("ground frame.png mug --bundle cut", 4, "bytes"),
+    ("serve /no/such", 4, "nothing there"),
+    ("serve http://127.0.0.1:9", 2, "taken for a server address"),
+    ("measure /no/such", 4, "nothing there"),
+    ("measure http://127.0.0.1:9", 2, "taken for a server address"),
+    ("inspect /no/such", 4, "nothing there"),
+    ("inspect folder", 4, "without bundle.json"),
+    ("inspect http://127.0.0.1:9", 2, "taken for a server address"),
+    ("calibrate {nano}", 2, "--data"),
+    ("calibrate /no/such --data rows.jsonl", 4, "nothing there"),
+    ("calibrate {checkpoint} --data rows.jsonl", 2, "taken for a checkpoint directory"),
+    ("evaluate {nano} --data none.jsonl", 2, "none.jsonl"),
+    ("evaluate /no/such --data rows.jsonl --images .", 4, "nothing there"),
+    ("verify {nano} --reference /nope", 3, "nothing there"),
+    ("verify /no/such --reference egm-nano", 4, "nothing there"),
+    # building
+    ("build /no/such --target cpu -o out", 3, "nothing there"),
+    ("build folder --target cpu -o out", 3, "config.json"),
+    ("build egm-nano --target jetson -o out", 2, "jetson-orin-nano"),
+    ("build egm-nano --target cpu --precision int5 -o out", 5, "int8"),
+    ("build egm-nano --target cpu", 2, "--output"),
+    ("build egm-nano --target jetson-agx-orin --precision fp8 -o out", 5, "int8"),
+    ("targets jetson", 2, "jetson-orin-nano"),
+    ("recommend --device toaster", 2, "egm targets"),
+    ("recommend --device jetson", 2, "jetson-orin-nano"),
+]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture, a text file and damaged bundles."""
+    root = tmp_path_factory.mktemp("wrong")
+    for name in ("frame.png", "copy.png"):
+        shutil.copy(FRAME, root / name)
+    for name, content in {"notes.txt": "hello", "empty.png": "", "broken.mp4": "no video", "model.gguf": "GGUF"}.items():
+        (root / name).write_text(content)
+    (root / "folder").mkdir()
+    row = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 161, 163], "width": 640, "height": 480}
+    (root / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("old", "cut"):
+        shutil.copytree(NANO, root / name)
+    manifest = json.loads((root / "old" / "bundle.json").read_text())
+    (root / "old" / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    largest = max((p for p in (root / "cut").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    return root
+
+
+@pytest.mark.parametrize(("line", "code", "said"), WRONG, ids=[line or "nothing" for line, _, _ in WRONG])
+def test_it_is_one_line(
+    line: str, code: int, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("EGM_BUNDLE", raising=False)
+    words = {"<empty>": "", "<long>": "mug " * 600}
+    arguments = [words.get(w, w.format(nano=NANO, checkpoint=shipped_checkpoint())) for w in line.split()]
+    before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    try:
+        found = main(arguments)
+    except SystemExit as stopped:
+        found = int(stopped.code or 0)
+    output = capfd.readouterr()
+    told = [text for text in output.err.splitlines() if not text.startswith("[")]  # OpenCV's own warnings
+    assert found == code, output.err
+    assert said in output.err and "Traceback" not in output.err
+    assert line == "" or len(told) == 1, output.err
+    assert output.out == ""
+    assert {path: path.read_bytes() for path in here.iterdir() if path.is_file()} == before

@@ -1,0 +1,207 @@
+"""Carrying answers to now, without ROS: a bright block that moves, and answers that come late."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from egm_ros.mailbox import CameraFrame, Mailbox
+from egm_ros.requests import Answer, Request
+from egm_ros.settings import Settings
+from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
+from test_conversion import rgb_message
+
+from egm_edge.boxes import Box
+from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.tracking import TrackState
+
+WIDTH, HEIGHT, SPEED_PX_S = 320, 240, 30.0
+
+
+class _Header:
+    def __init__(self, stamp_ns: int) -> None:
+        self.stamp = self
+        self.sec, self.nanosec = divmod(stamp_ns, 1_000_000_000)
+
+
+class Bench:
+    """A mailbox, a propagator, and everything it reported."""
+
+    def __init__(self) -> None:
+        self.mailbox = Mailbox()
+        self.reported: list[tuple[CameraFrame, tuple[TrackedAnswer, ...]]] = []
+        self.poor: list[str] = []
+        self.refused: list[Exception] = []
+        self.standing = {"cmd-1"}
+        self.started_s = time.monotonic()
+        self.truth: dict[int, Box] = {}  # by sequence
+        rng = np.random.default_rng(1)
+        # Blurred: a tracker that works on small frames needs structure larger than a pixel, as pictures have.
+        self.texture = cv2.GaussianBlur(rng.integers(0, 160, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
+        self.block = cv2.GaussianBlur(rng.integers(60, 255, (60, 70, 3), np.uint8), (0, 0), 4)
+        self.block[..., 0] = 230
+        self.propagator = TrackPropagator(
+            self.mailbox,
+            Settings(),
+            lambda frame, followed: self.reported.append((frame, followed)),
+            self.poor.append,
+            self.refused.append,
+            lambda: self.standing,
+        )
+
+    def show(self, stamp_ns: int | None = None) -> CameraFrame:
+        """The block where it is now, as a new frame; waits until the propagator has it. It moves with the clock, not by frame."""
+        time.sleep(0.02)
+        x = 40 + round(SPEED_PX_S * (time.monotonic() - self.started_s)) % 200
+        pixels = self.texture.copy()
+        pixels[80:140, x : x + 70] = self.block
+        image = rgb_message(pixels)
+        image.header = _Header(time.time_ns() if stamp_ns is None else stamp_ns)  # type: ignore[attr-defined]
+        frames = self.propagator.health().frames
+        self.mailbox.put(image)
+        wait_for(lambda: self.propagator.health().frames > frames)
+        frame = self.mailbox.newest(60.0)
+        assert frame is not None
+        self.truth[frame.sequence] = Box(x, 80, x + 70, 140)
+        return frame
+
+    def answer(self, frame: CameraFrame | None, box: Box | None, task: Task = Task.MODAL) -> Answer:
+        outcome = Outcome.NOT_FOUND if box is None else Outcome.FOUND
+        grounding = Grounding(outcome, "the block", task, (WIDTH, HEIGHT), box=box)
+        return Answer(Request("cmd-1", "the block", task), grounding, frame, standing=True)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.propagator.stop()
+
+
+def wait_for(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.002)
+
+
+def test_a_late_answer_is_carried_to_the_newest_frame_and_on(bench: Bench) -> None:
+    grounded = bench.show()
+    for _ in range(14):
+        bench.show()
+    bench.propagator.take(bench.answer(grounded, bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    for _ in range(10):
+        bench.show()
+    wait_for(lambda: bench.reported[-1][0].sequence == 25)
+    for frame, followed in bench.reported:
+        tracked = followed[0].tracked
+        assert tracked.state is TrackState.PROPAGATED
+        assert tracked.box.iou(bench.truth[frame.sequence]) > 0.7
+        assert followed[0].answer.frame is grounded
+
+
+def test_an_answer_on_the_newest_frame_is_reported_though_no_other_frame_comes(bench: Bench) -> None:
+    frame = bench.show()
+    bench.propagator.take(bench.answer(frame, bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    assert bench.reported[0][0] is frame
+    assert bench.reported[0][1][0].tracked.state is TrackState.GROUNDED
+
+
+def test_a_camera_whose_stamps_stand_still_or_jump_back_is_followed(bench: Bench) -> None:
+    bench.propagator.take(bench.answer(bench.show(stamp_ns=5_000_000_000), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    for number in range(1, 8):
+        bench.show(stamp_ns=5_000_000_000 if number < 4 else 3_000_000_000 - number)
+    wait_for(lambda: bench.reported[-1][0].sequence == 8)
+    assert bench.reported[-1][1][0].tracked.box.iou(bench.truth[8]) > 0.7
+
+
+def test_nothing_found_ends_the_track(bench: Bench) -> None:
+    bench.propagator.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    bench.propagator.take(bench.answer(bench.show(), None))
+    wait_for(lambda: bench.show() and bench.reported[-1][1] == ())
+    frame = bench.show()
+    wait_for(lambda: bench.reported[-1][0] is frame)
+    assert bench.reported[-1][1] == (), "an empty report for every frame: looked, and nothing is there"
+
+
+def test_a_track_that_nobody_wants_any_more_ends(bench: Bench) -> None:
+    bench.propagator.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.propagator.health().tracks == 1)
+    bench.standing = set()
+    bench.show()
+    wait_for(lambda: bench.propagator.health().tracks == 0)
+
+
+def test_an_object_that_vanishes_is_asked_for_again(bench: Bench) -> None:
+    bench.propagator.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    noise = np.random.default_rng(7)
+    end = time.monotonic() + 20.0
+    while not bench.poor and time.monotonic() < end:
+        bench.texture = noise.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        bench.block = noise.integers(0, 255, (60, 70, 3), np.uint8)
+        bench.show()
+    assert bench.poor[0] == "cmd-1"
+
+
+def test_an_amodal_box_may_leave_the_image_and_moves_along(bench: Bench) -> None:
+    frame = bench.show()
+    whole = Box(bench.truth[1].x1, 80, bench.truth[1].x2, 300)
+    bench.propagator.take(bench.answer(frame, whole, Task.AMODAL))
+    wait_for(lambda: bench.reported)
+    tracked = bench.reported[0][1][0].tracked
+    assert tracked.amodal_box is not None
+    assert tracked.amodal_box.y2 > HEIGHT >= tracked.box.y2
+
+
+def test_frames_of_requests_that_ended_are_let_go(bench: Bench) -> None:
+    """A new command a second for an hour must not keep an hour's frames."""
+    held = []
+    for number in range(1, 6):
+        bench.standing = {f"cmd-{number}"}
+        frame = bench.show()
+        held.append(weakref.ref(frame.picture.array))
+        answer = bench.answer(frame, bench.truth[frame.sequence])
+        bench.propagator.take(replace(answer, request=replace(answer.request, request_id=f"cmd-{number}")))
+        sequence = frame.sequence
+        wait_for(lambda: any(seen.sequence == sequence and followed for seen, followed in bench.reported))  # noqa: B023
+        bench.reported.clear()
+        bench.truth.clear()
+        del frame, answer
+    bench.show()
+    bench.reported.clear()
+    gc.collect()
+    assert [ref() is None for ref in held[:-1]] == [True] * 4
+
+
+def test_of_answers_that_wait_only_the_newest_is_replayed(bench: Bench) -> None:
+    started = []
+    busy, go_on = threading.Event(), threading.Event()
+    start = bench.propagator._tracker.start
+
+    def slow(request_id: str, box: Box, stamp_ns: int, whole: Box | None) -> None:
+        started.append(stamp_ns)
+        busy.set()
+        go_on.wait(10)
+        start(request_id, box, stamp_ns, whole)
+
+    bench.propagator._tracker.start = slow  # type: ignore[method-assign]
+    frames = [bench.show() for _ in range(5)]
+    bench.propagator.take(bench.answer(frames[0], bench.truth[1]))
+    assert busy.wait(10)
+    for frame in frames[1:]:
+        bench.propagator.take(bench.answer(frame, bench.truth[frame.sequence]))
+    go_on.set()
+    wait_for(lambda: bench.reported and bench.reported[-1][1][0].answer.frame is frames[-1])
+    assert started == [frames[0].arrived_ns, frames[-1].arrived_ns]
