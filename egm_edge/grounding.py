@@ -40,6 +40,17 @@ class Outcome(str, Enum):
     UNPARSABLE = "UNPARSABLE"
 
 
+class Truncation(str, Enum):
+    """What of a request was cut short, for its deadline, for its token limit, or as asked for."""
+
+    IMAGE_TOKENS = "image_tokens"  # a smaller image
+    THOUGHT = "thought"  # ended early, or left out because it would not have ended in time or within the limit
+    SAMPLES = "samples"
+    ANSWER = "answer"  # its label; the box is whole
+    MAX_NEW_TOKENS = "max_new_tokens"
+    CONTEXT_TOKENS = "context_tokens"  # the model's own limit
+
+
 class UnparsableReason(str, Enum):
     """Why a model's text gives no usable answer."""
 
@@ -128,9 +139,7 @@ class Grounding:
         timings: per-stage wall clock.
         stamp_ns: the caller's stamp of the frame, carried through untouched.
         deadline_met: None when no deadline was asked for.
-        cut: what was cut short, several separated by ", ", "" for nothing: "image_tokens" (a smaller image), "thought",
-            "samples", "answer" (its label; the box is whole) for the deadline or as asked for, "max_new_tokens",
-            "context_tokens" (the model's own limit).
+        truncated_by: what was cut short, empty for nothing. A box that stands beside MAX_NEW_TOKENS is whole.
         agreement: share of the samples that agree with this answer, 0.0-1.0; None for a single one.
         samples: how many answers voted.
         std_px: standard deviation of x1, y1, x2, y2 that the model's digits leave open, pixels; None where it did not
@@ -155,7 +164,7 @@ class Grounding:
     timings: Timings = field(default_factory=Timings)
     stamp_ns: int | None = None
     deadline_met: bool | None = None
-    cut: str = ""
+    truncated_by: frozenset[Truncation] = frozenset()
     agreement: float | None = None
     samples: int = 1
     std_px: tuple[float, float, float, float] | None = None
@@ -167,6 +176,14 @@ class Grounding:
     def __post_init__(self) -> None:
         if (self.box is not None) != (self.outcome is Outcome.FOUND):
             raise InputError("a box if and only if the outcome is FOUND", f"{self.outcome.value} with {self.box}", "report this")
+
+    @property
+    def cut(self) -> str:
+        """Deprecated: `truncated_by` as words in the order of the enum, separated by ", ", "" for nothing."""
+        return ", ".join(self._truncations())
+
+    def _truncations(self) -> list[str]:
+        return [part.value for part in Truncation if part in self.truncated_by]
 
     def with_frame_cost(self, decode_image_ms: float, preprocess_ms: float) -> Grounding:
         """The same answer, charged for the frame that was made before the request."""
@@ -213,6 +230,8 @@ class Grounding:
             "task": self.task.value,
             "image_wh": list(self.image_wh),
             "box": list(self.box.xyxy) if self.box else None,
+            "truncated_by": self._truncations(),
+            "cut": self.cut,
             "candidates": [{"box": list(c.box.xyxy), "label": c.label} for c in self.candidates],
             "reason": self.reason.value if self.reason else None,
             "std_px": list(self.std_px) if self.std_px else None,
@@ -225,12 +244,13 @@ class Grounding:
     def from_dict(cls, values: dict[str, Any]) -> Grounding:
         """Inverse of `to_dict`; names of others' (a server's `ignored`) are passed over."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        box = known.get("box")
+        box, cut = known.get("box"), values.get("cut", "")
         known |= {
             "outcome": Outcome(known["outcome"]),
             "task": Task(known["task"]),
             "image_wh": tuple(known["image_wh"]),
             "box": Box(*box) if box else None,
+            "truncated_by": frozenset(map(Truncation, known.get("truncated_by", cut.split(", ") if cut else ()))),
             "candidates": tuple(Candidate(Box(*c["box"]), c["label"]) for c in known.get("candidates", ())),
             "reason": UnparsableReason(known["reason"]) if known.get("reason") else None,
             "std_px": tuple(known["std_px"]) if known.get("std_px") else None,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
@@ -27,7 +26,8 @@ from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.runner import Arrays
 from egm_edge.bundle import Bundle
-from egm_edge.grounder import TOKENIZER, Grounder
+from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 
 def activation_ranges(
@@ -51,7 +51,7 @@ def activation_ranges(
         write_portable_decoder(plan.checkpoint, plan.shape, observed, WeightFormat.FP32, deepstack=deepstack)
         observer = _Observer(vision, decoder)
         backend = PortableBackend(tables, observer)
-        grounder = Grounder(backend, tables, Tokenizer.from_file(str(tables.path(TOKENIZER))))
+        grounder = Grounder(backend, tables, read_tokenizer(tables))
         for case in cases:
             _run(backend, grounder, case)
         return observer.largest

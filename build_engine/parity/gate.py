@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tokenizers import Tokenizer
 
 from build_engine.parity import stages
 from build_engine.parity.bounds import BOUNDS, Bounds
@@ -31,8 +30,9 @@ from egm_edge.bundle import Bundle, sha256_of
 from egm_edge.errors import EgmError
 from egm_edge.families import family_for
 from egm_edge.families.prompts import prefix_ids
-from egm_edge.grounder import TOKENIZER, Grounder
+from egm_edge.grounder import Grounder
 from egm_edge.grounding import Task
+from egm_edge.loaded_model import read_tokenizer
 from egm_edge.parsing import parse_answer
 from egm_edge.pixels import PixelSpec
 
@@ -78,7 +78,7 @@ def compare(
     """
     manifest = bundle.manifest
     bounds = BOUNDS[manifest.precision]
-    grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path(TOKENIZER))))
+    grounder = Grounder(backend, bundle, read_tokenizer(bundle))
     side = _BackendSide(bundle, grounder)
     found = [_pixels(side, reference, cases), _prompt(side, reference)]
     run = _Run(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts, Session
+from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
+from egm_edge.decoding.session import Session
 from egm_edge.errors import BackendError
 
 __all__ = ["Backend", "Capabilities", "EngineFrame", "RuntimeFacts", "Session", "load_backend", "open_backend"]

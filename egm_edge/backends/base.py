@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from egm_edge.errors import BackendError, InputError
+from egm_edge.decoding.session import Session
+from egm_edge.errors import InputError
 from egm_edge.pixels import Pixels
 
 
@@ -55,10 +53,6 @@ class RuntimeFacts:
     memory: str = ""
 
 
-class InterruptedRunError(BackendError):
-    """The engine call was stopped from outside, by `Backend.interrupt`."""
-
-
 class EngineFrame(Protocol):
     """One image inside the engine: its prompt prefix, image included, already in the KV cache."""
 
@@ -75,23 +69,6 @@ class EngineFrame(Protocol):
     def prefill_ms(self) -> float: ...
 
 
-class Session(Protocol):
-    """One request on a frame: the frame's prefix followed by this request's own tokens.
-
-    Only one session of a frame is open at a time; opening the next one rewinds the frame to its prefix.
-    """
-
-    @property
-    def length(self) -> int:
-        """Tokens in the sequence, prefix included."""
-
-    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
-        """Feed tokens and return logits [V] after the last one, or [n, V] after each with `every_position`."""
-
-    def truncate(self, length: int) -> None:
-        """Forget everything after the first `length` tokens of the sequence (prefix included)."""
-
-
 def require_tokens(token_ids: Sequence[int]) -> None:
     """Refuse to feed nothing to a session."""
     if len(token_ids) == 0:
@@ -102,26 +79,6 @@ def require_reached(length: int, reached: int) -> None:
     """Refuse to truncate a session to a length that it does not have."""
     if not 0 <= length <= reached:
         raise InputError(f"a length of 0 to {reached}", str(length), "pass a length the session has reached")
-
-
-class Branches(Protocol):
-    """Several continuations of one session, decoded together. They keep what they hold when the session goes on."""
-
-    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Feed one token to each row and return logits [rows, V]."""
-
-    def drop(self, row: int) -> None:
-        """Forget a row; the last one takes its place."""
-
-    def row(self, row: int) -> Session:
-        """One row by itself, for steps of several tokens."""
-
-
-class BranchingSession(Session, Protocol):
-    """A session of a backend with `Capabilities.branches`."""
-
-    def fork(self, rows: int, room: int) -> Branches:
-        """`rows` continuations of what the session holds now, each with room for `room` tokens."""
 
 
 @runtime_checkable

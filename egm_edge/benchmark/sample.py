@@ -51,7 +51,7 @@ class Sample:
         """From an answer, and when each of its tokens came."""
         timings, tokens = grounding.timings, grounding.tokens
         stages = {name: float(getattr(timings, name)) for name in STAGES}
-        generated = tokens.completion + (0 if grounding.cut else 1)
+        generated = tokens.completion + (0 if grounding.truncated_by else 1)
         gaps = (b - a for a, b in pairwise(token_times_s))
         return cls(
             frame=frame,

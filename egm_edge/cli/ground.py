@@ -40,7 +40,7 @@ examples:
 
 IMAGE is a picture, a folder of them, a quoted pattern, a video, camera:0, - for stdin, or with --allow-urls an address.
 One line per text: outcome, box (x1 y1 x2 y2, pixels of the picture as it is displayed, EXIF orientation applied), task,
-confidence, milliseconds, text; before it the picture's name where there are several.
+confidence, milliseconds, text, what was cut short; before it the picture's name where there are several.
 The exit code is 0 when every text was answered, whatever the outcome.
 """
 
@@ -213,13 +213,13 @@ def _values(grounding: Grounding, picture: Picture, several: bool) -> dict[str, 
 
 
 def describe(grounding: Grounding) -> str:
-    """One line for people: outcome, box, task, confidence, milliseconds, expression."""
+    """One line for people: outcome, box, task, confidence, milliseconds, expression, and what was cut short."""
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
         f"{grounding.timings.total_ms:7.0f} ms  {' '.join(grounding.expression.split())}"
-    )
+    ) + (f"  (truncated: {grounding.cut})" if grounding.truncated_by else "")
 
 
 def _print_timings(grounder: AnyGrounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import math
 
 from egm_edge.decoding.events import Generation
 from egm_edge.decoding.uncertainty import std_norm1000
+from egm_edge.grounding import Truncation
 from egm_edge.parsing import BoxNorm1000
 
 FLOOR = -20.0  # log-probabilities below this say the same
@@ -52,7 +53,7 @@ def evidence(generation: Generation, box: BoxNorm1000, *, amodal: bool, agreemen
         sum(c.entropy for c in generation.choices),
         math.log(relative + 1e-3),
         math.log1p(generation.think_tokens),
-        float("thought" in generation.cut),
+        float(Truncation.THOUGHT in generation.truncated_by),
         float(not thought),
         math.log(width * height / 1e6),
         float(amodal),

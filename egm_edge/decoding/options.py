@@ -18,6 +18,7 @@ class DecodingKeywords(TypedDict, total=False):
 
     max_new_tokens: int | None
     deadline_ms: float | None
+    deadline_at: float | None
     max_think_tokens: int | None
     samples: int | None
     temperature: float
@@ -31,10 +32,14 @@ class DecodingOptions:
     """How one request is decoded.
 
     Attributes:
-        max_new_tokens: cap on generated tokens; None for the bundle's own. The model's context caps them too.
+        max_new_tokens: cap on generated tokens; None for the bundle's own. The model's context caps them too. A thought that
+            would leave no room for the answer is left out.
         deadline_ms: a box is due this many milliseconds after the call; None for no hurry. Image tokens, thought and
             samples are cut to meet it, and the Grounding says which.
-        max_think_tokens: the thought is closed after this many tokens; 0 for no reasoning, None for the model's own end.
+        deadline_at: the same as an instant, `time.monotonic()` seconds: one clock for every process of a machine, so that
+            whoever handed the request on has not to say what is left. Not both.
+        max_think_tokens: a thought is closed after this many tokens, and left out where it would not end within them; 0 for
+            no reasoning, None for the model's own end.
         samples: answers that vote; None lets the deadline decide (one where there is none). The first one is always the
             answer of a single request with the same temperature.
         temperature: 0 takes the most likely token.
@@ -46,6 +51,7 @@ class DecodingOptions:
 
     max_new_tokens: int | None = None
     deadline_ms: float | None = None
+    deadline_at: float | None = None
     max_think_tokens: int | None = None
     samples: int | None = 1
     temperature: float = 0.0
@@ -60,12 +66,22 @@ class DecodingOptions:
         _whole("seed", self.seed, 0, 2**63 - 1, "pass a whole number from 0 on")
         if self.deadline_ms is not None:
             _real("deadline_ms", self.deadline_ms, 0.0, MAX_DEADLINE_MS, "pass milliseconds from the call on")
+        if self.deadline_at is not None:
+            _real("deadline_at", self.deadline_at, 0.0, math.inf, "pass an instant of time.monotonic()")
+            if self.deadline_ms is not None:
+                raise InputError("deadline_ms or deadline_at", "both", "pass one of the two")
         _real("temperature", self.temperature, 0.0, MAX_TEMPERATURE, "pass 0 for the most likely token")
         _real("top_p", self.top_p, 0.0, 1.0, "pass 1 for all tokens")
         if self.top_p == 0.0:
             raise InputError("top_p above 0", "0", "pass a small value, or temperature=0 for the most likely token")
         if not isinstance(self.force_syntax, bool):
             raise InputError("force_syntax True or False", repr(self.force_syntax)[:40], "pass one of the two")
+
+    def due_at(self, started: float) -> float:
+        """When a box is due, `time.monotonic()` seconds, of a call that began at `started`; infinite for never."""
+        if self.deadline_at is not None:
+            return self.deadline_at
+        return math.inf if self.deadline_ms is None else started + self.deadline_ms / 1e3
 
 
 def _whole(name: str, value: object, low: int, high: int, hint: str) -> None:

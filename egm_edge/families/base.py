@@ -32,6 +32,8 @@ class PromptSpec:
         suffix: chat text after it, up to where generation starts (an opening `<think>` included if the template adds it).
         image_token: the pad token's text.
         answer_syntax: "bbox_2d_json" or "ref_box".
+        chosen_box: the word that a thought writes before the number of the box it settles on, in the list of those it names
+            ("target" in "target 2"); "" where thoughts have no such word. Decides no answer, only what is drafted.
     """
 
     family: str
@@ -41,6 +43,12 @@ class PromptSpec:
     suffix: str
     image_token: str
     answer_syntax: str
+    chosen_box: str = ""
+
+    @property
+    def in_thought(self) -> bool:
+        """The chat template opens a thought, so that a reply begins inside it."""
+        return self.suffix.rstrip().endswith("<think>")
 
     def task_text(self, expression: str, task: Task) -> str:
         template = self.amodal if task is Task.AMODAL else self.modal
@@ -51,15 +59,15 @@ class PromptSpec:
         return canonical_hash(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict, the basis of the hash."""
-        return asdict(self)
+        """A JSON-ready dict, the basis of the hash; `chosen_box` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "chosen_box" or value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PromptSpec:
         """Inverse of `to_dict`; unknown and missing keys are an error."""
         names = {f.name for f in fields(cls)}
-        if values.keys() != names:
-            odd = ", ".join(sorted(values.keys() ^ names))
+        if values.keys() | {"chosen_box"} != names:
+            odd = ", ".join(sorted((values.keys() | {"chosen_box"}) ^ names))
             raise BundleError("a prompt spec of this version", f"missing or unknown keys {odd}", "rebuild the bundle")
         return cls(**values)
 

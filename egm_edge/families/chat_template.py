@@ -18,6 +18,7 @@ from egm_edge.families.registry import family_for
 
 MAX_TEMPLATE_CHARS = 256 << 10
 MAX_PROMPT_CHARS = 64 << 10
+MAX_CHOSEN_BOX_CHARS = 32
 MARKER = "EGMTASKTEXT"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 _HINT = "use the chat template of the released checkpoint"
@@ -42,7 +43,15 @@ def read_prompt_spec(checkpoint: Path | str) -> PromptSpec:
         suffix=suffix,
         image_token=family.image_token,
         answer_syntax=family.answer_syntax,
+        chosen_box=_chosen_box(directory),
     )
+
+
+def _chosen_box(directory: Path) -> str:
+    """`PromptSpec.chosen_box`, which tokenizer_config.json states beside the chat template."""
+    path = directory / "tokenizer_config.json"
+    word = read_json(path).get("thought_chosen_box", "") if path.is_file() else ""
+    return word[:MAX_CHOSEN_BOX_CHARS] if isinstance(word, str) else ""
 
 
 def _split(prompt: str, family: Family) -> tuple[str, str]:

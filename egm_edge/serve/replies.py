@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from egm_edge.grounding import Grounding
+from egm_edge.grounding import Grounding, Truncation
 from egm_edge.serve.request_parsing import ParsedRequest
 
-CUT_BY_LENGTH = ("max_new_tokens", "context_tokens")
+CUT_BY_LENGTH = {Truncation.MAX_NEW_TOKENS, Truncation.CONTEXT_TOKENS}
 
 
 def _completion_id() -> str:
@@ -112,7 +112,7 @@ def event(value: dict[str, Any]) -> bytes:
 
 def finish_reason(grounding: Grounding) -> str:
     """ "length" where a token limit ended the text, "stop" otherwise."""
-    return "length" if any(limit in grounding.cut for limit in CUT_BY_LENGTH) else "stop"
+    return "length" if grounding.truncated_by & CUT_BY_LENGTH else "stop"
 
 
 def usage(grounding: Grounding) -> dict[str, Any]:

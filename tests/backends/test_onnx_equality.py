@@ -188,9 +188,9 @@ def test_reusing_a_frame_changes_no_token(pair: Pair) -> None:
 def test_speculation_changes_no_token(pair: Pair) -> None:
     frame = pair.grounder.frame(pair.image((120, 90)), color="rgb")
     expressions = ["the mug the mug the mug", "aaaaaaaa", "left of the left of the kettle"]
-    fast = [pair.grounder.ground(frame, e, max_new_tokens=48) for e in expressions]
+    fast = [pair.grounder.ground(frame, e, max_new_tokens=20) for e in expressions]
     pair.grounder.speculate = False
-    slow = [pair.grounder.ground(frame, e, max_new_tokens=48) for e in expressions]
+    slow = [pair.grounder.ground(frame, e, max_new_tokens=20) for e in expressions]
     pair.grounder.speculate = True
     assert [g.text for g in fast] == [g.text for g in slow]
     assert all(g.tokens.decode_steps == max(g.tokens.completion - (g.cut != ""), 0) for g in slow)

@@ -9,9 +9,9 @@ import pytest
 
 from build_engine.compilers.cpu import build_cpu
 from egm_edge import Grounder
-from egm_edge.backends.base import InterruptedRunError
 from egm_edge.backends.onnx_runtime.backend import OnnxBackend
 from egm_edge.backends.prefix_frame import PrefixFrame
+from egm_edge.decoding.session import InterruptedRunError
 
 SIZES = ((90, 120), (64, 200), (90, 120))
 

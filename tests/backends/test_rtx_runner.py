@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from tokenizers import Tokenizer
 
 from build_engine.compilers.cuda import compile_cuda
 from build_engine.request import BuildRequest
@@ -28,6 +27,7 @@ from egm_edge.backends.tensorrt_rtx import RtxRunner
 from egm_edge.bundle import Bundle, FileRecord
 from egm_edge.errors import BackendError
 from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 VERSION = "1.7.1.116"
 
@@ -164,7 +164,7 @@ def bundle(cuda_bundle: Bundle) -> Bundle:
 
 def _text(bundle: Bundle, runner: Any) -> str:
     backend = PortableBackend(bundle, runner)
-    grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path("tokenizer.json"))))
+    grounder = Grounder(backend, bundle, read_tokenizer(bundle))
     image = np.random.default_rng(3).integers(0, 256, (80, 100, 3), np.uint8)
     return grounder.ground(image, "the mug", color="rgb", max_new_tokens=20, force_syntax=False).text
 

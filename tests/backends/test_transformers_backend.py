@@ -56,10 +56,10 @@ def test_free_and_forced_answers_are_those_of_the_fp32_bundle(pair: tuple[Ground
 
 def test_frames_keep_their_prefix_while_others_are_asked_about(pair: tuple[Grounder, Grounder]) -> None:
     plain, built = pair
-    alone = {e: built.ground(IMAGE, e, color="rgb", max_new_tokens=12) for e, _ in QUESTIONS}
+    alone = {e: built.ground(IMAGE, e, color="rgb", max_new_tokens=7) for e, _ in QUESTIONS}
     first, second = plain.frame(IMAGE, color="rgb"), plain.frame(OTHER, color="rgb")
     for expression in alone:
-        kept = plain.ground(first, expression, max_new_tokens=12)
+        kept = plain.ground(first, expression, max_new_tokens=7)
         plain.ground(second, expression, max_new_tokens=3)
         assert same(kept, alone[expression])
     assert plain.ground(first, "the mug", max_new_tokens=1).timings.frame_reused

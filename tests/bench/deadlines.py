@@ -62,7 +62,7 @@ def main() -> None:
             points.append((deadline_ms, right))
             outcomes[found.outcome.value] += 1
             cuts[found.cut or "nothing"] += 1
-        step_ms, facts = grounder.cost.step_ms, grounder.backend.facts
+        step_ms, facts = grounder.latency.step_ms, grounder.backend.facts
     p50, p99, worst = np.percentile(late_ms, [50, 99, 100])
     print(f"answer time - deadline: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms")
     print(f"one decode step {step_ms:.2f} ms (p90)")

@@ -112,7 +112,7 @@ def main() -> None:
     with Grounder.from_bundle(arguments.bundle, threads=arguments.threads) as grounder:
         grounder.warm_up()
         if load.random_weights:
-            grounder.syntax.layout = replace(grounder.syntax.layout, empty=())
+            grounder.syntax.template = replace(grounder.syntax.template, empty=())
         frames = _measure(grounder, tallies, load, arguments.frames, arguments.max_s)
         facts = grounder.backend.facts
     rows = {variant.name: tally.row(not arguments.random_weights) for variant, tally in tallies.items()}

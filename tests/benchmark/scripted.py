@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from egm_edge.backends.base import Capabilities, RuntimeFacts
 from egm_edge.bundle import Bundle
-from egm_edge.grounder import TOKENIZER, Grounder
+from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 REPLY = 'It is the one on the left.</think>[{"bbox_2d": [100, 200, 500, 600], "label": "mug"}]'
 
@@ -91,7 +92,7 @@ class ScriptedBackend:
 
 def scripted_grounder(bundle: Bundle, reply_to: Callable[[str], str] = lambda words: REPLY) -> Grounder:
     """A Grounder whose prompts, pixels and tokenizer are the bundle's own, and whose engine is scripted."""
-    tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+    tokenizer = read_tokenizer(bundle)
     model = bundle.manifest.model
     backend = ScriptedBackend(tokenizer, model["stop_token_ids"][0], model["image_token_id"], reply_to)
     return Grounder(backend, bundle, tokenizer)

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from egm_edge import grounder as grounder_module
+from egm_edge import frame as frame_module
 from egm_edge import pipeline
 from egm_edge.benchmark.report import samples_dict, summarise
 from egm_edge.benchmark.runner import ask, measure_requests
 from egm_edge.benchmark.sample import STAGES, Sample
 from egm_edge.benchmark.workload import Workload, read_workload
 from egm_edge.bundle import Bundle
-from egm_edge.decoding import generate as _generate  # noqa: F401 (its module is patched below)
 from egm_edge.grounder import Grounder
 from tests.benchmark.scripted import REPLY, ScriptedBackend, scripted_grounder
 
@@ -46,7 +45,7 @@ def inject(monkeypatch: pytest.MonkeyPatch, grounder: Grounder, stage: str, paus
     if stage not in HOST_STAGES:
         scripted(grounder).pauses_s[stage.removesuffix("_ms")] = SLEEP_S
         return
-    module = pipeline if stage == "parse_ms" else grounder_module
+    module = pipeline if stage == "parse_ms" else frame_module
     inner = getattr(module, HOST_STAGES[stage])
 
     def slowed(*arguments: Any, **options: Any) -> Any:
@@ -70,10 +69,10 @@ def virtual_pause(monkeypatch: pytest.MonkeyPatch, grounder: Grounder) -> Callab
     def pause(seconds: float) -> None:
         now[0] += seconds
 
-    clock = SimpleNamespace(perf_counter=perf_counter)
-    decoding = ("egm_edge.decoding.generate", "egm_edge.decoding.reply")
-    for name in ("egm_edge.grounder", "egm_edge.pipeline", *decoding, "egm_edge.benchmark.runner"):
-        monkeypatch.setattr(sys.modules[name], "time", clock)
+    clock = SimpleNamespace(perf_counter=perf_counter, monotonic=perf_counter)
+    decoding = ("decoding.generate", "decoding.generation_state")
+    for name in ("grounder", "frame", "pipeline", "assembly", *decoding, "benchmark.runner"):
+        monkeypatch.setattr(sys.modules[f"egm_edge.{name}"], "time", clock)
     scripted(grounder).clock, scripted(grounder).pause = perf_counter, pause
     return pause
 

@@ -65,7 +65,7 @@ def test_memory_is_bounded() -> None:
 def test_following_that_proves_wrong_is_left() -> None:
     earlier, memory = ReplyCache(), NgramStatistics()
     earlier.note(REPLY)
-    lookup = NgramProposer([1, 2], digits=DIGITS, memory=memory, earlier=earlier)
+    lookup = NgramProposer([1, 2], digits=DIGITS, statistics=memory, reply_cache=earlier)
     assert lookup.propose(4) == [3, 10, 4, 11]
     for _ in range(30):
         lookup.propose(4)

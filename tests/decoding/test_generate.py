@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from egm_edge.decoding import Budget, Stage, StopReason, TokenEvent, generate
+from egm_edge.decoding import Budget, Decoder, Stage, StopReason, TokenEvent
 from egm_edge.decoding.speculative.ngram_proposer import NgramProposer, NgramStatistics
 from tests.support.qwen_tokenizer import QWEN3_SPECIALS, byte_tokenizer
 
@@ -63,7 +63,7 @@ def test_tokens_are_counted_to_the_stage_they_belong_to(
     tokenizer: Tokenizer, text: str, thinking: bool, thought: str
 ) -> None:
     session, end = _session(tokenizer, text)
-    generation = generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(99), thinking=thinking)
+    generation = Decoder(tokenizer, {end}, Budget(99), thinking=thinking).generate(session, ScriptedSession.REQUEST)
     assert generation.text == generation.marked_text == text
     assert generation.stop_reason is StopReason.END_TOKEN
     assert tokenizer.decode(generation.token_ids[: generation.think_tokens]) == thought
@@ -72,7 +72,7 @@ def test_tokens_are_counted_to_the_stage_they_belong_to(
 
 def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
-    generation = generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(3), thinking=False)
+    generation = Decoder(tokenizer, {end}, Budget(3), thinking=False).generate(session, ScriptedSession.REQUEST)
     assert (generation.text, generation.stop_reason) == ("abc", StopReason.TOKEN_LIMIT)
     assert session.steps == 3
 
@@ -80,22 +80,20 @@ def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) 
 def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
     answers = iter([False, False, True])
-    generation = generate(
-        session,
-        ScriptedSession.REQUEST,
+    generation = Decoder(
         tokenizer,
         {end},
         Budget(9),
         thinking=False,
         should_stop=lambda: next(answers),
-    )
+    ).generate(session, ScriptedSession.REQUEST)
     assert (generation.text, generation.stop_reason) == ("ab", StopReason.STOPPED)
 
 
 def test_events_spell_the_reply_and_change_stage_after_the_closing_tag(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "né 猫</think>x")
     events: list[TokenEvent] = []
-    generate(session, ScriptedSession.REQUEST, tokenizer, {end}, Budget(99), thinking=True, on_token=events.append)
+    Decoder(tokenizer, {end}, Budget(99), thinking=True, on_token=events.append).generate(session, ScriptedSession.REQUEST)
     assert "".join(event.text for event in events) == "né 猫</think>x"
     assert [event.count for event in events] == list(range(1, len(events) + 1))
     assert [event.stage for event in events if event.text == "x"] == [Stage.ANSWER]
@@ -111,16 +109,15 @@ def test_drafts_change_the_steps_but_no_token(tokenizer: Tokenizer, limit: int) 
     for speculate in (False, True):
         session, end = _session(tokenizer, REPETITIVE)
         seen: list[TokenEvent] = []
-        replies[speculate] = generate(
-            session,
-            ScriptedSession.REQUEST,
+        replies[speculate] = Decoder(
             tokenizer,
             {end},
             Budget(limit),
             thinking=True,
             speculate=speculate,
+            proposer=NgramProposer(),
             on_token=seen.append,
-        )
+        ).generate(session, ScriptedSession.REQUEST)
         assert [event.count for event in seen] == list(range(1, len(replies[speculate].token_ids) + 1))
     slow, fast = replies[False], replies[True]
     assert (slow.token_ids, slow.think_tokens, slow.stop_reason) == (
@@ -137,16 +134,15 @@ def test_a_stop_among_accepted_drafts_keeps_only_what_was_asked_for(tokenizer: T
     for stop_after in range(40, 80):
         session, end = _session(tokenizer, REPETITIVE)
         seen: list[TokenEvent] = []
-        generation = generate(
-            session,
-            ScriptedSession.REQUEST,
+        generation = Decoder(
             tokenizer,
             {end},
             Budget(200),
             thinking=True,
+            proposer=NgramProposer(),
             should_stop=lambda seen=seen, n=stop_after: len(seen) >= n,
             on_token=seen.append,
-        )
+        ).generate(session, ScriptedSession.REQUEST)
         assert generation.stop_reason is StopReason.STOPPED
         assert len(generation.token_ids) == stop_after
 
@@ -171,8 +167,8 @@ def test_lookup_sees_the_same_shape_whatever_the_numbers() -> None:
     lookup = NgramProposer([*box, 6, *[1, 2, 3, 12, 4, 10]], digits={10, 11, 12, 13})
     assert lookup.propose(1) == [4]
     memory = NgramStatistics()
-    NgramProposer(box, digits={10, 11, 12, 13}, memory=memory)
-    assert NgramProposer([1, 2, 3, 11, 4, 13], digits={10, 11, 12, 13}, memory=memory).propose(1) == [4]
+    NgramProposer(box, digits={10, 11, 12, 13}, statistics=memory)
+    assert NgramProposer([1, 2, 3, 11, 4, 13], digits={10, 11, 12, 13}, statistics=memory).propose(1) == [4]
 
 
 def test_lookup_stops_guessing_what_keeps_being_wrong() -> None:

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 
 from egm_edge import Frame, Grounder, Outcome
 from egm_edge.assets import shipped_checkpoint
-from egm_edge.decoding import Budget, Generation, TokenEvent, generate
+from egm_edge.decoding import Budget, Decoder, Generation, TokenEvent
 from egm_edge.decoding.constrained.decoder import ConstrainedDecoder
 from egm_edge.decoding.constrained.grammar import AnswerSyntax
+from egm_edge.decoding.speculative.ngram_proposer import NgramProposer, NgramStatistics
 from egm_edge.decoding.speculative.reply_cache import ReplyCache
 from egm_edge.parsing import parse_answer
 from tests.decoding.scripted import LABELS, QWEN_LAYOUTS, TAG_LAYOUTS, ScriptedModel, well_formed
@@ -22,6 +23,7 @@ from tests.support.qwen_tokenizer import INTERNVL3_SPECIALS, QWEN3_SPECIALS, byt
 
 REPLIES = 350  # of each of three vocabularies: over a thousand
 REQUEST = list(range(40, 60))
+STATISTICS = NgramStatistics()
 ANSWERED = (Outcome.FOUND, Outcome.NOT_FOUND)
 
 
@@ -53,11 +55,14 @@ def _reply(
 ) -> Generation:
     end = syntax.tokenizer.token_to_id("<|im_end|>")
     model = ScriptedModel(syntax.tokenizer.get_vocab_size(), len(REQUEST), [*script, end, end])
-    guide = ConstrainedDecoder(syntax, LABELS[0]) if force else None
-    return generate(
-        model, REQUEST, syntax.tokenizer, {end}, Budget(limit), thinking=thinking, guide=guide,
-        speculate=speculate, lookup=lookup, earlier=earlier,
+    constrained = ConstrainedDecoder(syntax, LABELS[0], chosen_box="target") if force else None
+    known = {"digits": syntax.tokens.digit_ids, "statistics": STATISTICS} if force else {}
+    proposer = NgramProposer(reply_cache=earlier, **known) if lookup else None  # type: ignore[arg-type]
+    decoder = Decoder(
+        syntax.tokenizer, {end}, Budget(limit), thinking=thinking, constrained=constrained, speculate=speculate,
+        proposer=proposer,
     )  # fmt: skip
+    return decoder.generate(model, REQUEST)
 
 
 def test_every_fast_path_gives_the_tokens_of_one_by_one_free_decoding(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from egm_edge.backends.base import InterruptedRunError
 from egm_edge.bundle import Bundle
+from egm_edge.decoding.session import InterruptedRunError
 from egm_edge.errors import BackendError, InputError
 
 VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))

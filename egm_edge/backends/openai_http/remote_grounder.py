@@ -28,7 +28,7 @@ from egm_edge.boxes import Box
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
-from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts
+from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts, Truncation
 from egm_edge.images import load_image
 from egm_edge.openai import ChatReply, Limits, OpenAIClient, Retry, Server, TextStream, ask, data_url, grounding_request
 from egm_edge.openai.chat_stream import ChatStream
@@ -252,16 +252,16 @@ class RemoteGrounder:
     ) -> Grounding:
         generated = time.perf_counter()
         parsed = parse_answer(reply.text, task=task, in_thought=reply.opened_in_thought, expression=expression)
-        outcome, cut = parsed.outcome, ""
+        outcome, cut = parsed.outcome, set[Truncation]()
         if reply.stopped and outcome is not Outcome.FOUND:
             outcome = Outcome.CANCELLED
         elif reply.out_of_time:
             outcome = outcome if outcome is Outcome.FOUND else Outcome.TIMED_OUT
-            cut = "answer" if outcome is Outcome.FOUND else ""
+            cut = {Truncation.ANSWER} if outcome is Outcome.FOUND else cut
         elif reply.stopped:
             outcome = Outcome.CANCELLED
         elif reply.finish_reason == "length":
-            cut = "max_new_tokens"
+            cut = {Truncation.MAX_NEW_TOKENS}
         box = None
         if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
             box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
@@ -304,7 +304,7 @@ class RemoteGrounder:
             ),
             stamp_ns=frame.stamp_ns,
             deadline_met=None if limits.ends_at is None else finished <= limits.ends_at and box is not None,
-            cut=cut,
+            truncated_by=frozenset(cut),
             bundle_hash=self.bundle_hash,
             pixel_spec_hash=self.pixel_spec_hash,
             prompt_spec_hash=self.prompt_spec_hash,

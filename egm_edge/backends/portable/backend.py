@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, InterruptedRunError, require_reached, require_tokens
+from egm_edge.backends.base import Capabilities, EngineFrame, require_reached, require_tokens
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, text_table, vision_table
 from egm_edge.backends.portable.runner import Runner
 from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
 from egm_edge.bundle import Bundle
+from egm_edge.decoding.session import InterruptedRunError
 from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
 from egm_edge.pixels import Pixels, PixelSpec

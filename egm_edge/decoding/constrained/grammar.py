@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from egm_edge.decoding.constrained.fsm import (
     BOX_NUMBERS,
+    MAX_SPACES,
     FiniteStateMachine,
     Part,
     State,
@@ -30,7 +31,6 @@ from egm_edge.decoding.constrained.fsm import (
     text,
 )
 from egm_edge.decoding.constrained.token_bytes import SPECIAL, TokenBytes
-from egm_edge.decoding.speculative.ngram_proposer import NgramStatistics
 
 END_OF_THOUGHT = "</think>"
 START_OF_THOUGHT = "<think>"
@@ -80,9 +80,8 @@ class AnswerSyntax:
         tokenizer: of the bundle.
 
     Attributes:
-        layout: how this model lays its answers out: the family's usual layout until another one was seen twice running.
+        template: how this model lays its answers out: the family's usual layout until another one was seen twice running.
         close_thought: tokens that end a thought. blanks_after_thought: those behind the tag.
-        memory: what this model's replies taught about how they go on.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
@@ -93,23 +92,39 @@ class AnswerSyntax:
         self.start_or_thought = self.automaton.branch(self.automaton.start, literal(START_OF_THOUGHT.encode()))
         self.close_thought = self.encode(CLOSE_THOUGHT)
         self.blanks_after_thought = self.encode(CLOSE_THOUGHT.partition(END_OF_THOUGHT)[2])
-        self.memory = NgramStatistics()
         self._steps: dict[tuple[State, int], State | None] = {}
         self._masks: OrderedDict[State, NDArray[np.int64]] = OrderedDict()
-        self.layout = AnswerTemplate((), (), tuple(self.encode(empty)))
-        self.layout = self._seen = self.layout_of(self.encode(example)) or self.layout
+        self.template = AnswerTemplate((), (), tuple(self.encode(empty)))
+        self.template = self._seen = self.template_of(self.encode(example)) or self.template
+
+    @property
+    def box_tokens(self) -> int:
+        """Tokens to the end of the last coordinate, at most."""
+        numbers = [place for place, kind in enumerate(self.template.slots) if kind is Kind.NUMBER]
+        return sum(map(len, self.template.pieces[: numbers[-1] + 1])) + BOX_NUMBERS * self.tokens.number_tokens
+
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens that closing a thought and writing a box without a label take."""
+        pieces = self.template.pieces
+        constant = max(sum(map(len, pieces[:-1])), len(self.template.empty)) + len(pieces[-1])
+        return len(self.close_thought) + constant + BOX_NUMBERS * self.tokens.number_tokens + MAX_SPACES
 
     def learn(self, seen: AnswerTemplate) -> None:
         """An answer was laid out so. One that differs may have been a whim; one that begins within a token of blanks and
         words fits behind no thought that was closed for the model."""
         if self.tokens.of[seen.pieces[0][0]][:1].isspace():
             return
-        if seen.frame in (self.layout.frame, self._seen.frame):
-            self.layout = seen
+        if seen.frame in (self.template.frame, self._seen.frame):
+            self.template = seen
         self._seen = seen
 
     def encode(self, words: str) -> list[int]:
         return list(self.tokenizer.encode(words, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """What tokens of an answer write; an unfinished character is left out."""
+        return b"".join(self.tokens.of[token] for token in tokens).decode(errors="ignore")
 
     def written(self, token: int) -> str:
         """What a token writes, as far as it is text."""
@@ -153,7 +168,7 @@ class AnswerSyntax:
         both = self.automaton.in_text(before) and self.automaton.in_text(after)
         return Kind.LABEL if both else Kind.CONSTANT
 
-    def layout_of(self, tokens: Sequence[int]) -> AnswerTemplate | None:
+    def template_of(self, tokens: Sequence[int]) -> AnswerTemplate | None:
         """The layout of a whole answer with a box, None of anything else."""
         state, last = self.automaton.start, Kind.CONSTANT
         pieces: list[list[int]] = [[]]
@@ -171,7 +186,7 @@ class AnswerSyntax:
             state, last = after, kind
         if not self.automaton.accepts(state) or slots.count(Kind.NUMBER) != BOX_NUMBERS:
             return None
-        return AnswerTemplate(tuple(map(tuple, pieces)), tuple(slots), self.layout.empty)
+        return AnswerTemplate(tuple(map(tuple, pieces)), tuple(slots), self.template.empty)
 
     def _walk(self, index: Sequence[tuple[bytes, int]], state: State) -> list[int]:
         """Ids of the indexed tokens that the syntax allows, going down the sorted list byte by byte."""

@@ -15,17 +15,22 @@ WORDS_KEPT = 8
 class ThoughtBoxes:
     """Four numbers with commas or blanks between them are a box.
 
+    Args:
+        tokens: of the vocabulary.
+        chosen_box: as in `PromptSpec`: the word before the place of the chosen box in the thought's list.
+
     Attributes:
         boxes: their numbers' tokens, in order. words: what stood before each, at most eight words.
     """
 
-    def __init__(self, tokens: TokenBytes) -> None:
+    def __init__(self, tokens: TokenBytes, chosen_box: str = "") -> None:
         self.boxes: list[BoxTokens] = []
         self.words: list[list[str]] = []
         self._tokens = tokens
         self._numbers: list[tuple[int, ...]] = []
         self._joined = False
-        self._alone: tuple[int, ...] = ()
+        self._word, self._named = chosen_box.encode(), False
+        self._chosen: tuple[int, ...] = ()
         self._said = b""
 
     def after(self, tokens: Sequence[int]) -> ThoughtBoxes:
@@ -37,13 +42,11 @@ class ThoughtBoxes:
         return heard
 
     def likely(self) -> list[BoxTokens]:
-        """The boxes, the likeliest answer first: the one whose place in the list was named last ("target 2"), else the
-        last one."""
-        alone = self._numbers[0] if len(self._numbers) == 1 else self._alone
-        named = b"".join(self._tokens.of[token] for token in alone)
+        """The boxes, the likeliest answer first: the one whose place in the list was named last, else the last one."""
+        chosen = self._numbers[0] if self._named and len(self._numbers) == 1 else self._chosen
+        named = b"".join(self._tokens.of[token] for token in chosen)
         at = int(named) - 1 if named.isdigit() else -1
-        chosen = self.boxes[at : at + 1] if at >= 0 else []
-        return [*chosen, *reversed(self.boxes)]
+        return [*(self.boxes[at : at + 1] if at >= 0 else []), *reversed(self.boxes)]
 
     def words_before(self, box: BoxTokens) -> list[str]:
         """What stood before that box, [] where it was not heard."""
@@ -56,6 +59,8 @@ class ThoughtBoxes:
             if self._joined and self._numbers and not self._tokens.whole_numbers:
                 self._numbers[-1] += (token,)
             else:
+                if not self._numbers:
+                    self._named = bool(self._word) and self._said.rstrip().endswith(self._word)
                 self._numbers.append((token,))
             self._joined = True
             return
@@ -66,7 +71,7 @@ class ThoughtBoxes:
             self.boxes.append(tuple(self._numbers))
             self.words.append(self._said.decode(errors="ignore").strip(" [(:").split()[-WORDS_KEPT:])
             self._said = b""
-        elif len(self._numbers) == 1:
-            self._alone = self._numbers[0]
+        elif len(self._numbers) == 1 and self._named:
+            self._chosen = self._numbers[0]
         self._numbers = []
         self._said += written

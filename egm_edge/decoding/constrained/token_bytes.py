@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 SPECIAL = b"\xff"
+COORDINATE_DIGITS = 4  # of 1000
 _PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
 _HIDDEN = [b for b in range(256) if b not in set(_PRINTABLE)]
 # GPT-2's printable stand-in for every byte, undone (openai/gpt-2, encoder.py: bytes_to_unicode).
@@ -26,7 +27,7 @@ class TokenBytes:
         digit_ids: the same ids as a set.
         digit_values: [n] float64, their values; NaN with leading zeros.
         sorted_digits, sorted_values: those without leading zeros, by value.
-        whole_numbers: some of them have several digits, so that one token is one coordinate.
+        whole_numbers: some of them have several digits, so that one token is one coordinate. number_tokens: of the longest one.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -50,6 +51,7 @@ class TokenBytes:
         texts = [self.of[i].decode() for i in self.digits]
         self.digit_values = np.array([float(t) if t == str(int(t)) else np.nan for t in texts])
         self.whole_numbers = any(len(self.of[i]) > 1 for i in self.digits)
+        self.number_tokens = 1 if self.whole_numbers else COORDINATE_DIGITS
         plain_order = np.argsort(self.digit_values)[: int(np.isfinite(self.digit_values).sum())]  # NaN comes last
         self.sorted_digits, self.sorted_values = self.digits[plain_order], self.digit_values[plain_order]
         self._sorted = sorted((text, i) for i, text in enumerate(self.of) if text)

@@ -17,7 +17,7 @@ class Budget:
     Attributes:
         max_new_tokens: upper bound on generated tokens.
         max_think_tokens: the thought is closed after this many; None for no bound.
-        deadline: when the answer is due, `now()` seconds; infinite for never.
+        deadline: when the answer is due, an instant of `now`, seconds; infinite for never.
         answer_ms: how long a forced answer takes from a closed thought on, and one decode step; asked anew each time
             because the machine's speed is learned as it goes.
         now: the clock, seconds.
@@ -27,7 +27,7 @@ class Budget:
     max_think_tokens: int | None = None
     deadline: float = math.inf
     answer_ms: Callable[[], tuple[float, float]] = field(default=lambda: (0.0, 0.0))
-    now: Callable[[], float] = time.perf_counter
+    now: Callable[[], float] = time.monotonic
 
     @property
     def without_thought(self) -> bool:

@@ -21,6 +21,7 @@ GROWTH_BEYOND = (
 )
 MORE_TOKENS = 0.2  # each further token of a step, in steps, until this machine was measured (4 tokens cost 1.6 steps)
 FIRST_GUESS_INTERRUPTION_MS = 1.0
+FIRST_GUESS_THINK_TOKENS = 64  # a model whose thoughts are longer is known after the first one
 CUT_THOUGHT_LONGER = 1.5
 FINISH_MS = 0.5  # text to box, and building the Grounding
 
@@ -104,6 +105,12 @@ class LatencyModel:
     def think_tokens(self) -> float:
         """How long a thought usually is; 0 while none was seen."""
         return float(np.mean([tokens for tokens, _ in self._thoughts])) if self._thoughts else 0.0
+
+    @property
+    def long_thought_tokens(self) -> float:
+        """How long a thought is at its 90th percentile; a first guess while none was seen."""
+        lengths = [tokens for tokens, _ in self._thoughts]
+        return float(np.percentile(lengths, STEP_PERCENTILE)) if lengths else FIRST_GUESS_THINK_TOKENS
 
     @property
     def thought_ms(self) -> float:

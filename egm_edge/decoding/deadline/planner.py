@@ -3,6 +3,7 @@
 Image tokens come first, because a thought about a blurred picture is worth less than an answer on a sharp one. A thought is
 begun only where nine of ten would end in time: half a thought is worse than none (docs/decoding.md has the figures). One
 that overruns is closed when what is left is just enough for the answer. Samples come last, because they only confirm.
+A cap on tokens is planned alike: a thought of which nine of ten would not end within it is left out.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def plan(
     prompt_tokens: int,
     answer_steps: int,
     samples: int | None,
+    may_think: bool = True,
 ) -> Plan:
     """Plan one request.
 
@@ -49,16 +51,17 @@ def plan(
         image_tokens: of the whole image. frame_opened: they are in the engine already.
         prompt_tokens: of the request. answer_steps: decode steps of a forced answer.
         samples: as asked for; None to choose.
+        may_think: no token limit forbids it.
     """
     if remaining_ms == float("inf"):
-        return Plan(1.0, samples or 1)
+        return Plan(1.0, samples or 1, may_think)
     least_ms = cost.prompt_ms(prompt_tokens) + cost.answer_ms(answer_steps)[0] + cost.step_ms
 
     def frame_ms(share: float) -> float:
         return 0.0 if share == 1.0 and frame_opened else cost.frame_ms(round(image_tokens * share))
 
     share = next((s for s in IMAGE_SHARES if frame_ms(s) + least_ms <= remaining_ms), IMAGE_SHARES[-1])
-    think = share == 1.0 and frame_ms(share) + cost.thought_ms + least_ms <= remaining_ms
+    think = may_think and share == 1.0 and frame_ms(share) + cost.thought_ms + least_ms <= remaining_ms
     if samples is not None:
         return Plan(share, samples, think)
     free_ms = (remaining_ms - frame_ms(share) - cost.prompt_ms(prompt_tokens)) * SAMPLES_SHARE_OF_TIME

@@ -50,8 +50,8 @@ class NgramProposer:
     Args:
         token_ids: the sequence so far.
         digits: tokens that write digits; drafts never guess a number that did not stand behind the same number.
-        memory: of the bundle's replies.
-        earlier: replies about the same frame.
+        statistics: of the bundle's replies.
+        reply_cache: replies about the same frame.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class NgramProposer:
         token_ids: Iterable[int] = (),
         *,
         digits: Collection[int] = (),
-        memory: NgramStatistics | None = None,
-        earlier: ReplyCache | None = None,
+        statistics: NgramStatistics | None = None,
+        reply_cache: ReplyCache | None = None,
     ) -> None:
         self._ids: list[int] = []
         self._shape: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
         self._digits = frozenset(digits)
-        self._memory = memory or NgramStatistics()
-        self._follower = SuffixMatcher(earlier or ReplyCache(), self._digits)
+        self._statistics = statistics or NgramStatistics()
+        self._matcher = SuffixMatcher(reply_cache or ReplyCache(), self._digits)
         self._kinds: list[Kind] = []
         for token in token_ids:
             self.add(token)
@@ -79,7 +79,7 @@ class NgramProposer:
             if len(ids) >= length:
                 self._after[tuple(ids[-length:])] = token
         if self._digits and token not in self._digits:
-            shapes = self._memory.shapes
+            shapes = self._statistics.shapes
             for length in SHAPE_LENGTHS:
                 if len(shape) >= length:
                     shapes[tuple(shape[-length:])] = token
@@ -87,7 +87,7 @@ class NgramProposer:
                 shapes.clear()
         ids.append(token)
         self._shape = self._grown(self._shape, token)
-        self._follower.hear(token)
+        self._matcher.hear(token)
 
     def propose(self, limit: int) -> list[int]:
         """Up to `limit` tokens that may follow, as long as they are worth their cost; empty when nothing matches."""
@@ -96,13 +96,13 @@ class NgramProposer:
         self._kinds = []
         acceptance_rate = 1.0
         limit = min(limit, MAX_DRAFT_TOKENS)
-        ahead = self._follower.ahead(limit)
+        ahead = self._matcher.ahead(limit)
         while len(draft) < limit:
             found = (ahead[len(draft)], FOLLOWED) if len(draft) < len(ahead) else self._guess(words, shape)
             if found is None:
                 break
             token, kind = found
-            acceptance_rate *= self._memory.acceptance_rate[kind]
+            acceptance_rate *= self._statistics.acceptance_rate[kind]
             if acceptance_rate < WORTH:
                 break
             draft.append(token)
@@ -112,7 +112,7 @@ class NgramProposer:
 
     def record_accepted(self, accepted: int) -> None:
         """Learn how much of the last proposal was right."""
-        acceptance_rate = self._memory.acceptance_rate
+        acceptance_rate = self._statistics.acceptance_rate
         for place, kind in enumerate(self._kinds[: accepted + 1]):
             acceptance_rate[kind] += LEARNING * (float(place < accepted) - acceptance_rate[kind])
         for kind in acceptance_rate:  # what is not believed is tried again some day
@@ -127,7 +127,7 @@ class NgramProposer:
                 if token in self._digits and not self._digits.intersection(key):
                     token = None
             else:
-                token = self._memory.shapes.get(tuple(shape[-length:])) if len(shape) >= length else None
+                token = self._statistics.shapes.get(tuple(shape[-length:])) if len(shape) >= length else None
             if token is not None:
                 return token, (kind, length)
         return None

@@ -22,6 +22,7 @@ from egm_edge.backends.portable.ort_runner import KV_TYPES, OrtRunner
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
 from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 from tests.support.large_checkpoints import write_qwen3_vl_dims
 
 
@@ -53,11 +54,10 @@ def test_a_cuda_bundles_graphs_equal_transformers_on_the_cpu(
 
 def test_the_portable_backend_forgets_and_goes_on(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     """Speculation rewinds the cache at every wrong draft; a displaced frame comes back with the same answer."""
-    from tokenizers import Tokenizer
 
     bundle = compile_cuda(_request(tiny_qwen3_vl, tmp_path / "bundle", "cuda", gate=False))
     backend = PortableBackend(bundle, OrtRunner(bundle, "cpu", threads=1))
-    grounder = Grounder(backend, bundle, Tokenizer.from_file(str(bundle.path("tokenizer.json"))))
+    grounder = Grounder(backend, bundle, read_tokenizer(bundle))
     first, second = (
         grounder.frame(np.random.default_rng(seed).integers(0, 256, (70, 90, 3), np.uint8), color="rgb")
         for seed in (1, 2)
