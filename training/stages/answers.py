@@ -44,7 +44,7 @@ def box_numbers(row: Row) -> list[int] | None:
     x1, y1, x2, y2 = (round(v) for v in box)
     (x1, x2), (y1, y2) = _with_extent(x1, x2), _with_extent(y1, y2)
     # Numbers of 0 and 1 alone would read back as shares of the picture, which the parser refuses.
-    return [x1, y1, max(x2, 2), y2] if 0 <= min(x1, y1) and max(x2, y2) <= 1 else [x1, y1, x2, y2]
+    return [x1, y1, max(x2, 2), y2] if min(x1, y1) >= 0 and max(x2, y2) <= 1 else [x1, y1, x2, y2]
 
 
 def _with_extent(low: int, high: int) -> tuple[int, int]:
