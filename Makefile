@@ -6,7 +6,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros demo demo-frames demo-ros clean
+.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros demo demo-frames demo-ros nano-results shipped-bundle clean
 
 PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
@@ -56,6 +56,9 @@ demo-ros: venv ros
 nano-results: venv ## the published figures of EGM-Nano, into docs/egm-nano (on an idle machine)
 	.venv/bin/egm build $(CHECKPOINT) --target cpu -o $(BUNDLE)
 	.ci/nano_results.sh $(BUNDLE) docs/egm-nano
+
+shipped-bundle: venv ## build and calibrate the bundle that ships in the wheel, after the checkpoint or the format changed
+	.ci/shipped_bundle.sh
 
 clean: ## remove what the targets above made, environments excepted
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

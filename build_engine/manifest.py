@@ -140,6 +140,7 @@ class BundleWriter:
         versions: dict[str, Any],
         licences: dict[str, Any],
         calibration: dict[str, Any] | None = None,
+        text_runtime: str = "",
     ) -> Bundle:
         """Hash what was written, write bundle.json last, and give the directory its name.
 
@@ -167,6 +168,7 @@ class BundleWriter:
                 prompt_spec=prompt_spec,
                 prompt_spec_hash=prompt_spec_hash,
                 calibration=calibration,
+                text_runtime=text_runtime,
                 parity=parity,
                 versions=versions,
                 licences=licences,

@@ -378,6 +378,7 @@ def target_for(name: str) -> Target:
     if name in TARGETS:
         return TARGETS[name]
     plain = name.lower().replace("_", "-").replace(" ", "-")
-    nearest = difflib.get_close_matches(plain, TARGETS, n=1, cutoff=0.4)
-    hint = f"pass --target {nearest[0]}, or see them all with `egm targets`" if nearest else "see them with `egm targets`"
+    family = [known for known in TARGETS if known.startswith(f"{plain}-")]
+    nearest = family or difflib.get_close_matches(plain, TARGETS, n=1, cutoff=0.4)
+    hint = f"pass --target {' or '.join(nearest)}, or see them all with `egm targets`" if nearest else "see `egm targets`"
     raise InputError(f"a target ({', '.join(TARGETS)})", repr(name), hint)

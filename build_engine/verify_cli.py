@@ -15,12 +15,12 @@ from pathlib import Path
 from build_engine.hub import resolve_checkpoint
 from build_engine.parity.cases import Case, probes, rows, scenes
 from build_engine.parity.store import store
-from build_engine.progress import Progress
 from egm_edge.assets import SHIPPED_NAME
 from egm_edge.backends import load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, whole_number
 from egm_edge.errors import BundleError
+from egm_edge.reporting.progress import ProgressBar
 
 EXIT_FAILED = 1
 NANO_SCENES = 40
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         reference = TransformersReference(
             checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
         )
-        bar = Progress(len(cases), None if quiet else sys.stderr)
+        bar = ProgressBar("verify", None if quiet else sys.stderr, len(cases))
         bar.stage("comparing")
         limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
         report = compare(bundle, backend, reference, cases, max_new_tokens=limit, advance=bar.advance)

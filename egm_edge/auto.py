@@ -3,8 +3,7 @@
     with open_grounder("out/egm-4b-orin") as grounder:
         grounding = grounder.ground("frame.png", "the red mug", deadline_ms=1500)
 
-The only place that knows which bundles answer through logits (`Grounder`) and which through a runtime that answers whole
-requests (`EdgeLlmGrounder`, `TensorRtLlmGrounder`).
+A bundle answers through logits (`Grounder`) or through a runtime that gives text (`TextGrounder`), as its manifest says.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from egm_edge.backends import RuntimeFacts, text_runtime_of
+from egm_edge.backends.base import RuntimeFacts
+from egm_edge.backends.text_runtime import HTTP, grounder_class
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.bundle_from_checkpoint import open_directory
 from egm_edge.decoding import DecodingKeywords, TokenEvent
@@ -112,8 +112,9 @@ def open_grounder(
         if source.kind is SourceKind.SERVER:
             return _server(source.text)
         model = open_directory(directory_of(source), verify=verify)
-    if name := text_runtime_of(model):
-        return _WHOLE_ANSWERS[name](model)
+    runtime = model.manifest.text_runtime
+    if runtime and runtime != HTTP:  # a server's bundle is refused below, with the address to ask instead
+        return grounder_class(runtime).from_opened(model)
     return Grounder.from_opened(model, memory=memory, threads=threads)
 
 
@@ -131,28 +132,10 @@ def directory_of(source: Source) -> Path:
         return Path(build.bundle_of_hub_id(source.text))
     except ModuleNotFoundError as error:
         needed = f"the Python package {error.name!r}, to build {source.text} for this machine"
-        raise BackendError(needed, "not installed", "pip install 'egm-edge[build,verify]'") from None
+        raise BackendError(needed, "not installed", "pip install 'egm-edge[verify]'") from None
 
 
 def _server(address: str) -> AnyGrounder:
-    from egm_edge.backends.openai_http import RemoteGrounder
+    from egm_edge.backends.text_runtime.http import RemoteGrounder
 
     return cast("AnyGrounder", RemoteGrounder.from_url(address))
-
-
-def _edge_llm(bundle: Bundle) -> AnyGrounder:
-    from egm_edge.backends.edge_llm import EdgeLlmGrounder
-
-    return EdgeLlmGrounder.from_opened(bundle)
-
-
-def _tensorrt_llm(bundle: Bundle) -> AnyGrounder:
-    from egm_edge.backends.tensorrt_llm import TensorRtLlmGrounder
-
-    return TensorRtLlmGrounder.from_opened(bundle)
-
-
-_WHOLE_ANSWERS: dict[str, Callable[[Bundle], AnyGrounder]] = {
-    "EdgeLlmGrounder": _edge_llm,
-    "TensorRtLlmGrounder": _tensorrt_llm,
-}

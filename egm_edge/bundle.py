@@ -56,6 +56,7 @@ class Manifest:
         versions: package name -> version that took part in the build.
         licences: part ("code", "weights"...) -> SPDX id or file under LICENSES/.
         files: relative POSIX path -> FileRecord, every file but bundle.json.
+        text_runtime: "edge_llm", "tensorrt_llm" or "http" (a server) where that gives text; "" for an engine that gives logits.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -74,6 +75,7 @@ class Manifest:
     versions: dict[str, Any]
     licences: dict[str, Any]
     files: dict[str, FileRecord]
+    text_runtime: str = ""
 
     def __post_init__(self) -> None:
         problems = list(_field_problems(self))
@@ -137,6 +139,8 @@ def _field_problems(manifest: Manifest) -> list[str]:
         for name, kind in kinds.items()
         if not isinstance(getattr(manifest, name), kind) or (kind is str and not getattr(manifest, name))
     ]
+    if not isinstance(manifest.text_runtime, str):
+        problems.append(f"'text_runtime' is {type(manifest.text_runtime).__name__}, not str")
     if manifest.calibration is not None and not isinstance(manifest.calibration, dict):
         problems.append(f"'calibration' is {type(manifest.calibration).__name__}, not dict or null")
     if isinstance(manifest.parity, dict) and manifest.parity.get("status") not in PARITY_STATUSES:

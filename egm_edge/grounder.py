@@ -103,7 +103,7 @@ class Grounder:
 
         Raises:
             CheckpointError: it cannot be read.
-            BackendError: torch or transformers is missing (`pip install 'egm-edge[train]'`).
+            BackendError: torch or transformers is missing (`pip install 'egm-edge[verify]'`).
         """
         return cls.from_opened(describe_checkpoint(path, max_pixels=max_pixels), threads=threads)
 

@@ -26,6 +26,7 @@ COLOR_ORDERS = ("rgb", "bgr")
 EXIF_ORIENTATION = 0x0112
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
 _FORMATS = "a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"
+_PLAIN_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 # EXIF orientation -> how the stored array must be turned to stand upright.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -85,6 +86,23 @@ def check_image_file(path: Path) -> None:
         InputError: it is not.
     """
     read_image_wh(_read(path), str(path))
+
+
+def plain_media_type(data: bytes) -> str:
+    """The media type of an encoded picture of which every reader makes the same pixels as `load_image`.
+
+    "" for one that has to be flattened first: alpha or a transparent colour, more than 8 bits, other colours than RGB and
+    grey, several frames, an EXIF turn, or a format that not everyone reads.
+
+    Raises:
+        InputError: it cannot be read as a picture.
+    """
+    with _opened(data, f"{len(data)} bytes") as image:
+        deep = image.format == "PNG" and data[24] > 8  # IHDR's bit depth; Pillow shows 16-bit RGB as RGB
+        plain = image.mode in ("RGB", "L") and not deep and "transparency" not in image.info
+        if not plain or getattr(image, "n_frames", 1) > 1 or _orientation(image) != 1:
+            return ""
+        return _PLAIN_MEDIA_TYPES.get(image.format or "", "")
 
 
 def _from_array(array: NDArray[Any], color: str | None) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge import Grounder, open_grounder
 from egm_edge.backends import load_backend
-from egm_edge.backends.edge_llm import EdgeLlmGrounder
-from egm_edge.backends.tensorrt_llm import TensorRtLlmGrounder
+from egm_edge.backends.text_runtime.edge_llm import EdgeLlmGrounder
+from egm_edge.backends.text_runtime.tensorrt_llm import TensorRtLlmGrounder
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import describe_checkpoint
 from egm_edge.cli import main
@@ -37,16 +37,13 @@ def described(checkpoint: Path, **fields: Any) -> Bundle:
 
 
 @pytest.mark.parametrize(
-    ("target", "versions", "kind"),
-    [
-        ("jetson-agx-orin", {"tensorrt-edgellm": "0.11.0"}, EdgeLlmGrounder),
-        ("tensorrt-llm", {"server": "tensorrt-llm>=1.3.0rc7"}, TensorRtLlmGrounder),
-    ],
+    ("target", "runtime", "kind"),
+    [("jetson-agx-orin", "edge_llm", EdgeLlmGrounder), ("tensorrt-llm", "tensorrt_llm", TensorRtLlmGrounder)],
 )
 def test_runtimes_that_answer_whole_requests(
-    tiny_qwen3_vl: Path, monkeypatch: pytest.MonkeyPatch, target: str, versions: dict[str, str], kind: type
+    tiny_qwen3_vl: Path, monkeypatch: pytest.MonkeyPatch, target: str, runtime: str, kind: type
 ) -> None:
-    bundle, opened = described(tiny_qwen3_vl, target=target, versions=versions), object()
+    bundle, opened = described(tiny_qwen3_vl, target=target, text_runtime=runtime), object()
     monkeypatch.setattr(kind, "from_opened", lambda given: opened if given is bundle else None)
     assert open_grounder(bundle) is opened
     with pytest.raises(BackendError, match=rf"open_grounder.*{kind.__name__}") as raised:
@@ -56,7 +53,7 @@ def test_runtimes_that_answer_whole_requests(
 
 def test_a_server_bundle_names_its_server(tiny_qwen3_vl: Path) -> None:
     with pytest.raises(BackendError, match=r"serve\.sh.*RemoteGrounder"):
-        open_grounder(described(tiny_qwen3_vl, target="vllm"))
+        open_grounder(described(tiny_qwen3_vl, target="vllm", text_runtime="http"))
 
 
 def test_a_cpu_bundle_and_its_checkpoint_answer_alike(tiny_qwen3_vl: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_rooms_import_only_what_they_may(room: str, forbidden: set[str]) -> None
 
 def test_the_base_install_is_light() -> None:
     base = [re.split(r"[^\w.-]", r)[0] for r in requires("egm-edge") or [] if "extra ==" not in r]
-    assert sorted(base) == ["numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers"]
+    assert sorted(base) == ["numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers", "tqdm"]
     assert metadata("egm-edge")["License-Expression"] == "Apache-2.0"
 
 

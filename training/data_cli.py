@@ -150,10 +150,10 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
     from training.nano.held_out import write_held_out
 
-    paths = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), Progress("scenes", sys.stderr))
+    paths = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr))
     print("rows in " + ", ".join(map(str, paths)))
     return 0
 

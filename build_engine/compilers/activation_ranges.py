@@ -21,17 +21,17 @@ from build_engine.exporters.portable_decoder import write_portable_decoder
 from build_engine.exporters.portable_graph import PortableGraphWriter
 from build_engine.modelopt.request_tensors import answer_text
 from build_engine.parity.cases import Case
-from build_engine.progress import Progress
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.runner import Arrays
 from egm_edge.bundle import Bundle
 from egm_edge.grounder import Grounder
 from egm_edge.loaded_model import read_tokenizer
+from egm_edge.reporting.progress import ProgressBar
 
 
 def activation_ranges(
-    plan: CheckpointPlan, tables: Bundle, cases: Sequence[Case], precision: str, bar: Progress
+    plan: CheckpointPlan, tables: Bundle, cases: Sequence[Case], precision: str, bar: ProgressBar
 ) -> dict[str, float]:
     """Largest magnitude of each decoder layer's input over `cases`, requests with their answers.
 

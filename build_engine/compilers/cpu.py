@@ -16,11 +16,11 @@ from build_engine.exporters import text_decoder
 from build_engine.exporters.graph import GraphWriter, WeightFormat
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.progress import Progress
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from egm_edge.backends.onnx_runtime.sessions import DECODER, HEAD, PREFILL, VISION
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
+from egm_edge.reporting.progress import ProgressBar
 
 RESCORED_LOGITS = 64
 WIDE_HIDDEN = 1024  # from here on blocks of 128 are the fastest kernels; narrow models keep finer scales
@@ -93,7 +93,7 @@ def build_cpu(
     with Checkpoint(checkpoint_dir) as checkpoint, BundleWriter(out_dir, force=force) as writer:
         plan = CpuPlan(checkpoint, formats, max_pixels, max_new_tokens)
         writer.require_free(plan.disk_bytes())
-        bar = Progress(plan.work_units(), progress_stream)
+        bar = ProgressBar("build", progress_stream, plan.work_units())
         _write_graphs(plan, writer, bar)
         plan.write_tables(writer)
         manifest = plan.manifest("cpu", precision, {"onnxruntime": version("onnxruntime")})
@@ -146,7 +146,7 @@ class CpuPlan(CheckpointPlan):
         return int(self.checkpoint.parameter_count() * per_parameter) + table + (16 << 20)
 
 
-def _write_graphs(plan: CpuPlan, writer: BundleWriter, bar: Progress) -> None:
+def _write_graphs(plan: CpuPlan, writer: BundleWriter, bar: ProgressBar) -> None:
     checkpoint, shape, formats, block = plan.checkpoint, plan.shape, plan.formats, plan.block_size
     checkpoint.on_read = bar.advance
     bar.stage(f"vision ({formats.vision.value})")

@@ -11,9 +11,9 @@ from build_engine.compilers.portable import graph_check, limit_context, write_gr
 from build_engine.exporters.portable_graph import BlockProduct
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from egm_edge.bundle import Bundle
+from egm_edge.reporting.progress import ProgressBar
 
 BYTES_PER_PARAMETER = 2
 INT4_PRODUCT = BlockProduct.ONNX_RUNTIME
@@ -29,7 +29,7 @@ def compile_cuda(request: BuildRequest) -> Bundle:
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
         limit_context(plan)
         writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER * 2 + (16 << 20))
-        bar = Progress(checkpoint.parameter_count(), request.progress_stream)
+        bar = ProgressBar("build", request.progress_stream, checkpoint.parameter_count())
         write_graphs(plan, writer.root, request.precision, bar, product=INT4_PRODUCT)
         plan.write_tables(writer)
         manifest = plan.manifest(request.target.name, request.precision, {"onnxruntime": version("onnxruntime")})

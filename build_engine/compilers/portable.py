@@ -13,11 +13,11 @@ from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
 from build_engine.exporters.portable_graph import INT4_BLOCKS, BlockProduct, PortableGraphWriter
 from build_engine.parity import build_gate
-from build_engine.progress import Progress
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
+from egm_edge.reporting.progress import ProgressBar
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
 MAX_PATCHES = 16384
@@ -75,7 +75,7 @@ def write_graphs(
     plan: CheckpointPlan,
     root: Path,
     precision: str,
-    bar: Progress,
+    bar: ProgressBar,
     *,
     product: BlockProduct = BlockProduct.STANDARD,
     ranges: Mapping[str, float] | None = None,

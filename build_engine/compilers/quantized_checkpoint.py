@@ -22,12 +22,12 @@ from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.quantize import SAVED, Quantization, require_host_memory
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages, present_bundle
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError, CheckpointError
 from egm_edge.hashing import canonical_hash
+from egm_edge.reporting.progress import ProgressBar
 
 MODEL = "checkpoint"
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")
@@ -74,7 +74,7 @@ class QuantizedCheckpoint:
             BuildError: the tool failed, or the quantized checkpoint strays too far from the original.
         """
         request = self.request
-        bar = Progress(sum(UNITS.values()), request.progress_stream)
+        bar = ProgressBar("build", request.progress_stream, sum(UNITS.values()))
         bar.stage("checkpoint hashes")
         key = self._key(manifest)
         present = present_bundle(request.out_dir, key)
@@ -105,7 +105,7 @@ class QuantizedCheckpoint:
         }
         return canonical_hash(inputs)[:32]
 
-    def _quantize(self, folder: Path, stages: Stages, bar: Progress) -> None:
+    def _quantize(self, folder: Path, stages: Stages, bar: ProgressBar) -> None:
         log = stages.log("quantize")
         self.quantization.run(self.environment, folder, log, bar, UNITS["quantize"], COMPANIONS)
         take_original_settings(self.plan.checkpoint, folder / SAVED)

@@ -24,12 +24,13 @@ from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, Quant
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from build_engine.processor_settings import write_pixel_budget
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.targets import Runtime, Target, tensorrt_llm_sm
+from egm_edge.backends.text_runtime import HTTP, TENSORRT_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.pixels import TILES
+from egm_edge.reporting.progress import ProgressBar
 
 PLAIN = "bf16"
 NAME = "egm"
@@ -71,6 +72,7 @@ def compile_server(request: BuildRequest) -> Bundle:
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
         plan.context_tokens = min(plan.context_tokens, max_sequence(plan))
         manifest = plan.manifest(name, request.precision, {"server": kind.requirement})
+        manifest["text_runtime"] = TENSORRT_LLM if request.target.runtime is Runtime.TENSORRT_LLM else HTTP
         manifest["model"] |= {"sm": list(_sm(request))} if request.target.sm else {}
         if request.precision == PLAIN:
             return _plain(request, plan, kind, manifest)
@@ -97,7 +99,7 @@ def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manife
     with BundleWriter(request.out_dir, force=request.force) as writer:
         sources = sorted({path for pattern in SETTINGS for path in Path(request.checkpoint).glob(pattern)})
         writer.require_free(sum(path.stat().st_size for path in sources) + (1 << 20))
-        bar = Progress(len(sources), request.progress_stream)
+        bar = ProgressBar("build", request.progress_stream, len(sources))
         bar.stage("checkpoint")
         for path in sources:
             shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))

@@ -29,14 +29,15 @@ from build_engine.exporters.graph import WeightFormat
 from build_engine.manifest import BundleWriter
 from build_engine.modelopt.request_tensors import calibration_cases
 from build_engine.parity import build_gate
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.targets import Target
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
+from egm_edge.reporting.progress import ProgressBar
 
 PACKAGE = "tensorrt_rtx"
+WITHOUT_WHEEL = (3, 13)  # tensorrt-rtx 1.7.1 has wheels up to CPython 3.12
 JOBS = "rtx-jobs.json"
 ENGINES = {VISION: "engines/vision.engine", DECODER: "engines/decoder.engine", HEAD: "engines/head.engine"}
 AGREEING_BUILDS, MOST_BUILDS = 2, 6
@@ -73,7 +74,7 @@ def compile_rtx(request: BuildRequest) -> Bundle:
         limit_context(plan)
         jobs = engine_jobs(plan)
         writer.require_free(checkpoint.parameter_count() * BYTES_PER_PARAMETER + (64 << 20))
-        bar = Progress(checkpoint.parameter_count(), request.progress_stream)
+        bar = ProgressBar("build", request.progress_stream, checkpoint.parameter_count())
         manifest = plan.manifest(request.target.name, request.precision, {"tensorrt-rtx": installed})
         sms = capabilities(request.target, request.precision)
         manifest["limits"] |= {"sm": list(sms)}
@@ -138,7 +139,7 @@ def _decoder_profile(plan: CheckpointPlan, fed: tuple[int, int, int], past: tupl
     return profile
 
 
-def build_engines(root: Path, sms: Sequence[str], jobs: Sequence[EngineJob], bar: Progress) -> None:
+def build_engines(root: Path, sms: Sequence[str], jobs: Sequence[EngineJob], bar: ProgressBar) -> None:
     """Build engines/*.engine from the graphs under `root`, for several compute capabilities.
 
     The worker sees fixed names and a fixed environment only, so that the same graphs give the same bytes wherever they lie.
@@ -196,6 +197,9 @@ def _three(shapes: Any) -> tuple[Shape, Shape, Shape]:
 def _require_tensorrt() -> str:
     """The installed version."""
     if importlib.util.find_spec(PACKAGE) is None:
-        machine = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-        raise BuildError("TensorRT for RTX", f"no package {PACKAGE} in this {machine}", "pip install 'egm-edge[rtx]'")
+        here = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        if sys.version_info >= WITHOUT_WHEEL:
+            hint = "NVIDIA publishes none for it: make an environment with Python 3.10 to 3.12"
+            raise BuildError(f"a wheel of {PACKAGE} for this Python", here, hint)
+        raise BuildError("TensorRT for RTX", f"no package {PACKAGE} in this {here}", "pip install 'egm-edge[rtx]'")
     return version("tensorrt-rtx")

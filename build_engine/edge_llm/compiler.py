@@ -27,9 +27,9 @@ from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.numeric_check import QuantizationCheck
 from build_engine.modelopt.quantize import COMPANIONS, RECORDED, SAVED, Quantization, require_host_memory
 from build_engine.modelopt.recipe import EDGE_LLM_NUMBERS, RECIPES
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages, present_bundle
+from egm_edge.backends.text_runtime import EDGE_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.families import PromptSpec
@@ -37,6 +37,7 @@ from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.families.prompts import check_prompt_split
 from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import PixelSpec
+from egm_edge.reporting.progress import ProgressBar
 
 UNITS = {"hash": 2, "quantize": 60, "export": 30, "check graphs": 6, "write": 2}
 
@@ -63,7 +64,7 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
     with Checkpoint(request.checkpoint) as checkpoint:
         plan = _Plan(checkpoint, request)
         environment = EdgeLlmEnvironment.find()
-        bar = Progress(sum(UNITS.values()), request.progress_stream)
+        bar = ProgressBar("build", request.progress_stream, sum(UNITS.values()))
         bar.stage("checkpoint hashes")
         key = plan.key(environment)
         if (present := present_bundle(request.out_dir, key)) is not None:
@@ -165,6 +166,7 @@ class _Plan:
             parity["quantization"] = cost.to_dict()
         return {
             "target": request.target.name,
+            "text_runtime": EDGE_LLM,
             "precision": request.precision,
             "family": self.checkpoint.family,
             "model": {
@@ -196,7 +198,7 @@ class _Plan:
         return int(vision["hidden_size"]) // int(vision.get("num_heads") or vision["num_attention_heads"])
 
 
-def _quantize(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, folder: Path, bar: Progress) -> None:
+def _quantize(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, folder: Path, bar: ProgressBar) -> None:
     plan.quantization.run(environment, folder, stages.log("quantize"), bar, UNITS["quantize"], COMPANIONS)
 
 

@@ -19,12 +19,12 @@ from typing import Any
 from build_engine.edge_llm.environment import PINNED_EDGE_LLM, EdgeLlmEnvironment, run_tool
 from build_engine.edge_llm.profile import EngineProfile
 from build_engine.manifest import BundleWriter
-from build_engine.progress import Progress
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages
 from build_engine.targets import Target
 from egm_edge.bundle import MANIFEST_NAME, Bundle
 from egm_edge.errors import BuildError, EgmError
+from egm_edge.reporting.progress import ProgressBar
 
 ENGINE_FILES = ("llm.engine", "config.json", "visual/visual.engine", "visual/config.json")
 BUILDER = "tensorrt-edgellm-build"
@@ -69,7 +69,7 @@ def finish(request: BuildRequest) -> Bundle:
     environment = EdgeLlmEnvironment.find()
     profile = EngineProfile(**bundle.manifest.model["profile"])
     facts = preflight(environment)
-    bar = Progress(3, request.progress_stream)
+    bar = ProgressBar("build", request.progress_stream, 3)
     with BundleWriter(request.out_dir, force=request.force) as writer, Stages.open(f"engine-{bundle.hash[:32]}") as stages:
         bar.stage("engine (1 to 20 minutes)")
 

@@ -26,13 +26,13 @@ from build_engine.modelopt.request_tensors import Prepared, calibration_cases, p
 from build_engine.modelopt.verify_saved import require_quantized
 from build_engine.parity.cases import Case, probes, scenes
 from build_engine.processor_settings import write_pixel_budget
-from build_engine.progress import Progress
 from egm_edge.bundle import sha256_of
 from egm_edge.errors import BuildError
 from egm_edge.families import PromptSpec
 from egm_edge.hashing import canonical_hash
 from egm_edge.machine import memory_gb
 from egm_edge.pixels import PixelSpec
+from egm_edge.reporting.progress import ProgressBar
 
 WORKER = Path(__file__).with_name("worker.py")
 COMPANIONS = (
@@ -111,7 +111,7 @@ class Quantization:
         return "the user's own" if self.rows else "drawn by egm-edge, Apache-2.0"
 
     def run(
-        self, environment: EdgeLlmEnvironment, folder: Path, log: Path, bar: Progress, units: int, companions: tuple[str, ...]
+        self, environment: EdgeLlmEnvironment, folder: Path, log: Path, bar: ProgressBar, units: int, companions: tuple[str, ...]
     ) -> None:
         """Write `checkpoint/` and `recorded.safetensors` (what the worker recorded) into `folder`.
 
@@ -175,7 +175,7 @@ def require_host_memory(memory: MemoryPlan) -> None:
         )
 
 
-def _spread(bar: Progress, units: int, steps: int) -> Callable[[], None]:
+def _spread(bar: ProgressBar, units: int, steps: int) -> Callable[[], None]:
     """Advances the bar by `units` over `steps` calls, whole units only; further calls change nothing."""
     shares = iter(np.diff(np.linspace(0, units, max(steps, 1) + 1).astype(int)).tolist())
 
@@ -185,7 +185,7 @@ def _spread(bar: Progress, units: int, steps: int) -> Callable[[], None]:
     return step
 
 
-def _show(line: str, bar: Progress, step: Callable[[], None]) -> None:
+def _show(line: str, bar: ProgressBar, step: Callable[[], None]) -> None:
     if line.startswith("egm-progress "):
         *words, done, total = line.removeprefix("egm-progress ").split()
         bar.stage(f"{' '.join(words)} {done}/{total}" if int(total) > 1 else " ".join(words))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from egm_edge.backends.base import Backend, Capabilities, EngineFrame, RuntimeFacts
+from egm_edge.backends.text_runtime import HTTP, TENSORRT_LLM, TEXT_GROUNDERS
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
 from egm_edge.decoding.session import Session
@@ -35,14 +36,15 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
     """
     target, path = bundle.manifest.target, repr(str(bundle.root))
     serve = f"start {bundle.root}/serve.sh and ask it with RemoteGrounder.from_url(URL, served_model={path})"
-    if target in _SERVERS:
+    runtime = bundle.manifest.text_runtime
+    if runtime == HTTP:
         raise BackendError("a bundle that runs in this process", f"one for the server {target}", serve)
-    if name := text_runtime_of(bundle):
-        hint = f"open it with egm_edge.open_grounder({path}), which takes {name}"
+    if runtime:
+        hint = f"open it with egm_edge.open_grounder({path}), which takes {TEXT_GROUNDERS.get(runtime, runtime)}"
         raise BackendError(
             "a bundle whose runtime gives logits",
             f"one for {target}, whose runtime answers whole requests",
-            f"{hint}, or {serve}" if target == _TENSORRT_LLM else hint,
+            f"{hint}, or {serve}" if runtime == TENSORRT_LLM else hint,
         )
     if target not in _BACKENDS:
         raise BackendError(
@@ -51,13 +53,6 @@ def load_backend(bundle: Bundle, *, memory: str = "auto", threads: int | None = 
             "build it with `egm build … --target cpu`",
         )
     return _BACKENDS[target](bundle, memory, threads)
-
-
-def text_runtime_of(bundle: Bundle) -> str:
-    """The class that runs a bundle whose runtime answers whole requests, "" for one whose engine gives logits."""
-    if bundle.manifest.target == _TENSORRT_LLM:
-        return "TensorRtLlmGrounder"
-    return "EdgeLlmGrounder" if "tensorrt-edgellm" in bundle.manifest.versions else ""
 
 
 def _parity_warning(bundle: Bundle) -> str:
@@ -102,8 +97,6 @@ def _transformers(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     return TransformersBackend(bundle, threads=threads)
 
 
-_TENSORRT_LLM = "tensorrt-llm"
-_SERVERS = ("vllm", "sglang")
 _BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {
     "cpu": _onnx_runtime,
     "cuda": _cuda,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-_HINT = "pip install 'egm-edge[train]'"
+_HINT = "pip install 'egm-edge[verify]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ class Beside:
         starts_at: "patches" or "picture": where both clocks start.
         prompt_tokens, their_prompt_tokens: fewest and most of a request, of ours and of theirs.
         new_tokens: fewest and most of a request; the same on both sides, turn by turn.
-        ratios: quantity -> theirs over ours, median of pairs; above 1 means that ours is faster.
+        ratios: quantity -> theirs over ours, median of pairs; above 1 means that ours is faster. A quantity that one side
+            does not know is left out.
         ours, theirs: pair by pair.
     """
 
@@ -146,11 +147,12 @@ def measure_beside(
                 told(turn + 1, pairs)
     finally:
         grounder.stop_ids = stop_ids
-    ratios = {
-        name: ratio
-        for name in QUANTITIES
-        if (ratio := paired_ratio([getattr(t, name) for t in theirs], [getattr(t, name) for t in ours]))
-    }
+    ratios = {}
+    for name in QUANTITIES:
+        pairs_of = [(getattr(t, name), getattr(o, name)) for t, o in zip(theirs, ours, strict=True)]
+        known = [(t, o) for t, o in pairs_of if t is not None and o is not None]
+        if len(known) == len(pairs_of) and (ratio := paired_ratio(*zip(*known, strict=True))):
+            ratios[name] = ratio
     return Beside(
         peer=peer.name,
         dtype=peer.precision,

@@ -16,12 +16,13 @@ class PeerSample:
 
     Attributes:
         prompt_tokens, new_tokens: as this side counts them; prompt_tokens is 0 where it does not tell.
-        ttft_ms: to the first token. tpot_ms: per token after it.
+        ttft_ms: to the first token. tpot_ms: per token after it; None where it is not known: everything came in one piece,
+            or the side does not say how many tokens its pieces hold.
     """
 
     total_ms: float
     ttft_ms: float
-    tpot_ms: float
+    tpot_ms: float | None
     new_tokens: int
     prompt_tokens: int = 0
 
@@ -33,11 +34,14 @@ class PeerSample:
         finished_s: float,
         new_tokens: int,
         prompt_tokens: int = 0,
+        *,
+        counted: bool = True,
     ) -> PeerSample:
-        """From when each token (or piece of text) came."""
+        """From when each token (or piece of text) came; `counted`: `new_tokens` are tokens, not pieces."""
         first = token_times_s[0] if token_times_s else finished_s
         last = token_times_s[-1] if token_times_s else finished_s
-        per_token_ms = (last - first) * 1e3 / max(new_tokens - 1, 1)
+        known = counted and len(token_times_s) > 1 and new_tokens > 1
+        per_token_ms = (last - first) * 1e3 / (new_tokens - 1) if known else None
         return cls((finished_s - started_s) * 1e3, (first - started_s) * 1e3, per_token_ms, new_tokens, prompt_tokens)
 
 

@@ -52,7 +52,10 @@ class ServerPeer:
                 raise
             self._to_the_cap = False  # this server takes no field it does not know
             return self.run(request, count)
-        return PeerSample.of(started, reply.piece_times, reply.finished_at, reply.completion_tokens, reply.prompt_tokens)
+        return PeerSample.of(
+            started, reply.piece_times, reply.finished_at, reply.completion_tokens, reply.prompt_tokens,
+            counted=reply.usage_given,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Nothing to free."""

@@ -32,7 +32,7 @@ class TransformersPeer:
         try:
             self._torch, self._transformers = import_module("torch"), import_module("transformers")
         except ImportError as error:
-            raise BackendError("torch and transformers", str(error), "pip install 'egm-edge[train]'") from None
+            raise BackendError("torch and transformers", str(error), "pip install 'egm-edge[verify]'") from None
         self._torch.set_num_threads(threads)
         try:
             model = self._transformers.AutoModelForImageTextToText.from_pretrained(

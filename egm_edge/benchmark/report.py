@@ -224,7 +224,7 @@ def beside_rows(beside: dict[str, Any]) -> list[list[str]]:
         interval = "one or two pairs" if r["low"] is None else f"{r['low']:.2f} to {r['high']:.2f}"
         ratio = f"{r['ratio']:.2f} ({interval})"
         rows.append([names[name], ratio, *(f"{value:.1f}" for value in medians)])
-    return rows
+    return rows + [[words, "not known", "-", "-"] for name, words in names.items() if name not in beside["ratios"]]
 
 
 def spread_rows(summary: dict[str, Any]) -> list[list[str]]:

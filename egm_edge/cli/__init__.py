@@ -45,13 +45,14 @@ VERBS: dict[str, Verb] = {
     "calibrate": Verb("egm_edge.cli.calibrate:main", "fit how sure a bundle may be of its boxes, on data"),
     "data": Verb("training.data_cli:main", "check, convert, flip and filter grounding data", extra="train"),
     "train": Verb("training.cli:main", "train a checkpoint", extra="train"),
+    "completion": Verb("egm_edge.cli.completion:main", "a script that completes verbs and options in a shell"),
     "doctor": Verb("egm_edge.cli.doctor:main", "what this machine has, what is missing and the command that mends it"),
 }
 
 
 def usage() -> str:
     """The text of `egm --help`."""
-    rows = "\n".join(f"  {name:<9} {verb.summary}" for name, verb in VERBS.items())
+    rows = "\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: egm VERB ...\n\n"
         "Language-guided boxes on a robot's own computer.\n\n"

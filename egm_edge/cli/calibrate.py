@@ -41,21 +41,21 @@ def main(argv: list[str]) -> int:
         return 0
     if not arguments.data:
         raise InputError("--data FILE...", "none", "pass rows with boxes")
-    from egm_edge.benchmark.files import replace_text
     from egm_edge.confidence.logistic_calibration import fit
     from egm_edge.confidence.report import part, pictures, to_markdown
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
+    from egm_edge.files import replace_text
     from egm_edge.grounder import Grounder
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
     grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
 
-    def told(name: str) -> Progress:
-        return Progress(name, None if arguments.json else sys.stderr)
+    def told(name: str) -> ProgressBar:
+        return ProgressBar(name, None if arguments.json else sys.stderr)
 
     with grounder:
         answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))

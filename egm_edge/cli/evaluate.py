@@ -1,4 +1,5 @@
-"""`egm evaluate BUNDLE|URL --data FILE...`: accuracy on data, resumable; `egm evaluate compare DIR DIR`: two runs row by row.
+"""`egm evaluate BUNDLE|URL --data FILE...`: accuracy on data, resumable. `egm evaluate score DIR`: a finished run again, under
+any scoring rule, without asking. `egm evaluate compare DIR DIR`: two runs row by row.
 
 Everything cheap (data, pictures, output folder) is checked before the model is loaded.
 """
@@ -13,13 +14,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from egm_edge.boxes import Coordinates
 from egm_edge.cli.parser import Parser, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.grounding import Task
 from egm_edge.sources import resolve
+
+if TYPE_CHECKING:
+    from egm_edge.evaluate.records import Record
+    from egm_edge.evaluate.report import EvaluationReport
 
 EPILOG = """\
 examples:
@@ -28,11 +34,14 @@ examples:
   egm evaluate out/egm-nano-cpu --data scenes.jsonl --budgets 8,16,32,64,128
   egm evaluate out/egm-nano-cpu --data scenes.jsonl --max-think-tokens 0,16,32,64
   egm evaluate http://localhost:8000/v1 --data refcoco_testA.jsonl --images coco --concurrency 32
+  egm evaluate http://localhost:8000 --data refcoco_testA.jsonl --images coco --coordinates pixels
+  egm evaluate score out/eval --rule egm
   egm evaluate compare out/eval-fp32 out/eval-int8
 
 Data: EGM's evaluation jsonl, jsonl of this project, or the original refs pickle with instances.json beside it.
 --out gets records.jsonl (one line per answer), report.json, report.md, gallery.html and, with --budgets, the curves. The
-same command goes on where a killed run stopped. Accuracy is Acc@0.5: IoU strictly above 0.5.
+same command goes on where a killed run stopped. Accuracy is Acc@0.5: IoU strictly above 0.5. The report also scores the
+same replies as EGM's script, VLMEvalKit and lmms-eval do; --rule says whose accuracy heads it.
 A server is asked --concurrency rows at a time, in the family's own words, greedily; its key is read from OPENAI_API_KEY.
 """
 SERVER_TOKENS = 4096  # as the EGM evaluation asks for
@@ -40,14 +49,15 @@ SERVER_TOKENS = 4096  # as the EGM evaluation asks for
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    return _compare(argv[1:]) if argv[:1] == ["compare"] else _evaluate(argv)
+    verbs = {"compare": _compare, "score": _score}
+    return verbs[argv[0]](argv[1:]) if argv and argv[0] in verbs else _evaluate(argv)
 
 
 def _evaluate(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.records import RecordLog
-    from egm_edge.evaluate.rows import evaluation_rows
+    from egm_edge.evaluate.rows import evaluation_rows, with_sizes
     from egm_edge.evaluate.run import data_identity, in_order, spread
 
     paths = [Path(p) for p in arguments.data]
@@ -55,43 +65,69 @@ def _evaluate(argv: list[str]) -> int:
     rows = spread(evaluation_rows(paths, task), arguments.limit)
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in paths))
     pictures = find_pictures(rows, roots)
+    rows = with_sizes(rows, pictures)
 
-    from egm_edge.benchmark.files import replace_text
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.files import replace_text
+    from egm_edge.reporting.progress import ProgressBar
 
-    asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
-    identity = asked.identity | {
+    evaluated = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
+    identity = evaluated.identity | {
         "data": data_identity(paths),
         "task": arguments.task or "as the data says",
         "limit_per_split": arguments.limit,
-        "budget_kind": asked.budgets.kind.name,
-        "budgets": list(asked.budgets.values),
+        "budget_kind": evaluated.budgets.kind.name,
+        "budgets": list(evaluated.budgets.values),
     }
-    out = Path(arguments.out or f"out/evaluate-{asked.name}")
+    out = Path(arguments.out or f"out/evaluate-{evaluated.name}")
     with RecordLog(out, identity) as log:
-        if len(in_order(log.records, rows, asked.budgets)) < len(rows) * len(asked.budgets.values):
-            asked.run(rows, pictures, log, Progress("evaluate", None if arguments.json else sys.stderr))
-        records = in_order(log.records, rows, asked.budgets)
+        if len(in_order(log.records, rows, evaluated.budgets)) < len(rows) * len(evaluated.budgets.values):
+            evaluated.run(rows, pictures, log, ProgressBar("evaluate", None if arguments.json else sys.stderr))
+        records = in_order(log.records, rows, evaluated.budgets)
 
         from egm_edge.evaluate.gallery import gallery, worst
-        from egm_edge.evaluate.report import curve_svgs, to_json, to_markdown
-        from egm_edge.evaluate.summary import summarise
+        from egm_edge.evaluate.report import curve_svgs, to_markdown
 
-        summary = summarise(records)
-        values = to_json(identity, summary)
-        markdown = to_markdown(identity, summary)
+        report = _report(identity, records, arguments.rule)
+        values, markdown = report.to_dict(), to_markdown(report)
         replace_text(out / "report.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         replace_text(out / "report.md", markdown)
         mirrored = frozenset(row.id for row in rows if row.mirrored)
         replace_text(out / "gallery.html", gallery(worst(records), pictures, mirrored))
-        for name, svg in curve_svgs(summary).items():
+        for name, svg in curve_svgs(report.summary).items():
             replace_text(out / name, svg)
     print(json.dumps(values, ensure_ascii=False) if arguments.json else f"{markdown}\nwritten to {out}")
     return 0
 
 
+def _report(identity: dict[str, Any], records: list[Record], rule: str) -> EvaluationReport:
+    from egm_edge.evaluate.report import EvaluationReport
+    from egm_edge.evaluate.rules import RULES
+    from egm_edge.evaluate.summary import summarise
+
+    coordinates = Coordinates(identity.get("coordinates", Coordinates.NORM1000.value))
+    return EvaluationReport(identity, summarise(records, RULES[rule], coordinates))
+
+
+def _score(argv: list[str]) -> int:
+    parser = Parser(prog="egm evaluate score", description="Score a run's saved replies again; nothing is evaluated.")
+    parser.add_argument("directory", metavar="DIR", help="output folder of a run")
+    _add_rule(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    from egm_edge.evaluate.records import read_identity, read_records
+    from egm_edge.evaluate.report import to_markdown
+
+    directory = Path(arguments.directory)
+    records = list(read_records(directory))
+    if not records:
+        raise InputError("records of a run", f"none in {directory}", "run egm evaluate first")
+    report = _report(read_identity(directory), records, arguments.rule)
+    print(json.dumps(report.to_dict(), ensure_ascii=False) if arguments.json else to_markdown(report))
+    return 0
+
+
 @dataclass(frozen=True)
-class _Asked:
+class _Evaluated:
     """What is evaluated: its name for the default folder, its identity, its budgets, and how to ask it."""
 
     name: str
@@ -100,11 +136,13 @@ class _Asked:
     run: Callable[[Any, Any, Any, Any], None]
 
 
-def _bundle(arguments: argparse.Namespace) -> _Asked:
+def _bundle(arguments: argparse.Namespace) -> _Evaluated:
     from egm_edge.auto import directory_of
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
+    if arguments.coordinates != Coordinates.NORM1000.value:
+        raise InputError("--coordinates norm1000 of a bundle", arguments.coordinates, "only servers have models of other units")
     bundle = open_directory(directory_of(resolve(arguments.bundle)))
     manifest = bundle.manifest
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
@@ -123,11 +161,11 @@ def _bundle(arguments: argparse.Namespace) -> _Asked:
         "pixel_spec_hash": manifest.pixel_spec_hash,
         "prompt_spec_hash": manifest.prompt_spec_hash,
     }
-    return _Asked(bundle.hash[:12], identity, budgets, run)
+    return _Evaluated(bundle.hash[:12], identity, budgets, run)
 
 
-def _server(arguments: argparse.Namespace) -> _Asked:
-    from egm_edge.evaluate.server import AskedServer, evaluate_server
+def _server(arguments: argparse.Namespace) -> _Evaluated:
+    from egm_edge.evaluate.server import EvaluatedServer, evaluate_server
     from egm_edge.families import family_for
     from egm_edge.openai import OpenAIClient, Retry
 
@@ -138,14 +176,17 @@ def _server(arguments: argparse.Namespace) -> _Asked:
         raise InputError("--budgets for a server", f"--{budgets.kind.name}", "only a bundle can be limited so")
     family = family_for(arguments.family)
     model = arguments.model or client.models()[0]
-    asked = AskedServer(client, family, model, arguments.concurrency)
+    coordinates = Coordinates(arguments.coordinates)
+    evaluated = EvaluatedServer(client, family, model, arguments.concurrency, coordinates)
 
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
-        evaluate_server(asked.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
+        evaluate_server(evaluated.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
 
     identity = {"server": client.server.base_url, "model": model, "family": family.name, "prompt": family.modal}
+    if coordinates is not Coordinates.NORM1000:
+        identity["coordinates"] = coordinates.value
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.server.base_url.partition('://')[2]} {model}").strip("-")[:80]
-    return _Asked(name, identity, budgets, run)
+    return _Evaluated(name, identity, budgets, run)
 
 
 def _budgets_of(arguments: argparse.Namespace, default_tokens: int) -> Budgets:
@@ -199,7 +240,7 @@ def _compare(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm evaluate", description="Accuracy of a bundle on grounding data.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle or checkpoint, or an OpenAI-compatible server's /v1")
+    parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle, checkpoint or an OpenAI-compatible server's address")
     parser.add_argument("--data", metavar="FILE", nargs="+", required=True, help="jsonl files or refs pickles")
     parser.add_argument("--images", metavar="DIR", help="folder of the pictures (default: beside the data)")
     parser.add_argument("--out", metavar="DIR", help="where records and reports go (default: out/evaluate-NAME)")
@@ -211,7 +252,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=[t.value for t in Task], help="ask all rows so (default: as the data says)")
     parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    _add_rule(parser)
     server = parser.add_argument_group("for a server")
+    units = [unit.value for unit in Coordinates]
+    server.add_argument("--coordinates", choices=units, default=units[0], help="unit of the model's boxes (default: %(default)s)")
     server.add_argument("--model", metavar="NAME", help="as the server names it (default: its first)")
     server.add_argument("--family", default="qwen3_vl", help="whose prompt to use (default: qwen3_vl)")
     server.add_argument("--concurrency", type=whole_number(1, 1024), default=16, metavar="N", help="(default: 16)")
@@ -220,6 +264,12 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds the key")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
+
+
+def _add_rule(parser: Parser) -> None:
+    from egm_edge.evaluate.rules import DEFAULT_RULE, RULES
+
+    parser.add_argument("--rule", choices=list(RULES), default=DEFAULT_RULE, help="whose accuracy heads the report")
 
 
 def _budgets(text: str) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -17,7 +18,7 @@ from egm_edge.cli.inputs import Picture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
-from egm_edge.grounding import Grounding, Task
+from egm_edge.grounding import Grounding, Outcome, Task
 from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ def main(argv: list[str]) -> int:
         check_image_file(first.source)
 
     from egm_edge.auto import open_grounder
+    from egm_edge.reporting.progress import told_when_slow
 
     started = time.perf_counter()
-    with open_grounder(source, memory=arguments.memory, threads=arguments.threads) as grounder:
+    with told_when_slow(f"opening {source.text}: checksums, then the engine", None if arguments.json else sys.stderr):
+        grounder = open_grounder(source, memory=arguments.memory, threads=arguments.threads)
+    with grounder:
         load_ms = (time.perf_counter() - started) * 1000.0
         if arguments.timings:  # the same image size as what is measured, so that no buffer grows inside a measured stage
             grounder.ground(first.source, texts[0], color=first.color, task=arguments.task, max_new_tokens=WARM_UP_TOKENS)
@@ -213,13 +217,18 @@ def _values(grounding: Grounding, picture: Picture, several: bool) -> dict[str, 
 
 
 def describe(grounding: Grounding) -> str:
-    """One line for people: outcome, box, task, confidence, milliseconds, expression, and what was cut short."""
+    """One line for people: outcome, box, task, confidence, milliseconds, expression, and why it is not a plain answer."""
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
+    notes = [f"why: {grounding.reason.value}"] if grounding.reason else []
+    if grounding.outcome is Outcome.AMBIGUOUS and len(grounding.candidates) > 1:
+        notes.append(f"{len(grounding.candidates)} boxes named")
+    if grounding.truncated_by:
+        notes.append(f"truncated: {grounding.cut}")
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
         f"{grounding.timings.total_ms:7.0f} ms  {' '.join(grounding.expression.split())}"
-    ) + (f"  (truncated: {grounding.cut})" if grounding.truncated_by else "")
+    ) + "".join(f"  ({note})" for note in notes)
 
 
 def _print_timings(grounder: AnyGrounder, groundings: list[Grounding], load_ms: float, *, as_json: bool) -> None:

@@ -70,7 +70,7 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
-    from egm_edge.reporting.progress import Progress
+    from egm_edge.reporting.progress import ProgressBar
 
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
@@ -79,11 +79,11 @@ def _measure(argv: list[str]) -> int:
         plan,
         memory=arguments.memory,
         threads=arguments.threads,
-        told=lambda name: Progress(name, stream),
+        told=lambda name: ProgressBar(name, stream),
     )
-    from egm_edge.benchmark.files import replace_text
     from egm_edge.benchmark.html_report import to_html
     from egm_edge.benchmark.report import to_markdown
+    from egm_edge.files import replace_text
 
     markdown = to_markdown(report)
     if out:

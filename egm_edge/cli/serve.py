@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.grounder import Grounder
     from egm_edge.machine import limit_heaps
+    from egm_edge.reporting.progress import told_when_slow
     from egm_edge.serve.app import Service
     from egm_edge.serve.server import bind, is_loopback, run, start_logging
     from egm_edge.serve.settings import MIB, ServeSettings
@@ -62,9 +63,12 @@ def main(argv: list[str]) -> int:
             drain_s=arguments.drain_s,
         )
         limit_heaps()
-        opened = open_directory(directory_of(source))
+        with told_when_slow(f"checksums of {source.text}", sys.stderr):
+            opened = open_directory(directory_of(source))
         start_logging(debug=os.environ.get("EGM_DEBUG") == "1")
-        with Grounder.from_opened(opened, memory=arguments.memory, threads=arguments.threads) as grounder:
+        with told_when_slow(f"opening {source.text}", sys.stderr):
+            grounder = Grounder.from_opened(opened, memory=arguments.memory, threads=arguments.threads)
+        with grounder:
             grounder.warm_up()
             service = Service(grounder, settings, source.name)
             host, port = bound.getsockname()[:2]

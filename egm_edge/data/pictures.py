@@ -12,11 +12,10 @@ from PIL import Image
 
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
-from egm_edge.images import EXIF_ORIENTATION, load_image
+from egm_edge.images import EXIF_ORIENTATION, load_image, plain_media_type
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 FOLDERS = ("", "coco", "images")  # EGM's rows say "coco/train2014/…", the original distribution "train2014/…"
-SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 def find_picture(image: str, roots: Sequence[Path]) -> Path:
@@ -109,17 +108,16 @@ def require_size(found_wh: tuple[int, int], row: Row) -> None:
 def encoded(path: Path, *, mirrored: bool = False) -> tuple[bytes, str, tuple[int, int]]:
     """A picture for a server: its bytes, their media type, and its width and height when upright.
 
-    The file's own bytes wherever every server reads them alike; mirrored, turned by its EXIF tag or of another format, it
-    is sent upright as PNG, without loss.
+    The file's own bytes wherever every server reads them alike (`egm_edge.images.plain_media_type`); any other, and a
+    mirrored one, is sent as the pixels that a bundle is given, as PNG.
 
     Raises:
         InputError: it cannot be read as a picture.
     """
     array = load_image(path)
     image_wh = (array.shape[1], array.shape[0])
-    with Image.open(path) as header:
-        kind, turned = header.format or "", header.getexif().get(EXIF_ORIENTATION, 1) != 1
-    if kind in SENT_AS_THEY_ARE and not (mirrored or turned):
-        return path.read_bytes(), SENT_AS_THEY_ARE[kind], image_wh
+    data = path.read_bytes()
+    if not mirrored and (media_type := plain_media_type(data)):
+        return data, media_type, image_wh
     upright = np.ascontiguousarray((array[:, ::-1] if mirrored else array)[..., ::-1])
     return cv2.imencode(".png", upright)[1].tobytes(), "image/png", image_wh

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egm_edge.boxes import Box
+from egm_edge.boxes import NORM1000_MAX, Box
 from egm_edge.data.jsonl import write_objects
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
@@ -205,9 +205,12 @@ def _box_faults(row: Row) -> Iterator[tuple[str, str]]:
             continue
         if box.area_px2 <= 0:
             yield "a box with an area", f"{box.xyxy}"
+        elif max(box.xyxy) <= 1.0 and min(box.xyxy) >= 0.0 and row.image_wh != (1, 1):
+            yield "a box in pixels", f"{box.xyxy}, which is in 0-1 units"
         elif row.image_wh is None:
             continue
         elif task is Task.MODAL and box.clipped(*row.image_wh) != box:
-            yield f"a box inside the picture of {row.image_wh[0]}x{row.image_wh[1]} pixels", f"{box.xyxy}"
+            unit = ", perhaps in 0-1000 units" if max(box.xyxy) <= NORM1000_MAX and min(box.xyxy) >= 0.0 else ""
+            yield f"a box inside the picture of {row.image_wh[0]}x{row.image_wh[1]} pixels", f"{box.xyxy}{unit}"
         elif box.clipped(*row.image_wh).area_px2 <= 0:
             yield "an amodal box that at least touches the picture", f"{box.xyxy}"

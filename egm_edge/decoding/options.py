@@ -66,6 +66,8 @@ class DecodingOptions:
         _whole("seed", self.seed, 0, 2**63 - 1, "pass a whole number from 0 on")
         if self.deadline_ms is not None:
             _real("deadline_ms", self.deadline_ms, 0.0, MAX_DEADLINE_MS, "pass milliseconds from the call on")
+            if self.deadline_ms == 0.0:
+                raise InputError("a deadline of more than 0 ms", "0", "raise it, or leave it out")
         if self.deadline_at is not None:
             _real("deadline_at", self.deadline_at, 0.0, math.inf, "pass an instant of time.monotonic()")
             if self.deadline_ms is not None:

@@ -6,7 +6,7 @@ its threshold, as the EGM evaluation scripts do; published "IoU" columns of that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ EIGHT_SPLITS: tuple[tuple[str, str], ...] = (
 )
 # COCO's own bounds between small, medium and large objects: area in square pixels.
 SMALL_AREA_PX2, LARGE_AREA_PX2 = 32.0**2, 96.0**2
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BOX_SIZES = ("small", "medium", "large")
 
 
@@ -67,8 +68,8 @@ class Scores:
     mean_iou: float
 
 
-def scores(iou: ArrayLike) -> Scores:
-    """Scores of rows with these IoUs, [N] in 0.0-1.0.
+def scores(iou: ArrayLike, *, strict: bool = True) -> Scores:
+    """Scores of rows with these IoUs, [N] in 0.0-1.0; `strict`: above a threshold, not at it.
 
     Example:
         >>> scores([1.0, 0.5, 0.6, 0.0])
@@ -77,7 +78,19 @@ def scores(iou: ArrayLike) -> Scores:
     values = np.asarray(iou, np.float64)
     if not values.size:
         return Scores(0, float("nan"), float("nan"), float("nan"))
-    return Scores(len(values), float((values > 0.5).mean()), float((values > 0.75).mean()), float(values.mean()))
+    acc50, acc75 = accuracies(values, (0.5, 0.75), strict=strict)
+    return Scores(len(values), acc50, acc75, float(values.mean()))
+
+
+def accuracies(iou: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, *, strict: bool = True) -> tuple[float, ...]:
+    """Share of IoUs, [N], above (or at) each threshold, 0.0-1.0.
+
+    Example:
+        >>> accuracies([0.95, 0.5, 0.2], (0.1, 0.5, 0.9)) == (1.0, 1 / 3, 1 / 3)
+        True
+    """
+    values = np.asarray(iou, np.float64)
+    return tuple(float(((values > t) if strict else (values >= t)).mean()) for t in thresholds)
 
 
 def eight_split_average(by_split: Mapping[tuple[str, str], float]) -> float | None:

@@ -21,12 +21,14 @@ class PublishedModel:
         model, source: whose numbers, and the short name of where they stand; `sources()` spells it out.
         acc50: (data set, split) -> percent; empty where only an average was published.
         average_stated: as the source states it, percent; None when it states none.
+        rule: the scoring rule that made it, see `egm_edge.evaluate.rules`.
     """
 
     model: str
     source: str
     acc50: dict[tuple[str, str], float]
     average_stated: float | None
+    rule: str
 
     @property
     def average(self) -> float | None:
@@ -38,11 +40,15 @@ class PublishedModel:
 def published_models() -> tuple[PublishedModel, ...]:
     """All rows, those with split values first."""
     values = json.loads(PATH.read_text(encoding="utf-8"))
+    rule: str = values["rule"]
     full = [
-        PublishedModel(m["model"], m["source"], dict(zip(EIGHT_SPLITS, m["acc50"], strict=True)), m["average_stated"])
+        PublishedModel(
+            m["model"], m["source"], dict(zip(EIGHT_SPLITS, m["acc50"], strict=True)), m["average_stated"], rule
+        )
         for m in values["models"]
     ]
-    return (*full, *(PublishedModel(m["model"], m["source"], {}, m["average_stated"]) for m in values["averages"]))
+    averages = [PublishedModel(m["model"], m["source"], {}, m["average_stated"], rule) for m in values["averages"]]
+    return (*full, *averages)
 
 
 @cache

@@ -3,48 +3,85 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from egm_edge.evaluate.budget import BUDGET_KINDS
+from egm_edge.evaluate.metrics import THRESHOLDS
 from egm_edge.evaluate.published import matching, published_models, sources
+from egm_edge.evaluate.rules import RULES
 from egm_edge.evaluate.summary import Group, Summary
 from egm_edge.reporting.intervals import Interval, Paired
 from egm_edge.reporting.page import markdown_table
 from egm_edge.reporting.svg import Line, plot
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METRIC_NOTE = (
-    "Acc@0.5 is the share of expressions whose box has IoU strictly above 0.5 with the target; answers without a box count "
-    "as wrong. It is the number that the EGM paper tabulates, also where its abstract says IoU. Intervals are 95 %: Wilson "
-    "for accuracies, bootstrap over images for means."
+    "Acc@0.5 is the share of expressions whose box has IoU {above} 0.5 with the target, boxes read by rule {rule} ({source}); "
+    "answers without a box count as wrong. It is the number that the EGM paper tabulates, also where its abstract says IoU. "
+    "Intervals are 95 %: Wilson for accuracies, bootstrap over images for means."
 )
-GROUP_HEAD = ("", "rows", "Acc@0.5 %", "95 %", "Acc@0.75 %", "mean IoU", "95 %", "no box", "truncated", "mean tokens")
+GROUP_HEAD = (
+    "", "rows", "Acc@0.5 %", "95 %", "Acc@0.75 %", "mean IoU", "95 %", "centre %", "no box", "truncated", "mean tokens",
+)  # fmt: skip
+SHOWN_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+RULE_HEAD = (
+    "rule", "Acc@0.5 %", "95 %", *(f"@{t} %" for t in SHOWN_THRESHOLDS if t != 0.5), "mean IoU", "centre %", "average of 8",
+    "no box", "boxes on negatives", "reads",
+)  # fmt: skip
 
 
-def to_json(identity: dict[str, Any], summary: Summary) -> dict[str, Any]:
-    """The report for machines; None where a number does not exist."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run": identity,
-        "metric_note": METRIC_NOTE,
-        "summary": _no_nan(asdict(summary)),
-    }
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """A finished evaluation.
+
+    Attributes:
+        run: what was evaluated on what, as `run.json` has it. summary: every number.
+        metric_note: what accuracy means here.
+    """
+
+    run: Mapping[str, Any]
+    summary: Summary
+
+    @property
+    def metric_note(self) -> str:
+        rule = RULES[self.summary.rule]
+        above = "strictly above" if rule.strict else "of at least"
+        return METRIC_NOTE.format(above=above, rule=rule.name, source=rule.source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines; None where a number does not exist."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": dict(self.run),
+            "metric_note": self.metric_note,
+            "thresholds": list(THRESHOLDS),
+            "summary": _no_nan(asdict(self.summary)),
+        }
 
 
-def to_markdown(identity: dict[str, Any], summary: Summary) -> str:
+def to_markdown(report: EvaluationReport) -> str:
     """The report for people."""
+    summary = report.summary
     lines = ["# Grounding evaluation", ""]
-    lines += [f"- {name}: {_plain(value)}" for name, value in identity.items()]
+    lines += [f"- {name}: {_plain(value)}" for name, value in report.run.items()]
     lines += [f"- shown below: {summary.budget_kind} {summary.budget}", ""]
-    lines += [METRIC_NOTE, ""]
+    lines += [report.metric_note, ""]
     if summary.overall:
         groups = [*summary.splits, *([summary.overall] if len(summary.splits) > 1 else [])]
         lines += ["## Accuracy", "", group_table(groups), ""]
     if summary.average is not None and summary.average_95 is not None:
         lines += [
             f"Average over the eight splits, unweighted: **{_percent(summary.average)}** {_range(summary.average_95)}",
+            "",
+        ]
+    if summary.by_rule:
+        lines += ["## The same replies under other projects' rules", "", rule_table(summary), ""]
+    if several := summary.several:
+        lines += [
+            f"{several.replies} replies name several boxes, {several.ambiguous} of them without saying which: Acc@0.5 "
+            f"{_percent(several.acc50)} by the robot's choice, {_percent(several.acc50_any)} had the best been taken.",
             "",
         ]
     for title, groups in (
@@ -81,11 +118,26 @@ def group_table(groups: Sequence[Group]) -> str:
     rows = [
         [
             g.name, str(g.rows), _percent(g.acc50), _range(g.acc50_95), _percent(g.acc75), f"{g.mean_iou:.3f}",
-            "{:.3f}-{:.3f}".format(*g.mean_iou_95), str(g.no_box), str(g.truncated), f"{g.mean_tokens:.1f}",
+            "{:.3f}-{:.3f}".format(*g.mean_iou_95), _percent(g.center), str(g.no_box), str(g.truncated), f"{g.mean_tokens:.1f}",
         ]
         for g in groups
     ]  # fmt: skip
     return markdown_table(GROUP_HEAD, rows)
+
+
+def rule_table(summary: Summary) -> str:
+    """Every rule's scores of the same replies."""
+    rows = []
+    for s in summary.by_rule:
+        at = [_percent(s.acc_at[THRESHOLDS.index(t)]) for t in SHOWN_THRESHOLDS if t != 0.5]
+        average = "-" if s.average is None else _percent(s.average)
+        rows.append(
+            [
+                f"**{s.rule}**" if s.rule == summary.rule else s.rule, _percent(s.acc50), _range(s.acc50_95), *at,
+                f"{s.mean_iou:.3f}", _percent(s.center), average, str(s.no_box), str(s.false_positives), s.source,
+            ]
+        )  # fmt: skip
+    return markdown_table(RULE_HEAD, rows)
 
 
 def curve_table(summary: Summary) -> str:
@@ -129,20 +181,29 @@ def curve_svgs(summary: Summary) -> dict[str, str]:
 
 
 def beside_published(summary: Summary) -> str:
-    """This run's splits beside every published row that has them; "" when no split matches."""
+    """This run's splits beside every published row that has them, under the rule that made those rows and under the run's
+    own; "" when no split matches."""
     ours = {(dataset, split): g for g in summary.splits for dataset, _, split in [g.name.rpartition(" ")]}
     common = matching(ours)
     if not common:
         return ""
-    head = ("model", "source", *(" ".join(split) for split in common), "average of 8")
-    average = "-" if summary.average is None else _percent(summary.average)
-    rows = [["**this run**", "", *(_percent(ours[split].acc50) for split in common), average]]
-    for model in published_models():
+    head = ("model", "source", "rule", *(" ".join(split) for split in common), "average of 8")
+    models = published_models()
+    shown = dict.fromkeys([*(model.rule for model in models), summary.rule])
+    rows = [
+        [
+            "**this run**", "", s.rule, *(_percent(s.splits[" ".join(split)]) for split in common),
+            "-" if s.average is None else _percent(s.average),
+        ]
+        for s in summary.by_rule
+        if s.rule in shown
+    ]  # fmt: skip
+    for model in models:
         values = [f"{model.acc50[split]:.1f}" if split in model.acc50 else "-" for split in common]
         stated = "-" if model.average_stated is None else f"{model.average_stated:.1f}"
         agrees = model.average is None or abs(model.average - (model.average_stated or 0.0)) < 0.06
         again = "" if agrees else f" ({model.average:.2f} recomputed)"
-        rows.append([model.model, model.source, *values, stated + again])
+        rows.append([model.model, model.source, model.rule, *values, stated + again])
     rows_of = ", ".join(f"{' '.join(split)} {ours[split].rows}" for split in common)
     return markdown_table(head, rows) + f"\n\nRows of this run: {rows_of}."
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from egm_edge.data.readers import load_rows
+from egm_edge.data.pictures import picture_wh
+from egm_edge.data.problems import Problem, require_none
+from egm_edge.data.readers import at_row, load_rows
 from egm_edge.data.refcoco import REFS_FILE
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
@@ -37,3 +39,28 @@ def evaluation_rows(paths: Iterable[Path], task: Task | None = None) -> list[Row
 def _named(row: Row, file: str) -> Row:
     kind = "negative" if row.box is None else row.kind or expression_type(row.expression)
     return replace(row, dataset=row.dataset or file, split=row.split or "all", kind=kind)
+
+
+def with_sizes(rows: Iterable[Row], pictures: Mapping[str, Path]) -> list[Row]:
+    """The rows with the width and height of their pictures where the data does not state them, so that a target in another
+    unit than pixels of its picture is found before anything is asked: it would only ever score 0.
+
+    Raises:
+        DataError: targets outside their pictures or under a pixel, with their rows. InputError: no picture.
+    """
+    problems: list[Problem] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    found = []
+    for row in rows:
+        if row.image_wh is None and row.image not in sizes:
+            sizes[row.image] = picture_wh(pictures[row.image])
+        try:
+            sized = row if row.image_wh is not None else replace(row, image_wh=sizes[row.image])
+        except InputError as error:
+            problems.append(at_row(row, error.expected, error.found))
+            continue
+        if row.box and row.task is Task.MODAL and min(row.box.x2 - row.box.x1, row.box.y2 - row.box.y1) < 1.0:
+            problems.append(at_row(row, "a modal box of at least a pixel", f"{row.box.xyxy}"))
+        found.append(sized)
+    require_none(problems)
+    return found

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from egm_edge.boxes import Box
+from egm_edge.boxes import Box, Coordinates
 from egm_edge.data.pictures import encoded, require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
@@ -29,15 +29,24 @@ _Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
 
 
-class AskedServer:
+class EvaluatedServer:
     """Answers rows through a server.
 
     Args:
         family: whose task texts are used. model: as the server names it. concurrency: requests open at once, for the record.
+        coordinates: the unit that the model writes boxes in.
     """
 
-    def __init__(self, client: OpenAIClient, family: Family, model: str, concurrency: int) -> None:
+    def __init__(
+        self,
+        client: OpenAIClient,
+        family: Family,
+        model: str,
+        concurrency: int,
+        coordinates: Coordinates = Coordinates.NORM1000,
+    ) -> None:
         self._client, self._family, self._model, self._concurrency = client, family, model, concurrency
+        self._coordinates = coordinates
 
     def answer(self, row: Row, picture: Path, budget: int) -> Record:
         """One row, asked once (and again where the way there fails).
@@ -62,8 +71,9 @@ class AskedServer:
         self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
     ) -> Record:
         parsed = parse_answer(
-            reply.text, task=row.task, in_thought=reply.opened_in_thought, expression=row.expression
-        )
+            reply.text, task=row.task, in_thought=reply.opened_in_thought, expression=row.expression,
+            coordinates=self._coordinates, image_wh=image_wh,
+        )  # fmt: skip
         box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
         milliseconds = 0.0 if outcome else (reply.finished_at - reply.sent_at) * 1e3
         return Record(
@@ -82,6 +92,8 @@ class AskedServer:
             rule=parsed.rule if not outcome else reply.finish_reason,
             cut="max_new_tokens" if reply.is_cut else "",
             text=reply.text,
+            thought_apart=reply.thought_apart,
+            candidates=tuple(c.box.xyxy for c in parsed.candidates_of(image_wh)),
             iou=iou_with(box, row),
             tokens={"prompt": reply.prompt_tokens, "completion": reply.completion_tokens},
             timings={"request_ms": milliseconds, "concurrency": self._concurrency},

@@ -11,14 +11,17 @@ import re
 from egm_edge.families.registry import FAMILIES
 from egm_edge.grounding import Task
 
+UNMISTAKABLE_CHARS = 40
 _REF_TAGS = re.compile(r"</?ref>")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template's sentence, with or without <ref> tags, final period and surrounding space."""
+    """A template's sentence, with or without <ref> tags, final period, surrounding space, and (as lmms-eval's RefCOCO task
+    has it) instructions before a sentence that nobody says by chance."""
     before, _, after = _REF_TAGS.sub("", template).partition("{expression}")
+    instructions = r"(?:.{1,600}?[.:!\n]\s)??" if len(before) >= UNMISTAKABLE_CHARS else ""
     return re.compile(
-        rf"\s*{re.escape(before.rstrip())}\s*(?:<ref>)?(?P<expression>.+?)(?:</ref>)?{re.escape(after)}\s*\.?\s*",
+        rf"{instructions}\s*{re.escape(before.rstrip())}\s*(?:<ref>)?(?P<expression>.+?)(?:</ref>)?{re.escape(after)}\s*\.?\s*",
         re.DOTALL,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,7 +67,7 @@ class OpenAIClient:
             body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         return ask(
             lambda: ChatStream(self.server, body, headers),
-            Limits(None, math.inf),
+            Limits(),
             self.retry,
             where=self.server.where,
             should_stop=should_stop,

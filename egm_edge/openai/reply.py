@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from egm_edge.decoding import Stage, TokenEvent
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 
 POLL_S = 0.02  # how late a cancel may be noticed while the server is silent
 MAX_REPLY_CHARS = 1 << 20
@@ -72,31 +72,16 @@ class Limits:
     """Of one request.
 
     Attributes:
-        ends_at: `time.perf_counter()` of the deadline, None without one.
+        ends_at: `time.monotonic()` of the deadline, infinite for none.
         stall_s: silence after which a request is given up.
-        max_new_tokens: cap on generated tokens, enforced by whoever generates; None leaves it to him.
     """
 
-    ends_at: float | None
-    stall_s: float
-    max_new_tokens: int | None = None
-
-    @classmethod
-    def of(cls, max_new_tokens: int, deadline_ms: float | None, started: float, stall_s: float) -> Limits:
-        """Checked arguments.
-
-        Raises:
-            InputError: a limit below one token, or a deadline that is no positive number.
-        """
-        if max_new_tokens < 1:
-            raise InputError("max_new_tokens of at least 1", str(max_new_tokens), "raise it")
-        if deadline_ms is not None and not (math.isfinite(deadline_ms) and deadline_ms > 0):
-            raise InputError("a deadline of more than 0 ms", str(deadline_ms), "raise it, or leave it out")
-        return cls(None if deadline_ms is None else started + deadline_ms / 1e3, stall_s, max_new_tokens)
+    ends_at: float = math.inf
+    stall_s: float = math.inf
 
     def left_s(self) -> float:
         """Seconds until the deadline."""
-        return math.inf if self.ends_at is None else self.ends_at - time.perf_counter()
+        return self.ends_at - time.monotonic()
 
 
 @dataclass(slots=True)
@@ -109,7 +94,7 @@ class ChatReply:
         thought_apart: the server's reasoning parser sent one.
         model: as the server names it, "" where it does not.
         think_tokens: pieces of thought. completion_tokens: pieces, where the server gives no usage. prompt_tokens: 0 where it
-            gives none.
+            gives none. usage_given: it gives usage.
         finish_reason: the server's, "" when the reply was cut off here. stopped, out_of_time: why it was.
         measured: an engine's own measurements, where it gives any.
         piece_times: `time.perf_counter()` of each piece of text. sent_at, finished_at, answer_from: likewise, of the request,
@@ -122,6 +107,7 @@ class ChatReply:
     model: str = ""
     think_tokens: int = 0
     completion_tokens: int = 0
+    usage_given: bool = False
     prompt_tokens: int = 0
     finish_reason: str = ""
     stopped: bool = False
@@ -159,7 +145,7 @@ class ChatReply:
             if text:
                 self._add_text(text, apart, on_token)
         if chunk.completion_tokens is not None:
-            self.completion_tokens = chunk.completion_tokens
+            self.completion_tokens, self.usage_given = chunk.completion_tokens, True
         self.measured = chunk.measured or self.measured
         self.model, self.finish_reason = chunk.model or self.model, chunk.finish_reason or self.finish_reason
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -96,8 +95,8 @@ def ask(
     def once() -> ChatReply:
         nonlocal reply
         reply = ChatReply(in_thought)
-        try_ends_at = reply.sent_at + retry.timeout_s
-        first_end = min(try_ends_at, math.inf if limits.ends_at is None else limits.ends_at)
+        try_ends_at = time.monotonic() + retry.timeout_s
+        first_end = min(try_ends_at, limits.ends_at)
         found = gather(reply, open_stream, replace(limits, ends_at=first_end), should_stop, on_token, where=where)
         if found.out_of_time and first_end == try_ends_at:
             hint = "see that the server runs, or give it more time"

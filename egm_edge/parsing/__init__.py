@@ -38,6 +38,7 @@ AMODAL_MARGIN = 1000.0  # norm1000 units beyond each side: a hidden part larger 
 MAX_CANDIDATES = 64
 BoxNorm1000 = tuple[float, float, float, float]
 _THOUGHT_MARKS = re.compile(r"</?think>|<answer>")
+_OTHER_THOUGHT_MARKS = re.compile(r"[<◁](/?)think(?:ing)?[>▷]")  # Kimi-VL's, and others'
 _BEGINS_A_BOX = re.compile(r"[\[{<`]")
 _EMPTY_ALONE = re.compile(r"(?:^|[\s`:])(?:\[\s{0,8}\]|\{\s{0,8}\})(?:[\s`.]|$)")
 _NO_BOX_VALUES = ((0.0,) * 4, (-1.0,) * 4)
@@ -102,6 +103,8 @@ def parse_answer(
         >>> parse_answer('{"bbox_2d": [0.1, 0.2, 0.3, 0.4]}').reason.value
         'unit_interval'
     """
+    if "◁" in text or "<thinking" in text:
+        text = _OTHER_THOUGHT_MARKS.sub(r"<\1think>", text)
     thoughts, answer = _split_thoughts(text, in_thought)
     reasoning = "\n".join(t for t in (t.replace("<think>", "").strip() for t in thoughts) if t)
     marked = answer.rfind("<answer>")

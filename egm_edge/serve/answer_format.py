@@ -15,6 +15,7 @@ from egm_edge.boxes import Box
 from egm_edge.grounding import Grounding, Outcome, Task
 
 MAX_DEPTH = 12
+BOX, EACH = "", "*"  # names that no property has
 OWN_SCHEMA = {"properties": {"bbox_2d": {"type": "array"}, "label": {"type": "string"}}}
 _CORNERS = (
     ("x1", "xmin", "x_min", "left", "x"),
@@ -89,18 +90,21 @@ def _called(tools: Any, tool_choice: Any) -> AnswerFormat | None:
 
 
 def _facts(grounding: Grounding) -> dict[str, Any]:
-    """Every name that a property may have, and what it is filled with; None where there is no box."""
-    box = None
-    if grounding.box is not None:
-        box = [_whole(v) for v in grounding.box.to_norm1000(*grounding.image_wh)]
-    facts: dict[str, Any] = dict.fromkeys(_LABELS, grounding.label or (grounding.expression if box else ""))
-    facts |= dict.fromkeys(_THOUGHTS, grounding.reasoning) | dict.fromkeys(_SCORES, grounding.confidence)
-    facts |= dict.fromkeys(_FOUND, box is not None)
+    """Every name that a property may have, and what it is filled with; None where there is no box. Under `EACH` the same for
+    every box that the model named."""
+    facts = _box_facts(grounding, grounding.box, grounding.label or (grounding.expression if grounding.box else ""))
+    named = [_box_facts(grounding, each.box, each.label or grounding.expression) for each in grounding.candidates]
+    return facts | {EACH: named or ([facts] if grounding.box else [])}
+
+
+def _box_facts(grounding: Grounding, found: Box | None, label: str) -> dict[str, Any]:
+    box = None if found is None else [_whole(v) for v in found.to_norm1000(*grounding.image_wh)]
+    facts: dict[str, Any] = dict.fromkeys(_LABELS, label) | dict.fromkeys(_THOUGHTS, grounding.reasoning)
+    facts |= dict.fromkeys(_SCORES, grounding.confidence) | dict.fromkeys(_FOUND, box is not None)
     for corner, names in enumerate(_CORNERS):
         facts |= dict.fromkeys(names, box and box[corner])
     sides = (box[2] - box[0], box[3] - box[1]) if box else (None, None)
-    facts |= {"width": sides[0], "w": sides[0], "height": sides[1], "h": sides[1], "": box}
-    return facts
+    return facts | {"width": sides[0], "w": sides[0], "height": sides[1], "h": sides[1], BOX: box}
 
 
 def _whole(value: float) -> float:
@@ -123,7 +127,7 @@ def _fill(schema: Any, name: str, facts: dict[str, Any], root: dict[str, Any], d
     for several in ("anyOf", "oneOf", "allOf"):
         if isinstance(options := schema.get(several), list):
             return _first_of(options, name, facts, root, depth)
-    kinds = schema.get("type", "object" if "properties" in schema else None)
+    kinds = schema.get("type", "object" if "properties" in schema or not name else None)
     kinds = [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else [kinds]
     if "object" in kinds:
         return _object(schema, facts, root, depth)
@@ -148,7 +152,7 @@ def _first_of(options: list[Any], name: str, facts: dict[str, Any], root: dict[s
     nothing = [o for o in options if isinstance(o, dict) and o.get("type") == "null"]
     for option in [o for o in options if o not in nothing]:
         try:
-            if nothing and facts[""] is None and name.lower() not in (*_LABELS, *_THOUGHTS, *_FOUND):
+            if nothing and facts[BOX] is None and name.lower() not in (*_LABELS, *_THOUGHTS, *_FOUND):
                 return None
             return _fill(option, name, facts, root, depth + 1)
         except _UnknownError:
@@ -176,9 +180,9 @@ def _object(schema: dict[str, Any], facts: dict[str, Any], root: dict[str, Any],
 
 def _array(schema: dict[str, Any], facts: dict[str, Any], root: dict[str, Any], depth: int) -> list[Any]:
     """Four numbers, or the things that were found."""
-    items, box = schema.get("items") or schema.get("prefixItems"), facts[""]
+    items, box = schema.get("items") or schema.get("prefixItems"), facts[BOX]
     first = items[0] if isinstance(items, list) and items else items
     if not isinstance(first, dict) or first.get("type") in ("number", "integer"):
         whole = isinstance(first, dict) and first.get("type") == "integer"
         return [round(v) if whole else v for v in box or []]
-    return [] if box is None else [_fill(first, "label", facts, root, depth + 1)]
+    return [_fill(first, "label", each | {EACH: ()}, root, depth + 1) for each in facts[EACH]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,24 +17,27 @@ from starlette.types import ASGIApp
 
 from egm_edge import __version__
 from egm_edge.grounder import Grounder
+from egm_edge.serve.body import ByteBudget
 from egm_edge.serve.chat import Chat
 from egm_edge.serve.engine import Engine
 from egm_edge.serve.errors import RequestError
 from egm_edge.serve.ignored import HEADER
+from egm_edge.serve.live import LiveTracks
 from egm_edge.serve.metrics import Metrics
 from egm_edge.serve.middleware import Middleware
 from egm_edge.serve.openapi import openapi_document
 from egm_edge.serve.replies import Reply
 from egm_edge.serve.request_parsing import ParsedRequest
+from egm_edge.serve.samples import samples
 from egm_edge.serve.schema import MAX_NAME_CHARS
 from egm_edge.serve.settings import ServeSettings
 
 PAGE_DIR = Path(__file__).parent / "page"
-PAGE_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -64,7 +68,8 @@ class Service:
         facts = {"name": name, "family": manifest.family, "target": manifest.target, "precision": manifest.precision}
         self.metrics.bundle.info(facts | {"hash": grounder.bundle_hash, "version": __version__})
         self.metrics.ready.set(1)
-        chat = Chat(self.engine, settings, self.metrics, self._new_reply)
+        budget = ByteBudget(settings.max_held_bytes, self.metrics.held_bytes)
+        chat = Chat(self.engine, settings, self.metrics, budget, self._new_reply)
         routes = [
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", self._models),
@@ -73,7 +78,10 @@ class Service:
             Route("/ready", self._ready),
             Route("/metrics", self._prometheus),
             Route("/openapi.json", self._openapi),
-            *(Route(path, _file(*found)) for path, found in PAGE_FILES.items()),
+            Route("/v1/track", LiveTracks(settings, budget).track, methods=["POST"]),
+            Route("/samples.json", self._samples),
+            Route("/samples/{number:int}.jpg", self._sample),
+            *(Route("/" + path.name.removeprefix("index.html"), _file(path)) for path in PAGE_DIR.iterdir()),
         ]
         self.middleware = Middleware(Router(routes, redirect_slashes=False), settings)
         self.app = _with_cors(self.middleware, settings.cors_origins)
@@ -122,6 +130,17 @@ class Service:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self.metrics.registry), media_type=content_type)
 
+    async def _samples(self, request: Request) -> Response:
+        made = await run_in_threadpool(samples)
+        listed = [{"url": f"/samples/{at}.jpg", "expression": sample.expression} for at, sample in enumerate(made, 1)]
+        return JSONResponse(listed)
+
+    async def _sample(self, request: Request) -> Response:
+        made, number = await run_in_threadpool(samples), request.path_params["number"]
+        if not 0 < number <= len(made):
+            raise RequestError(404, f"expected a sample from 1 to {len(made)}; found {number}", "no_such_sample")
+        return Response(made[number - 1].jpeg, media_type="image/jpeg")
+
     async def _openapi(self, request: Request) -> Response:
         return JSONResponse(self._document)
 
@@ -138,11 +157,11 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     )
 
 
-def _file(name: str, media_type: str) -> Any:
-    content = (PAGE_DIR / name).read_bytes()
+def _file(path: Path) -> Any:
+    content = path.read_bytes()
 
     async def send_file(request: Request) -> Response:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+        return Response(content, media_type=PAGE_TYPES[path.suffix], headers=PAGE_HEADERS)
 
     return send_file
 

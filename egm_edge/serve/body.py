@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from prometheus_client import Gauge
-from starlette.datastructures import Headers
-from starlette.types import Receive
+from starlette.requests import HTTPConnection, Request
 
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.settings import MIB, ServeSettings
@@ -39,53 +40,52 @@ class ByteBudget:
         self._gauge.set(self._held)
 
 
-class Body:
-    """One request's body; `async with` gives its bytes back to the budget at the end of the request."""
+@asynccontextmanager
+async def read_body(
+    request: Request, budget: ByteBudget, settings: ServeSettings, media_type: str = "application/json"
+) -> AsyncIterator[bytes]:
+    """The whole body; its bytes go back to the budget at the end of the `with` block.
 
-    def __init__(self, held: ByteBudget, settings: ServeSettings) -> None:
-        self._held, self._settings, self._taken = held, settings, 0
-
-    async def __aenter__(self) -> Body:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._held.give_back(self._taken)
-
-    async def read(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body.
-
-        Raises:
-            RequestError: 408 too slow, 413 too large, 415 no JSON, 429 no memory. ClientGoneError: it broke off.
-        """
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise RequestError(
-                415, f"expected Content-Type: application/json; found {kind[:60]!r}", "unsupported_media_type"
-            )
-        if (coding := headers.get("content-encoding", "identity").lower()) != "identity":
-            raise RequestError(415, f"expected no Content-Encoding; found {coding[:30]!r}", "unsupported_media_type")
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._settings.max_body_bytes:
-            raise self._too_large()
-        due = time.monotonic() + self._settings.body_s
-        chunks: list[bytes] = []
+    Raises:
+        RequestError: 408 too slow, 413 too large, 415 of another type, 429 no memory. ClientGoneError: it broke off.
+    """
+    _check_headers(request, settings, media_type)
+    due, taken = time.monotonic() + settings.body_s, 0
+    chunks: list[bytes] = []
+    try:
         while True:
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, due - time.monotonic()))
+                message = await asyncio.wait_for(request.receive(), max(0.0, due - time.monotonic()))
             except asyncio.TimeoutError:
-                slow = f"expected the whole body within {self._settings.body_s:g} s"
+                slow = f"expected the whole body within {settings.body_s:g} s"
                 raise RequestError(408, slow, "body_too_slow", close=True) from None
             if message["type"] != "http.request":
                 raise ClientGoneError
             chunk = message.get("body", b"")
-            if self._taken + len(chunk) > self._settings.max_body_bytes:
-                raise self._too_large()
-            self._held.take(len(chunk))
-            self._taken += len(chunk)
+            if taken + len(chunk) > settings.max_body_bytes:
+                raise _too_large(settings)
+            budget.take(len(chunk))
+            taken += len(chunk)
             chunks.append(chunk)
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                break
+        yield b"".join(chunks)
+    finally:
+        budget.give_back(taken)
 
-    def _too_large(self) -> RequestError:
-        limit = self._settings.max_body_bytes / MIB
-        return RequestError(413, f"expected a body of at most {limit:g} MiB; send a smaller picture", "body_too_large")
+
+def _check_headers(request: HTTPConnection, settings: ServeSettings, media_type: str) -> None:
+    headers = request.headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != media_type:
+        raise RequestError(415, f"expected Content-Type: {media_type}; found {kind[:60]!r}", "unsupported_media_type")
+    if (coding := headers.get("content-encoding", "identity").lower()) != "identity":
+        raise RequestError(415, f"expected no Content-Encoding; found {coding[:30]!r}", "unsupported_media_type")
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > settings.max_body_bytes:
+        raise _too_large(settings)
+
+
+def _too_large(settings: ServeSettings) -> RequestError:
+    limit = settings.max_body_bytes / MIB
+    return RequestError(413, f"expected a body of at most {limit:g} MiB; send a smaller picture", "body_too_large")

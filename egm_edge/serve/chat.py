@@ -7,13 +7,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from egm_edge.decoding import TokenEvent
 from egm_edge.grounding import Grounding
-from egm_edge.serve.body import Body, ByteBudget
+from egm_edge.serve.body import ByteBudget, read_body
 from egm_edge.serve.engine import Engine, QueuedRequest
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.ignored import HEADER
@@ -27,19 +27,22 @@ class Chat:
     """An ASGI application for the one route."""
 
     def __init__(
-        self, engine: Engine, settings: ServeSettings, metrics: Metrics, new_reply: Callable[[ParsedRequest], Reply]
+        self,
+        engine: Engine,
+        settings: ServeSettings,
+        metrics: Metrics,
+        budget: ByteBudget,
+        new_reply: Callable[[ParsedRequest], Reply],
     ) -> None:
         self._engine, self._settings, self._metrics, self._new_reply = engine, settings, metrics, new_reply
-        self._held = ByteBudget(settings.max_held_bytes, metrics.held_bytes)
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         note: dict[str, object] = scope["state"]
         try:
-            async with Body(self._held, self._settings) as body:
-                request = await run_in_threadpool(
-                    parse_request, await body.read(Headers(scope=scope), receive), self._settings
-                )
+            async with read_body(Request(scope, receive), self._budget, self._settings) as body:
+                request = await run_in_threadpool(parse_request, body, self._settings)
                 await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
             note["outcome"] = GONE

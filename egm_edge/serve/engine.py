@@ -30,7 +30,7 @@ from egm_edge.serve.settings import ServeSettings
 
 log = logging.getLogger("egm_edge.serve")
 LARGE_PIXELS = 4_000_000  # a few milliseconds of decoding are not worth a detour
-LARGE_AT_ONCE = 2
+MAX_LARGE_WAITING = 16
 ROOM_POLL_S = 0.1
 LOW_PRIORITY = 10
 FIRST_GUESS_S = 1.0
@@ -43,6 +43,7 @@ class QueuedRequest:
 
     request: ParsedRequest
     arrived: float
+    large: bool = False
     events: asyncio.Queue[TokenEvent | Grounding | Exception] = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
     stage: Future[None] | None = None
@@ -75,8 +76,8 @@ class QueuedRequest:
 class Engine:
     """Call every method from the event loop's thread.
 
-    Large pictures are decoded on a thread of their own, one at a time and at low priority, before they join the line, so that
-    nobody waits for them; at most LARGE_AT_ONCE of them are in memory decoded and not yet answered.
+    Large pictures have a line of their own: each is decoded on a second thread at low priority and then joins the others, and
+    the next one is decoded when it is answered, so that nobody waits for them and one at a time is in memory.
     """
 
     def __init__(self, grounder: Grounder, settings: ServeSettings, metrics: Metrics) -> None:
@@ -84,7 +85,7 @@ class Engine:
         self._frames = FrameCache(grounder, settings.kept_frames, settings.kept_bytes)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-engine")
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egm-decode", initializer=_yield_to_others)
-        self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
+        self._room = threading.Semaphore()  # for one large picture, decoded and not yet answered
         self._inside: set[QueuedRequest] = set()
         self._usual_s = FIRST_GUESS_S
 
@@ -101,15 +102,17 @@ class Engine:
         Raises:
             RequestError: 429, the line is full.
         """
-        if len(self._inside) > self._settings.max_waiting:
-            seconds = max(1, math.ceil(len(self._inside) * self._usual_s))
-            message = f"{len(self._inside) - 1} requests are waiting, as many as may; try again in {seconds} s"
+        large = request.picture.pixel_count > LARGE_PIXELS and request.picture not in self._frames
+        line = sum(queued.large == large for queued in self._inside)
+        if line > (min(MAX_LARGE_WAITING, self._settings.max_waiting) if large else self._settings.max_waiting):
+            seconds = max(1, math.ceil(line * self._usual_s))
+            message = f"{line - 1} requests are waiting, as many as may; try again in {seconds} s"
             raise RequestError(429, message, "queue_full", retry_after_s=seconds)
-        queued = QueuedRequest(request, arrived)
+        queued = QueuedRequest(request, arrived, large)
         self._inside.add(queued)
         loop = asyncio.get_running_loop()
         queued.timer = loop.call_later(arrived + self._settings.request_s - time.monotonic(), self._give_up, queued)
-        if request.picture.pixel_count > LARGE_PIXELS and request.picture not in self._frames:
+        if large:
             queued.stage = self._decoder.submit(self._decode, queued)
             queued.stage.add_done_callback(lambda done: _on_loop(loop, self._decoded, queued, done, loop))
         else:
@@ -123,13 +126,13 @@ class Engine:
 
     def _decode(self, queued: QueuedRequest) -> None:
         """On the decoder's thread: a large picture, as soon as there is room for it."""
-        while not self._large.acquire(timeout=ROOM_POLL_S):
+        while not self._room.acquire(timeout=ROOM_POLL_S):
             if queued.cancelled.is_set():
                 return
         try:
             queued.frame = self._frames.frame(queued.request.picture)
         except BaseException:
-            self._large.release()
+            self._room.release()
             raise
 
     def _decoded(self, queued: QueuedRequest, done: Future[None], loop: asyncio.AbstractEventLoop) -> None:
@@ -158,7 +161,7 @@ class Engine:
             queued.timer.cancel()
         if queued.frame is not None:
             queued.frame = None
-            self._large.release()
+            self._room.release()
         queued.running = False
         self._count()
 
@@ -196,8 +199,7 @@ class Engine:
         self._metrics.frames_kept.set(len(self._frames))
         options = request.options
         if options.deadline_ms is not None:
-            spent_ms = (time.monotonic() - queued.arrived) * 1e3
-            options = replace(options, deadline_ms=max(1.0, options.deadline_ms - spent_ms))
+            options = replace(options, deadline_ms=None, deadline_at=options.due_at(queued.arrived))
 
         def must_stop() -> bool:
             return queued.cancelled.is_set() or time.monotonic() > due

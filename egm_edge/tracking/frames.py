@@ -29,6 +29,7 @@ class SmallFrame:
     Attributes:
         stamp_ns: the camera's stamp.
         levels: [H, W, C] uint8 each, every level half the size of the one before; C is 3, or 1 for grey cameras.
+        grey: [H, W] uint8, the first level without its colours.
         original_wh: width and height of the original image, pixels.
         to_small: small pixels per original pixel.
         camera: where the background of the previous frame went; identity when that is not known.
@@ -36,6 +37,7 @@ class SmallFrame:
 
     stamp_ns: int
     levels: tuple[NDArray[np.uint8], ...]
+    grey: NDArray[np.uint8]
     original_wh: tuple[int, int]
     to_small: tuple[float, float]
     camera: Similarity
@@ -81,6 +83,12 @@ def shrink(image: NDArray[np.uint8], working_side_px: int, color: str) -> tuple[
         half = cv2.resize(levels[-1], (max(1, columns // 2), max(1, rows // 2)), interpolation=cv2.INTER_AREA)
         levels.append(_with_channels(half.astype(np.uint8, copy=False)))
     return tuple(levels)
+
+
+def grey_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W] of [H, W, C]; rgb or bgr alike, for one track only ever compares one order."""
+    grey = pixels[..., 0] if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return np.asarray(grey, np.uint8)
 
 
 def _with_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from egm_edge.tracking.similarity import Similarity
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
 
 TYPICAL_PERCENTILE = 75.0
 SHADOW = (0.45, 1.0)  # brightness of a soft shadow, of the table's

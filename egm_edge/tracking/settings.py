@@ -17,8 +17,7 @@ class TrackerSettings:
         memory_s: how far back the small frames reach, seconds. An answer that is older starts LOST.
         max_frames: cap on the number of small frames, whatever the camera's rate.
         stamp_tolerance_s: how far an answer's stamp may lie from the nearest frame kept.
-        min_quality: below this quality a track is carried by its own motion alone, and looked for again.
-        lost_after_s: a track that was not seen for this long is LOST.
+        min_quality: below this quality, the probability that IoU >= 0.5, a track is LOST.
         recover_s: a LOST track is looked for until it was unseen for this long.
         min_visible: a track of which less than this part of its box is inside the image is LOST.
     """
@@ -27,16 +26,14 @@ class TrackerSettings:
     memory_s: float = 4.0
     max_frames: int = 240
     stamp_tolerance_s: float = 0.05
-    min_quality: float = 0.5
-    lost_after_s: float = 0.7
+    min_quality: float = 0.3
     recover_s: float = 5.0
     min_visible: float = 0.25
 
     def __post_init__(self) -> None:
         limits = {
             "working_side_px": (64, 1920), "memory_s": (0.1, 60.0), "max_frames": (2, 3000),
-            "stamp_tolerance_s": (0.0, 1.0), "min_quality": (0.0, 1.0), "lost_after_s": (0.0, 60.0),
-            "recover_s": (0.0, 600.0), "min_visible": (0.0, 1.0),
+            "stamp_tolerance_s": (0.0, 1.0), "min_quality": (0.0, 1.0), "recover_s": (0.0, 600.0), "min_visible": (0.0, 1.0),
         }  # fmt: skip
         problems = [
             f"{item.name} must be in {low:g} to {high:g}, got {value!r}"

@@ -22,10 +22,11 @@ class TrackedBox:
 
     Attributes:
         track_id: the caller's name for it.
-        box: modal box, pixels of the original image, inside it. When LOST, the last one that was believed.
+        box: modal box, pixels of the original image, inside it. When LOST, where its last motion
+            has taken it.
         amodal_box: whole extent, which may leave the image; None when the answer had none.
         state: GROUNDED on the grounded frame itself, PROPAGATED after it, LOST when it is not known where it is.
-        quality: 0-1, how well the frame agrees with the object as it was grounded; 1.0 when GROUNDED, 0.0 when LOST.
+        quality: 0-1, the probability that `box` has IoU >= 0.5 with the true one; 1.0 when GROUNDED, 0.0 when LOST.
         grounded_stamp_ns: stamp of the frame the model looked at.
         stamp_ns: stamp of the frame these boxes are in.
     """

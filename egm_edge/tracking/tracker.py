@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
-from egm_edge.tracking.frames import FrameRing, SmallFrame, shrink
+from egm_edge.tracking.frames import FrameRing, SmallFrame, grey_of, shrink
+from egm_edge.tracking.optical_flow import background_motion
 from egm_edge.tracking.settings import TrackerSettings
 from egm_edge.tracking.similarity import Similarity
 from egm_edge.tracking.track import Track
@@ -66,6 +67,7 @@ class Tracker:
             InputError: the image is of another type or shape.
         """
         levels = shrink(image, self.settings.working_side_px, color)
+        grey = grey_of(levels[0])
         original_wh = (int(image.shape[1]), int(image.shape[0]))
         small_wh = (levels[0].shape[1], levels[0].shape[0])
         to_small = (small_wh[0] / original_wh[0], small_wh[1] / original_wh[1])
@@ -77,7 +79,9 @@ class Tracker:
                 if self._format != (original_wh, color) or (newest is not None and stamp_ns < newest.stamp_ns):
                     self._forget()
                 self._format = (original_wh, color)
-            frame = SmallFrame(stamp_ns, levels, original_wh, to_small, Similarity())
+                previous = self._ring.newest
+            camera = Similarity() if previous is None else background_motion(previous.grey, grey)
+            frame = SmallFrame(stamp_ns, levels, grey, original_wh, to_small, camera)
             with self._lock:
                 self._ring.add(frame)
                 for track in self._tracks.values():

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from build_engine.manifest import BundleWriter
-from egm_edge.backends.edge_llm import BOX_PATTERN, EdgeLlmGrounder
+from egm_edge.backends.text_runtime.base import BOX_PATTERN
+from egm_edge.backends.text_runtime.edge_llm import EdgeLlmGrounder, EdgeLlmRuntime
 from egm_edge.errors import BackendError, BundleError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.grounding import Outcome
@@ -127,7 +128,7 @@ def write_bundle(checkpoint: Path, out: Path, engine: dict[str, str] | None) -> 
         writer.path("checkpoint/config.json").write_text("{}")
         writer.path("engine/llm.engine").write_text("engine")
         writer.commit(
-            target="jetson-agx-orin", precision="int4", family="qwen3_vl", model={"engine": engine},
+            target="jetson-agx-orin", text_runtime="edge_llm", precision="int4", family="qwen3_vl", model={"engine": engine},
             limits={"max_new_tokens": 64, "context_tokens": 512}, pixel_spec=pixels.to_dict(), pixel_spec_hash=pixels.hash,
             prompt_spec=prompts.to_dict(), prompt_spec_hash=prompts.hash, versions={"tensorrt-edgellm": "0.11.0"}, licences={},
             parity={"status": "unverified", "why": "not run", "next": "egm build bundle --target jetson-agx-orin -o bundle"},
@@ -155,7 +156,8 @@ def test_a_streamed_answer_becomes_a_grounding(grounder: EdgeLlmGrounder) -> Non
 
 def test_the_request_is_greedy_guided_and_reuses_the_prefix(grounder: EdgeLlmGrounder) -> None:
     grounder.ground(FRAME, "the mug", color="rgb", max_new_tokens=33)
-    [request] = grounder._engine.requests
+    assert isinstance(grounder.runtime, EdgeLlmRuntime)
+    [request] = grounder.runtime.engine.requests
     assert (request.temperature, request.top_k, request.max_generate_length) == (0.0, 1, 33)
     assert request.skip_special_tokens is False
     assert request.context_cache_lookup_policy == "USE_CACHE"

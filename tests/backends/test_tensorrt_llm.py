@@ -18,8 +18,8 @@ from build_engine.compilers.serving import compile_server
 from build_engine.manifest import BundleWriter
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
-from egm_edge.backends.in_process import BOX_PATTERN
-from egm_edge.backends.tensorrt_llm import THOUGHT_PATTERN, TensorRtLlmGrounder
+from egm_edge.backends.text_runtime.base import BOX_PATTERN
+from egm_edge.backends.text_runtime.tensorrt_llm import THOUGHT_PATTERN, TensorRtLlmGrounder
 from egm_edge.bundle import Bundle
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import BackendError, BundleError, InputError

@@ -30,7 +30,9 @@ def test_a_turns_times_worked_by_hand() -> None:
     found = PeerSample.of(10.0, [10.5, 10.6, 10.9], 11.0, new_tokens=5, prompt_tokens=7)
     assert (found.total_ms, found.ttft_ms, found.tpot_ms) == pytest.approx((1000.0, 500.0, 100.0))
     silent = PeerSample.of(10.0, [], 11.0, new_tokens=0)
-    assert (silent.total_ms, silent.ttft_ms, silent.tpot_ms) == (1000.0, 1000.0, 0.0)
+    assert (silent.total_ms, silent.ttft_ms, silent.tpot_ms) == (1000.0, 1000.0, None)
+    assert PeerSample.of(10.0, [10.9], 11.0, new_tokens=40).tpot_ms is None  # all of it came in one piece
+    assert PeerSample.of(10.0, [10.5, 10.9], 11.0, new_tokens=2, counted=False).tpot_ms is None  # two pieces, not tokens
 
 
 def test_transformers_beside_does_the_same_work(tiny_cpu_bundle: Bundle, tiny_qwen3_vl: Path, frames_dir: Path) -> None:

@@ -18,7 +18,7 @@ from build_engine.compilers.serving import SERVERS, compile_server
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.backends import load_backend
-from egm_edge.backends.openai_http.served_model import ServedModel
+from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError, CheckpointError
 from egm_edge.pixels import PixelSpec

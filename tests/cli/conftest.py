@@ -51,7 +51,7 @@ def popen_with_default_signals(command: list[str]) -> subprocess.Popen[str]:
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """One line on stderr that holds `words`, the exit code, nothing on stdout, no traceback."""
     assert done.returncode == code, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("build: ")]  # progress of a build
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("build: ", "verify: "))]  # progress
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("egm: ")
     assert "Traceback" not in done.stderr

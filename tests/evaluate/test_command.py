@@ -15,7 +15,7 @@ from egm_edge.cli import main, usage
     [
         pytest.param(["evaluate", "B", "--data", "D/none.jsonl"], 2, "none.jsonl", id="no data"),
         pytest.param(["evaluate", "B", "--data", "D/none.p"], 2, "none.p", id="no pickle"),
-        pytest.param(["evaluate", "D/none", "--data", "DATA", "--images", "F"], 4, "a bundle at", id="no bundle"),
+        pytest.param(["evaluate", "D/none", "--data", "DATA", "--images", "F"], 4, "a bundle or checkpoint", id="no bundle"),
         pytest.param(["evaluate", "B", "--data", "DATA", "--images", "D"], 2, "--images DIR", id="no pictures"),
         pytest.param(
             ["evaluate", "B", "--data", "DATA", "--images", "F", "--out", "DATA"], 2, "--out", id="out is a file"
@@ -25,7 +25,7 @@ from egm_edge.cli import main, usage
             ["evaluate", "B", "--data", "DATA", "--budgets", "8,x"], 2, "'x'", id="budgets that are no numbers"
         ),
         pytest.param(["evaluate", "compare", "D", "D"], 2, "run egm evaluate first", id="nothing to compare"),
-        pytest.param(["measure", "D/none"], 4, "a bundle at", id="measure: no bundle"),
+        pytest.param(["measure", "D/none"], 4, "a bundle or checkpoint", id="measure: no bundle"),
         pytest.param(["measure", "B", "--frames", "D"], 2, "--frames", id="measure: no pictures"),
         pytest.param(["measure", "B", "--rate", "0"], 2, "0", id="measure: no rate"),
         pytest.param(["measure", "B", "--sweep", "colour=red"], 2, "colour=red", id="measure: unknown axis"),

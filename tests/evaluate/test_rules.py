@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from egm_edge.boxes import Coordinates
+from egm_edge.evaluate.metrics import EIGHT_SPLITS
+from egm_edge.evaluate.published import published_models
 from egm_edge.evaluate.records import Record
+from egm_edge.evaluate.rule_scores import SeveralBoxes, rule_scores, several_boxes
 from egm_edge.evaluate.rules import RULES, center_inside, rescored
 from egm_edge.grounding import Outcome, Task
 
@@ -88,3 +91,31 @@ def test_other_units_give_the_same_box(coordinates: Coordinates, text: str) -> N
     asked = record(text, (100, 200), [10, 20, 60, 80])
     assert rescored(asked, RULES["egm"], coordinates).iou == pytest.approx(1.0)
     assert rescored(asked, RULES["lmms"], coordinates).iou == pytest.approx(1.0)
+
+
+def test_the_published_average_comes_out_of_replies_that_score_as_published() -> None:
+    (published,) = (m for m in published_models() if m.model == "EGM-8B" and m.source == "README")
+    right, wrong = '{"bbox_2d": [0, 0, 500, 500]}', '{"bbox_2d": [500, 500, 1000, 1000]}'
+    records = [
+        record(
+            right if i < published.acc50[split] * 10 else wrong, (100, 100), [0, 0, 50, 50],
+            id=f"{split}{i}", dataset=split[0], split=split[1],
+        )
+        for split in EIGHT_SPLITS
+        for i in range(1000)
+    ]  # fmt: skip
+    scores = rule_scores(records, RULES[published.rule])
+    assert scores.average is not None
+    assert f"{scores.average * 100:.1f}" == "91.4" == f"{published.average_stated:.1f}"
+    assert {name: round(share * 100, 1) for name, share in scores.splits.items()} == {
+        " ".join(split): value for split, value in published.acc50.items()
+    }
+
+
+def test_replies_with_several_boxes_are_told_apart() -> None:
+    boxes = ((0.0, 0.0, 50.0, 50.0), (50.0, 50.0, 100.0, 100.0))
+    chosen = record("", (100, 100), [0, 0, 50, 50], candidates=boxes, box=boxes[1], iou=0.0, outcome="FOUND")
+    left_open = record("", (100, 100), [0, 0, 50, 50], candidates=boxes, outcome="AMBIGUOUS")
+    single = record("", (100, 100), [0, 0, 50, 50], candidates=boxes[:1], box=boxes[0], iou=1.0, outcome="FOUND")
+    assert several_boxes([chosen, left_open, single]) == SeveralBoxes(2, 1, 0.0, 1.0)
+    assert several_boxes([single]) is None

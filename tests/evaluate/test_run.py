@@ -18,8 +18,9 @@ from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.gallery import gallery, worst
 from egm_edge.evaluate.metrics import EIGHT_SPLITS
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.report import beside_published, curve_svgs, to_json, to_markdown
+from egm_edge.evaluate.report import EvaluationReport, beside_published, curve_svgs, to_markdown
 from egm_edge.evaluate.rows import evaluation_rows
+from egm_edge.evaluate.rules import RULES
 from egm_edge.evaluate.run import evaluate_rows
 from egm_edge.evaluate.summary import summarise
 from egm_edge.grounder import Grounder
@@ -109,10 +110,14 @@ def test_a_picture_of_another_size_than_the_data_says_stops_the_run(
 
 def test_reports_say_what_the_metric_is_and_have_no_nan(records: list[Record]) -> None:
     summary = summarise(records)
-    text = to_markdown({"bundle_hash": "abc"}, summary)
+    text = to_markdown(EvaluationReport({"bundle_hash": "abc"}, summary))
     assert "IoU strictly above 0.5" in text
     assert "false-positive rate 50.0" in text
-    json.loads(json.dumps(to_json({}, summary), allow_nan=False))
+    json.loads(json.dumps(EvaluationReport({}, summary).to_dict(), allow_nan=False))
+    looser = to_markdown(EvaluationReport({}, summarise(records, RULES["vlmevalkit"])))
+    assert "IoU of at least 0.5" in looser
+    assert "| **vlmevalkit** | 60.0 |" in looser  # the box of exactly 0.5 counts there
+    assert "| robot | 40.0 |" in looser
 
 
 def test_published_tables_stand_beside_matching_splits_only(records: list[Record]) -> None:
@@ -120,8 +125,9 @@ def test_published_tables_stand_beside_matching_splits_only(records: list[Record
     positives = [r for r in records if r.target and r.budget == 200]
     one = [replace(r, dataset="refcoco", split="testA") for r in positives]
     table = beside_published(summarise(one))
-    assert "| **this run** |  | 40.0 | - |" in table
-    assert "| EGM-8B | README | 95.0 | 91.4 |" in table
+    assert "| **this run** |  | robot | 40.0 | - |" in table
+    assert "| **this run** |  | egm | 40.0 | - |" in table
+    assert "| EGM-8B | README | egm | 95.0 | 91.4 |" in table
     eight = [replace(r, dataset=d, split=s, id=f"{d}{s}{r.id}") for d, s in EIGHT_SPLITS for r in positives]
     summary = summarise(eight)
     assert summary.average == pytest.approx(0.4)
@@ -180,4 +186,11 @@ def test_the_command_writes_all_files_and_compare_pairs_the_rows(
     assert names >= {"records.jsonl", "run.json", "report.json", "report.md", "gallery.html", "accuracy_by_budget.svg"}
     assert main(["compare", *map(str, outs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    for path in outs[0].glob("report.*"):
+        path.unlink()
+    assert main(["score", str(outs[0]), "--rule", "lmms", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["summary"]["rule"] == "lmms"
+    assert again["summary"]["by_rule"] == report["summary"]["by_rule"]
+    assert [s["rule"] for s in again["summary"]["by_rule"]] == list(RULES)
     assert (found["rows"], found["differs"], found["acc50_gain"], found["mcnemar_p"]) == (4, False, 0.0, 1.0)

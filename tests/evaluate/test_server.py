@@ -292,3 +292,52 @@ def test_pictures_are_sent_upright_and_without_loss(tmp_path: Path) -> None:
     assert encoded(tmp_path / "a.bmp")[1] == "image/png"
     Image.fromarray(pixels).save(tmp_path / "a.jpg")
     assert encoded(tmp_path / "a.jpg")[:2] == ((tmp_path / "a.jpg").read_bytes(), "image/jpeg")
+
+
+@pytest.mark.parametrize(
+    ("unit", "box"), [("norm1", "[0, 0, 0.5, 0.5]"), ("pixels", "[0, 0, 48, 32]"), ("norm1000", "[0, 0, 500, 500]")]
+)
+def test_models_of_other_units_are_read_in_theirs_with_or_without_the_version_in_the_address(
+    unit: str, box: str, rows: Path, frames_dir: Path, tmp_path: Path
+) -> None:
+    with serving(lambda body, before: Reply(f"It is there.</think>{box}")) as served:
+        found = run(served.url.removesuffix("/v1"), rows, frames_dir, tmp_path / "out", "--coordinates", unit)
+    assert found["rows:1"].box == (0.0, 0.0, 48.0, 32.0)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    by_rule = {scores["rule"]: scores["acc50"] for scores in report["summary"]["by_rule"]}
+    assert by_rule["robot"] == by_rule["egm"] == pytest.approx(2 / 3)
+    assert by_rule["lmms"] == 1.0  # the box of exactly 0.5 counts there
+
+
+def test_several_boxes_are_kept_with_the_record(rows: Path, frames_dir: Path, tmp_path: Path) -> None:
+    def reply_to(body: dict[str, Any], before: int) -> Reply:
+        asked = body["messages"][0]["content"][1]["text"].split()[1].rstrip(",")
+        other = '{"bbox_2d": [500, 500, 900, 900], "label": "other"}'
+        return Reply(f'[{{"bbox_2d": [0, 0, 500, 500], "label": "{asked}"}}, {other}]')
+
+    with serving(reply_to) as served:
+        found = run(served.url, rows, frames_dir, tmp_path / "out")
+    assert found["rows:1"].box == (0.0, 0.0, 48.0, 32.0)
+    assert len(found["rows:1"].candidates) == 2
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "3 replies name several boxes, 0 of them without saying which: Acc@0.5 66.7" in text
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        pytest.param([0.1, 0.2, 0.5, 0.9], "0-1 units", id="0-1 units"),
+        pytest.param([100, 100, 900, 700], "a box inside the picture of 96x64 pixels", id="0-1000 units"),
+        pytest.param([10, 10, 10.5, 30], "at least a pixel", id="under a pixel"),
+    ],
+)
+def test_targets_in_another_unit_are_refused_with_their_row(
+    box: list[float], words: str, frames_dir: Path, tmp_path: Path
+) -> None:
+    row = {"image": "a.png", "expression": "x", "box": box}
+    data = write_lines(tmp_path / "d.jsonl", [row | {"box": [0, 0, 9, 9]}, row])
+    with pytest.raises(InputError) as refused:
+        run("http://127.0.0.1:9", data, frames_dir, tmp_path / "out")
+    assert words in str(refused.value)
+    assert "d.jsonl:2" in str(refused.value)
+    assert not (tmp_path / "out").exists()

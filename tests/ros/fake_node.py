@@ -70,7 +70,7 @@ class FakeGrounder:
         stamp_ns: int | None = None,
         max_new_tokens: int | None = None,
         max_think_tokens: int | None = None,
-        deadline_ms: float | None = None,
+        deadline_at: float | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
     ) -> Grounding:
@@ -90,7 +90,7 @@ class FakeGrounder:
             if should_stop is not None and should_stop():
                 outcome = Outcome.CANCELLED
                 break
-            if deadline_ms is not None and (time.perf_counter() - started) * 1e3 >= deadline_ms:
+            if deadline_at is not None and time.monotonic() >= deadline_at:
                 outcome = Outcome.TIMED_OUT
                 break
             time.sleep(TOKEN_S)
@@ -107,7 +107,7 @@ class FakeGrounder:
             tokens=TokenCounts(prompt=10, image=4, completion=count),
             timings=Timings(total_ms=(time.perf_counter() - started) * 1e3, frame_reused=reused),
             stamp_ns=image.stamp_ns,
-            deadline_met=None if deadline_ms is None else outcome is not Outcome.TIMED_OUT,
+            deadline_met=None if deadline_at is None else outcome is not Outcome.TIMED_OUT,
             bundle_hash=self.bundle_hash,
             pixel_spec_hash=self.pixel_spec_hash,
             prompt_spec_hash=self.prompt_spec_hash,

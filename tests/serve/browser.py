@@ -43,7 +43,7 @@ def find_browser() -> str | None:
 class Browser:
     """One page of one browser process; `events` collects what the page did."""
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, program: str, profile: Path, *options: str) -> None:
         commands_out, self._commands = os.pipe()
         self._answers, answers_in = os.pipe()
         self._process = subprocess.Popen(
@@ -54,6 +54,7 @@ class Browser:
                 "-",
                 program,
                 *OPTIONS,
+                *options,
                 f"--user-data-dir={profile}",
             ],
             pass_fds=(commands_out, answers_in),
@@ -118,7 +119,7 @@ class Browser:
             raise RuntimeError(str(result["exceptionDetails"]))
         return result["result"].get("value")
 
-    def until(self, script: str, limit_s: float = 300.0) -> None:
+    def until(self, script: str, limit_s: float = 120.0) -> None:
         due = time.monotonic() + limit_s
         while not self.run(script):
             assert time.monotonic() < due, f"never true: {script}; status: {self.run('document.body?.innerText')}"

@@ -32,6 +32,6 @@ def test_a_short_fuzz_finds_nothing(scripted: Start) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_long_fuzz_finds_nothing(nano: Server) -> None:
     fuzz(nano, 200)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import io
 import json
 import time
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.serve.conftest import FRAMES, Server, Start, data_url, question
 
@@ -65,7 +68,7 @@ def test_sixty_four_clients_for_a_few_seconds(start: Start, nano_bundle: object)
     assert server.stop() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sixty_four_clients_for_a_minute_and_memory_is_flat(start: Start, nano_bundle: object) -> None:
     server = start("-m", "egm_edge.cli", "serve", nano_bundle, "--port", 0, "--queue", 16, "--threads", 1)
     check(server, asyncio.run(hammer(server.url, 20)))  # warm: pools, caches and kept frames have their size
@@ -75,4 +78,56 @@ def test_sixty_four_clients_for_a_minute_and_memory_is_flat(start: Start, nano_b
     after = server.resident_mib()
     print(f"resident {warm:.0f} MiB after 20 s, {after:.0f} MiB after 60 s more, {dict(seen)}")
     assert after < warm + 24
+    assert server.stop() == 0
+
+
+def large_picture(number: int) -> bytes:
+    """A photograph-like JPEG of 31 megapixels; every number another one."""
+    coarse = np.random.default_rng(number).integers(0, 255, (76, 101, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((6464, 4864), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+async def latencies(url: str, seconds: float, large: list[str]) -> list[float]:
+    """Seconds of every small request of sixteen clients while a large picture is sent every second."""
+    small = [
+        json.dumps(question(SENTENCES[i], data_url((FRAMES / f"tabletop_{i + 1}.png").read_bytes()))) for i in range(4)
+    ]
+    headers, taken, due = {"content-type": "application/json"}, list[float](), time.monotonic() + seconds
+
+    async def ask(body: str) -> float:
+        started = time.monotonic()
+        response = await session.post("/v1/chat/completions", content=body, headers=headers)
+        assert response.status_code == 200, response.text
+        return time.monotonic() - started
+
+    async def client(turn: int) -> None:
+        while time.monotonic() < due:
+            taken.append(await ask(small[turn % 4]))
+            turn += 1
+
+    async def sender() -> None:
+        sent = []
+        for body in large:
+            sent.append(asyncio.create_task(ask(body)))
+            await asyncio.sleep(1.0)  # the rate under test
+        await asyncio.gather(*sent)
+
+    async with httpx.AsyncClient(base_url=url, timeout=300) as session:
+        await asyncio.gather(sender(), *(client(number) for number in range(16)))
+    return sorted(taken)
+
+
+@pytest.mark.long
+def test_large_pictures_do_not_stop_the_others(start: Start, nano_bundle: object) -> None:
+    server = start("-m", "egm_edge.cli", "serve", nano_bundle, "--port", 0, "--threads", 1)
+    large = [json.dumps(question(url=data_url(large_picture(n), "jpeg"))) for n in range(12)]
+    p95: dict[bool, list[float]] = {False: [], True: []}
+    for with_large in (False, True, False, True, False, True):  # interleaved: the machine may have other work
+        taken = asyncio.run(latencies(server.url, 12.0, large if with_large else []))
+        p95[with_large].append(taken[int(0.95 * len(taken))])
+    print(p95, f"{server.resident_mib():.0f} MiB")
+    assert sorted(p95[True])[1] < 2 * sorted(p95[False])[1]
+    assert server.resident_mib() < 1200
     assert server.stop() == 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from egm_edge.boxes import Box
 from egm_edge.grounder import Grounder
+from egm_edge.serve.app import PAGE_DIR
 from tests.serve.browser import BROWSERS, Browser, find_browser
-from tests.serve.conftest import FRAMES, Server, Start
+from tests.serve.conftest import FRAMES, Server, Start, error_of
 
 PICTURE = FRAMES / "tabletop_1.png"
 BOX_COLOUR = (255, 210, 63)  # --box in page.css
@@ -114,7 +119,7 @@ def test_a_format_the_server_does_not_read_is_converted(page: Browser, tmp_path:
 def test_no_picture_and_no_real_picture_are_said_plainly(page: Browser, tmp_path: Path) -> None:
     page.type("#sentence", "the mug")
     page.press(*ENTER)
-    page.until("document.getElementById('status').textContent.includes('Sampler a picture first')")
+    page.until("document.getElementById('status').textContent.includes('Pick a picture first')")
     (tmp_path / "fake.png").write_text("no picture")
     page.choose_file("#file", tmp_path / "fake.png")
     page.until("document.getElementById('status').textContent.includes('no picture that the browser can show')")
@@ -131,12 +136,155 @@ def test_everything_has_a_name_and_works_from_the_keyboard(page: Browser) -> Non
     pick(page)
     visited = []
     page.run("document.body.focus()")
-    for _ in range(12):
+    for _ in range(20):
         page.press("Tab", 9)
         visited.append(page.run("document.activeElement.id || document.activeElement.name"))
-    assert {"file", "camera", "sentence", "task", "find"} <= set(visited)
+    assert {"file", "camera", "live", "sentence", "task", "find"} <= set(visited)
     assert page.run("document.documentElement.lang") == "en"
     assert page.run("[...document.querySelectorAll('[role=status]')].length") == 1
+
+
+def test_a_sample_is_asked_about_with_one_click(page: Browser) -> None:
+    page.until("document.querySelectorAll('#samples img').length === 4")
+    page.click("#samples button:nth-child(1)")
+    page.until(DONE)
+    asked = page.run("document.getElementById('sentence').value")
+    assert "Found: " + asked in page.run("document.getElementById('answer').innerText")
+    assert page.run("document.getElementById('picture').alt") == "1.jpg"
+    assert page.run("document.querySelector('#samples button').getAttribute('aria-label')").endswith(asked)
+
+
+def test_an_answer_about_the_previous_picture_is_never_shown(page: Browser) -> None:
+    """The answer is held back until another picture is there."""
+    page.run(
+        "(() => { const real = fetch; window.released = new Promise(r => { window.release = r; });"
+        " window.fetch = async (...a) => { const answer = await real(...a); await window.released;"
+        " return answer; };"
+        " })()"
+    )
+    pick(page)
+    page.type("#sentence", "the red bowl")
+    page.press(*ENTER)
+    page.until("document.getElementById('stage').classList.contains('pending')")
+    pick(page, FRAMES / "tabletop_4.png")
+    page.until("document.getElementById('picture').alt === 'tabletop_4.png'")
+    page.run("window.release()")
+    page.run("new Promise(done => setTimeout(done, 500))")  # time for what must not happen
+    for part in ("stages", "overlay", "facts"):
+        assert page.run(f"document.getElementById('{part}').hasAttribute('hidden')"), part
+    assert not page.run("document.getElementById('find').disabled")
+    find(page, "the blue bowl")
+    assert "the blue bowl" in page.run("document.getElementById('history').innerText")
+    assert "the red bowl" not in page.run("document.getElementById('history').innerText")
+
+
+def test_boxes_are_in_pixels_of_the_original(page: Browser, nano_bundle: Path, tmp_path: Path) -> None:
+    """Ten times the size is more than is sent: the page scales it down, and the numbers are of the file."""
+    with Grounder.from_bundle(nano_bundle, threads=1) as grounder:
+        wanted = grounder.ground(PICTURE, "the red bowl").box
+    assert wanted is not None
+    Image.open(PICTURE).convert("RGB").resize((6400, 4800)).save(tmp_path / "large.jpg")
+    pick(page, tmp_path / "large.jpg")
+    find(page, "the red bowl")
+    shown = [float(v) for v in page.run("document.getElementById('box').textContent").split(",")]
+    assert Box(*shown).iou(Box(*(10 * v for v in wanted.xyxy))) > 0.8
+    assert page.run("document.getElementById('picture').naturalWidth") == 4096
+
+
+def test_what_was_asked_before_comes_back(page: Browser) -> None:
+    pick(page)
+    find(page, "the red bowl")
+    first = page.run("document.getElementById('box').textContent")
+    pick(page, FRAMES / "tabletop_4.png")
+    find(page, "the blue bowl")
+    page.run("document.querySelector('#history li:nth-child(2) button').focus()")
+    page.press(*ENTER)
+    page.until("document.getElementById('picture').alt === 'tabletop_1.png' && " + DONE)
+    assert page.run("document.getElementById('sentence').value") == "the red bowl"
+    assert page.run("document.getElementById('box').textContent") == first
+
+
+def test_the_question_can_be_taken_away_as_curl_and_python(page: Browser, tmp_path: Path) -> None:
+    picture = tmp_path / "it's 1.png"
+    picture.write_bytes(PICTURE.read_bytes())
+    pick(page, picture)
+    find(page, 'the red bowl, the "dog\'s"')
+    box = page.run("document.getElementById('box').textContent")
+    page.click("#as-curl")
+    page.until("document.getElementById('code').value.includes('curl')")
+    command = page.run("document.getElementById('code').value")
+    page.click("#as-python")
+    page.until("document.getElementById('code').value.includes('openai')")
+    program = page.run("document.getElementById('code').value")
+    said = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    egm = json.loads(said.stdout)["egm"]
+    assert (", ".join(f"{v:.1f}" for v in egm["box"]) if egm["box"] else "none") == box
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == f"{egm['outcome']} {egm['box']}".split()
+
+
+def panned_video(path: Path, shift_px: int) -> Path:
+    """Tabletop 1 in uncompressed YUV4MPEG2, the camera moving to and fro by 2 pixels a frame."""
+    import cv2
+
+    image = cv2.cvtColor(np.asarray(Image.open(PICTURE).convert("RGB")), cv2.COLOR_RGB2BGR)
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W640 H480 F15:1 Ip A1:1 C420jpeg\n")
+        for x in [*range(0, shift_px, 2), *range(shift_px, 0, -2)]:
+            moved = cv2.warpAffine(
+                image, np.float32([[1, 0, x], [0, 1, 0]]), (640, 480), borderMode=cv2.BORDER_REPLICATE
+            )
+            file.write(b"FRAME\n" + cv2.cvtColor(moved, cv2.COLOR_BGR2YUV_I420).tobytes())
+    return path
+
+
+def test_live_mode_shows_the_trackers_box_between_answers(nano: Server, tmp_path: Path) -> None:
+    program = find_browser()
+    if program is None:
+        pytest.skip("no browser")
+    video = panned_video(tmp_path / "pan.y4m", 60)
+    with Browser(program, tmp_path / "profile", f"--use-file-for-fake-video-capture={video}") as browser:
+        browser.resize(1200, 900)
+        browser.open(nano.url)
+        browser.type("#sentence", "the red bowl")
+        browser.click("#live")
+        facts = "document.getElementById('live-facts').textContent"
+        browser.until(f'{facts}.includes("the tracker\'s box")')
+        boxes = "(" + facts + ".match(/box (\\d+), (\\d+), (\\d+), (\\d+)/) ?? []).slice(1).map(Number)"
+        browser.run(
+            "(() => { window.seen = []; const note = () => { const box = "
+            + boxes
+            + "; if (box.length) window.seen.push(box);"
+            " window.noting = setTimeout(note, 50); }; note(); })()"
+        )
+        browser.until("new Set(window.seen.map(box => box[0])).size >= 4")
+        seen = np.array(browser.run("window.seen"))
+        assert ((seen[:, 0] > 0) & (seen[:, 2] < 260) & (seen[:, 1] > 60) & (seen[:, 3] < 190)).all(), seen
+        assert int(browser.run(facts + ".match(/answers (\\d+)/)[1]")) >= 1
+        assert "frames a second, tracker" in browser.run(facts)
+        browser.press("Escape", 27)
+        browser.until("document.getElementById('live-facts').hidden")
+        assert browser.run("document.getElementById('live').getAttribute('aria-pressed')") == "false"
+        assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind", "status"),
+    [
+        pytest.param("?session=a&stamp=1", b"no picture", "image/jpeg", 400, id="no picture"),
+        pytest.param("?stamp=1", b"", "image/jpeg", 400, id="no session"),
+        pytest.param("?session=a&stamp=nan", b"", "image/jpeg", 400, id="no stamp"),
+        pytest.param("?session=a&stamp=1&box=1,2,3", b"", "image/jpeg", 400, id="no box"),
+        pytest.param("?session=a&stamp=1", b"{}", "application/json", 415, id="another type"),
+    ],
+)
+def test_live_frames_that_are_none_are_refused(nano: Server, query: str, body: bytes, kind: str, status: int) -> None:
+    response = nano.client.post(f"/v1/track{query}", content=body, headers={"content-type": kind})
+    assert response.status_code == status and error_of(response)["type"] == "invalid_request_error"
 
 
 def test_hostile_words_stay_words(page: Browser) -> None:
@@ -171,9 +319,11 @@ def test_the_page_asks_no_other_origin_by_its_own_policy(nano: Server) -> None:
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy
     assert "unsafe" not in policy and "http" not in policy
     assert "camera=(self)" in response.headers["permissions-policy"]
+    modules = [f"/{path.name}" for path in PAGE_DIR.glob("*.js")]
+    assert len(modules) > 5
     for path, kind in (
         ("/", "text/html"),
-        ("/page.js", "text/javascript"),
+        *((module, "text/javascript") for module in modules),
         ("/page.css", "text/css"),
         ("/icon.svg", "image/svg"),
     ):

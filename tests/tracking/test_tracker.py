@@ -254,8 +254,8 @@ def test_odd_boxes_do_not_crash(shots: list[Shot], box: Box) -> None:
 
 
 def test_settings_report_every_problem_at_once() -> None:
-    with pytest.raises(InputError, match=r"working_side_px.*lost_after_s"):
-        TrackerSettings(working_side_px=3, lost_after_s=-1.0)
+    with pytest.raises(InputError, match=r"working_side_px.*recover_s"):
+        TrackerSettings(working_side_px=3, recover_s=-1.0)
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from typing import Any
 
 import cv2
 
-from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.files import replace_text, unwritable
 from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Case, Suite, frame_of
 
 DATASET = "tabletop"

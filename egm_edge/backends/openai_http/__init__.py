@@ -1,5 +1,6 @@
-"""Grounding through an OpenAI-compatible server: SGLang, vLLM, trtllm-serve, TensorRT Edge-LLM's, or `egm serve`."""
+"""Deprecated place of `egm_edge.backends.text_runtime.http`."""
 
-from egm_edge.backends.openai_http.remote_grounder import RemoteFrame, RemoteGrounder
+from egm_edge.backends.text_runtime.http import RemoteGrounder
+from egm_edge.backends.text_runtime.text_grounder import TextFrame as RemoteFrame
 
 __all__ = ["RemoteFrame", "RemoteGrounder"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from egm_edge.backends.openai_http import RemoteGrounder
+from egm_edge.backends.text_runtime.http import RemoteGrounder
 from egm_edge.decoding import Stage, TokenEvent
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Grounding, Outcome, Task

@@ -23,12 +23,12 @@ from build_engine.modelopt import quantize
 from build_engine.modelopt.quantize import SAVED, Quantization
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
 from build_engine.modelopt.verify_saved import DESCRIPTION, require_quantized
-from build_engine.progress import Progress
-from egm_edge.backends.openai_http.served_model import ServedModel
+from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
+from egm_edge.reporting.progress import ProgressBar
 
 ALGORITHMS = {"int4": "W4A16_AWQ", "fp8": "FP8", "nvfp4": "NVFP4"}
 TARGETS = {"int4": "tensorrt-llm", "fp8": "tensorrt-llm-sm90", "nvfp4": "tensorrt-llm-sm100"}
@@ -68,7 +68,7 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
             recipe=RECIPES[precision], numbers=SERVER_NUMBERS, rows=calibration_rows,
         )  # fmt: skip
         log = tmp_path / "damaged" / "log"
-        measured.run(edge_llm, tmp_path / "damaged", log, Progress(1), 1, COMPANIONS)
+        measured.run(edge_llm, tmp_path / "damaged", log, ProgressBar("build", None, 1), 1, COMPANIONS)
         found = measured.checked(tmp_path / "damaged", precision, edge_llm.versions)
     assert (found.failed, found.worst_layer) == ("layer_error", 1), found
     with pytest.raises(BuildError, match="layer error of decoder layer 1 within"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from egm_edge.errors import EgmError
-from egm_edge.grounding import Grounding, Outcome
+from egm_edge.grounding import Grounding, Outcome, Truncation
 from egm_ros.mailbox import CameraFrame
 from egm_ros.requests import Progress, Request
 
@@ -57,5 +57,5 @@ def without_model(request: Request, outcome: Outcome) -> Grounding:
     """The answer to a request that ended before the model could look."""
     late = outcome is Outcome.TIMED_OUT
     met = None if request.deadline_s is None else not late
-    cut = "the answer" if late else ""
-    return Grounding(outcome, request.expression, request.task, (0, 0), deadline_met=met, cut=cut)
+    cut = frozenset({Truncation.ANSWER} if late else ())
+    return Grounding(outcome, request.expression, request.task, (0, 0), deadline_met=met, truncated_by=cut)

@@ -68,12 +68,15 @@ class FrameCache:
             self.release()  # first, so that two large frames are never in memory together
             self._opened = self._grounder.frame(pixels(), color=ask.color, stamp_ns=ask.stamp_ns)
             self._key = ask.frame_key
-        limits = {"max_new_tokens": ask.max_new_tokens, "max_think_tokens": ask.max_think_tokens}
-        decoding: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
-        if ask.deadline_s is not None:
-            decoding["deadline_ms"] = max(1.0, (ask.deadline_s - time.monotonic()) * 1e3)
         return self._grounder.ground(
-            self._opened, ask.expression, task=ask.task, should_stop=should_stop, on_token=on_token, **decoding
+            self._opened,
+            ask.expression,
+            task=ask.task,
+            max_new_tokens=ask.max_new_tokens,
+            max_think_tokens=ask.max_think_tokens,
+            deadline_at=ask.deadline_s,
+            should_stop=should_stop,
+            on_token=on_token,
         )
 
     def release(self) -> None:

@@ -48,14 +48,7 @@ class ServedModel:
         """
         root = Path(directory)
         if (root / MANIFEST_NAME).is_file() or not (root / "config.json").is_file():
-            bundle = Bundle.open(root, verify="sizes")
-            manifest = bundle.manifest
-            pixel_spec, prompt_spec = (
-                PixelSpec.from_dict(manifest.pixel_spec),
-                PromptSpec.from_dict(manifest.prompt_spec),
-            )
-            tokenizer = bundle.path("tokenizer.json") if "tokenizer.json" in manifest.files else None
-            return cls(manifest.family, pixel_spec, prompt_spec, tokenizer, bundle.hash)
+            return cls.of_bundle(Bundle.open(root, verify="sizes"))
         from egm_edge.families.chat_template import read_prompt_spec
 
         prompt_spec, tokenizer = read_prompt_spec(root), root / "tokenizer.json"
@@ -65,6 +58,14 @@ class ServedModel:
             prompt_spec,
             tokenizer if tokenizer.is_file() else None,
         )
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> ServedModel:
+        """From an opened bundle."""
+        manifest = bundle.manifest
+        pixel_spec, prompt_spec = PixelSpec.from_dict(manifest.pixel_spec), PromptSpec.from_dict(manifest.prompt_spec)
+        tokenizer = bundle.path("tokenizer.json") if "tokenizer.json" in manifest.files else None
+        return cls(manifest.family, pixel_spec, prompt_spec, tokenizer, bundle.hash)
 
     @property
     def pixel_spec_hash(self) -> str:
@@ -77,7 +78,7 @@ class ServedModel:
     @property
     def in_thought(self) -> bool:
         """The chat template opens a thought, which the server then leaves out of the reply."""
-        return self.prompt_spec is not None and self.prompt_spec.suffix.rstrip().endswith("<think>")
+        return self.prompt_spec is not None and self.prompt_spec.in_thought
 
     @property
     def special_token_syntax(self) -> bool:

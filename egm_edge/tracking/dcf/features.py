@@ -1,0 +1,81 @@
+"""Channels that the filters correlate: gradient orientations and opponent colours per cell. Knows nothing of filters.
+
+Notation: S samples a side of a patch, N = S / CELL cells a side, C channels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.tracking.frames import grey_of
+from egm_edge.tracking.sampling import Floats
+
+CELL = 4  # samples
+ORIENTATIONS = 9  # unsigned, over 180 degrees (Dalal & Triggs, CVPR 2005)
+CLIP = 0.6  # of a cell's energy
+NOISE_ENERGY = 2.0  # grey levels: flat cells have no orientation
+COLOUR_GAIN = 1.5
+_OPPONENT = np.array([[0.299, 0.587, 0.114], [COLOUR_GAIN, -COLOUR_GAIN, 0.0], [0.75, 0.75, -1.5]], np.float32).T / 255
+
+
+def orientation_cells(grey: NDArray[np.uint8]) -> Floats:
+    """Gradient magnitude by orientation, linear between bins.
+
+    Args:
+        grey: [H, W] uint8, sides multiples of CELL.
+
+    Returns:
+        [H / CELL, W / CELL, ORIENTATIONS] float32, sums over a cell.
+    """
+    height, width = grey.shape
+    x = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=1)
+    y = cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=1)
+    magnitude, angle = cv2.cartToPolar(x, y)
+    position = angle * np.float32(ORIENTATIONS / np.pi)
+    lower = position.astype(np.int32)
+    upper_share = (position - lower) * magnitude
+    slots = 2 * ORIENTATIONS + 2  # a full turn; the last two wrap round
+    index = (_cell_of(height, width) * slots + lower).ravel()
+    count = (height // CELL) * (width // CELL) * slots
+    sums = np.bincount(index, (magnitude - upper_share).ravel(), count)
+    sums += np.bincount(index + 1, upper_share.ravel(), count + 1)[:count]
+    turn = sums.reshape(height // CELL, width // CELL, slots).astype(np.float32)
+    cells = turn[..., :ORIENTATIONS] + turn[..., ORIENTATIONS : 2 * ORIENTATIONS]
+    cells[..., :2] += turn[..., 2 * ORIENTATIONS :]
+    return cells
+
+
+def window_features(pixels: NDArray[np.uint8]) -> Floats:
+    """Channels of a search window under a Hann window.
+
+    Args:
+        pixels: [S, S, 3 or 1] uint8.
+
+    Returns:
+        [C, N, N] float32: ORIENTATIONS gradient channels, grey, and the two opponent colours where there is colour.
+    """
+    cells = orientation_cells(grey_of(pixels))
+    energy = cv2.blur(np.einsum("yxc,yxc->yx", cells, cells), (3, 3), borderType=cv2.BORDER_REPLICATE)
+    gradients = np.minimum(cells / (np.sqrt(energy) + NOISE_ENERGY)[..., None], CLIP)
+    side = cells.shape[0]
+    means = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).reshape(side, side, -1).astype(np.float32)
+    colours = means @ _OPPONENT if means.shape[2] == 3 else means / np.float32(255)
+    colours -= colours.mean((0, 1))
+    return np.concatenate([gradients, colours], 2).transpose(2, 0, 1) * hann(side)
+
+
+@lru_cache(maxsize=4)
+def hann(side: int) -> Floats:
+    """[side, side]; never 0, so that no cell is lost."""
+    one = np.hanning(side + 2)[1:-1]
+    return np.outer(one, one).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _cell_of(height: int, width: int) -> NDArray[np.int64]:
+    rows, columns = np.mgrid[:height, :width] // CELL
+    return np.asarray(rows * (width // CELL) + columns)

@@ -1,0 +1,123 @@
+"""ObjectFilter: shape, colour and scale of one object, learnt from frame to frame, and where they answer most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from egm_edge.tracking.dcf import spectral as dcf
+from egm_edge.tracking.dcf.colour_histogram import ColourHistogram
+from egm_edge.tracking.dcf.features import CELL, window_features
+from egm_edge.tracking.dcf.scale_filter import ScaleFilter
+from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.optical_flow import object_motion
+from egm_edge.tracking.sampling import Floats, Pixels, sample
+from egm_edge.tracking.similarity import Similarity
+
+CELLS = 24  # a side of the search window
+WINDOW = 3.0  # of the object's mean side
+MIN_WINDOW = 1.3  # of its longer side
+LABEL_SIGMA = 0.08  # of the object's mean side
+MASK_GROWTH = 1.1
+FIRST_LOOK_SHARE = 0.3  # of the response; the rest is the running filter's
+COLOUR_SHARE = 0.3
+LEARN_EVERY = 3  # frames
+RATE, COLOUR_RATE = 0.02 * LEARN_EVERY, 0.04 * LEARN_EVERY
+REUSE_CELLS = 1.5  # a window taken this near is shifted, not taken again
+FAR_CELLS = 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detection:
+    """Where the filters and the colours together answer most.
+
+    Attributes:
+        pose: there.
+        first_look: response of the filter of the first look there, 1 at the first look itself.
+        colour: mean likelihood of the object's colours in the box there, 0-1.
+        offset: from the window's centre, cells (x, y).
+        pixels, spectra: the window, for learning.
+    """
+
+    pose: Similarity
+    first_look: float
+    colour: float
+    offset: tuple[float, float]
+    pixels: Pixels
+    spectra: dcf.Spectra
+
+    @property
+    def far(self) -> bool:
+        """Whether it lies so far out that the window saw half of the object."""
+        return max(abs(self.offset[0]), abs(self.offset[1])) > FAR_CELLS
+
+
+class ObjectFilter:
+    """What an object looked like at first and looks like now, as filters over a search window.
+
+    Args:
+        frame, pose: where it is; object coordinates to small pixels.
+        half_wh: half width and height of its box, object coordinates.
+
+    Attributes:
+        previous: the frame before the next one, for flow.
+    """
+
+    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float]) -> None:
+        self._half_wh = half_wh
+        mean_side = 2 * math.sqrt(half_wh[0] * half_wh[1])
+        self._cell = max(WINDOW * mean_side, 2 * MIN_WINDOW * max(half_wh)) / CELLS  # object coordinates
+        self._label = dcf.gaussian_label(CELLS, LABEL_SIGMA * mean_side / self._cell)
+        half_cells = (half_wh[0] / self._cell, half_wh[1] / self._cell)
+        self._mask = _mirrored_mask(*half_cells)
+        pixels, spectra = self._window(frame, pose)
+        self._colours = ColourHistogram(pixels, (half_cells[0] * CELL, half_cells[1] * CELL))
+        self._first = self._running = dcf.learn(spectra, self._label, self._mask)
+        self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
+        self._scale = ScaleFilter(frame, pose, half_wh)
+        self.previous = frame
+
+    def detect(self, frame: SmallFrame, about: Similarity) -> Detection:
+        """The best place within the search window about a pose; its scale and angle stay."""
+        pixels, spectra = self._window(frame, about)
+        running, first = dcf.respond(np.stack([self._running, self._first]), spectra) / np.float32(self._peak)
+        by_shape = FIRST_LOOK_SHARE * first + (1 - FIRST_LOOK_SHARE) * running
+        by_colour = self._colours.respond(pixels, CELLS)
+        peak = dcf.find_peak((1 - COLOUR_SHARE) * by_shape + COLOUR_SHARE * by_colour)
+        pose = Similarity(about.turn, about(complex(peak.x, peak.y) * self._cell))
+        first_look = dcf.height_near(first, peak.at)
+        return Detection(pose, first_look, float(by_colour[peak.at]), (peak.x, peak.y), pixels, spectra)
+
+    def by_flow(self, frame: SmallFrame, pose: Similarity) -> Similarity | None:
+        """Where the object's points have gone since the previous frame; None where they cannot be followed, or rest."""
+        half_wh = (self._half_wh[0] * pose.scale, self._half_wh[1] * pose.scale)
+        shift = object_motion(self.previous.grey, frame.grey, pose.shift, half_wh)
+        return None if shift is None or abs(shift) <= 1 else Similarity(pose.turn, pose.shift + shift)
+
+    def sized(self, frame: SmallFrame, pose: Similarity) -> Similarity:
+        """The pose with the scale that fits best there."""
+        return Similarity(pose.turn * self._scale.estimate(frame, pose), pose.shift)
+
+    def learn(self, frame: SmallFrame, pose: Similarity, seen: Detection | None = None) -> None:
+        """Learn how the object looks now; `seen` near the window's centre saves taking the window again."""
+        if seen is not None and max(abs(seen.offset[0]), abs(seen.offset[1])) <= REUSE_CELLS:
+            pixels, spectra = seen.pixels, dcf.moved(seen.spectra, seen.offset)
+        else:
+            pixels, spectra = self._window(frame, pose)
+        newer = dcf.learn(spectra, self._label, self._mask)
+        self._running = self._running + np.float32(RATE) * (newer - self._running)
+        self._colours.learn(pixels, COLOUR_RATE)
+
+    def _window(self, frame: SmallFrame, pose: Similarity) -> tuple[Pixels, dcf.Spectra]:
+        pixels = sample(frame, pose, (CELLS * CELL, CELLS * CELL), self._cell / CELL)[0]
+        return pixels, dcf.spectra(window_features(pixels))
+
+
+def _mirrored_mask(half_width: float, half_height: float) -> Floats:
+    """[CELLS, CELLS], 1 on the box of that many cells, soft at its edge; mirrored as a filter is."""
+    away = np.abs(np.arange(CELLS) - (CELLS - 1) / 2)
+    box = np.logical_and.outer(away <= MASK_GROWTH * half_height + 0.25, away <= MASK_GROWTH * half_width + 0.25)
+    return np.asarray(np.roll(cv2.GaussianBlur(box.astype(np.float32), (3, 3), 0), (1, 1), (0, 1)), np.float32)

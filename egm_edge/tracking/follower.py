@@ -1,0 +1,61 @@
+"""The follower protocol: what finds one object from frame to frame under the ring. Knows nothing of how.
+
+Frame of all coordinates: small pixels (see `frames`). A pose maps object coordinates, origin at the centre of the grounded
+box, to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from egm_edge.tracking.alignment.extent import Extent, Outline
+from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.similarity import Similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is known of a frame before its pixels are looked at.
+
+    Attributes:
+        carried: the last pose, moved as the background moved.
+        expected: the same with the object's own velocity and turning.
+        seconds: since the last frame.
+        unseen_s: since the object was last believed to be seen.
+        lost: whether the track is LOST.
+    """
+
+    carried: Similarity
+    expected: Similarity
+    seconds: float
+    unseen_s: float
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """Where a follower sees its object.
+
+    Attributes:
+        pose: there.
+        probability: 0-1, that the box there has IoU >= 0.5 with the true one.
+        partly_hidden: something is in front of it; its motion is measured badly.
+        visible_part: outline of what can be seen of it, where that is less than all and is known.
+    """
+
+    pose: Similarity
+    probability: float
+    partly_hidden: bool = False
+    visible_part: Outline | None = None
+
+
+class Follower(Protocol):
+    """Follows one object; made from the frame it was grounded on, its pose there and its half width and height."""
+
+    @property
+    def extent(self) -> Extent:
+        """How far the object reaches at any pose."""
+
+    def find(self, frame: SmallFrame, prediction: Prediction) -> Sighting:
+        """Look at the next frame, once, and learn from it what is sure."""
