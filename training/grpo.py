@@ -43,7 +43,7 @@ def run_grpo(config: GrpoConfig) -> Path:
 
     from training.stages.guard import Guarded
 
-    class GuardedGrpo(Guarded, GRPOTrainer):  # type: ignore[misc]
+    class GuardedGrpo(Guarded, GRPOTrainer):
         """GRPOTrainer that stops at a loss that is no number."""
 
     from training.checks import check_step_zero

@@ -37,7 +37,7 @@ def run_sft(config: SftConfig) -> Path:
 
     from training.stages.guard import Guarded
 
-    class GuardedSft(Guarded, SFTTrainer):  # type: ignore[misc]
+    class GuardedSft(Guarded, SFTTrainer):
         """SFTTrainer that stops at a loss that is no number."""
 
     from training.checks import check_step_zero

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from verl.utils.dataset.rl_dataset import RLHFDataset  # type: ignore[import-not-found]
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 
-class EgmDataset(RLHFDataset):  # type: ignore[misc]
+class EgmDataset(RLHFDataset):
     """`RLHFDataset` over a parquet of `training.verl.parquet`."""
 
     @classmethod
