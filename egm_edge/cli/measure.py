@@ -36,7 +36,6 @@ def main(argv: list[str]) -> int:
 
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     from egm_edge.auto import directory_of
     from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.comparison import PeerChoice
@@ -53,6 +52,7 @@ def _measure(argv: list[str]) -> int:
             key=os.environ.get("OPENAI_API_KEY"),
             model=arguments.peer_model if "://" in arguments.beside else None,
         )
+    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     sweeps = parse_sweeps(arguments.sweep or [])
     workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
     out = Path(arguments.out) if arguments.out else None

@@ -23,9 +23,9 @@ class FormatReward:
     """See the module's first lines.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((1, 2, 30, 40))
-        >>> FormatReward()(Answer.read('It is red.</think>[{"bbox_2d": [1, 2, 30, 40]}]', target), target)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((1, 2, 30, 40))
+        >>> FormatReward()(ReadAnswer.read('It is red.</think>[{"bbox_2d": [1, 2, 30, 40]}]', target), target)
         1.0
     """
 

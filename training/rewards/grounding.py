@@ -29,9 +29,9 @@ class GroundingReward:
         threshold: IoU that counts as success, 0-1.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((0, 0, 100, 100))
-        >>> round(GroundingReward()(Answer.read('[{"bbox_2d": [0, 0, 100, 80]}]', target), target), 3)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((0, 0, 100, 100))
+        >>> round(GroundingReward()(ReadAnswer.read('[{"bbox_2d": [0, 0, 100, 80]}]', target), target), 3)
         0.9
     """
 

@@ -28,9 +28,9 @@ class LatencyReward:
         limit: the most that is lost.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((1, 2, 30, 40))
-        >>> LatencyReward()(Answer.read("", target, token_count=150), target)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((1, 2, 30, 40))
+        >>> LatencyReward()(ReadAnswer.read("", target, token_count=150), target)
         -0.1
     """
 

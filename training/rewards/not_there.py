@@ -22,8 +22,8 @@ class NotThereReward:
     """See the module's first lines.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> NotThereReward()(Answer.read("It is not here.</think>[]", Target(None)), Target(None))
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> NotThereReward()(ReadAnswer.read("It is not here.</think>[]", RewardTarget(None)), RewardTarget(None))
         1.0
     """
 
