@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.boxes import Box
-from egm_edge.cli.inputs import VIDEO_SUFFIXES, Picture, expand, read
+from egm_edge.cli.inputs import VIDEO_SUFFIXES, InputPicture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
@@ -147,7 +147,7 @@ def _frames(names: list[str], every: int, fps: float, live: bool) -> Iterator[tu
     """Name, [H, W, 3] uint8 RGB and stamp of every frame."""
     from egm_edge.images import load_image
 
-    pictures: Iterator[Picture] = read(names, every=every)
+    pictures: Iterator[InputPicture] = read(names, every=every)
     for number, picture in enumerate(pictures):
         if len(names) > 1 and number % every:  # `read` skips within a video only
             continue
