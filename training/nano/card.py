@@ -7,7 +7,7 @@ from typing import Any
 
 from egm_edge.reporting.intervals import Paired
 from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SHAPES
-from training.nano.compare import Measured, Results
+from training.nano.compare import Results, SuiteScore
 from training.nano.evaluate import Score
 from training.nano.state import Cost
 from training.nano.suites import AMODAL, MODAL, NEGATIVE
@@ -64,7 +64,7 @@ def report_values(report: Report) -> dict[str, Any]:
     }
 
 
-def measured_values(measured: Measured) -> dict[str, Any]:
+def measured_values(measured: SuiteScore) -> dict[str, Any]:
     """One checkpoint on one suite as JSON values."""
     kinds = {
         kind: {
@@ -119,7 +119,7 @@ def model_card(report: Report) -> str:
     )
 
 
-def controls(found: dict[str, Measured]) -> str:
+def controls(found: dict[str, SuiteScore]) -> str:
     """One checkpoint on every suite, a Markdown table."""
     rows = [
         '| suite | queries | scenes | Acc@0.5 | 95 % | mean IoU | answered "not there" |',
@@ -138,12 +138,12 @@ def controls(found: dict[str, Measured]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _cell(measured: Measured) -> str:
+def _cell(measured: SuiteScore) -> str:
     found: Score = measured.by_kind()["all"]
     return f"{found.accuracy:.3f} ({found.interval95[0]:.3f} - {found.interval95[1]:.3f})"
 
 
-def _share(measured: Measured) -> str:
+def _share(measured: SuiteScore) -> str:
     share, (low, high) = measured.rejection
     return f"{share:.3f} ({low:.3f} - {high:.3f})"
 

@@ -21,8 +21,8 @@ from egm_edge.synthetic.household import render_household, sample_household
 from egm_edge.synthetic.query import World
 from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SIZE_RANK
 from training.nano.augment import augmented
-from training.nano.config import MOST_OBJECTS, Plan, Stage
-from training.nano.prompts import Row, list_row, query_row
+from training.nano.config import MOST_OBJECTS, TrainingPlan, TrainingStage
+from training.nano.prompts import PromptRow, list_row, query_row
 
 P = 16
 MODEL_PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that
@@ -147,7 +147,7 @@ def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> t
     return small.astype(np.uint8, copy=False), layout(scene, width_px, height_px)
 
 
-def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, progress: float) -> Batch:
+def make_batch(plan: TrainingPlan, stage: TrainingStage, most_objects: int, step_seed: int, progress: float) -> Batch:
     """The batch of a step: the same step seed gives the same batch.
 
     Args:
@@ -156,7 +156,7 @@ def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, prog
     """
     rng = random.Random(step_seed)
     drawn = _draw(plan, stage, step_seed, most_objects, rng)
-    rows: list[tuple[int, Row]] = []
+    rows: list[tuple[int, PromptRow]] = []
     share = stage.list_share[0] + (stage.list_share[1] - stage.list_share[0]) * progress
     if stage.queries:
         for index, (scene, where) in enumerate(zip(drawn.scenes, drawn.layouts, strict=True)):
@@ -165,7 +165,9 @@ def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, prog
     return Batch(drawn.patches, drawn.grid_hw, _dense(drawn.scenes, drawn.layouts), groups)
 
 
-def make_questions(plan: Plan, stage: Stage, most_objects: int, step_seed: int, _progress: float = 0.0) -> Questions:
+def make_questions(
+    plan: TrainingPlan, stage: TrainingStage, most_objects: int, step_seed: int, _progress: float = 0.0
+) -> Questions:
     """The questions of a GRPO step: the same step seed gives the same questions."""
     rng = random.Random(step_seed)
     drawn = _draw(plan, stage, step_seed, most_objects, rng)
@@ -178,7 +180,7 @@ def make_questions(plan: Plan, stage: Stage, most_objects: int, step_seed: int, 
     return Questions(drawn.patches, drawn.grid_hw, image, asked, reasoning)
 
 
-def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
+def _draw(plan: TrainingPlan, stage: TrainingStage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
     width_px, height_px = _frame(plan, rng)
     pictures: list[NDArray[np.float32]] = []
     layouts: list[Layout] = []
@@ -205,14 +207,14 @@ def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: rand
     return _Drawn(torch.from_numpy(np.stack(pictures)), (height_px // P, width_px // P), scenes, layouts)
 
 
-def halves_by_length(rows: list[tuple[int, Row]]) -> list[list[tuple[int, Row]]]:
+def halves_by_length(rows: list[tuple[int, PromptRow]]) -> list[list[tuple[int, PromptRow]]]:
     """Rows in two parts, short and long, so that little is padded."""
     rows = sorted(rows, key=lambda item: len(item[1].ids))
     middle = len(rows) // 2
     return [part for part in (rows[:middle], rows[middle:]) if part]
 
 
-def _frame(plan: Plan, rng: random.Random) -> tuple[int, int]:
+def _frame(plan: TrainingPlan, rng: random.Random) -> tuple[int, int]:
     """A frame size, as often as the configuration says."""
     roll = rng.random() * sum(plan.frames.values())
     chosen = ""
@@ -225,19 +227,19 @@ def _frame(plan: Plan, rng: random.Random) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _asked(stage: Stage, scene: World, where: Layout, rng: random.Random, count: int) -> list[Query]:
+def _asked(stage: TrainingStage, scene: World, where: Layout, rng: random.Random, count: int) -> list[Query]:
     return queries(
         scene, rng, where=where, count=count, weights=stage.kinds, amodal=stage.amodal_share, variety=stage.variety
     )
 
 
-def _rows_of(stage: Stage, scene: World, where: Layout, rng: random.Random, share: float) -> list[Row]:
+def _rows_of(stage: TrainingStage, scene: World, where: Layout, rng: random.Random, share: float) -> list[PromptRow]:
     rows = [list_row(scene, where)] if rng.random() < share else []
     asked = _asked(stage, scene, where, rng, stage.queries - len(rows))
     return rows + [query_row(query, reasoning=rng.random() >= stage.direct_share) for query in asked]
 
 
-def collate(rows: list[tuple[int, Row]]) -> Rows:
+def collate(rows: list[tuple[int, PromptRow]]) -> Rows:
     """Pad (image, row) pairs to one length."""
     longest = max(len(row.ids) for _, row in rows)
     ids = np.zeros((len(rows), longest), np.int64)

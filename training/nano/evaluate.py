@@ -23,7 +23,7 @@ from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano
 from training.nano.generate import greedy
 from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
-from training.nano.suites import Case
+from training.nano.suites import SuiteCase
 
 _BATCH = 32
 UNIT_WH = (1000, 1000)
@@ -46,7 +46,7 @@ class Score:
     interval95: tuple[float, float]
 
 
-def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
+def answers(fast: FastNano, cases: list[SuiteCase], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
     """What the model writes for every case."""
     texts: list[str] = []
     for start in range(0, len(cases), batch):
@@ -55,12 +55,12 @@ def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch:
     return texts
 
 
-def patches_of(cases: list[Case]) -> Tensor:
+def patches_of(cases: list[SuiteCase]) -> Tensor:
     """Frames as the model sees them, [B, N, 768] float32; all of one suite, hence of one size."""
     return torch.from_numpy(np.stack([patchify(case.frame(), CAMERA) for case in cases]))
 
 
-def write(fast: FastNano, patches: Tensor, cases: list[Case], *, reasoning: bool) -> list[str]:
+def write(fast: FastNano, patches: Tensor, cases: list[SuiteCase], *, reasoning: bool) -> list[str]:
     """What the model writes for these cases, given their frames; the direct mode's closed thought is part of the text."""
     width, height = cases[0].suite.frame_wh
     rows, columns = (side // CAMERA.patch_size for side in CAMERA.resized_hw(height, width))
@@ -94,7 +94,7 @@ def score(ious: list[float]) -> Score:
     return Score(hits / count, sum(ious) / count, count, wilson(hits, count))
 
 
-def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:
+def by_kind(cases: list[SuiteCase], texts: list[str]) -> dict[str, Score]:
     """Scores per query kind and over all."""
     groups: dict[str, list[float]] = defaultdict(list)
     for case, text in zip(cases, texts, strict=True):

@@ -18,7 +18,7 @@ from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.files import replace_text, unwritable
 from egm_edge.synthetic.household import build_sprites
-from training.nano.suites import TABLE, Case
+from training.nano.suites import TABLE, SuiteCase
 
 DATASET = "tabletop"
 
@@ -70,7 +70,7 @@ def write_held_out(
     return paths
 
 
-def _rows(name: str, count: int, seed_offset: int) -> Iterator[tuple[dict[str, Any], Case]]:
+def _rows(name: str, count: int, seed_offset: int) -> Iterator[tuple[dict[str, Any], SuiteCase]]:
     suite = replace(TABLE[name], first_seed=TABLE[name].first_seed + seed_offset)
     width, height = suite.frame_wh
     for case in suite.cases(count):

@@ -26,7 +26,7 @@ from egm_edge.synthetic.household.assets import attribution
 from egm_edge.synthetic.vocabulary import NOUNS, SHAPES
 from training.nano.card import Report, model_card, report_values
 from training.nano.compare import SUITES, Asked, measure, pair
-from training.nano.config import Plan, RunConfig
+from training.nano.config import RunConfig, TrainingPlan
 from training.nano.curves import draw_curves
 from training.nano.evaluate import load_fast
 from training.nano.state import cost_of, load_state
@@ -38,7 +38,7 @@ log = logging.getLogger("egm.train.nano")
 
 
 def train_plan(
-    plan: Plan,
+    plan: TrainingPlan,
     out: Path,
     device: torch.device,
     only: str | None = None,
@@ -79,7 +79,7 @@ def is_finished(folder: Path, run: RunConfig) -> bool:
     return saved is not None and saved[0].stage >= len(run.stages)
 
 
-def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
+def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
     """Measure every arm, choose the best on validation scenes, and write report, curves, card and `best/`."""
     asked = [_asked(plan, out, name) for name in plan.arms]
     results = measure(asked, list(SUITES), plan.count, out / "answers", device)
@@ -132,7 +132,7 @@ def choose(asked: list[Asked], count: int, device: torch.device, household: bool
     return max(asked, key=lambda one: scores[one.name])
 
 
-def _asked(plan: Plan, out: Path, name: str) -> Asked:
+def _asked(plan: TrainingPlan, out: Path, name: str) -> Asked:
     """An arm that never learnt to think is asked for the box at once."""
     thinks = any(stage.direct_share < 1 for stage in plan.run(name).stages)
     return Asked(name, out / name / "checkpoint", thinks)

@@ -18,7 +18,7 @@ from egm_edge.files import whole_file
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """How far a run is.
 
     Attributes:
@@ -78,7 +78,7 @@ def cost_of(*logs: Path) -> Cost | None:
     return Cost(last["total_cpu_s"] / 60, int(last["scenes"]), int(last["queries"]), stages)
 
 
-def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:
+def save_state(path: Path, progress: TrainingProgress, tensors: dict[str, Any]) -> None:
     """Write the progress and tensors of a run."""
     save_atomically(path, {"progress": asdict(progress), **tensors})
 
@@ -89,7 +89,7 @@ def save_atomically(path: Path, values: dict[str, Any]) -> None:
         torch.save(values, stream)
 
 
-def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
+def load_state(path: Path) -> tuple[TrainingProgress, dict[str, Any]] | None:
     """The saved state, or None when there is none.
 
     Raises:
@@ -103,10 +103,10 @@ def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
         raise CheckpointError(
             f"a training state in {path}", str(error).splitlines()[0], "delete it to start over"
         ) from error
-    return Progress(**values.pop("progress")), values
+    return TrainingProgress(**values.pop("progress")), values
 
 
-def restart(path: Path) -> tuple[Progress, dict[str, Any]]:
+def restart(path: Path) -> tuple[TrainingProgress, dict[str, Any]]:
     """The final state of the run that another one starts from: counters of its stages at zero, no optimizer.
 
     Raises:
@@ -136,7 +136,7 @@ def carry(state: Path, path: Path) -> None:
         stream.write(save(flat, {"progress": json.dumps(asdict(progress))}))
 
 
-def carried(path: Path) -> tuple[Progress, dict[str, Any]]:
+def carried(path: Path) -> tuple[TrainingProgress, dict[str, Any]]:
     """What `carry` wrote; the optimizer starts anew.
 
     Raises:
@@ -144,7 +144,7 @@ def carried(path: Path) -> tuple[Progress, dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as stream:
-            progress = Progress(**json.loads((stream.metadata() or {})["progress"]))
+            progress = TrainingProgress(**json.loads((stream.metadata() or {})["progress"]))
             flat = {name: stream.get_tensor(name) for name in stream.keys()}
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"a carried training state in {path}", str(error), "write it with --carry") from error

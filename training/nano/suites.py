@@ -57,9 +57,9 @@ class Suite:
     accident: str = ""
     variety: float = 0.0
 
-    def cases(self, count: int) -> list[Case]:
+    def cases(self, count: int) -> list[SuiteCase]:
         """The first `count` cases, kinds in turn."""
-        found: list[Case] = []
+        found: list[SuiteCase] = []
         seed = self.first_seed
         while len(found) < count:
             seed += 1
@@ -68,7 +68,7 @@ class Suite:
                 found.append(case)
         return found
 
-    def _case(self, seed: int, kind: str, number: int) -> Case | None:
+    def _case(self, seed: int, kind: str, number: int) -> SuiteCase | None:
         world, where = self.scene(seed), self.layout(seed)
         query = sample_query(world, where, random.Random(seed), kind=kind, task=self.task, variety=self.variety)
         if query is None:
@@ -86,7 +86,7 @@ class Suite:
                 return None
             if self.accident in MOVING and query.box_norm1000:
                 query = replace(query, box_norm1000=_moved_box(query.box_norm1000))
-        return Case(self, seed, query)
+        return SuiteCase(self, seed, query)
 
     @property
     def _occlusion(self) -> float:
@@ -117,7 +117,7 @@ class Suite:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SuiteCase:
     """One held-out question: its suite, the seed of its scene, the query."""
 
     suite: Suite

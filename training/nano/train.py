@@ -1,4 +1,4 @@
-"""Run: train one run of a Plan, checkpointing as it goes; calling it again goes on where it stopped.
+"""Run: train one run of a TrainingPlan, checkpointing as it goes; calling it again goes on where it stopped.
 
 Reads top to bottom: set up, step, log, save. Budgets are CPU time of this process, so a busy machine trains as long as an
 idle one; on a GPU they are wall time.
@@ -22,12 +22,12 @@ from egm_edge.assets import SHIPPED_NAME, shipped_checkpoint
 from egm_edge.synthetic.household import build_sprites
 from training.nano.auxiliary import AuxiliaryHeads
 from training.nano.build import adopt_weights, fresh_model, save_checkpoint
-from training.nano.config import Plan, RunConfig, Stage
+from training.nano.config import RunConfig, TrainingPlan, TrainingStage
 from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
 from training.nano.feed import Feed
 from training.nano.grpo import grpo_loss
-from training.nano.state import Progress, carried, load_state, restart, save_best, save_state, take_best
+from training.nano.state import TrainingProgress, carried, load_state, restart, save_best, save_state, take_best
 from training.nano.supervised import StepLoss, supervised_loss
 from training.nano.validate import Validation
 
@@ -52,7 +52,7 @@ class Run:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         config: RunConfig,
         out: Path,
         start: Path | None,
@@ -65,7 +65,7 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         self.model = fresh_model(plan.shape, plan.seed)
         self.heads = AuxiliaryHeads(plan.shape.vision_width, plan.shape.width)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.wall_s = wall_minutes * 60
         saved = load_state(out / "state.pt")
         if saved is None and carried_from:
@@ -142,7 +142,7 @@ class Run:
     def _stop(self, *_: object) -> None:
         self.stopping = True
 
-    def _step(self, stage: Stage) -> None:
+    def _step(self, stage: TrainingStage) -> None:
         progress = self.progress
         share = min(1.0, progress.stage_cpu_s / (stage.cpu_minutes * 60))
         if stage.grpo and progress.stage_step % stage.grpo.validate_steps == 0:
@@ -165,7 +165,7 @@ class Run:
         self.recent.append(loss.measures | {"gradient": norm})
         self._account()
 
-    def _loss(self, stage: Stage, share: float) -> StepLoss:
+    def _loss(self, stage: TrainingStage, share: float) -> StepLoss:
         seed = self.plan.seed * _SEED_STRIDE + self.progress.step
         most = self._most_objects(stage)
         if stage.grpo:
@@ -185,7 +185,7 @@ class Run:
         self.progress.total_cpu_s += now - self.clock
         self.clock = now
 
-    def _most_objects(self, stage: Stage) -> int:
+    def _most_objects(self, stage: TrainingStage) -> int:
         progress = self.progress
         if not stage.gate:
             return stage.objects[1]
@@ -198,7 +198,7 @@ class Run:
             log.info("curriculum: up to %d objects (coordinate error %.0f)", progress.most_objects, progress.error)
         return progress.most_objects
 
-    def _set_rates(self, stage: Stage, share: float) -> None:
+    def _set_rates(self, stage: TrainingStage, share: float) -> None:
         warm = min(1.0, (self.progress.stage_step + 1) / max(1, stage.warmup_steps))
         fall = max(0.0, share - stage.decay_from) / max(1e-9, 1 - stage.decay_from)
         rate = stage.lr * warm * (1 - fall * (1 - stage.lr_end))
@@ -218,7 +218,7 @@ class Run:
         ]
         return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
 
-    def _next_stage(self, stage: Stage) -> None:
+    def _next_stage(self, stage: TrainingStage) -> None:
         if stage.grpo:
             self._keep_best()
             take_best(self.out / "best.pt", self.model)
@@ -244,7 +244,7 @@ class Run:
         self._write({"held_out": scores, **asdict(self.progress)})
         return scores["mean"]
 
-    def _log(self, stage: Stage) -> None:
+    def _log(self, stage: TrainingStage) -> None:
         means = {
             key: sum(r[key] for r in self.recent if key in r) / max(1, sum(key in r for r in self.recent))
             for key in set().union(*self.recent)

@@ -9,7 +9,7 @@ import torch
 
 from training.nano.evaluate import iou_of, patches_of, write
 from training.nano.fastpath import FastNano
-from training.nano.suites import TABLE, Case
+from training.nano.suites import TABLE, SuiteCase
 
 VALIDATION_SEED = 850_000_000
 _BATCH = 32
@@ -29,7 +29,7 @@ class Validation:
     def __init__(self, count: int, *, reasoning: bool = True, household: bool = False) -> None:
         self.count, self.reasoning = count, reasoning
         self._suites = {name: TABLE[name] for name in (*_DRAWN, *(_HOUSEHOLD if household else ()))}
-        self._cases: dict[str, list[Case]] = {}
+        self._cases: dict[str, list[SuiteCase]] = {}
         self._frames: dict[str, torch.Tensor] = {}
 
     def scores(self, fast: FastNano) -> dict[str, float]:
