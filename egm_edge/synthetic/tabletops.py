@@ -29,7 +29,7 @@ def _noise(rng: np.random.Generator, cells_w: int, cells_h: int) -> NDArray[np.f
     scale_w, scale_h = SIDE / cells_w, SIDE / cells_h
     large = cv2.resize(wrapped, None, fx=scale_w, fy=scale_h, interpolation=cv2.INTER_CUBIC)
     top, left = round(2 * scale_h), round(2 * scale_w)
-    return large[top : top + SIDE, left : left + SIDE]
+    return large[top : top + SIDE, left : left + SIDE].astype(np.float32, copy=False)
 
 
 def _wood(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -52,8 +52,8 @@ def _tiles(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _stone(rng: np.random.Generator) -> NDArray[np.float32]:
-    total = sum(_noise(rng, n, n) / (1 + i) for i, n in enumerate((4, 12, 32, 96)))
-    return np.abs(total) * 1.4 - 0.8 if rng.random() < 0.5 else total * 0.7
+    total = np.sum([_noise(rng, n, n) / np.float32(1 + i) for i, n in enumerate((4, 12, 32, 96))], 0)
+    return (np.abs(total) * 1.4 - 0.8 if rng.random() < 0.5 else total * 0.7).astype(np.float32)
 
 
 def _planks(rng: np.random.Generator) -> NDArray[np.float32]:

@@ -87,7 +87,7 @@ def camera(image: Image, rng: random.Random) -> Image:
     if rng.random() < 0.35:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0].astype(np.int16) + round(between(rng, -_HUE, _HUE))) % 180
-        hsv[..., 1] = cv2.multiply(hsv[..., 1], between(rng, 0.7, 1.15))
+        hsv[..., 1] = np.clip(hsv[..., 1] * between(rng, 0.7, 1.15), 0, 255)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
     if rng.random() < 0.35:
         gain, gamma = between(rng, 0.75, 1.2), between(rng, 0.75, 1.3)
@@ -95,7 +95,7 @@ def camera(image: Image, rng: random.Random) -> Image:
         image = cv2.LUT(image, ramp).astype(np.uint8, copy=False)
     if rng.random() < 0.2:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(between(rng, 20, 80))]
-        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
     return image
 
 

@@ -166,7 +166,7 @@ def _hue(image: Image) -> Image:
 def _jpeg(image: Image) -> Image:
     """JPEG at quality 30."""
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
-    return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(np.uint8)
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
 
 
 ACCIDENTS: dict[str, Callable[[Image], Image]] = {

@@ -95,7 +95,7 @@ def parts_of(key: str) -> list[Part]:
             if f"{key}/t{at}" in pack:
                 uv = pack[f"{key}/u{at}"].astype(np.float32)
                 bgr = cv2.imdecode(pack[f"{key}/t{at}"], cv2.IMREAD_COLOR)
-                texture = bgr[..., ::-1].astype(np.uint8)
+                texture = np.asarray(bgr, np.uint8)[..., ::-1]
             vertices, faces = pack[f"{key}/v{at}"].astype(np.float32), pack[f"{key}/f{at}"].astype(np.int64)
             found.append(Part(vertices, faces, pack[f"{key}/rgb{at}"], uv, texture))
     return found

@@ -98,7 +98,7 @@ def _warp(scene: HouseholdScene, thing: HouseholdObject, width_px: int, height_p
     matrix[:, 2] -= low
     source = _painted(sprite, thing.paint, rng)
     if scale < 0.7:  # linear sampling would skip pixels
-        source = cv2.blur(source, (2, 2) if scale > 0.45 else (3, 3))
+        source = np.asarray(cv2.blur(source, (2, 2) if scale > 0.45 else (3, 3)), np.float32)
     warped = cv2.warpAffine(source, matrix, (int(high[0] - low[0]), int(high[1] - low[1])), flags=cv2.INTER_LINEAR)
     return _Warped(int(low[0]), int(low[1]), warped.astype(np.float32, copy=False))
 

@@ -40,7 +40,7 @@ _WALL_PAINTS: tuple[tuple[int, int, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
+class TableCamera:
     """A pinhole over the table.
 
     Attributes:
@@ -143,7 +143,7 @@ class HouseholdScene:
     """
 
     objects: tuple[HouseholdObject, ...]
-    camera: Camera
+    camera: TableCamera
     room: Room
     seed: int
 
@@ -186,7 +186,7 @@ def _sample(
     low, high = n_objects
     count = low + int(rng.random() * (high - low + 1))
     tilt = math.radians(between(rng, 25, 54))
-    camera = Camera(
+    camera = TableCamera(
         focal=0.5 / math.tan(math.radians(between(rng, 40, 60)) / 2),
         tilt=tilt,
         distance_m=between(rng, 0.75, 1.35),
@@ -221,7 +221,7 @@ def _pools(split: str) -> tuple[list[Asset], list[Asset]]:
 
 def _place(
     rng: random.Random,
-    camera: Camera,
+    camera: TableCamera,
     room: Room,
     kept: SpriteSet,
     others: Sequence[_Place],

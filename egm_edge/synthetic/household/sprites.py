@@ -91,7 +91,7 @@ def _mesh(parts: list[Part]) -> _Mesh:
         part.append(np.full(len(f), index))
         uv.append(piece.uv if piece.uv is not None else np.zeros((len(v), 2), np.float32))
         base += len(v)
-    return _Mesh(*(np.concatenate(x) for x in (vertices, normals, faces, part, uv)))  # type: ignore[arg-type]
+    return _Mesh(*(np.concatenate(x) for x in (vertices, normals, faces, part, uv)))
 
 
 def _main_part(mesh: _Mesh, parts: list[Part]) -> int:
@@ -222,8 +222,8 @@ class _Renderer:
         cut = np.s_[y : y + h, x : x + w]
         paint = None
         if self.painted >= 0:
-            paint = cv2.resize(255 * painted.reshape(side, side), (SIDE, SIDE), interpolation=cv2.INTER_AREA)[cut]
-            paint = (paint / np.maximum(alpha[cut][..., 0], 1e-2)).clip(0, 255).astype(np.uint8)
+            share = cv2.resize(255 * painted.reshape(side, side), (SIDE, SIDE), interpolation=cv2.INTER_AREA)[cut]
+            paint = (share / np.maximum(alpha[cut][..., 0], 1e-2)).clip(0, 255).astype(np.uint8)
         rgba = np.clip(small[cut], 0, 255).astype(np.uint8)
         return Sprite(rgba, paint, focal / _SUPER / DISTANCE_M, (foot[0] / _SUPER - x, foot[1] / _SUPER - y))
 
@@ -250,7 +250,7 @@ class _Renderer:
             depthless = np.concatenate([points, np.ones((len(points), 1))], 1).astype(np.float32)
             hits = rasterize(depthless, self.mesh.faces, SHADOW_SIDE)
             total.reshape(-1)[hits.pixel] += 1
-        return total / len(directions)
+        return total / np.float32(len(directions))
 
 
 def _turned(yaw_deg: float) -> NDArray[np.float32]:
@@ -260,12 +260,11 @@ def _turned(yaw_deg: float) -> NDArray[np.float32]:
 
 def _facing(flat: NDArray[np.float32], smooth: NDArray[np.float32], to_eye: NDArray[np.float32]) -> NDArray[np.float32]:
     """Smooth normals towards the eye; the face's own where they disagree (meshes come in either winding)."""
-    flat = flat / (np.sqrt(_dot(flat, flat)) + 1e-12)[:, None]
-    flat = np.where(_dot(flat, to_eye)[:, None] < 0, -flat, flat)
-    smooth = smooth / (np.sqrt(_dot(smooth, smooth)) + 1e-9)[:, None]
-    agree = _dot(smooth, flat)[:, None]
-    smooth = np.where(agree < 0, -smooth, smooth)
-    return np.where(np.abs(agree) < 0.75, flat, smooth).astype(np.float32)
+    own = flat / (np.sqrt(_dot(flat, flat)) + np.float32(1e-12))[:, None]
+    own *= np.where(_dot(own, to_eye)[:, None] < 0, -1, 1)
+    mean = smooth / (np.sqrt(_dot(smooth, smooth)) + np.float32(1e-9))[:, None]
+    agree = _dot(mean, own)[:, None]
+    return np.where(np.abs(agree) < 0.75, own, np.where(agree < 0, -mean, mean)).astype(np.float32)
 
 
 def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -312,7 +311,7 @@ class SpriteSet:
 
     def _picture(self, at: int, mode: int) -> NDArray[np.uint8]:
         start = self._ends[at - 1] if at else 0
-        return cv2.imdecode(self._data[start : self._ends[at]], mode).astype(np.uint8, copy=False)
+        return np.asarray(cv2.imdecode(self._data[start : self._ends[at]], mode), np.uint8)
 
 
 def _build(asset: Asset, path: Path) -> None:
@@ -328,8 +327,8 @@ def _build(asset: Asset, path: Path) -> None:
                 bgra = np.concatenate([bgra, paint])
             blobs.append(cv2.imencode(".webp", bgra, [cv2.IMWRITE_WEBP_QUALITY, 90])[1].ravel())
             geometry.append((sprite.px_per_m, *sprite.foot))
-    for yaw, group in groupby(_SHADOW_VIEWS, key=lambda view: view[0]):
-        shadows = renderer.shadows(YAWS_DEG[yaw], [light for _, light in group])
+    for yaw, pairs in groupby(_SHADOW_VIEWS, key=lambda view: view[0]):
+        shadows = renderer.shadows(YAWS_DEG[yaw], [light for _, light in pairs])
         blobs += [cv2.imencode(".png", shadow)[1].ravel() for shadow in shadows]
     size = (renderer.reach_m, float(renderer.high[2]))
     with whole_file(path, "wb") as stream:
