@@ -21,7 +21,16 @@ from types import TracebackType
 from typing import Any
 
 import egm_edge
-from egm_edge.bundle import HASH_THREADS, MANIFEST_NAME, Bundle, FileRecord, Manifest, is_safe_name, sha256_of
+from egm_edge.bundle import (
+    ATTESTATIONS,
+    HASH_THREADS,
+    MANIFEST_NAME,
+    Bundle,
+    FileRecord,
+    Manifest,
+    is_safe_name,
+    sha256_of,
+)
 from egm_edge.errors import BuildError, BundleError
 
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -178,7 +187,7 @@ class BundleWriter:
                 },
             )
             if parity["status"] == "verified":
-                manifest = replace(manifest, parity=parity | {"content_sha256": manifest.content_hash})
+                manifest = replace(manifest, parity=parity | {"content_sha256": manifest.hash})
             (self.root / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
             _make_durable(self.root / MANIFEST_NAME)
             _make_durable(self.root)
@@ -236,14 +245,15 @@ def _check_replaceable(out_dir: Path, *, force: bool) -> None:
         raise BuildError(
             f"a bundle of this version or nothing at {out_dir}", "a damaged or older bundle", hint
         ) from None
-    foreign = sorted({p.relative_to(out_dir).as_posix() for p in out_dir.rglob("*") if not p.is_dir()} - listed)
+    names = {p.relative_to(out_dir).as_posix() for p in out_dir.rglob("*") if not p.is_dir()} - listed
+    foreign = sorted(name for name in names if not name.startswith(f"{ATTESTATIONS}/"))
     if foreign:
         raise BuildError(f"only the bundle's own files in {out_dir}", f"{foreign[0]} (of {len(foreign)})", hint)
 
 
 def _holds(out_dir: Path, manifest: Manifest) -> bool:
     try:
-        return Bundle.open(out_dir, verify="sizes").hash == manifest.hash and bool(Bundle.open(out_dir))
+        return Bundle.open(out_dir, verify="sizes").manifest == manifest and bool(Bundle.open(out_dir))
     except BundleError:
         return False
 

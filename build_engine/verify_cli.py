@@ -1,6 +1,7 @@
-"""`egm verify BUNDLE --reference CHECKPOINT`: does the bundle still give the checkpoint's boxes? Exit code 1 when not.
+"""`egm verify BUNDLE`: does it still give the checkpoint's boxes? Exit code 1 when not.
 
-The report goes into the bundle's manifest, so that whoever opens it knows.
+By the golden replies that the bundle carries, on this machine and with any runtime, needing neither torch nor the checkpoint;
+or with `--reference CHECKPOINT` stage by stage. What is found is kept beside the bundle; its name stays.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from build_engine.hub import resolve_checkpoint
-from build_engine.parity.cases import Case, probes, rows, scenes
-from build_engine.parity.store import store
 from egm_edge.assets import SHIPPED_NAME
-from egm_edge.backends import load_backend
+from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, whole_number
-from egm_edge.errors import BundleError
+from egm_edge.errors import BundleError, EgmError
+from egm_edge.golden.attestation import Machine, attest
+from egm_edge.golden.check import check_golden
+from egm_edge.golden.replies import read_golden
 from egm_edge.reporting.progress import ProgressBar
 
 EXIT_FAILED = 1
@@ -27,11 +29,16 @@ NANO_SCENES = 40
 MAX_NEW_TOKENS = 256
 
 EPILOG = """\
-Both sides see the same pictures and sentences. Compared in order: pixels, prompt, vision embedding, deep-stack, prefill
-logits, text and boxes; the first stage that differs is named. The reference is transformers in float32 with the
-checkpoint's own image processor, chat template and tokenizer.
+Without --reference: the bundle's golden replies are asked of the bundle here, or of a server that serves its checkpoint
+(--url). Logits are compared along the reference's replies where the runtime gives them, text and boxes everywhere.
+
+With --reference: both sides see the same pictures and sentences. Compared in order: pixels, prompt, vision embedding,
+deep-stack, prefill logits, decode logits, rounding, text and boxes; the first stage that differs is named. The reference is
+transformers in float32 with the checkpoint's own image processor, chat template and tokenizer.
 
 examples:
+  egm verify out/egm-nano-cpu
+  egm verify out/egm-4b-cpu --url http://127.0.0.1:8000
   egm verify out/egm-nano-cpu --reference egm-nano --scenes 1000
   egm verify out/egm-4b-cpu --reference /models/EGM-4B --data refcoco_val.jsonl --images /data/coco --limit 200
 """
@@ -41,25 +48,72 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parse(argv)
     bundle = Bundle.open(arguments.bundle)
+    return _against_golden(bundle, arguments) if arguments.reference is None else _against_checkpoint(bundle, arguments)
+
+
+def _against_golden(bundle: Bundle, arguments: argparse.Namespace) -> int:
+    golden = read_golden(bundle)
+    grounder = _reached(bundle, arguments)
+    try:
+        report = check_golden(grounder, grounder.facts, golden, brief=arguments.brief)
+    finally:
+        grounder.close()
+    values = report.to_dict()
+    if not arguments.no_store and arguments.url is None:
+        attest(bundle, Machine.of(grounder.facts), values)
+    print(json.dumps(values, indent=2) if arguments.json else "\n".join(report.lines()))
+    return 0 if report.passed else EXIT_FAILED
+
+
+def _reached(bundle: Bundle, arguments: argparse.Namespace) -> Any:
+    """What answers: a server, the bundle's runtime, or for a CUDA bundle without that GPU its graphs on the CPU."""
+    from egm_edge.auto import open_grounder
+
+    if arguments.url is not None:
+        from egm_edge.backends.text_runtime.http import RemoteGrounder
+
+        return RemoteGrounder.from_url(arguments.url, served_model=bundle.root, model=arguments.model)
+    try:
+        return open_grounder(bundle, threads=arguments.threads, check=False)
+    except EgmError:
+        if bundle.manifest.target != "cuda":
+            raise
+        return _on_this_cpu(bundle, arguments.threads)
+
+
+def _on_this_cpu(bundle: Bundle, threads: int | None) -> Any:
+
+    from egm_edge.backends.portable.backend import PortableBackend
+    from egm_edge.backends.portable.ort_runner import OrtRunner
+    from egm_edge.grounder import Grounder
+    from egm_edge.loaded_model import read_tokenizer
+
+    backend = PortableBackend(bundle, OrtRunner(bundle, "cpu", threads=threads))
+    return Grounder(backend, bundle, read_tokenizer(bundle))
+
+
+def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
+    from build_engine.hub import resolve_checkpoint
+    from build_engine.parity.store import store
+
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
     cases = _cases(arguments)
-    backend = load_backend(bundle, memory="fast", threads=arguments.threads)
-    try:
-        from build_engine.parity.gate import compare
-        from egm_edge.backends.transformers_reference import TransformersReference
+    from build_engine.parity.gate import compare
+    from egm_edge.backends.transformers_reference import TransformersReference
 
-        quiet = arguments.json or arguments.quiet
-        reference = TransformersReference(
-            checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
-        )
-        bar = ProgressBar("verify", None if quiet else sys.stderr, len(cases))
-        bar.stage("comparing")
-        limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
-        report = compare(bundle, backend, reference, cases, max_new_tokens=limit, advance=bar.advance)
-        bar.finish()
-    finally:
-        backend.close()
+    def open_engine(candidate: Bundle) -> Backend:
+        return load_backend(candidate, memory="fast", threads=arguments.threads)
+
+    quiet = arguments.json or arguments.quiet
+    reference = TransformersReference(
+        checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
+    )
+    bar = ProgressBar("verify", None if quiet else sys.stderr, len(cases))
+    bar.stage("comparing")
+    limit = min(arguments.max_new_tokens, int(bundle.manifest.limits["max_new_tokens"]))
+    report = compare(bundle, open_engine, reference, cases, max_new_tokens=limit, advance=bar.advance)
+    bar.finish()
     values = report.to_dict()
     if not arguments.no_store:
         store(bundle, values)
@@ -68,15 +122,17 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="egm verify", description="Compare a bundle with its checkpoint, stage by stage.", epilog=EPILOG
-    )
+    parser = Parser(prog="egm verify", description="Check that a bundle gives its checkpoint's boxes.", epilog=EPILOG)
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
     parser.add_argument(
-        "--reference",
-        required=True,
-        metavar="CHECKPOINT",
-        help="the checkpoint it was built from: directory, hub id, egm-nano",
+        "--url", metavar="URL", help="ask a server that serves the bundle's checkpoint (no --reference)"
+    )
+    parser.add_argument("--model", metavar="NAME", help="its name on that server (default: the only one there)")
+    parser.add_argument(
+        "--brief", action="store_true", help="one golden request only, as at the first open on a machine"
+    )
+    parser.add_argument(
+        "--reference", metavar="CHECKPOINT", help="the checkpoint it was built from: directory, hub id, egm-nano"
     )
     parser.add_argument(
         "--scenes", type=whole_number(1, 100_000), metavar="N",
@@ -93,13 +149,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where transformers runs, a torch device (default: cpu)")
     parser.add_argument("--threads", type=whole_number(1, 512), metavar="N", help="CPU threads of the bundle's engine")
-    parser.add_argument("--no-store", action="store_true", help="leave the bundle's manifest as it is")
+    parser.add_argument("--no-store", action="store_true", help="keep nothing of what was found")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser.parse_args(argv)
 
 
-def _cases(arguments: argparse.Namespace) -> Sequence[Case]:
+def _cases(arguments: argparse.Namespace) -> Sequence[Any]:
+    from build_engine.parity.cases import probes, rows, scenes
+
     if arguments.data is not None:
         return rows(arguments.data, arguments.images, arguments.limit)
     count = arguments.scenes or (NANO_SCENES if arguments.reference == SHIPPED_NAME else 0)

@@ -20,6 +20,7 @@ from egm_edge.bundle import Bundle, Verify
 from egm_edge.bundle_from_checkpoint import open_directory
 from egm_edge.decoding import DecodingKeywords, TokenEvent
 from egm_edge.errors import BackendError
+from egm_edge.golden.attestation import check_at_first_open
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Task
 from egm_edge.sources import Source, SourceKind, resolve
@@ -95,6 +96,7 @@ def open_grounder(
     memory: str = "auto",
     threads: int | None = None,
     verify: Verify = "full",
+    check: bool = True,
 ) -> AnyGrounder:
     """Open what answers for `model`, and load its engine.
 
@@ -102,6 +104,7 @@ def open_grounder(
         model: whatever `sources.resolve` understands (None: $EGM_BUNDLE, else the shipped model), or an opened bundle. A hub
             id is downloaded and built for this machine the first time.
         memory, threads, verify: as in `Grounder.from_bundle`; runtimes with memory and threads of their own ignore them.
+        check: as in `Grounder.from_opened`.
 
     Raises:
         BundleError, CheckpointError, InputError: nothing there, damaged, or of another version.
@@ -114,8 +117,11 @@ def open_grounder(
         model = open_directory(directory_of(source), verify=verify)
     runtime = model.manifest.text_runtime
     if runtime and runtime != HTTP:  # a server's bundle is refused below, with the address to ask instead
-        return grounder_class(runtime).from_opened(model)
-    return Grounder.from_opened(model, memory=memory, threads=threads)
+        grounder: AnyGrounder = grounder_class(runtime).from_opened(model)
+        if check:
+            check_at_first_open(grounder, model, grounder.facts)
+        return grounder
+    return Grounder.from_opened(model, memory=memory, threads=threads, check=check)
 
 
 def directory_of(source: Source) -> Path:

@@ -20,8 +20,10 @@ from typing import Any, Literal
 from egm_edge.errors import BundleError
 from egm_edge.hashing import canonical_hash
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "bundle.json"
+GOLDEN = "golden/"  # requests with the reference's replies
+ATTESTATIONS = "attestations"  # folder of what machines found that checked the bundle; no part of it
 MANIFEST_MAX_BYTES = 4 << 20
 HASH_CHUNK_BYTES = 4 << 20
 HASH_THREADS = 2
@@ -84,17 +86,21 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """sha256 of the canonical manifest: names the bundle and, through `files`, every byte in it."""
-        return canonical_hash(asdict(self))
+        """sha256 that names the bundle: of everything that decides its answers, through `files` to the last byte. What vouches
+        for them (parity, golden replies) or for how sure they are (calibration) may change and leaves the name as it is."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("parity", "calibration")}
+        deciding = {name: record for name, record in values["files"].items() if not name.startswith(GOLDEN)}
+        return canonical_hash(values | {"files": deciding})
 
     @property
-    def content_hash(self) -> str:
-        """As `hash`, parity and calibration left out: what a parity report speaks of."""
-        return canonical_hash({k: v for k, v in asdict(self).items() if k not in ("parity", "calibration")})
+    def seal(self) -> str:
+        """sha256 of all of the manifest, which tells one that was edited."""
+        return canonical_hash(asdict(self))
 
     def to_json(self) -> str:
         """The text of bundle.json: sorted keys, no timestamps, so that equal bundles are equal bytes."""
-        return json.dumps(asdict(self) | {"hash": self.hash}, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        values = asdict(self) | {"hash": self.hash, "seal": self.seal}
+        return json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -106,18 +112,18 @@ class Manifest:
         """
         values = _parse_object(text)
         _check_schema_version(values)
-        known = {f.name for f in fields(cls)} | {"hash"}
-        required = {f.name for f in fields(cls) if f.default is MISSING} | {"hash"}
+        known = {f.name for f in fields(cls)} | {"hash", "seal"}
+        required = {f.name for f in fields(cls) if f.default is MISSING} | {"hash", "seal"}
         problems = [f"missing key {name!r}" for name in sorted(required - values.keys())]
         problems += [f"unknown key {name!r}" for name in sorted(values.keys() - known)]
         if problems:
             raise BundleError(f"a {MANIFEST_NAME} of schema {SCHEMA_VERSION}", "; ".join(problems), _REBUILD)
-        written_hash = values.pop("hash")
+        written_hash, written_seal = values.pop("hash"), values.pop("seal")
         manifest = cls(**(values | {"files": _file_records(values["files"])}))
-        if manifest.hash != written_hash:
+        if (manifest.hash, manifest.seal) != (written_hash, written_seal):
             raise BundleError(
-                f"{MANIFEST_NAME} with hash {str(written_hash)[:12]}…",
-                f"content with hash {manifest.hash[:12]}… (it was edited)",
+                f"{MANIFEST_NAME} with hash {str(written_hash)[:12]}… and seal {str(written_seal)[:12]}…",
+                f"content with hash {manifest.hash[:12]}… and seal {manifest.seal[:12]}… (it was edited)",
                 _REBUILD,
             )
         return manifest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class EgmError(Exception):
-    """Base of every error that a user can hint.
+    """Base of every error that a user can mend.
 
     Args:
         expected: what was needed, as a noun phrase ("an HWC uint8 image").

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from egm_edge.errors import InputError
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, mode: str = "w", *, errors: str | None = None) -> Iterator[IO[Any]]:
@@ -31,3 +33,21 @@ def whole_file(path: Path, mode: str = "w", *, errors: str | None = None) -> Ite
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole text file, for a user who named where.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    try:
+        with whole_file(path, errors="replace") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+
+
+def unwritable(directory: Path, error: OSError) -> InputError:
+    """What an OSError while writing to a folder means to the user."""
+    return InputError(f"a folder to write to at {directory}", error.strerror or str(error), "choose another --out")

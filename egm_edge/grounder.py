@@ -30,6 +30,7 @@ from egm_edge.decoding.deadline.latency_model import LatencyModel
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.frame import Frame, ImageSource, make_frame, open_in_engine
+from egm_edge.golden.attestation import check_at_first_open
 from egm_edge.grounding import Grounding, Task
 from egm_edge.grounding_request import GroundingRequest
 from egm_edge.loaded_model import LoadedModel, read_tokenizer
@@ -87,10 +88,19 @@ class Grounder:
         return cls.from_opened(Bundle.open(path, verify=verify), memory=memory, threads=threads)
 
     @classmethod
-    def from_opened(cls, bundle: Bundle, *, memory: str = "auto", threads: int | None = None) -> Grounder:
-        """As `from_bundle`, for a bundle that is already open."""
+    def from_opened(
+        cls, bundle: Bundle, *, memory: str = "auto", threads: int | None = None, check: bool = True
+    ) -> Grounder:
+        """As `from_bundle`, for a bundle that is already open.
+
+        Args:
+            check: ask it a golden request where it was verified on another kind of machine, once.
+        """
         tokenizer = read_tokenizer(bundle)
-        return cls(open_backend(bundle, memory=memory, threads=threads), bundle, tokenizer)
+        grounder = cls(open_backend(bundle, memory=memory, threads=threads), bundle, tokenizer)
+        if check:
+            check_at_first_open(grounder, bundle, grounder.facts)
+        return grounder
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, max_pixels: int | None = None, threads: int | None = None) -> Grounder:

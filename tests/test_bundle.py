@@ -138,8 +138,8 @@ def _traversal(root: Path) -> None:
             lambda root: edit_manifest(root, files={"x": {"sha256": "A", "bytes": -1}}), "bad records of x", id="bad record"
         ),
         pytest.param(
-            lambda root: edit_manifest(root, schema_version=2, egm_edge_version="9.9"),
-            "expected a bundle of schema 1; found schema 2, written by egm-edge 9.9; rebuild it",
+            lambda root: edit_manifest(root, schema_version=9, egm_edge_version="9.9"),
+            "expected a bundle of schema 2; found schema 9, written by egm-edge 9.9; rebuild it",
             id="another version",
         ),
         pytest.param(lambda root: edit_manifest(root, schema_version="1"), "integer 'schema_version'", id="odd version"),

@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from build_engine.parity.cases import probes
+from build_engine.parity.cases import golden_cases, probes
 from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
+from egm_edge.golden.check import check_golden
+from egm_edge.golden.replies import GoldenSet, write_golden
+from egm_edge.grounder import Grounder
+from egm_edge.loaded_model import read_tokenizer
 
 MAX_PARAMETERS = 400_000_000  # beyond this a float32 reference beside the build does not fit every build machine
 PROBE_TOKENS = 48
+GOLDEN_TOKENS = 192
+KL_SHARE, LEAST_KL = 4.0, 5e-4  # what another machine's logits may differ by, of what this one's do
 VERIFY = "egm verify BUNDLE --reference CHECKPOINT"
 
 
@@ -42,7 +49,7 @@ def gate(
         open_engine: what runs the candidate here.
 
     Returns:
-        The parity section of its manifest.
+        The parity section of its manifest. Its golden replies are written into the candidate's directory.
 
     Raises:
         BuildError: it differs from its checkpoint by more than its precision's bounds.
@@ -53,6 +60,7 @@ def gate(
     if parameters > MAX_PARAMETERS:
         return unverified(f"{parameters / 1e9:.1f} billion parameters: too large for a reference beside the build")
     from build_engine.parity.gate import compare, fitting
+    from build_engine.parity.golden import golden_set
     from egm_edge.backends.transformers_reference import TransformersReference
 
     reference = TransformersReference(checkpoint, max_pixels=candidate.manifest.limits.get("max_pixels"))
@@ -60,12 +68,10 @@ def gate(
     new_tokens = min(PROBE_TOKENS, int(limits["max_new_tokens"]))
     cases = fitting(candidate, reference, probes(), new_tokens)
     if not cases:
-        return unverified(f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}")
-    backend = open_engine(candidate)
-    try:
-        report = compare(candidate, backend, reference, cases, max_new_tokens=new_tokens)
-    finally:
-        backend.close()
+        return unverified(
+            f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}"
+        )
+    report = compare(candidate, open_engine, reference, cases, max_new_tokens=new_tokens)
     if not report.passed:
         stage = next((s for s in report.stages if s.passed is False), report.stages[-1])
         measured = f"{stage.worst:.3g} {stage.unit}, bound {stage.bound:.3g}" if stage.worst is not None else ""
@@ -75,4 +81,19 @@ def gate(
             f"another {stage.name} ({found})",
             "build with a higher --precision, or --no-gate to take it as it is",
         )
+    golden = golden_set(candidate, reference, golden_cases(), GOLDEN_TOKENS)
+    write_golden(candidate.root, _bounded_by_this_machine(candidate, open_engine, golden))
     return report.to_dict()
+
+
+def _bounded_by_this_machine(candidate: Bundle, open_engine: Callable[[Bundle], Backend], golden: GoldenSet) -> GoldenSet:
+    """Golden replies with a bound on logits that is little more than what the bundle shows here, where it was verified: another
+    machine is to round as this one does, not only to stay within what its precision may cost."""
+    backend = open_engine(candidate)
+    try:
+        grounder = Grounder(backend, candidate, read_tokenizer(candidate))
+        found = check_golden(grounder, backend.facts, golden).kl_nats
+    finally:
+        backend.close()
+    bound = golden.limits["kl_nats"] if found is None else min(golden.limits["kl_nats"], KL_SHARE * found + LEAST_KL)
+    return replace(golden, limits={**golden.limits, "kl_nats": bound})

@@ -22,6 +22,7 @@ from egm_edge.synthetic import layout, render, sample_query, sample_scene
 
 SCENE_SEED = 980_000_000  # beyond the ranges that EGM-Nano trains and is evaluated on
 SCENE_WH = (640, 480)
+GOLDEN_CASES, GOLDEN_SEED, GOLDEN_WH = 6, 981_000_000, (288, 216)
 # Kind of question, objects in the scene, task: the suites of EGM-Nano's model card in turn.
 SCENE_SUITES = (
     ("attribute", (1, 3), Task.MODAL),
@@ -50,18 +51,46 @@ class Case:
 
 @lru_cache(maxsize=1)
 def probes() -> tuple[Case, ...]:
-    """Four requests on three drawn pictures of different aspect. They exercise every graph with realistic input and say
-    nothing about how well the model grounds."""
-    wide, tall, square = (_png(_table(*size, seed=i)) for i, size in enumerate(((480, 640), (400, 300), (320, 320))))
+    """Five requests on four drawn pictures of different aspect and odd sizes, a picture that was displaced asked again. They
+    exercise every graph with realistic input and say nothing about how well the model grounds."""
+    sizes = ((480, 640), (777, 333), (320, 320), (201, 403))
+    wide, tall, square, odd = (_png(_table(*size, seed=i)) for i, size in enumerate(sizes))
     return (
         Case(wide, "the red mug", Task.MODAL),
-        Case(wide, "the leftmost green box", Task.MODAL),
         Case(tall, "the blue ball", Task.AMODAL),
-        Case(square, "the yellow block behind the red mug", Task.AMODAL),
+        Case(wide, "the leftmost green box", Task.AMODAL),
+        Case(square, "the yellow block behind the red mug", Task.MODAL),
+        Case(odd, "the second cup from the right", Task.MODAL),
     )
 
 
-def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
+@lru_cache(maxsize=4)
+def largest_probe(spec: PixelSpec, most_pixels: int) -> Case:
+    """A request on a picture near the largest that the spec lets through, `most_pixels` at most."""
+    if spec.rule == TILES:
+        rows = max(1, int((min(spec.max_tiles, max(1, most_pixels // spec.tile_size**2)) * 3 / 4) ** 0.5))
+        columns = min(spec.max_tiles, max(1, most_pixels // spec.tile_size**2)) // rows
+        height, width = rows * spec.tile_size + 3, columns * spec.tile_size + 5
+    else:
+        area = min(spec.max_pixels, most_pixels) * 0.97
+        height = max(spec.patch_size * spec.merge_size, int((area * 9 / 16) ** 0.5))
+        width = int(height * 16 / 9)
+    return Case(_png(_table(height, width, seed=9)), "the smallest green box", Task.MODAL)
+
+
+@lru_cache(maxsize=1)
+def displacing_picture() -> bytes:
+    """A small picture that no case shows."""
+    return _png(_noise(70, 90, seed=77))
+
+
+@lru_cache(maxsize=1)
+def golden_cases() -> tuple[Case, ...]:
+    """The requests whose answers a bundle carries: six scenes, both tasks, small enough to travel."""
+    return tuple(scenes(GOLDEN_CASES, first_seed=GOLDEN_SEED, image_wh=GOLDEN_WH))
+
+
+def scenes(count: int, *, first_seed: int = SCENE_SEED, image_wh: tuple[int, int] = SCENE_WH) -> Iterator[Case]:
     """`count` drawn tabletop scenes with their true boxes: the world that EGM-Nano knows."""
     made, seed = 0, first_seed
     while made < count:
@@ -69,13 +98,13 @@ def scenes(count: int, *, first_seed: int = SCENE_SEED) -> Iterator[Case]:
         kind, objects, task = SCENE_SUITES[made % len(SCENE_SUITES)]
         occlusion = 1.0 if task is Task.AMODAL else 0.35
         scene = sample_scene(seed, objects, occlusion=occlusion)
-        where = layout(scene, *SCENE_WH)
+        where = layout(scene, *image_wh)
         query = sample_query(scene, where, random.Random(seed), kind=kind, task=task)
         if query is None or query.box_norm1000 is None:
             continue
         made += 1
-        truth = Box.from_norm1000(query.box_norm1000, *SCENE_WH)
-        yield Case(_png(render(scene, *SCENE_WH).image), query.expression, task, truth)
+        truth = Box.from_norm1000(query.box_norm1000, *image_wh)
+        yield Case(_png(render(scene, *image_wh).image), query.expression, task, truth)
 
 
 def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
@@ -99,12 +128,23 @@ def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
     """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
+    sizes += [(3 * unit, 2 * unit), (777, 333), *_half_way(spec)]
     for area in (spec.min_pixels, spec.max_pixels):
         for share in (0.9, 1.3):
             width = int((area * share * 4 / 3) ** 0.5)
             sizes.append((width, int(width * 3 / 4)))
     kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
     return tuple(_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
+
+
+def _half_way(spec: PixelSpec) -> list[tuple[int, int]]:
+    """A small and a large size whose height lies half-way between two, where rounding to even and rounding up part."""
+    if spec.rule == TILES:
+        return []
+    unit = spec.patch_size * spec.merge_size
+    pairs = [(columns, rows) for rows in range(2, 64, 2) for columns in range(2, 64)]
+    fits = [pair for pair in pairs if spec.min_pixels <= pair[0] * pair[1] * unit**2 <= spec.max_pixels]
+    return [(columns * unit, rows * unit + unit // 2) for columns, rows in (*fits[:1], *fits[-1:])]
 
 
 def _png(image_rgb: NDArray[np.uint8]) -> bytes:

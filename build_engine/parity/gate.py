@@ -1,7 +1,7 @@
 """The parity gate: the same pictures and sentences through the checkpoint and through a bundle, compared stage by stage.
 
-Reads top to bottom: ask the reference, look at pixels and prompts, run the backend, compare, report. Knows nothing of how
-bundles are built or stored.
+Reads top to bottom: pixels, prompts, the bundle with its rounding taken away (structure, tight bounds), the bundle as it is
+(rounding, bounds of its precision), replies and boxes, report. Knows nothing of how bundles are built or stored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from build_engine.parity import stages
-from build_engine.parity.bounds import BOUNDS, Bounds
-from build_engine.parity.cases import Case, size_probes
-from build_engine.parity.engine_pixels import engine_pixels
+from build_engine.checkpoint import Checkpoint
+from build_engine.parity import settings, stages
+from build_engine.parity.bounds import BOUNDS, EXACT, NEARLY_EXACT, Bounds
+from build_engine.parity.cases import Case, largest_probe, size_probes
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
+from build_engine.parity.scripted import script_problems
+from build_engine.parity.side import SINGLE_STEPS, BackendSide
+from build_engine.parity.unrounded import unrounded
+from build_engine.parity.witnesses import Observed, attribute_problems, in_pixels, read_box, task_text
 from egm_edge.backends import Backend
-from egm_edge.backends.onnx_runtime.config import EngineConfig
-from egm_edge.backends.transformers_reference import Prepared, ReferenceTrace, TransformersReference
+from egm_edge.backends.transformers_reference import Prepared, TransformersReference
 from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, sha256_of
 from egm_edge.errors import EgmError
-from egm_edge.families import family_for
-from egm_edge.families.prompts import prefix_ids
-from egm_edge.grounder import Grounder
+from egm_edge.golden.attestation import Machine
 from egm_edge.grounding import Task
-from egm_edge.loaded_model import read_tokenizer
-from egm_edge.parsing import parse_answer
 from egm_edge.pixels import PixelSpec
 
-TRACED = 4  # cases whose every stage is compared; the others are compared by text and box
+TRACED = 5  # cases whose every stage is compared; the others are compared by text and box
 BATCH = 16
 TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation decides between them
+TIE_SPREADS = 1e-2  # the same of one engine's own logits, in spreads of them
+LONG_TOKENS = 1100  # more than an engine's cache holds at first
+LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 640_000, 400_000  # of the largest probe: 2,500 and 1,562 patches of 16
+SMALL_PARAMETERS = 50_000_000
 EXPRESSION = "the red mug left of the kettle"
+
+Opener = Callable[[Bundle], Backend]
 
 
 @dataclass(slots=True)
@@ -48,17 +53,42 @@ class _Run:
 
     embeddings: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
     deepstack: list[tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = field(default_factory=list)
-    logits: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
-    boxes: list[BoxPair] = field(default_factory=list)
-    vision_problems: list[str] = field(default_factory=list)
-    deepstack_problems: list[str] = field(default_factory=list)
-    prefill_problems: list[str] = field(default_factory=list)
-    text_problems: list[str] = field(default_factory=list)
+    prefill: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    decode: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    broken: str = ""
+
+    def note(self, stage: str, *found: str) -> None:
+        self.problems.setdefault(stage, []).extend(found)
+
+    def results(self, bounds: Bounds) -> dict[str, StageResult]:
+        """The measured stages by name."""
+        known = self.problems.get
+        found = [
+            stages.vision(self.embeddings, bounds, known("vision embedding", ())),
+            stages.deep_stack(self.deepstack, bounds, known("deep-stack", ())),
+            stages.logits("prefill logits", self.prefill, bounds, known("prefill logits", ())),
+            stages.logits("decode logits", self.decode, bounds, known("decode logits", ())),
+        ]
+        return {stage.name: stage for stage in (self._after_failure(found) if self.broken else found)}
+
+    def _after_failure(self, found: list[StageResult]) -> list[StageResult]:
+        """The engine stopped. What it finished and settings that differ speak for themselves; else its own words name the stage."""
+        if not self.embeddings:
+            found = [s if s.passed is False else StageResult(s.name, None) for s in found]
+        if all(stage.passed is not False for stage in found):
+            blamed = next((name for word, name in _BLAMED if word in self.broken), "prefill logits")
+            found = [StageResult(blamed, False, detail=self.broken) if s.name == blamed else s for s in found]
+        return found
+
+
+# Words of an engine's error, most telling first.
+_BLAMED = (("deepstack", "deep-stack"), ("vision", "vision embedding"), ("patches", "vision embedding"))
 
 
 def compare(
     bundle: Bundle,
-    backend: Backend,
+    open_engine: Opener,
     reference: TransformersReference,
     cases: Sequence[Case],
     *,
@@ -66,9 +96,10 @@ def compare(
     traced: int = TRACED,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ParityReport:
-    """Compare a bundle, run by `backend`, with its checkpoint.
+    """Compare a bundle with its checkpoint.
 
     Args:
+        open_engine: what runs the bundle here, and the same graphs in float32.
         cases: requests; the first `traced` are compared at every stage.
         max_new_tokens: cap of both sides' replies.
         advance: told how many cases were finished.
@@ -78,34 +109,58 @@ def compare(
     """
     manifest = bundle.manifest
     bounds = BOUNDS[manifest.precision]
-    grounder = Grounder(backend, bundle, read_tokenizer(bundle))
-    side = _BackendSide(bundle, grounder)
-    found = [_pixels(side, reference, cases), _prompt(side, reference)]
-    run = _Run(
-        vision_problems=_vision_settings(manifest.model, reference),
-        deepstack_problems=_deepstack_settings(manifest.model, reference),
-        prefill_problems=_decoder_settings(manifest.model, reference),
-        text_problems=_end_tokens(manifest.model, reference),
-    )
-    broken = _run_cases(side, reference, cases, run, bounds, max_new_tokens, traced, advance)
-    boxes = BoxAgreement.of(run.boxes) if not broken else None
-    found += [*_measured_stages(run, bounds, boxes, broken)]
+    asked = _Asked(reference, manifest.family, cases, max_new_tokens)
+    backend = open_engine(bundle)
+    try:
+        side = BackendSide(bundle, backend)
+        found = [_pixels(side, reference, cases), _prompt(side, reference)]
+        structure, rounding = _Run(), []
+        settings.note_problems(manifest.model, reference, structure.note)
+        if manifest.precision != "fp32":
+            with Checkpoint(reference.checkpoint) as checkpoint, unrounded(bundle, checkpoint) as twin:
+                exact = EXACT if twin.exact else NEARLY_EXACT
+                rounding = twin.problems
+                _traced_by(twin.bundle, open_engine, asked, structure, exact, traced)
+            rounded = _Run()
+        else:
+            exact, rounded = bounds, structure
+        if not (rounded is structure and structure.broken):
+            _trace_all(side, asked, rounded, bounds, traced, exact=rounded is structure)
+        for name in ("vision", "decoder", "prefill"):
+            if (graph := bundle.root / f"graphs/{name}.onnx").is_file() and asked.observed is not None:
+                part = "vision" if name == "vision" else "decoder"
+                stage = "vision embedding" if part == "vision" else "prefill logits"
+                structure.note(stage, *attribute_problems(graph, asked.observed.seen[part]))
+        text = _Run() if structure.broken or rounded.broken else _texts(side, asked, bounds, traced, advance)
+    finally:
+        backend.close()
+    found += _merged(structure.results(exact), rounded.results(bounds), same=rounded is structure)
+    found.append(stages.rounding(rounding))
+    broken = structure.broken or rounded.broken or text.broken
+    boxes = None if broken else BoxAgreement.of(asked.pairs)
+    problems = [*structure.problems.get("text", ()), *text.problems.get("text", ())]
+    if boxes is None:
+        found.append(StageResult("text", None, detail="" if broken in (s.detail for s in found) else broken))
+    else:
+        found.append(stages.text(boxes, bounds, problems))
     return ParityReport(
         against=reference.name,
         backend=f"{backend.facts.runtime} ({backend.facts.device})",
         precision=manifest.precision,
         checkpoint_sha256=checkpoint_sha256(reference.checkpoint),
-        content_sha256=manifest.content_hash,
+        content_sha256=manifest.hash,
         stages=tuple(found),
         boxes=boxes,
         versions=dict(reference.versions),
+        machine=Machine.of(backend.facts).to_dict(),
     )
 
 
 def fitting(bundle: Bundle, reference: TransformersReference, cases: Sequence[Case], new_tokens: int) -> list[Case]:
     """The cases whose request leaves room for `new_tokens` in the bundle's context."""
     room = int(bundle.manifest.limits["context_tokens"]) - new_tokens
-    return [c for c in cases if len(reference.prepare(_opened(c.picture), _task_text(bundle, c)).ids) <= room]
+    asked = _Asked(reference, bundle.manifest.family, cases, new_tokens)
+    return [case for case in cases if len(asked.prepared(case).ids) <= room]
 
 
 def checkpoint_sha256(directory: Path) -> str:
@@ -117,39 +172,40 @@ def checkpoint_sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-class _BackendSide:
-    """The bundle's half: frames, prompts, traces."""
+class _Asked:
+    """The checkpoint's half: its replies and traces, computed once for both passes over the bundle."""
 
-    def __init__(self, bundle: Bundle, grounder: Grounder) -> None:
-        self.bundle, self.grounder = bundle, grounder
-        self.family = family_for(bundle.manifest.family)
+    def __init__(
+        self, reference: TransformersReference, family: str, cases: Sequence[Case], max_new_tokens: int
+    ) -> None:
+        self.reference, self.family, self.cases, self.max_new_tokens = reference, family, cases, max_new_tokens
+        self.observed: Observed | None = None
+        self.pairs: list[BoxPair] = []
+        self._replies: dict[int, list[int]] = {}
+        self._traces: dict[tuple[Any, ...], Any] = {}
 
-    def task_text(self, case: Case) -> str:
-        return _task_text(self.bundle, case)
+    def prepared(self, case: Case) -> Prepared:
+        return self.reference.prepare(_opened(case.picture), task_text(self.family, case.expression, case.task))
 
-    def seen(self, picture: bytes) -> stages.Seen:
-        frame = self.grounder.frame(picture)
-        values = engine_pixels(self.bundle, frame.pixels, self.grounder.pixel_spec)
-        return stages.Seen(values, frame.pixels.grid_hw, frame.image_wh)
+    def reply(self, number: int) -> list[int]:
+        if number not in self._replies:
+            start = number - number % BATCH
+            batch = [self.prepared(case) for case in self.cases[start : start + BATCH]]
+            self._replies |= dict(enumerate(self.reference.generate(batch, self.max_new_tokens), start))
+        return self._replies[number]
 
-    def prompt_ids(self, case: Case) -> list[int]:
-        grounder = self.grounder
-        frame = grounder.frame(case.picture)
-        prefix = self.family.prefix_token_ids(
-            prefix_ids(grounder.tokenizer, grounder.prompt_spec),
-            int(self.bundle.manifest.model["image_token_id"]),
-            frame.pixels,
-        )
-        return [*prefix, *grounder.token_ids(case.expression, case.task)]
-
-    def logits(self, engine_frame: Any, case: Case, reply: Sequence[int]) -> NDArray[np.float32]:
-        """After every token of the request and of `reply`."""
-        session = self.grounder.backend.open_session(engine_frame)
-        ids = [*self.grounder.token_ids(case.expression, case.task), *reply]
-        return session.extend(ids, every_position=True)
+    def trace(self, case: Case, reply: Sequence[int], last: int, **options: Any) -> Any:
+        key = (case, tuple(reply), last, *options.items())
+        if key not in self._traces:
+            observed = Observed(self.reference.model) if self.observed is None else None
+            self._traces[key] = self.reference.trace(self.prepared(case), reply, last, **options)
+            if observed is not None:
+                observed.detach(vision_runs=2)  # for its features, and for the logits
+                self.observed = observed
+        return self._traces[key]
 
 
-def _pixels(side: _BackendSide, reference: TransformersReference, cases: Sequence[Case]) -> StageResult:
+def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence[Case]) -> StageResult:
     max_pixels = side.bundle.manifest.limits.get("max_pixels")
     expected = PixelSpec.from_checkpoint(reference.checkpoint)
     expected = expected if max_pixels is None else expected.with_max_pixels(max_pixels)
@@ -165,10 +221,10 @@ def _pixels(side: _BackendSide, reference: TransformersReference, cases: Sequenc
     return stages.pixels(changes, pairs)
 
 
-def _prompt(side: _BackendSide, reference: TransformersReference) -> StageResult:
+def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
     """Both tasks on one small picture, in one script and another."""
     picture = size_probes(PixelSpec.from_checkpoint(reference.checkpoint))[0]
-    image, pairs = _opened(picture), []
+    asked, pairs = _Asked(reference, side.bundle.manifest.family, (), 1), []
     for expression in (EXPRESSION, "左边的杯子"):
         for task in Task:
             case = Case(picture, expression, task)
@@ -176,109 +232,86 @@ def _prompt(side: _BackendSide, reference: TransformersReference) -> StageResult
                 ours = side.prompt_ids(case)
             except EgmError as error:
                 return StageResult("prompt", False, detail=str(error))
-            pairs.append((reference.prepare(image, side.task_text(case)).ids, ours))
+            pairs.append((asked.prepared(case).ids, ours))
     return stages.prompt(pairs, lambda ids: reference.text(ids, marked=True))
 
 
-def _vision_settings(model: dict[str, Any], reference: TransformersReference) -> list[str]:
-    ours, theirs = (model.get("vision") or {}).get("rope_theta"), reference.vision_rope_theta
-    return stages.changed_fields({"rope_theta": ours}, {"rope_theta": theirs})
+def _traced_by(bundle: Bundle, open_engine: Opener, asked: _Asked, run: _Run, bounds: Bounds, traced: int) -> None:
+    try:
+        backend = open_engine(bundle)
+    except EgmError as error:
+        run.broken = f"the backend failed: {error}"
+        return
+    try:
+        _trace_all(BackendSide(bundle, backend), asked, run, bounds, traced, exact=True)
+    finally:
+        backend.close()
 
 
-def _deepstack_settings(model: dict[str, Any], reference: TransformersReference) -> list[str]:
-    ours = (model.get("vision") or {}).get("deepstack")
-    return [] if ours == reference.deepstack_count else [f"{ours} features instead of {reference.deepstack_count}"]
+def _trace_all(side: BackendSide, asked: _Asked, run: _Run, bounds: Bounds, traced: int, *, exact: bool) -> None:
+    """Every stage of the traced cases; what only structure decides (`exact`) in one pass alone."""
+    try:
+        for number, case in enumerate(asked.cases[:traced]):
+            _trace(side, asked, case, asked.reply(number), run)
+            if exact and number == 0 and run.deepstack[0][0] and not stages.logits("", run.prefill, bounds).passed:
+                _blame_deepstack(side, asked, case, run, bounds)
+        if exact:
+            _trace_extremes(side, asked, run)
+    except EgmError as error:
+        run.broken = f"the backend failed: {error}"
 
 
-def _decoder_settings(model: dict[str, Any], reference: TransformersReference) -> list[str]:
-    theta, section = reference.rope
-    ours = {"rope_theta": model.get("rope_theta"), "mrope_section": tuple(model.get("mrope_section") or ()) or None}
-    return stages.changed_fields(ours, {"rope_theta": theta, "mrope_section": section})
-
-
-def _end_tokens(model: dict[str, Any], reference: TransformersReference) -> list[str]:
-    ours = frozenset(model["stop_token_ids"])
-    if ours == reference.end_token_ids:
-        return []
-    return [f"end tokens {sorted(ours)} instead of {sorted(reference.end_token_ids)}"]
-
-
-def _run_cases(
-    side: _BackendSide,
-    reference: TransformersReference,
-    cases: Sequence[Case],
-    run: _Run,
-    bounds: Bounds,
-    max_new_tokens: int,
-    traced: int,
-    advance: Callable[[int], None],
-) -> str:
-    """Ask both sides every case; returns what the backend raised, "" when it ran through."""
-    for number, (case, prepared, reply) in enumerate(_asked(side, reference, cases, max_new_tokens)):
-        try:
-            frame = side.grounder.frame(case.picture)
-            answer = side.grounder.ground(
-                frame, case.expression, task=case.task, max_new_tokens=max_new_tokens, force_syntax=False
-            )
-            if number < traced:
-                request = side.grounder.token_ids(case.expression, case.task)
-                theirs = reference.trace(prepared, reply, len(request))
-                _trace(side, frame.engine_frame, case, theirs, reply, run)
-            same = answer.text == reference.text(reply)
-            if not same and bounds.same_text and not _tie(side, reference, case, prepared, reply, frame.engine_frame):
-                run.text_problems.append(f"{answer.text[:60]!r} instead of {reference.text(reply)[:60]!r}")
-        except EgmError as error:
-            return f"the backend failed: {error}"
-        parsed = parse_answer(reference.text(reply, marked=True), task=case.task, in_thought=prepared.in_thought)
-        box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh) if parsed.box_norm1000 else None
-        run.boxes.append(BoxPair(box, answer.box, case.truth, same))
-        advance(1)
-    return ""
-
-
-def _asked(
-    side: _BackendSide, reference: TransformersReference, cases: Sequence[Case], max_new_tokens: int
-) -> Iterator[tuple[Case, Prepared, list[int]]]:
-    """Cases with the reference's replies, computed a batch at a time."""
-    for start in range(0, len(cases), BATCH):
-        part = cases[start : start + BATCH]
-        prepared = [reference.prepare(_opened(case.picture), side.task_text(case)) for case in part]
-        yield from zip(part, prepared, reference.generate(prepared, max_new_tokens), strict=True)
-
-
-def _trace(side: _BackendSide, frame: Any, case: Case, theirs: ReferenceTrace, reply: Sequence[int], run: _Run) -> None:
+def _trace(side: BackendSide, asked: _Asked, case: Case, reply: Sequence[int], run: _Run) -> None:
+    """One case: vision, the request's logits, and the reference's reply token by token."""
+    request = side.request_ids(case)
+    theirs = asked.trace(case, reply, len(request) + len(reply))
+    frame = side.engine_frame(case)
     run.embeddings.append((theirs.embeddings, frame.embeddings))
     run.deepstack.append((theirs.deepstack, list(frame.deepstack)))
-    ours = side.logits(frame, case, reply)
-    run.logits.append((theirs.logits, ours))
     prompt_length = frame.positions.shape[1]
     if not np.array_equal(frame.positions, theirs.positions[:, :prompt_length]):
-        run.prefill_problems.append(_where_positions_differ(frame.positions, theirs.positions[:, :prompt_length]))
-    if (
-        theirs.deepstack
-        and frame.deepstack
-        and EngineConfig.from_dict(side.bundle.manifest.model).layers > 1  # behind the last layer no other token sees them
-        and len(run.logits) == 1
-        and _ignores_deepstack(side, frame, case, reply, ours)
-    ):
-        run.deepstack_problems.append("the decoder gives the same logits without them: they reach no layer")
+        run.note("prefill logits", _where_positions_differ(frame.positions, theirs.positions[:, :prompt_length]))
+    run.prefill.append((theirs.logits[: len(request)], side.prefill(case)))
+    if reply:
+        run.decode.append((theirs.logits[len(request) :], side.decode(case, reply)))
 
 
-def _ignores_deepstack(
-    side: _BackendSide, frame: Any, case: Case, reply: Sequence[int], ours: NDArray[np.float32]
-) -> bool:
-    """Whether logits stay the very same when the frame's deep-stack features are replaced by zeros."""
-    kept = frame.deepstack
-    backend = side.grounder.backend
-    other = side.grounder.frame(case.picture)
-    try:
-        side.grounder.ground(other, case.expression, task=case.task, max_new_tokens=1)  # takes the cache from `frame`
-        frame.deepstack = [np.zeros_like(feature) for feature in kept]
-        without = side.logits(frame, case, reply)
-    finally:
-        frame.deepstack = kept
-    backend.open_session(other.engine_frame)  # type: ignore[arg-type]
-    return bool(np.array_equal(without, ours))
+def _trace_extremes(side: BackendSide, asked: _Asked, run: _Run) -> None:
+    """The largest picture, a reply that outgrows the cache's first allocation, and replies that are decoded together."""
+    limits, case = side.bundle.manifest.limits, asked.cases[0]
+    context = int(limits["context_tokens"])
+    small = sum(p.numel() for p in asked.reference.model.parameters()) <= SMALL_PARAMETERS
+    large = largest_probe(side.grounder.pixel_spec, LARGE_PIXELS if small else LARGE_PIXELS_BIG_MODEL)
+    rng = np.random.default_rng(7)
+    words = [int(token) for token in rng.integers(0, _ordinary_tokens(side), 2 * LONG_TOKENS)]
+    if len(asked.prepared(large).ids) + 8 <= context:
+        _trace(side, asked, large, words[:8], run)
+    prompt = len(asked.prepared(case).ids)
+    length = min(LONG_TOKENS, context - prompt - 1)
+    if length > 2 * SINGLE_STEPS:
+        reply = words[:length]
+        theirs = asked.trace(case, reply, SINGLE_STEPS)
+        run.decode.append((theirs.logits, side.decode_tail(case, reply)))
+    if getattr(side.grounder.backend.capabilities, "branches", False) and prompt + 12 < context:
+        first, second = (words[i : i + 10] for i in (0, 10))
+        for reply, ours in zip((first, second), side.branched(case, first, second), strict=True):
+            run.decode.append((asked.trace(case, reply, len(reply)).logits, ours))
+
+
+def _ordinary_tokens(side: BackendSide) -> int:
+    """Ids below this are text (special tokens come last, and one of them would be taken for a picture)."""
+    special = side.grounder.tokenizer.get_added_tokens_decoder()
+    return min([*special, int(side.bundle.manifest.model["image_token_id"]), side.grounder.tokenizer.get_vocab_size()])
+
+
+def _blame_deepstack(side: BackendSide, asked: _Asked, case: Case, run: _Run, bounds: Bounds) -> None:
+    """Logits that agree once both sides leave their deep-stack features out differ by how these are used."""
+    length = len(side.request_ids(case))
+    theirs = asked.trace(case, (), length, without_deepstack=True).logits
+    with side.without_deepstack(case):
+        ours = side.prefill(case)
+    if stages.logits("", [(theirs, ours)], bounds).passed:
+        run.note("deep-stack", "the decoder adds them elsewhere: without them its logits are the reference's")
 
 
 def _where_positions_differ(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> str:
@@ -288,50 +321,73 @@ def _where_positions_differ(ours: NDArray[np.int64], theirs: NDArray[np.int64]) 
     return f"rotary position {ours[:, at].tolist()} instead of {theirs[:, at].tolist()} (time, height, width) at token {at}"
 
 
-def _tie(
-    side: _BackendSide,
-    reference: TransformersReference,
-    case: Case,
-    prepared: Prepared,
-    reply: Sequence[int],
-    frame: Any,
-) -> bool:
+def _texts(side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advance: Callable[[int], None]) -> _Run:
+    """Replies as a user gets them, against the reference's and against plain greedy decoding, and the boxes read from them."""
+    run, reference = _Run(), asked.reference
+    run.note("text", *script_problems(side.bundle, side.grounder.tokenizer))
+    for number, case in enumerate(asked.cases):
+        reply = asked.reply(number)
+        try:
+            frame = side.frame(case.picture)
+            answer = side.grounder.ground(
+                frame, case.expression, task=case.task, max_new_tokens=asked.max_new_tokens, force_syntax=False
+            )
+            same = answer.text == reference.text(reply)
+            if number < traced:
+                naive, lead = side.naive_reply(case, asked.max_new_tokens)
+                if lead > TIE_SPREADS and answer.text != reference.text(naive):
+                    run.note("text", f"{answer.text[:40]!r} where greedy decoding gives {reference.text(naive)[:40]!r}")
+            if not same and bounds.same_text and not _tie(side, asked, case, reply):
+                run.note("text", f"{answer.text[:60]!r} instead of {reference.text(reply)[:60]!r}")
+        except EgmError as error:
+            run.broken = f"the backend failed: {error}"
+            return run
+        in_thought = asked.prepared(case).in_thought
+        norm1000 = read_box(reference.text(reply, marked=True), in_thought=in_thought)
+        box = None
+        if norm1000 is not None:
+            x1, y1, x2, y2 = in_pixels(norm1000, frame.image_wh, case.task)
+            box = Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+        run_pair = BoxPair(box, answer.box, case.truth, same)
+        if same and box is not None and (answer.box is None or max(map(_off, box.xyxy, answer.box.xyxy)) > 0.01):
+            read = answer.box.xyxy if answer.box else None
+            run.note("text", f"the reference's very reply is read as {read} instead of {box.xyxy}")
+        asked.pairs.append(run_pair)
+        advance(1)
+    return run
+
+
+def _off(a: float, b: float) -> float:
+    return abs(a - b)
+
+
+def _tie(side: BackendSide, asked: _Asked, case: Case, reply: Sequence[int]) -> bool:
     """Whether the replies part at two tokens that the reference itself finds equally likely."""
-    ours = side.logits(frame, case, reply)[-len(reply) - 1 :].argmax(-1)
+    ours = np.concatenate([side.prefill(case)[-1:], side.decode(case, reply)]).argmax(-1) if reply else []
     parting = [i for i, token in enumerate(reply) if token != ours[i]]
     if not parting:
         return False
     at = parting[0]
-    last = reference.trace(prepared, reply[:at], 1).logits[-1]
+    last = asked.trace(case, reply[:at], 1).logits[-1]
     return bool(abs(float(last[reply[at]]) - float(last[ours[at]])) <= TIE_LOGITS)
 
 
-def _measured_stages(run: _Run, bounds: Bounds, boxes: BoxAgreement | None, broken: str) -> Iterator[StageResult]:
-    vision = stages.vision(run.embeddings, bounds, run.vision_problems)
-    deepstack = stages.deep_stack(run.deepstack, bounds, run.deepstack_problems)
-    logits = stages.logits(run.logits, bounds, run.prefill_problems)
-    if boxes is not None:
-        yield from (vision, deepstack, logits, stages.text(boxes, bounds, run.text_problems))
-        return
-    # The engine stopped. What it finished and settings that differ speak for themselves; else its own words name the stage.
-    results = {stage.name: stage for stage in (vision, deepstack, logits)}
-    if not run.embeddings:
-        results |= {name: StageResult(name, None) for name in results if results[name].passed is not False}
-    if all(stage.passed is not False for stage in results.values()):
-        blamed = next((name for word, name in _BLAMED if word in broken), "prefill logits")
-        results[blamed] = StageResult(blamed, False, detail=broken)
-    yield from results.values()
-    yield StageResult("text", None, detail="" if broken in (s.detail for s in results.values()) else broken)
+def _merged(structure: dict[str, StageResult], rounded: dict[str, StageResult], *, same: bool) -> Iterator[StageResult]:
+    """One result a stage: the structure's where that is wrong, else the rounded bundle's."""
+    for name, exact in structure.items():
+        result = rounded[name]
+        if same:
+            yield exact
+        elif exact.passed is False:
+            yield replace(
+                exact, detail="; ".join(part for part in (exact.detail, "with all weights unrounded") if part)
+            )
+        else:
+            yield replace(result, detail="; ".join(part for part in (result.detail, _unrounded_figure(exact)) if part))
 
 
-# Words of an engine's error, most telling first.
-_BLAMED = (("deepstack", "deep-stack"), ("vision", "vision embedding"), ("patches", "vision embedding"))
-
-
-def _task_text(bundle: Bundle, case: Case) -> str:
-    """The text of this project for the checkpoint's family, whatever the bundle says."""
-    family = family_for(bundle.manifest.family)
-    return (family.amodal if case.task is Task.AMODAL else family.modal).replace("{expression}", case.expression)
+def _unrounded_figure(exact: StageResult) -> str:
+    return "" if exact.worst is None else f"unrounded {exact.worst:.2g} (bound {exact.bound:.2g})"
 
 
 def _opened(picture: bytes) -> Image.Image:

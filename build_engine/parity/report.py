@@ -10,7 +10,7 @@ import numpy as np
 
 from egm_edge.boxes import Box
 
-STAGES = ("pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "text")
+STAGES = ("pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "decode logits", "rounding", "text")
 ACCURATE_IOU = 0.5
 CLOSE_IOU = 0.9
 
@@ -119,7 +119,7 @@ class ParityReport:
         against: what the reference was, with version and arithmetic.
         backend: what ran the bundle. precision: whose bounds were applied.
         checkpoint_sha256: of the reference's config and weights. content_sha256: of what was compared, parity left out.
-        stages: in the order of STAGES. boxes: None when text was not reached.
+        stages: in the order of STAGES. boxes: None when text was not reached. machine: what ran the bundle.
     """
 
     against: str
@@ -130,6 +130,7 @@ class ParityReport:
     stages: tuple[StageResult, ...]
     boxes: BoxAgreement | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def first_divergence(self) -> str:

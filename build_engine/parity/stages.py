@@ -101,26 +101,34 @@ def deep_stack(
 
 
 def logits(
-    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], bounds: Bounds, problems: Sequence[str] = ()
+    name: str,
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    bounds: Bounds,
+    problems: Sequence[str] = (),
 ) -> StageResult:
-    """Logits [k, V] of the request and of the reference's reply, (reference, backend) per case."""
+    """Logits [k, V] of the request ("prefill logits") or of the reply's tokens one by one, (reference, backend) per case."""
     if not pairs:
-        return StageResult("prefill logits", False if problems else None, detail="; ".join(problems))
+        return StageResult(name, False if problems else None, detail="; ".join(problems))
     shapes = {(reference.shape, backend.shape) for reference, backend in pairs if reference.shape != backend.shape}
     if shapes:
         theirs, ours = shapes.pop()
-        return StageResult("prefill logits", False, detail="; ".join([*problems, f"{ours} logits instead of {theirs}"]))
+        return StageResult(name, False, detail="; ".join([*problems, f"{ours} logits instead of {theirs}"]))
     kl = float(np.mean([divergence(reference, backend) for reference, backend in pairs]))
     off = max(_logit_error(reference, backend) for reference, backend in pairs)
     agreement = float(np.mean(np.concatenate([r.argmax(-1) == b.argmax(-1) for r, b in pairs])))
     found = list(problems)
     if not off <= bounds.logits:
         found.append(f"logits off by {off:.2g} of their spread (bound {bounds.logits:.2g})")
-    result = _result("prefill logits", found, kl, bounds.kl_nats, "nats")
+    result = _result(name, found, kl, bounds.kl_nats, "nats")
     return StageResult(
         result.name, result.passed, result.worst, result.bound, result.unit,
         "; ".join(part for part in (result.detail, f"same first choice at {agreement:.1%} of positions") if part),
     )  # fmt: skip
+
+
+def rounding(problems: Sequence[str]) -> StageResult:
+    """Every rounded weight is the nearest of its block's steps to the checkpoint's, and every step as large as the block asks."""
+    return _result("rounding", problems, 0.0, 0.0, "") if problems else StageResult("rounding", True)
 
 
 def text(agreement: BoxAgreement, bounds: Bounds, problems: Sequence[str] = ()) -> StageResult:
@@ -138,7 +146,7 @@ def text(agreement: BoxAgreement, bounds: Bounds, problems: Sequence[str] = ()) 
         allowed = max(bounds.accuracy_points, 100 * CASES_ALLOWED / agreement.truths + 0.01)
         if points < -allowed:
             found.append(f"Acc@0.5 {points:+.2f} points (bound -{allowed:.2f})")
-    return StageResult("text", not found, detail="; ".join(found))
+    return StageResult("text", not found, detail="; ".join(list(dict.fromkeys(found))[:4]))
 
 
 def divergence(reference: NDArray[np.float32], backend: NDArray[np.float32]) -> float:

@@ -26,4 +26,3 @@ def store(bundle: Bundle, parity: dict[str, Any]) -> Bundle:
             f"to write {path}", error.strerror or str(error), "make it writable, or pass --no-store"
         ) from None
     return Bundle(bundle.root, manifest)
-

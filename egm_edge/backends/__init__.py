@@ -64,7 +64,7 @@ def _parity_warning(bundle: Bundle) -> str:
         return f"this bundle FAILED its parity check at {parity.get('first_divergence') or 'an unnamed stage'}"
     if parity["status"] != "verified":
         return "this bundle was never compared with its checkpoint"
-    if parity.get("content_sha256", bundle.manifest.content_hash) != bundle.manifest.content_hash:
+    if parity.get("content_sha256", bundle.hash) != bundle.hash:
         return "this bundle was changed after it was compared with its checkpoint"
     return ""
 

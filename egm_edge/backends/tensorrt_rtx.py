@@ -59,7 +59,7 @@ class RtxRunner:
         self.facts = RuntimeFacts(f"tensorrt-rtx {trt.__version__}", f"cuda:0 ({gpu})")
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge" / "rtx"
-        self._kernels = {name: folder / f"{bundle.manifest.content_hash[:16]}-{gpu}-{name}.kernels" for name in ENGINES}
+        self._kernels = {name: folder / f"{bundle.hash[:16]}-{gpu}-{name}.kernels" for name in ENGINES}
         self._engines = {name: self._load(bundle.path(path), name) for name, path in ENGINES.items()}
         tokens_bytes = self.capacity * math.prod(self._row) * CACHE_ITEM_BYTES
         self._buffers = [{name: self._allocate(tokens_bytes) for name in self._names} for _ in range(2)]

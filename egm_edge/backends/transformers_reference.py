@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ class ReferenceTrace:
     Attributes:
         embeddings: [t, H] image embeddings. deepstack: features of the same shape.
         positions: [3, n] rotary positions of the prompt (time, height, width).
-        logits: [k + r, V] after each of the last k prompt tokens and of the reply tokens.
+        logits: [last, V] after each of the last prompt and reply tokens.
     """
 
     embeddings: NDArray[np.float32]
@@ -167,11 +168,14 @@ class TransformersReference:
             out = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
         return [_until_end(row, self.end_token_ids) for row in out[:, longest:].tolist()]
 
-    def trace(self, prepared: Prepared, reply: Sequence[int], prompt_logits: int) -> ReferenceTrace:
+    def trace(
+        self, prepared: Prepared, reply: Sequence[int], last: int, *, without_deepstack: bool = False
+    ) -> ReferenceTrace:
         """Every stage of one request, the reply fed as it stands (teacher forcing).
 
         Args:
-            prompt_logits: how many prompt tokens, counted from the end, to give logits of.
+            last: how many tokens, counted from the end, to give logits of.
+            without_deepstack: the decoder gets zeros for the deep-stack features.
         """
         import torch
 
@@ -186,7 +190,8 @@ class TransformersReference:
             if "mm_token_type_ids" in inputs:
                 inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, extra))
             self.model.model.rope_deltas = None  # kept from the last `generate`, for a batch of another size
-            logits = self.model(**inputs, logits_to_keep=prompt_logits + extra, use_cache=False).logits[0]
+            with _deepstack_zeroed(self.model.model.language_model) if without_deepstack else nullcontext():
+                logits = self.model(**inputs, logits_to_keep=last, use_cache=False).logits[0]
         return ReferenceTrace(
             embeddings=_rows(features.pooler_output),
             deepstack=[_rows(feature) for feature in getattr(features, "deepstack_features", None) or []],
@@ -211,6 +216,19 @@ class TransformersReference:
             attention_mask=inputs["attention_mask"],
         )
         return np.asarray(positions[:, 0].cpu().numpy(), np.int64)
+
+
+@contextmanager
+def _deepstack_zeroed(decoder: Any) -> Iterator[None]:
+    def zero(_: Any, args: Any, values: dict[str, Any]) -> Any:
+        features = values.get("deepstack_visual_embeds")
+        return args, values | {"deepstack_visual_embeds": features and [feature * 0 for feature in features]}
+
+    hook = decoder.register_forward_pre_hook(zero, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _processor(checkpoint: Path) -> Any:

@@ -41,12 +41,12 @@ def main(argv: list[str]) -> int:
         return 0
     if not arguments.data:
         raise InputError("--data FILE...", "none", "pass rows with boxes")
-    from egm_edge.benchmark.files import replace_text
     from egm_edge.confidence.logistic_calibration import fit
     from egm_edge.confidence.report import part, pictures, to_markdown
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
+    from egm_edge.files import replace_text
     from egm_edge.grounder import Grounder
     from egm_edge.reporting.progress import ProgressBar
 

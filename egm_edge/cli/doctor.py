@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings by section, then the commands that hint what is missing."""
+    """The findings by section, then the commands that mend what is missing."""
     lines = []
     section = ""
     for finding in findings:
@@ -31,7 +31,7 @@ def report(findings: list[Finding]) -> str:
         lines.append(f"  {MARKS[finding.status]:<8} {finding.name:<24} {finding.found}")
     mends = dict.fromkeys((f.hint, f.section) for f in findings if f.hint)
     if mends:
-        lines.append("to hint")
+        lines.append("to mend")
         lines += [f"  {command:<70} # {section}" for command, section in mends]
     works = "egm ground works here" if main_job_works(findings) else "egm ground does NOT work here yet: see MISSING above"
     return "\n".join([*lines, works])

@@ -67,22 +67,22 @@ def _evaluate(argv: list[str]) -> int:
     pictures = find_pictures(rows, roots)
     rows = with_sizes(rows, pictures)
 
-    from egm_edge.benchmark.files import replace_text
+    from egm_edge.files import replace_text
     from egm_edge.reporting.progress import ProgressBar
 
-    asked = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
-    identity = asked.identity | {
+    evaluated = (_server if _is_address(arguments.bundle) else _bundle)(arguments)
+    identity = evaluated.identity | {
         "data": data_identity(paths),
         "task": arguments.task or "as the data says",
         "limit_per_split": arguments.limit,
-        "budget_kind": asked.budgets.kind.name,
-        "budgets": list(asked.budgets.values),
+        "budget_kind": evaluated.budgets.kind.name,
+        "budgets": list(evaluated.budgets.values),
     }
-    out = Path(arguments.out or f"out/evaluate-{asked.name}")
+    out = Path(arguments.out or f"out/evaluate-{evaluated.name}")
     with RecordLog(out, identity) as log:
-        if len(in_order(log.records, rows, asked.budgets)) < len(rows) * len(asked.budgets.values):
-            asked.run(rows, pictures, log, ProgressBar("evaluate", None if arguments.json else sys.stderr))
-        records = in_order(log.records, rows, asked.budgets)
+        if len(in_order(log.records, rows, evaluated.budgets)) < len(rows) * len(evaluated.budgets.values):
+            evaluated.run(rows, pictures, log, ProgressBar("evaluate", None if arguments.json else sys.stderr))
+        records = in_order(log.records, rows, evaluated.budgets)
 
         from egm_edge.evaluate.gallery import gallery, worst
         from egm_edge.evaluate.report import curve_svgs, to_markdown
@@ -109,7 +109,7 @@ def _report(identity: dict[str, Any], records: list[Record], rule: str) -> Evalu
 
 
 def _score(argv: list[str]) -> int:
-    parser = Parser(prog="egm evaluate score", description="Score a run's saved replies again; nothing is asked.")
+    parser = Parser(prog="egm evaluate score", description="Score a run's saved replies again; nothing is evaluated.")
     parser.add_argument("directory", metavar="DIR", help="output folder of a run")
     _add_rule(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -127,7 +127,7 @@ def _score(argv: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Evaluated:
     """What is evaluated: its name for the default folder, its identity, its budgets, and how to ask it."""
 
     name: str
@@ -136,7 +136,7 @@ class _Asked:
     run: Callable[[Any, Any, Any, Any], None]
 
 
-def _bundle(arguments: argparse.Namespace) -> _Asked:
+def _bundle(arguments: argparse.Namespace) -> _Evaluated:
     from egm_edge.auto import directory_of
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
@@ -161,11 +161,11 @@ def _bundle(arguments: argparse.Namespace) -> _Asked:
         "pixel_spec_hash": manifest.pixel_spec_hash,
         "prompt_spec_hash": manifest.prompt_spec_hash,
     }
-    return _Asked(bundle.hash[:12], identity, budgets, run)
+    return _Evaluated(bundle.hash[:12], identity, budgets, run)
 
 
-def _server(arguments: argparse.Namespace) -> _Asked:
-    from egm_edge.evaluate.server import AskedServer, evaluate_server
+def _server(arguments: argparse.Namespace) -> _Evaluated:
+    from egm_edge.evaluate.server import EvaluatedServer, evaluate_server
     from egm_edge.families import family_for
     from egm_edge.openai import OpenAIClient, Retry
 
@@ -177,16 +177,16 @@ def _server(arguments: argparse.Namespace) -> _Asked:
     family = family_for(arguments.family)
     model = arguments.model or client.models()[0]
     coordinates = Coordinates(arguments.coordinates)
-    asked = AskedServer(client, family, model, arguments.concurrency, coordinates)
+    evaluated = EvaluatedServer(client, family, model, arguments.concurrency, coordinates)
 
     def run(rows: Any, pictures: Any, log: Any, progress: Any) -> None:
-        evaluate_server(asked.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
+        evaluate_server(evaluated.answer, rows, pictures, budgets, log, arguments.concurrency, progress)
 
     identity = {"server": client.server.base_url, "model": model, "family": family.name, "prompt": family.modal}
     if coordinates is not Coordinates.NORM1000:
         identity["coordinates"] = coordinates.value
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{client.server.base_url.partition('://')[2]} {model}").strip("-")[:80]
-    return _Asked(name, identity, budgets, run)
+    return _Evaluated(name, identity, budgets, run)
 
 
 def _budgets_of(arguments: argparse.Namespace, default_tokens: int) -> Budgets:

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.errors import InputError
+from egm_edge.files import replace_text, unwritable
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
 

@@ -34,7 +34,7 @@ class Evaluated(Protocol):
 
 
 def evaluate_rows(
-    asked: Evaluated,
+    evaluated: Evaluated,
     rows: Sequence[Row],
     pictures: Mapping[str, Path],
     budgets: Budgets,
@@ -50,7 +50,7 @@ def evaluate_rows(
     """
     total = len(rows) * len(budgets.values)
     missing = unanswered(rows, budgets, log)
-    shared = _Shared(asked, budgets)
+    shared = _Shared(evaluated, budgets)
     for done, (row, budget) in enumerate(missing, total - len(missing) + 1):
         log.append(shared.answer(row, pictures[row.image], budget))
         if on_record:
@@ -104,8 +104,8 @@ def iou_with(box: Sequence[float] | None, row: Row) -> float | None:
 class _Shared:
     """Keeps the last picture's frame, and what its first request paid for it."""
 
-    def __init__(self, asked: Evaluated, budgets: Budgets) -> None:
-        self._asked, self._kind = asked, budgets.kind
+    def __init__(self, evaluated: Evaluated, budgets: Budgets) -> None:
+        self._evaluated, self._kind = evaluated, budgets.kind
         self._key: tuple[str, bool] | None = None
         self._frame: Any = None
         self._frame_ms = 0.0
@@ -115,7 +115,7 @@ class _Shared:
         if self._kind.shares_frames:
             self._open(row, picture)
             frame = self._frame
-            grounding = self._asked.ground(frame, row.expression, task=row.task, **limit)
+            grounding = self._evaluated.ground(frame, row.expression, task=row.task, **limit)
             timings = grounding.timings
             total_ms = timings.total_ms + frame.decode_image_ms + frame.preprocess_ms
             if timings.frame_reused:
@@ -125,7 +125,7 @@ class _Shared:
                 self._frame_ms = timings.vision_ms + getattr(engine_frame, "prefill_ms", 0.0)
         else:
             source = _source(row, picture)
-            grounding = self._asked.ground(source, row.expression, task=row.task, color="rgb", **limit)
+            grounding = self._evaluated.ground(source, row.expression, task=row.task, color="rgb", **limit)
             require_size(grounding.image_wh, row)
             timings, total_ms = grounding.timings, grounding.timings.total_ms
         box = grounding.box.xyxy if grounding.box else None
@@ -158,7 +158,7 @@ class _Shared:
         if self._key == (row.image, row.mirrored):
             return
         self._key = None
-        frame = self._asked.frame(_source(row, picture), color="rgb")
+        frame = self._evaluated.frame(_source(row, picture), color="rgb")
         require_size(frame.image_wh, row)
         self._frame = frame
         self._key = (row.image, row.mirrored)

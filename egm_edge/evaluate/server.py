@@ -29,7 +29,7 @@ _Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
 
 
-class AskedServer:
+class EvaluatedServer:
     """Answers rows through a server.
 
     Args:

@@ -39,14 +39,16 @@ _PATTERNS = {
     rf"(?:found|visible|present|detected|seen|located|match(?:es|ing)?|in\s+(?:the|this)\s+{_PICTURE})\b"
     rf"|\bunable to\s+(?:find|locate|detect|identify|spot|see)\b|\bfail(?:ed)? to\s+(?:find|locate|detect)\b"
     rf"|\b(?:is|are)\s+(?:absent|missing)\s+(?:from|in)\b|\babsent\b|\bnon-?existent\b|\bdoes not apply\b|\bnot applicable\b"
-    r"|\b(?:doesn['’]?t|does not|don['’]?t|do not)\s+have\s+any\b",
+    r"|\b(?:doesn['’]?t|does not|don['’]?t|do not)\s+have\s+any\b|\bthere\s+do(?:es)?(?:n['’]?t| not)\s+(?:appear|seem)\b"
+    r"|\b(?:see|sees|contains?|shows?|includes?|found|there are|there is)\s+(?:no|zero)\b(?!\s+(?:other|need|doubt|more|way)\b)"
+    r"|^\s*no(?:\s+\w+){1,4}[.!]?\s*$|\bno results?\b",
     "zh": r"(?:^|[\s,，。.!！?？;；:：中里內内上裡面我並并也确實实])(?:没|沒)(?:有|看到|找到|发现|發現|见|見|检测"
     r"|檢測)"
     r"|(?:未|没|沒|无法|無法|不能|未能|没能)(?:能|有)?(?:在[^,，。]{0,12})?(?:找到|发现|發現|检测|檢測|看到|见到"
     r"|出现|出現|识别|識別|定位|观察到)"
     r"|不存在|找不到|看不到|看不见|并无|並無|[图圖画畫]\w{0,4}[中里内]?[无無](?!法)|(?:无|無)(?:此|该|該|目标"
     r"|目標|匹配|符合|对应|相关)|不在(?:图|圖|画面|照片)"
-    r"|没有(?:符合|匹配|任何|该|這|这|目标|对应|相关)",
+    r"|(?:不|未|没有)(?:包含|含有)|没有(?:符合|匹配|任何|该|這|这|目标|对应|相关)",
     "ja": r"(?:見つか|見当た|見つけ|存在し|写って|映って|検出され|含まれて|確認でき|見え|見られ|表示されて)(?:ら"
     r"|り|い|ること(?:が)?でき)?(?:ませ|な[いか])"
     r"|(?:あり|い|でき)ません(?!か)|該当[^。]{0,12}(?:なし|無し|ない|ありません)|ございません",
@@ -56,7 +58,7 @@ _PATTERNS = {
     r"|existe|ai|a)\s+(?:pas|aucun)"
     r"|\bpas\s+(?:été\s+)?(?:trouvée?|visible|présente?|détectée?)|\bne\s+(?:vois|trouve|figure|contient|montre"
     r"|peux)\s+(?:pas|aucun)|\babsente?\b",
-    "de": r"\bkein\w{0,2}\b[^.!?]{0,80}?(?:gefunden|vorhanden|sichtbar|zu sehen|erkenn\w+|entdeckt|\b(?:im"
+    "de": r"\bkein\w{0,2}\b[^.!?]{0,80}?(?:gefunden|vorhanden|sichtbar|sehen|erkenn\w+|entdeckt|\b(?:im"
     r"|auf dem)\s+(?:Bild|Foto))"
     r"|\bnicht\b[^.!?]{0,40}?(?:gefunden|vorhanden|sichtbar|zu sehen|zu finden|erkennbar|finden|erkennen|sehen"
     r"|im Bild|auf dem Bild)"
@@ -83,7 +85,7 @@ _PATTERNS = {
     "tr": r"\b(?:bulunamadı|bulunmuyor|bulunmamaktadır|yok|yoktur|görünmüyor|görülmüyor)\b|\bmevcut değil",
     "hi": r"नहीं\s*(?:है|हैं|मिल|दिख|पाय|मौजूद)|(?:मौजूद|उपलब्ध)\s*नहीं",
     "pl": r"\bnie\s+(?:ma|znaleziono|widać|znajduje|występuje|znalazłem)|\bbrak\b",
-    "nl": r"\bgeen\b[^.!?]{0,80}?(?:gevonden|zichtbaar|aanwezig|te zien|op de|in de)"
+    "nl": r"\b(?:er (?:is|zijn)|ik zie) geen\b|\bgeen\b[^.!?]{0,80}?(?:gevonden|zichtbaar|aanwezig|te zien|op de|in de)"
     r"|\bniet\b[^.!?]{0,40}?(?:gevonden|zichtbaar|aanwezig|te zien|te vinden)",
     "sv": r"\b(?:finns|hittades|syns)\s+(?:inte|ingen|inget|inga)\b|\bing(?:en|et|a)\b[^.!?]{0,60}?(?:hittades"
     r"|syns|finns)",
@@ -124,7 +126,10 @@ def means_nothing(words: str) -> bool:
         >>> means_nothing("None."), means_nothing("none of your mugs")
         (True, False)
     """
-    return len(words) <= MAX_WORDS_CHARS and _END_MARKS.sub("", words).strip().rstrip(".。!！ ").lower() in NOTHING
+    return (
+        len(words) <= MAX_WORDS_CHARS
+        and _END_MARKS.sub("", words).replace("_", " ").strip().rstrip(".。!！ ").lower() in NOTHING
+    )
 
 
 def says_absent(words: str) -> bool:

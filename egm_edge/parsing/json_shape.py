@@ -25,6 +25,7 @@ BOX_KEYS = (
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "name", "object_name", "object", "class", "category", "description", "ref", "phrase", "text_content", "caption",
+    "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh",
 )  # fmt: skip
 LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases")
 _CORNERS = (
@@ -154,7 +155,10 @@ def _boxes(value: Any, label: str, rule: str, depth: int) -> Iterator[RawBox]:
 
 
 def _listed(value: list[Any], label: str, rule: str, depth: int) -> Iterator[RawBox]:
-    if all(v is None for v in value):
+    written = [v for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(value) > 4 == len(written) and all(isinstance(v, str) for v in value if v not in written):
+        yield RawBox(written, next(v for v in value if isinstance(v, str)), "json_other")  # ["mug", 1, 2, 3, 4, "red"]
+    elif all(v is None for v in value):
         yield RawBox(label=label, rule="empty", absent=True)
     elif all(_plain(v) for v in value):
         fault = None if len(value) == 4 else UnparsableReason.POINT if len(value) == 2 else UnparsableReason.MALFORMED

@@ -10,6 +10,7 @@ import pytest
 
 from build_engine.compilers.cpu import build_cpu
 from build_engine.parity import bounds, build_gate
+from build_engine.parity.report import STAGES
 from egm_edge.backends.onnx_runtime.backend import OnnxBackend
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.sessions import PREFILL, MemoryMode
@@ -32,9 +33,9 @@ def test_the_gate_measures_and_records_the_cost_of_a_precision(
     bundle = build_cpu(checkpoint, tmp_path / "bundle", precision=precision)
     parity = bundle.manifest.parity
     assert (parity["status"], parity["first_divergence"]) == ("verified", "")
-    assert parity["content_sha256"] == bundle.manifest.content_hash
+    assert parity["content_sha256"] == bundle.hash
     stages = {stage["name"]: stage for stage in parity["stages"]}
-    assert list(stages) == ["pixels", "prompt", "vision embedding", "deep-stack", "prefill logits", "text"]
+    assert list(stages) == list(STAGES)
     for name in ("vision embedding", "prefill logits"):
         assert 0.0 < stages[name]["worst"] < stages[name]["bound"]
     exact = parity["boxes"]["same_text"] == 1.0

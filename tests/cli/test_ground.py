@@ -8,14 +8,17 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from egm_edge.boxes import Box
 from egm_edge.bundle import MANIFEST_NAME
-from egm_edge.grounding import Grounding
+from egm_edge.cli.ground import describe
+from egm_edge.grounding import Candidate, Grounding, Outcome, Task, UnparsableReason
 from tests.cli.conftest import Egm, assert_refused
 
 CAP = ("--max-new-tokens", "6")
@@ -262,3 +265,10 @@ def test_inspect_shows_what_a_bundle_is(egm: Egm, tiny_bundle: Path) -> None:
     assert "cpu, fp32" in done.stdout
     values = json.loads(egm("inspect", tiny_bundle, "--json").stdout)
     assert values["hash"] in done.stdout
+
+
+def test_a_line_says_why_there_is_no_plain_answer() -> None:
+    asked = Grounding(outcome=Outcome.UNPARSABLE, expression="mug", task=Task.MODAL, image_wh=(10, 10), reason=UnparsableReason.CUT)
+    assert describe(asked).endswith("mug  (why: cut)")
+    boxes = (Candidate(Box(0, 0, 1, 1)), Candidate(Box(2, 2, 3, 3)))
+    assert describe(replace(asked, outcome=Outcome.AMBIGUOUS, reason=None, candidates=boxes)).endswith("(2 boxes named)")

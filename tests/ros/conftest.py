@@ -21,6 +21,10 @@ collect_ignore = [] if HAS_ROS else [path.name for path in Path(__file__).parent
 # One domain per test job, so that two jobs on one machine do not hear each other.
 os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
 
+if os.environ.get("EGM_ROS_FORCE") == "humble":  # every process that a test starts, see humble/sitecustomize.py
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent / "humble"), os.environ.get("PYTHONPATH", "")]
+    )
 if importlib.util.find_spec("egm_ros") is None:
     sys.path.insert(0, str(REPOSITORY / "ros2_ws" / "src" / "egm_ros"))
 if HAS_ROS:

@@ -30,7 +30,8 @@ class NodeProcess:
     def __init__(self, command: list[str], parameters: dict[str, object], log_path: Path, extra: list[str]) -> None:
         self.log_path = log_path
         pairs = [
-            f"{key}:={str(value).lower() if isinstance(value, bool) else value}" for key, value in parameters.items()
+            f"{key}:={str(value).lower() if isinstance(value, bool) else value or repr(value)}"
+            for key, value in parameters.items()
         ]
         arguments = ["--ros-args", *extra, *(part for pair in pairs for part in ("-p", pair))]  # the last one wins
         with log_path.open("w") as log:

@@ -5,6 +5,10 @@ What it records is what launch_ros would pass to the executable; `test_ros_launc
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
+
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -96,3 +100,29 @@ def test_the_rviz_configuration_shows_topics_that_exist() -> None:
     assert topics == {"annotated", "image", "markers"}, "relative: they follow the namespace that RViz is started in"
     assert 'annotated"' in (PACKAGE / "egm_ros" / "outputs.py").read_text()
     assert '"markers"' in (PACKAGE / "egm_ros" / "depth_locator.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "topic"), [("", "/markers"), ("left", "/left/markers"), ("/a/b/", "/a/b/markers")]
+)
+def test_the_foxglove_layout_follows_the_namespace(namespace: str, topic: str) -> None:
+    layout = importlib.import_module("egm_ros.foxglove_layout").layout
+    made = json.loads(layout((PACKAGE / "foxglove" / "grounding.json").read_text(), namespace))
+    assert list(made["configById"]["3D!egm"]["topics"]) == [topic]
+
+
+def test_what_apt_does_not_have_is_a_rosdep_key() -> None:
+    keys = yaml.safe_load((PACKAGE.parents[1] / "rosdep.yaml").read_text())
+    depends = re.findall(r"<exec_depend>(.*-pip)</exec_depend>", (PACKAGE / "package.xml").read_text())
+    assert set(depends) == set(keys)
+
+
+def test_every_package_that_is_imported_is_a_dependency() -> None:
+    manifest = (PACKAGE / "package.xml").read_text()
+    imported = {
+        line.split()[1].split(".")[0]
+        for file in PACKAGE.glob("egm_ros/*.py")
+        for line in file.read_text().splitlines()
+        if re.match(r"(from|import) [a-z_]+_(msgs|srvs|interfaces|python)\b", line)
+    }
+    assert [name for name in sorted(imported) if f"<exec_depend>{name}</exec_depend>" not in manifest] == []

@@ -13,10 +13,10 @@ from typing import Any
 
 import cv2
 
-from egm_edge.benchmark.files import replace_text, unwritable
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Case, Suite, frame_of
+from egm_edge.files import replace_text, unwritable
+from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Suite, SuiteCase, frame_of
 
 DATASET = "tabletop"
 SUITES: dict[str, Suite] = {"easy": EASY, "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE}
@@ -39,7 +39,7 @@ def write_held_out(
     """
     unknown = [name for name in names if name not in SUITES]
     if unknown:
-        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "hint --suites")
+        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "correct --suites")
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []
@@ -58,7 +58,7 @@ def write_held_out(
     return paths
 
 
-def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], Case]]:
+def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], SuiteCase]]:
     width, height = FRAME_WH
     for case in SUITES[name].cases(count):
         query = case.query

@@ -12,8 +12,10 @@ setup(
         ("share/egm_ros/config", glob("config/*")),
         ("share/egm_ros/launch", glob("launch/*.launch.py")),
         ("share/egm_ros/rviz", glob("rviz/*.rviz")),
+        ("share/egm_ros/foxglove", glob("foxglove/*.json")),
     ],
     install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},  # makes colcon test run pytest
     zip_safe=True,
     maintainer="egm-edge developers",
     maintainer_email="egm-edge@users.noreply.github.com",
@@ -25,6 +27,7 @@ setup(
             "simulated_camera = egm_ros.process:simulated_camera",
             "depth_locator = egm_ros.process:depth_locator",
             "replay_bag = egm_ros.process:replay_bag",
+            "foxglove_layout = egm_ros.foxglove_layout:main",
             "record_answers = egm_ros.process:record_answers",
         ]
     },

@@ -25,12 +25,14 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ros", description=__doc__)
-    parser.add_argument("what", choices=("stream", "follow", "cancel", "deadline", "soak", "threads", "record"))
+    parser.add_argument("what", choices=("stream", "follow", "cancel", "deadline", "soak", "threads", "cameras"))
     parser.add_argument("--bundle", help="directory of the bundle to run")
     parser.add_argument("--picture", help="what the camera shows; the expression should be in it")
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
     parser.add_argument("--seed", type=int, default=0, help="of follow: which tabletop")
+    parser.add_argument("--cameras", type=int, default=2, help="of cameras")
+    parser.add_argument("--queries", type=int, default=8, help="of cameras: standing queries of each")
     parser.add_argument("--rounds", type=int, default=60, help="of cancel and deadline")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "egm_ros_measure.log")
@@ -59,6 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
                 parameters, options.picture, options.expression, size, options.seconds, options.log
             )
             _say(figures.row())
+    elif options.what == "cameras":
+        from tests.bench.ros import cameras
+
+        _say(cameras.HEADER)
+        for count, queries in ((1, 1), (options.cameras, options.queries)):
+            found = cameras.measure_cameras(parameters, options.picture, count, queries, options.seconds, options.log)
+            _say(found.row())
     elif options.what == "follow":
         from tests.bench.ros import follow
 

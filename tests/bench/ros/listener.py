@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,6 +24,9 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 class Listener:
     """A node with a spinning thread.
 
+    Args:
+        prefixes: of the topics: one a camera, "" for the only one.
+
     Attributes:
         detections: (arrival by the wall clock, stamp), ns, and number of boxes of every Detection2DArray.
         objects: (latency of the node, age of the grounded frame, track state), ms, of every tracked object.
@@ -32,7 +35,7 @@ class Listener:
         history: all of them, oldest first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: Sequence[str] = ("",)) -> None:
         rclpy.init()
         self.node = rclpy.create_node("measure_listener", start_parameter_services=False)
         self.detections: list[tuple[int, int, int]] = []
@@ -41,8 +44,9 @@ class Listener:
         self.values: dict[str, str] = {}
         self.history: list[dict[str, str]] = []
         self.diagnosed = 0
-        self.node.create_subscription(Detection2DArray, "detections", self._on_detections, 50)
-        self.node.create_subscription(GroundedObjectArray, "grounded_objects", self._on_objects, 50)
+        for prefix in prefixes:
+            self.node.create_subscription(Detection2DArray, f"{prefix}detections", self._on_detections, 50)
+            self.node.create_subscription(GroundedObjectArray, f"{prefix}grounded_objects", self._on_objects, 50)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._commands = self.node.create_publisher(String, "command", LATCHED)
         self.action = ActionClient(self.node, Ground, "grounding_node/ground")
@@ -99,6 +103,7 @@ class Listener:
             part = status.name.rpartition(": ")[2]
             self.values[f"{part}.level"] = str(status.level[0])
             self.values |= {f"{part}.{pair.key}": pair.value for pair in status.values}
+            self.values |= {pair.key: pair.value for pair in status.values if pair.key == "uptime_s"}
         self.history.append(dict(self.values))
         self.diagnosed += 1
 

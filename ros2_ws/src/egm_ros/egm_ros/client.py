@@ -41,7 +41,7 @@ from egm_ros.times import nanoseconds, to_duration, to_time
 
 TASKS = {Task.MODAL: Ground.Goal.TASK_MODAL, Task.AMODAL: Ground.Goal.TASK_AMODAL}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-POLL_S = 0.005
+POLL_S, MATCH_S = 0.005, 1.0
 CLOSE_S = 1.0  # for the cancels of requests that were not even accepted yet
 
 
@@ -241,6 +241,9 @@ class GroundingClient:
 
     def follow(self, expression: str) -> None:
         """Set the standing command: the node grounds it again and again, and tracks it in between. "" ends it."""
+        end = time.monotonic() + MATCH_S
+        while self._commands.get_subscription_count() == 0 and time.monotonic() < end:
+            time.sleep(POLL_S)  # a node that comes later hears it all the same: it is latched
         self._commands.publish(String(data=expression))
 
     def boxes(self) -> tuple[GroundedObject, ...]:

@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import rclpy.subscription
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 LATCHED_COMMAND_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -25,7 +25,7 @@ LOOK_PERIOD_S = 0.25
 HISTORY_S = 2.0
 REMEMBERED = 2048
 # Humble's callbacks take the message alone; a sentence is known by its words there, by its publisher's time elsewhere.
-HAS_MESSAGE_INFO = hasattr(rclpy.subscription, "MessageInfo")
+HAS_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
 
 Key = int | str
 

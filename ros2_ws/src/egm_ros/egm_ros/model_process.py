@@ -21,7 +21,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from egm_edge.decoding import TokenEvent
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import EgmError
 from egm_edge.grounding import Grounding
 from egm_edge.machine import limit_heaps
 from egm_ros.settings import Settings
@@ -30,19 +30,17 @@ from egm_ros.wire import Failed, GroundRequest, Heartbeat, Ready, ReleaseFrame, 
 
 
 def load_grounder(settings: Settings) -> Any:
-    """Open the bundle. Imported here, so that a missing runtime is one clear line on configure.
+    """Open the model. Imported here, so that a missing runtime is one clear line on configure.
 
     Raises:
-        EgmError: no bundle is named, or it cannot be opened.
+        EgmError: it cannot be opened.
     """
-    if not settings.bundle_path:
-        raise InputError("a bundle", "an empty bundle_path", "set it with -p bundle_path:=DIR; `egm build` makes one")
     from egm_edge.auto import open_grounder
 
-    return open_grounder(settings.bundle_path, memory=settings.memory, threads=settings.threads or None)
+    return open_grounder(settings.bundle_path or None, memory=settings.memory, threads=settings.threads or None)
 
 
-class FrameCache:
+class OpenFrame:
     """Runs requests through a Grounder and keeps the last frame open in it.
 
     A second expression on the same frame skips preprocessing, vision and the image's part of the prompt.
@@ -113,7 +111,7 @@ class _Running:
         self._pipe.send_bytes(encode(beat))
 
 
-def _answer(cache: FrameCache, memory: SharedFrame, pipe: Connection, ask: GroundRequest) -> bytes:
+def _answer(cache: OpenFrame, memory: SharedFrame, pipe: Connection, ask: GroundRequest) -> bytes:
     memory.follow(ask.byte_count)
     running = _Running(pipe, ask)
     try:
@@ -134,7 +132,7 @@ def _failed(token: int, error: Exception) -> Failed:
 
 def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
     """Answer until the node closes the pipe."""
-    cache = FrameCache(grounder)
+    cache = OpenFrame(grounder)
     while True:
         message = decode(pipe.recv_bytes())
         if isinstance(message, GroundRequest):

@@ -45,7 +45,12 @@ def _setting(
 class Settings:
     """What an operator can set; `__post_init__` reports every problem at once."""
 
-    bundle_path: str = _setting("", "Directory of the bundle to run, made by `egm build`.", read=CONFIGURE)
+    bundle_path: str = _setting(
+        "",
+        "The model: a bundle made by `egm build`, a checkpoint, a hub id, the address of a server; empty for the shipped "
+        "EGM-Nano (or $EGM_BUNDLE).",
+        read=CONFIGURE,
+    )
     memory: str = _setting(
         "auto", "Memory mode of the engine; auto chooses by free RAM.", choices=("auto", "fast", "low"), read=CONFIGURE
     )

@@ -13,7 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = {
-    "bundle_path": ("", "Directory of the bundle to run, made by `egm build`."),
+    "bundle_path": ("", "The model: bundle, checkpoint, hub id or server; empty for the shipped EGM-Nano."),
     "params_file": (
         PathJoinSubstitution([FindPackageShare("egm_ros"), "config", "grounding.yaml"]),
         "Parameter file; arguments given here win over it.",

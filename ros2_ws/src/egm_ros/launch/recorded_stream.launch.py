@@ -11,7 +11,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = {
-    "bundle_path": ("", "Directory of the bundle to run, made by `egm build`."),
+    "bundle_path": ("", "The model: bundle, checkpoint, hub id or server; empty for the shipped EGM-Nano."),
     "namespace": ("", "Namespace of the node."),
     "bag": ("", "Folder of the bag, or an .mcap file; rosbags must be installed (pip install rosbags)."),
     "bag_image": ("/camera/image", "Base name of the image topic in the bag; its compressed images are played."),

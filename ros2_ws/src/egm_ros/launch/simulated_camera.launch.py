@@ -15,7 +15,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = {
-    "bundle_path": ("", "Directory of the bundle to run, made by `egm build`."),
+    "bundle_path": ("", "The model: bundle, checkpoint, hub id or server; empty for the shipped EGM-Nano."),
     "namespace": ("", "Namespace of node and camera."),
     "source": ("tabletop", "tabletop, video, folder or webcam."),
     "path": ("", "File of source video, directory of source folder."),

@@ -1,0 +1,271 @@
+"""A bundle with its rounding taken away: the same graphs, node for node, every rounded weight that is the rounding of the
+checkpoint's replaced by the checkpoint's own. What such a twin gets wrong is wiring, whatever the precision of the bundle.
+
+A weight that is *not* the rounding of the checkpoint's is left as the bundle has it, so that it shows in the twin too, and
+is told. Weights are streamed: memory is a few times the largest matrix. 16-bit graphs are computed in float32.
+Notation: N output features, K inputs, B blocks of `size` inputs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+from build_engine.checkpoint import Checkpoint
+from egm_edge.backends.onnx_runtime.backend import EMBEDDING
+from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord
+
+EMBEDDING_WEIGHT = "text.embed_tokens.weight"
+NARROW = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
+PAGE = 4096
+INLINE_BYTES = 1024
+SLACK = 1.03  # scales are themselves stored in 16 bits where the runtime wants it
+LEAST_STEP = 0.8  # of the natural one: a search may shrink a block's scale by 15 %
+PATCH_KERNELS = ("vision.patch_embed.proj", "vision.embeddings.patch_embeddings.projection")  # "vision.patch_embed" in a graph
+FP8_HALF_STEP = 2.0**-4  # E4M3: three bits of mantissa
+
+
+@dataclass(slots=True)
+class Twin:
+    """The bundle without rounding, and what of the rounding is wrong."""
+
+    bundle: Bundle
+    problems: list[str]
+    exact: bool  # every weight is the checkpoint's own
+
+
+@contextmanager
+def unrounded(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Twin]:
+    """The twin of `bundle`, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="egm-unrounded-") as folder:
+        root, problems, exact = Path(folder), [], True
+        for name in bundle.manifest.files:
+            source, target = bundle.root / name, root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.suffix == ".onnx":
+                unrounder = _Unrounder(source, target, checkpoint)
+                problems += unrounder.write()
+                exact &= not unrounder.narrow
+            elif not target.name.endswith(".onnx.data"):
+                os.symlink(source.resolve(), target)
+        model = dict(bundle.manifest.model)
+        if model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
+            (root / EMBEDDING).unlink()
+            table = np.load(bundle.path(EMBEDDING)).astype(np.float32)
+            truth = checkpoint.float32(EMBEDDING_WEIGHT)
+            if table.shape == truth.shape:
+                table = np.where(np.abs(table - truth) <= np.abs(truth) * 2.0**-11 + 2.0**-25, truth, table)
+            np.save(root / EMBEDDING, table)
+            model["embedding_dtype"] = "float32"
+        names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        files = {name: FileRecord("0" * SHA256_HEX, (root / name).stat().st_size) for name in names}
+        yield Twin(Bundle(root, replace(bundle.manifest, precision="fp32", model=model, files=files)), problems, exact)
+
+
+class _Unrounder:
+    """One graph on its way from `source` to `target`."""
+
+    def __init__(self, source: Path, target: Path, checkpoint: Checkpoint) -> None:
+        self.source, self.target, self.checkpoint = source, target, checkpoint
+        self.model = onnx.load(str(source), load_external_data=False)
+        self.stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.problems: list[str] = []
+        self.narrow = False  # a 16-bit weight was kept as it is
+
+    def write(self) -> list[str]:
+        """Write the twin; what is wrong with the rounding of this graph."""
+        graph = self.model.graph
+        with self.target.with_name(self.target.name + ".data").open("wb") as data:
+            made = [tensor for node in graph.node if (tensor := self._unround(node, data)) is not None]
+            for node in graph.node:
+                _widen_attributes(node)
+            used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+            kept = [_stored(data, self.target, name, self._plain(name)) for name in self.stored if name in used]
+        del graph.initializer[:]
+        graph.initializer.extend([*kept, *made])
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in NARROW:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        self.target.write_bytes(self.model.SerializeToString())
+        return [f"{self.source.name}: {problem}" for problem in self.problems]
+
+    def _unround(self, node: NodeProto, data: BinaryIO) -> TensorProto | None:
+        """Turn a node that rounds into one that does not; the weight that it needs."""
+        if node.op_type == "MatMulNBits":
+            name = node.input[1].rpartition(".int")[0]
+            made = self._matrix(node, data, self._blocks(node, name).T)
+            _become(node, "MatMul", [node.input[0], made.name])
+        elif node.op_type == "MatMulIntegerToFloat":
+            name = node.input[1].removesuffix(".w8")
+            made = self._matrix(node, data, self._channels(node, name).T)
+            _become(node, "MatMul", [node.input[0], made.name])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in self.stored:
+            name, _, kind = node.input[0].rpartition(".")
+            rounded = self._fp8(node, name) if kind == "fp8" else self._standard_int4(node, name)
+            made = self._matrix(node, data, rounded.T)
+            _become(node, "Identity", [made.name])
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            self._check_activation_rounding(node)
+            _become(node, "Identity", [node.input[0]])
+            return None
+        else:
+            return None
+        return made
+
+    def _matrix(self, node: NodeProto, data: BinaryIO, matrix: NDArray[np.float32]) -> TensorProto:
+        return _stored(data, self.target, f"{node.output[0]}.unrounded", matrix)
+
+    def _blocks(self, node: NodeProto, name: str) -> NDArray[np.float32]:
+        """A MatMulNBits weight, [N, K]."""
+        known = {attribute.name: attribute.i for attribute in node.attribute}
+        bits, size, rows, inputs = (known[key] for key in ("bits", "block_size", "N", "K"))
+        packed = self._array(node.input[1]).reshape(rows, -1)
+        levels = np.stack((packed & 0xF, packed >> 4), -1).reshape(rows, -1) if bits == 4 else packed
+        scales = self._array(node.input[2]).astype(np.float32).reshape(rows, -1)
+        zero = 1 << (bits - 1)
+        values = (levels.astype(np.float32) - zero).reshape(rows, -1, size) * scales[..., None]
+        return self._restored(name, values, scales, zero)[:, :inputs]
+
+    def _channels(self, node: NodeProto, name: str) -> NDArray[np.float32]:
+        """A MatMulIntegerToFloat weight, [N, K], times the scale of its input (which must be one)."""
+        weight, input_scale, scales, zero, weight_zero = (self._array(node.input[i]) for i in range(1, 6))
+        if input_scale.item() != 1.0 or zero.item() != 128 or np.any(weight_zero):
+            self.problems.append(f"{name} reads its input rounded by {input_scale.item():g} round {zero.item()}")
+        values = (weight.astype(np.float32).T * scales.astype(np.float32)[:, None])[:, None]
+        return self._restored(name, values, scales.astype(np.float32)[:, None], 128) * np.float32(input_scale.item())
+
+    def _standard_int4(self, node: NodeProto, name: str) -> NDArray[np.float32]:
+        """A DequantizeLinear over INT4 blocks [K, N], transposed."""
+        levels = self._array(node.input[0]).astype(np.float32).T  # [N, K]
+        scales = self._array(node.input[1]).astype(np.float32).T  # [N, B]
+        values = levels.reshape(*scales.shape, -1) * scales[..., None]
+        return self._restored(name, values, scales, 8)
+
+    def _fp8(self, node: NodeProto, name: str) -> NDArray[np.float32]:
+        scale = float(self._array(node.input[1]).item())
+        values = self._array(node.input[0]).astype(np.float32).T * np.float32(scale)
+        truth = self._truth(name, values.shape)
+        if truth is None:
+            return values
+        right = (
+            np.abs(np.clip(truth, -448 * scale, 448 * scale) - values)
+            <= np.abs(truth) * FP8_HALF_STEP + scale * 2.0**-9
+        )
+        natural = float(np.abs(truth).max()) / 448
+        if not right.all() or not LEAST_STEP * natural <= scale <= SLACK * natural:
+            self.problems.append(f"{name} is not the checkpoint's in FP8")
+        return np.where(right, truth, values)
+
+    def _restored(
+        self, name: str, values: NDArray[np.float32], scales: NDArray[np.float32], zero: int
+    ) -> NDArray[np.float32]:
+        """The checkpoint's weight where `values` [N, B, size] is its rounding, block by block, else `values`; [N, B * size]."""
+        rows, blocks, size = values.shape
+        truth = self._truth(name, (rows, blocks * size))
+        if truth is None:
+            return values.reshape(rows, -1)
+        grouped = truth.reshape(values.shape)
+        step, largest = np.abs(scales), np.abs(grouped).max(-1)
+        ends = np.stack((-zero * scales, (zero - 1) * scales))
+        nearest = np.clip(grouped, ends.min(0)[..., None], ends.max(0)[..., None])
+        right = (np.abs(nearest - values) <= (step * 0.501)[..., None] + 1e-6 * largest[..., None]).all(-1)
+        right &= (step <= SLACK * largest / (zero - 1) + 1e-9) & (step >= LEAST_STEP * largest / zero)
+        if not right.all():
+            row, block = (int(i) for i in np.argwhere(~right)[0])
+            more = int((~right).sum()) - 1
+            place = f"block {block} of row {row}" + (f" and {more} more" if more else "")
+            self.problems.append(f"{name} is not the rounding of the checkpoint's in {place}")
+        return np.where(right[..., None], grouped, values).reshape(rows, -1)
+
+    def _truth(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """The checkpoint's matrix [N, K], filled up with zeros to `shape`; None where it has none like it."""
+        checkpoint = self.checkpoint
+        head = "head.weight" if "head.weight" in checkpoint else EMBEDDING_WEIGHT
+        names = [head] if name == "head" else [f"{part}.weight" for part in name.split("+")]
+        if any(part not in checkpoint for part in names):
+            self.problems.append(f"{name} is no weight of the checkpoint")
+            return None
+        truth = np.concatenate([checkpoint.float32(part) for part in names])
+        truth = truth.reshape(len(truth), -1)
+        if len(truth) != shape[0] or not 0 <= shape[1] - truth.shape[1] < 256:
+            self.problems.append(f"{name} is {list(shape)}, in the checkpoint {list(truth.shape)}")
+            return None
+        return np.pad(truth, ((0, 0), (0, shape[1] - truth.shape[1])))
+
+    def _check_activation_rounding(self, node: NodeProto) -> None:
+        """Rows are rounded to steps of one round 128 after they were brought to unit scale (FP8: round zero)."""
+        if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.input[2] not in self.stored:
+            return
+        scale, zero = (float(self._array(name).astype(np.float32).item()) for name in node.input[1:3])
+        if zero and (scale, zero) != (1.0, 128.0):
+            self.problems.append(f"{node.output[0]} is rounded to steps of {scale:g} round {zero:g}")
+
+    def _plain(self, name: str) -> NDArray[Any]:
+        """A weight that is not quantised; of 16 bits, the checkpoint's own where that is what it was rounded from."""
+        stored = self._array(name)
+        if stored.dtype.name not in ("float16", "bfloat16"):
+            return stored
+        values, share = stored.astype(np.float32), 2.0 ** (-10 if stored.dtype.name == "float16" else -8)
+        kernels = (name.replace("vision.patch_embed", kernel) for kernel in PATCH_KERNELS)
+        own = (name, f"{name}.weight", name.replace(".scale", ".weight"))
+        for known in (*own, *kernels, *(f"{kernel}.weight" for kernel in PATCH_KERNELS)):
+            if known not in self.checkpoint or ("patch_embed" in known) != ("patch_embed" in name):
+                continue
+            truth = self.checkpoint.float32(known)
+            truth = truth.sum(2) if truth.ndim == 5 else truth  # both temporal halves see the same still picture
+            truth = truth.reshape(len(truth), -1) if truth.ndim > 3 else truth
+            truth = truth.T if truth.shape != values.shape else truth
+            if truth.shape == values.shape and (np.abs(truth - values) <= np.abs(truth) * share + 1e-7).all():
+                return truth
+        self.narrow = True
+        return values
+
+    def _array(self, name: str) -> NDArray[Any]:
+        tensor = TensorProto()
+        tensor.CopyFrom(self.stored[name])
+        if uses_external_data(tensor):
+            load_external_data_for_tensor(tensor, str(self.source.parent))
+        return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _stored(data: BinaryIO, path: Path, name: str, array: NDArray[Any]) -> TensorProto:
+    """A tensor of the twin; large ones go to the data file beside `path`."""
+    array = np.ascontiguousarray(array)
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    if array.nbytes <= INLINE_BYTES:
+        return numpy_helper.from_array(array, name)
+    data.seek(-(-data.tell() // PAGE) * PAGE)
+    start = data.tell()
+    data.write(array.reshape(-1).view(np.uint8).data)
+    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", path.name + ".data"), ("offset", start), ("length", array.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _become(node: NodeProto, kind: str, inputs: list[str]) -> None:
+    """Make another operator of a node; its output keeps its name."""
+    node.op_type, node.domain = kind, ""
+    node.input[:] = inputs
+    del node.attribute[:]
+
+
+def _widen_attributes(node: NodeProto) -> None:
+    """Casts to, and constants in, 16 bits become float32."""
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i in NARROW:
+            attribute.i = TensorProto.FLOAT
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in NARROW:
+            wide = numpy_helper.to_array(attribute.t).astype(np.float32)
+            attribute.t.CopyFrom(numpy_helper.from_array(wide, attribute.t.name))

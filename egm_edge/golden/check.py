@@ -1,0 +1,181 @@
+"""Ask a runtime the golden requests and say how far its answers are from the reference's. For every runtime: one that gives
+logits is compared at every position of the reference's reply, one that gives text by text and boxes.
+
+Bounds come from the bundle. A shift of all boxes is looked for by itself: boxes that are all a little off overlap well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egm_edge.backends.base import RuntimeFacts
+from egm_edge.boxes import Box
+from egm_edge.errors import EgmError
+from egm_edge.golden.replies import GoldenReply, GoldenSet, log_softmax_at
+
+MAX_SHIFT_NORM1000 = 3.0  # median offset of one side of all boxes, thousandths of the picture
+MIN_SHIFTED = 3  # boxes; the median of fewer says nothing
+HALF_IOU = 0.5
+BRIEF_TEXTS = 2
+STORED_LOG = 2e-3  # log-probabilities are stored in 16 bits
+MOST_NATS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenReport:
+    """What one runtime on one machine made of the golden requests.
+
+    Attributes:
+        runtime, device: who answered. against: what the reference was.
+        requests: asked. same_text: of them with the reference's very text.
+        kl_nats: mean divergence of next-token distributions from the reference's, at least; None where logits are not given.
+        shift_norm1000: median offset of x1, y1, x2, y2 from the reference's boxes, thousandths; None for too few boxes.
+        boxes: the reference gives. mean_iou: of the answers with these, None without any. other_boxes: with IoU < 0.5.
+        problems: what is out of bounds.
+    """
+
+    runtime: str
+    device: str
+    against: str
+    requests: int
+    same_text: int
+    kl_nats: float | None
+    kl_bound: float
+    boxes: int
+    mean_iou: float | None
+    other_boxes: int
+    shift_norm1000: tuple[float, float, float, float] | None
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"status": "verified" if self.passed else "failed"}
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        head = "golden replies: verified" if self.passed else "golden replies: FAILED"
+        found = [f"{head}  ({self.runtime} on {self.device}, against {self.against})"]
+        found += [f"  {problem}" for problem in self.problems]
+        found.append(f"  {self.requests} requests, {self.same_text} with the reference's very text")
+        if self.kl_nats is not None:
+            found.append(f"  logits along its replies: {self.kl_nats:.2g} nats (bound {self.kl_bound:.2g})")
+        if self.mean_iou is not None:
+            found.append(f"  {self.boxes} boxes, mean IoU {self.mean_iou:.3f}, {self.other_boxes} with IoU < 0.5")
+        if self.shift_norm1000 is not None:
+            found.append(
+                "  shift of x1, y1, x2, y2: " + ", ".join(f"{v:+.1f}" for v in self.shift_norm1000) + " thousandths"
+            )
+        return found
+
+
+def check_golden(
+    grounder: Any,
+    facts: RuntimeFacts,
+    golden: GoldenSet,
+    *,
+    brief: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> GoldenReport:
+    """Compare a runtime with the reference.
+
+    Args:
+        grounder: a Grounder, or anything that answers like one (`AnyGrounder`, `RemoteGrounder`).
+        brief: one request's logits and no free reply, or a few replies where the runtime gives no logits: for the first open
+            on a machine.
+        advance: told how many requests were finished.
+
+    Raises:
+        EgmError: the runtime does not answer.
+    """
+    logits = hasattr(grounder, "backend")
+    asked = golden.replies[: 1 if logits else BRIEF_TEXTS] if brief else golden.replies
+    divergences = [_divergence(grounder, reply, one_by_one=not brief) for reply in asked] if logits else []
+    answers: list[tuple[GoldenReply, str, Box | None]] = []
+    for reply in asked if not (brief and logits) else ():
+        options = {"force_syntax": False} if logits else {}
+        frame = grounder.frame(reply.picture)
+        answer = grounder.ground(
+            frame, reply.expression, task=reply.task, max_new_tokens=golden.max_new_tokens, **options
+        )
+        answers.append((reply, answer.text, answer.box))
+        advance(1)
+    return _report(facts, golden, answers, [value for values in divergences for value in values] if logits else None)
+
+
+def _divergence(grounder: Any, reply: GoldenReply, *, one_by_one: bool) -> list[float]:
+    """Divergence at every position of the reference's reply, fed as it stands: a lower bound, from the tokens that were kept."""
+    session = grounder.backend.open_session(grounder.engine_frame(grounder.frame(reply.picture)))
+    rows = [session.extend(grounder.token_ids(reply.expression, reply.task))]
+    if one_by_one:
+        rows += [session.extend([token]) for token in reply.token_ids]
+    elif reply.token_ids:
+        rows += list(session.extend(reply.token_ids, every_position=True))
+    logits = np.stack(rows)
+    if logits.shape[1] <= int(reply.top_ids.max()):
+        raise EgmError(
+            f"a vocabulary of more than {int(reply.top_ids.max())}", str(logits.shape[1]), "rebuild the bundle"
+        )
+    return list(_kept_divergence(reply.log_probabilities, log_softmax_at(logits, reply.top_ids)))
+
+
+def _kept_divergence(theirs: NDArray[np.float32], ours: NDArray[np.float32]) -> NDArray[np.float64]:
+    """KL divergence [n] of distributions known at K tokens, all others taken as one."""
+    p, q = (np.exp(np.minimum(values.astype(np.float64), 0.0)) for values in (theirs, ours))
+    rest_p, rest_q = (np.maximum(1.0 - values.sum(-1), 1e-9) for values in (p, q))
+    found = (p * (theirs.astype(np.float64) - ours)).sum(-1) + rest_p * np.log(rest_p / rest_q)
+    return np.minimum(np.nan_to_num(found, nan=MOST_NATS, posinf=MOST_NATS), MOST_NATS)
+
+
+def _report(
+    facts: RuntimeFacts,
+    golden: GoldenSet,
+    answers: Sequence[tuple[GoldenReply, str, Box | None]],
+    divergences: Sequence[float] | None,
+) -> GoldenReport:
+    same = sum(text.strip() == reply.text.strip() for reply, text, _ in answers)
+    limits, problems = golden.limits, []
+    bound = float(limits.get("kl_nats", 0.2)) + STORED_LOG
+    mean = None if divergences is None else float(np.mean(divergences))
+    if mean is not None and not mean <= bound:
+        problems.append(f"logits differ by {mean:.2g} nats (bound {bound:.2g})")
+    if limits.get("same_text") and same < len(answers):
+        problems.append(f"{len(answers) - same} of {len(answers)} replies are not the reference's")
+    boxed = [(Box(*reply.box), box, reply.picture) for reply, _, box in answers if reply.box is not None]
+    ious = [theirs.iou(ours) if ours is not None else 0.0 for theirs, ours, _ in boxed]
+    other = sum(iou < HALF_IOU for iou in ious)
+    if other > max(1, round(float(limits.get("disagreeing", 0.05)) * len(boxed))) or (other and other == len(boxed)):
+        problems.append(f"another box (IoU < 0.5) in {other} of {len(boxed)} answers")
+    shift = _shift([(theirs, ours, picture) for theirs, ours, picture in boxed if ours is not None])
+    if shift is not None and max(abs(value) for value in shift) > MAX_SHIFT_NORM1000:
+        told = ", ".join(f"{value:+.1f}" for value in shift)
+        problems.append(f"boxes are shifted: x1, y1, x2, y2 by {told} thousandths (bound {MAX_SHIFT_NORM1000:g})")
+    return GoldenReport(
+        facts.runtime, facts.device, golden.against, len(answers) or 1, same, mean, bound, len(boxed),
+        round(float(np.mean(ious)), 4) if ious else None, other, shift, tuple(problems),
+    )  # fmt: skip
+
+
+def _shift(pairs: Sequence[tuple[Box, Box, bytes]]) -> tuple[float, float, float, float] | None:
+    if len(pairs) < MIN_SHIFTED:
+        return None
+    offsets = []
+    for theirs, ours, picture in pairs:
+        width, height = _size(picture)
+        a, b = theirs.to_norm1000(width, height), ours.to_norm1000(width, height)
+        offsets.append([after - before for before, after in zip(a, b, strict=True)])
+    x1, y1, x2, y2 = (round(float(value), 2) for value in np.median(np.asarray(offsets), axis=0))
+    return x1, y1, x2, y2
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height as a PNG's header says."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
