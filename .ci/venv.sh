@@ -41,5 +41,7 @@ pip torch==2.13.0
 pip --editable '.[test]'
 # Only a data file of it is read (the vocabulary's ranks, in tests); its own dependencies are not wanted.
 pip --no-deps dashscope
+# verl judges what `egm train export-verl` writes. Of what it asks for, ray, vllm and an older transformers are left out.
+pip --no-deps verl hydra-core omegaconf antlr4-python3-runtime tensordict torchdata pyvers cloudpickle codetiming orjson
 echo "$wanted" >"$venv/.stamp"
 say "ready: $("$venv/bin/egm" --version)"

@@ -48,7 +48,7 @@ def canonical_name(key: str) -> str:
     return key
 
 
-class Settings(dict[str, Any]):
+class CheckpointSettings(dict[str, Any]):
     """A section of config.json that names itself when a key is missing from it."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
@@ -79,7 +79,7 @@ class Checkpoint:
         if (self.directory / "adapter_config.json").is_file() and not (self.directory / "config.json").is_file():
             merge = "PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(OUT), then build OUT"
             raise CheckpointError("a whole checkpoint", f"an adapter alone in {self.directory}", merge)
-        self.config = Settings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
+        self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
         self._tensors = self._open_tensors()
@@ -186,7 +186,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{name} in {self.directory / 'config.json'}", "none", "use a Qwen3-VL or InternVL3 (-hf) checkpoint"
             )
-        return Settings(section, f"{name} of {self.directory / 'config.json'}")
+        return CheckpointSettings(section, f"{name} of {self.directory / 'config.json'}")
 
     def _family(self) -> str:
         known = {"qwen3_vl": "qwen3_vl", "internvl": "internvl3"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from egm_edge.errors import BackendError, InputError
 from training.stage_config import GrpoConfig, load_grpo
 from training.stages.launch import quiet_offline
 
+VLLM_VERSIONS = ("0.22.0", "0.31.0")  # that TRL 1.16 knows how to hand new weights to (trl/import_utils.py)
 log = logging.getLogger("egm.train")
 
 
@@ -39,16 +41,23 @@ def run_grpo(config: GrpoConfig) -> Path:
         return Path(config.run.output) / FINAL
     from trl import GRPOConfig, GRPOTrainer
 
+    from training.stages.guard import Guarded
+
+    class GuardedGrpo(Guarded, GRPOTrainer):
+        """GRPOTrainer that stops at a loss that is no number."""
+
     from training.checks import check_step_zero
     from training.rewards.registry import make_reward
     from training.rewards.trl import as_trl_reward
     from training.stages.answers import opens_thought
     from training.stages.model import lora_config
+    from training.stages.rollouts import RolloutLog
     from training.stages.samples import grpo_dataset
 
     check_step_zero(session)
     shared = session.arguments()
     processor = session.processor
+    rollout_log = RolloutLog(session.output / "rollouts", session.rows, session.images, config.run.rollout_steps)
     rewards = [
         as_trl_reward(
             name,
@@ -56,10 +65,11 @@ def run_grpo(config: GrpoConfig) -> Path:
             in_thought=opens_thought(processor.prompt_spec),
             end_token_ids=processor.end_token_ids,
             max_tokens=config.sampling.max_tokens,
+            on_scored=rollout_log if number == 0 else None,
         )
-        for name in config.rewards
+        for number, name in enumerate(config.rewards)
     ]
-    trainer = GRPOTrainer(
+    trainer = GuardedGrpo(
         model=session.model,
         args=GRPOConfig(**shared, **policy_arguments(config), **rollouts),
         reward_funcs=rewards,
@@ -105,8 +115,6 @@ def rollout_arguments(config: GrpoConfig) -> dict[str, Any]:
         BackendError: vLLM was asked for and cannot run here.
         InputError: the batch does not hold whole groups.
     """
-    import torch
-
     completions = config.run.batch_per_device * config.run.accumulation
     if completions % config.sampling.generations:
         found = f"{config.run.batch_per_device} x {config.run.accumulation} = {completions}"
@@ -114,18 +122,43 @@ def rollout_arguments(config: GrpoConfig) -> dict[str, Any]:
         raise InputError(needed, found, "change one of the three")
     if config.rollouts.engine == "transformers":
         return {}
-    if importlib.util.find_spec("vllm") is None or not torch.cuda.is_available():
-        what = "a GPU" if importlib.util.find_spec("vllm") else "the package vllm"
-        raise BackendError(
-            "vLLM and a GPU for rollouts.engine: vllm", f"no {what}", "set rollouts.engine: transformers"
-        )
+    require_vllm()
     return {
         "use_vllm": True,
         "vllm_mode": "colocate",
+        "vllm_enable_sleep_mode": True,
         "vllm_gpu_memory_utilization": config.rollouts.gpu_memory,
         "vllm_tensor_parallel_size": config.rollouts.tensor_parallel,
         "vllm_max_model_length": config.max_prompt_tokens + config.sampling.max_tokens,
+        "vllm_importance_sampling_correction": corrects(config),
     }
+
+
+def corrects(config: GrpoConfig) -> bool:
+    """Whether a sequence is weighted by how likely the trainer finds it beside vLLM (see `RolloutSettings.correction`)."""
+    filtered = config.sampling.top_p < 1.0 or config.sampling.top_k > 0
+    return config.rollouts.correction == "auto" and not filtered
+
+
+def require_vllm() -> None:
+    """vLLM, of a version that TRL drives, and a GPU.
+
+    Raises:
+        BackendError: one of them is missing.
+    """
+    import torch
+
+    low, high = VLLM_VERSIONS
+    needed, hint = f"vllm {low} to {high} and a GPU for rollouts.engine: vllm", "set rollouts.engine: transformers"
+    try:
+        version = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        raise BackendError(needed, "no package vllm", f"pip install 'vllm>={low},<={high}', or {hint}") from None
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if not tuple(map(int, low.split(".")[:2])) <= numbers <= tuple(map(int, high.split(".")[:2])):
+        raise BackendError(needed, f"vllm {version}", f"pip install 'vllm>={low},<={high}', or {hint}")
+    if not torch.cuda.is_available():
+        raise BackendError(needed, "no GPU", hint)
 
 
 if __name__ == "__main__":

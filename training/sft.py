@@ -35,6 +35,11 @@ def run_sft(config: SftConfig) -> Path:
         return Path(config.run.output) / FINAL
     from trl import SFTConfig, SFTTrainer
 
+    from training.stages.guard import Guarded
+
+    class GuardedSft(Guarded, SFTTrainer):
+        """SFTTrainer that stops at a loss that is no number."""
+
     from training.checks import check_step_zero
     from training.stages.model import lora_config
     from training.stages.samples import SftCollator, sft_dataset
@@ -50,7 +55,7 @@ def run_sft(config: SftConfig) -> Path:
         eval_steps=config.run.eval_steps or None,
         per_device_eval_batch_size=config.run.batch_per_device,
     )
-    trainer = SFTTrainer(
+    trainer = GuardedSft(
         model=session.model,
         args=arguments,
         data_collator=SftCollator(session.processor, session.images),

@@ -7,14 +7,14 @@ what evaluation and the robot use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from egm_edge.hashing import canonical_hash
 from training.rewards.registry import make_reward
-from training.typed_yaml import load_yaml, setting
+from training.typed_yaml import load_yaml, result_settings, setting
 
 CONFIGS = Path(__file__).parent / "configs"
 TASKS = tuple(task.value for task in Task)
@@ -33,8 +33,8 @@ class ModelSettings:
     """
 
     base: str
-    source: str = ""
-    attention: str = setting("auto", choices=("auto", "sdpa", "flash_attention_2", "eager"))
+    source: str = setting("", changes_result=False)
+    attention: str = setting("auto", choices=("auto", "sdpa", "flash_attention_2", "eager"), changes_result=False)
     dtype: str = setting("bfloat16", choices=("bfloat16", "float16", "float32"))
     train: tuple[str, ...] = ("language_model", "projector")
 
@@ -58,7 +58,7 @@ class LoraSettings:
 class DataSettings:
     """Rows (jsonl as `egm data convert` writes it) and the root of their pictures.
 
-    `validation` may only hold rows of `val` splits; test splits are for the final evaluation alone.
+    `train` may only hold rows of split `train`, `validation` only of `val`; test splits are for the final evaluation alone.
     """
 
     train: tuple[str, ...]
@@ -87,31 +87,39 @@ class RunSettings:
         output: run directory; the finished checkpoint is its folder `final`.
         batch_per_device, accumulation: global batch = the two multiplied by the number of processes.
         max_steps: stop earlier than `epochs`; 0 leaves it to them.
+        eval_steps: validate every so many steps; 0 never. SFT: loss on all validation rows. GRPO: greedy answers to
+            `card_samples` of them, before the first step too; the best checkpoint so far is kept as `best`.
+        rollout_steps: GRPO: every so many steps a few rollouts are kept as text and picture under `rollouts`; 0 never.
         deepspeed: "none", "zero2" or "zero3".
+        offload: weights and optimiser state wait in CPU memory between uses; needs ZeRO (or verl).
         reports: "tensorboard", "wandb".
         keep: checkpoints kept.
         step0_checks: check the set-up before the first step and stop when it is wrong; on `step0_samples` rows.
         card_samples, card_tokens: validation rows measured for the model card, and tokens an answer may have there.
+
+    A run goes on from its checkpoints after any of these has changed that does not change its result.
     """
 
-    output: str
+    output: str = setting(changes_result=False)
     epochs: float = setting(1.0, low=0.0)
     max_steps: int = setting(0, low=0)
     batch_per_device: int = setting(1, low=1)
     accumulation: int = setting(1, low=1)
     seed: int = 42
-    save_steps: int = setting(50, low=1)
-    eval_steps: int = setting(0, low=0)
-    log_steps: int = setting(10, low=1)
-    keep: int = setting(3, low=1)
-    deepspeed: str = setting("none", choices=("none", "zero2", "zero3"))
-    gradient_checkpointing: bool = True
-    workers: int = setting(4, low=0)
-    reports: tuple[str, ...] = ()
-    step0_checks: bool = True
-    step0_samples: int = setting(16, low=1)
-    card_samples: int = setting(500, low=0)
-    card_tokens: int = setting(1024, low=1)
+    save_steps: int = setting(50, low=1, changes_result=False)
+    eval_steps: int = setting(0, low=0, changes_result=False)
+    rollout_steps: int = setting(10, low=0, changes_result=False)
+    log_steps: int = setting(10, low=1, changes_result=False)
+    keep: int = setting(3, low=1, changes_result=False)
+    deepspeed: str = setting("none", choices=("none", "zero2", "zero3"), changes_result=False)
+    offload: bool = setting(False, changes_result=False)
+    gradient_checkpointing: bool = setting(True, changes_result=False)
+    workers: int = setting(4, low=0, changes_result=False)
+    reports: tuple[str, ...] = setting((), changes_result=False)
+    step0_checks: bool = setting(True, changes_result=False)
+    step0_samples: int = setting(16, low=1, changes_result=False)
+    card_samples: int = setting(500, low=0, changes_result=False)
+    card_tokens: int = setting(1024, low=1, changes_result=False)
 
     def __post_init__(self) -> None:
         unknown = [report for report in self.reports if report not in ("tensorboard", "wandb")]
@@ -168,11 +176,24 @@ class LossSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    """What generates: "transformers" anywhere, "vllm" on GPUs (its own package; must be installed)."""
+    """What generates: "transformers" anywhere, "vllm" on GPUs (its own package; must be installed).
+
+    Attributes:
+        dtype: of the generating copy on verl; TRL's vLLM takes that of the checkpoint.
+        gpu_memory: share of a GPU that vLLM may take while it generates; it sleeps while the trainer works.
+        correction: "auto" corrects for the difference between vLLM's and the trainer's log-probabilities wherever the two
+            are of one distribution, that is without top-p and top-k; "off" never does. vLLM gives log-probabilities after
+            those filters and TRL's trainer computes them before, so the weight of a sequence would shrink with every
+            filtered token, long thoughts most (upstream, on verl, corrects nothing either).
+        tokens_per_gpu: verl: tokens of one micro-batch; 0 is one prompt and answer of the longest kind.
+    """
 
     engine: str = setting("transformers", choices=("transformers", "vllm"))
-    gpu_memory: float = setting(0.3, low=0.05, high=0.95)
-    tensor_parallel: int = setting(1, low=1)
+    dtype: str = setting("bfloat16", choices=("bfloat16", "float16"))
+    gpu_memory: float = setting(0.3, low=0.05, high=0.95, changes_result=False)
+    tensor_parallel: int = setting(1, low=1, changes_result=False)
+    correction: str = setting("auto", choices=("auto", "off"))
+    tokens_per_gpu: int = setting(0, low=0, changes_result=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,5 +251,5 @@ def load_grpo(name: str, overrides: Mapping[str, str] | None = None) -> GrpoConf
 
 
 def config_hash(config: SftConfig | GrpoConfig) -> str:
-    """Of every setting; written into checkpoints, so that a resumed run is known to be the same."""
-    return canonical_hash(asdict(config))
+    """Of every setting that changes the result; written into checkpoints, so that a resumed run is known to be the same."""
+    return canonical_hash(result_settings(config))

@@ -47,9 +47,14 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
+    changes_result: bool = True,
 ) -> Any:
-    """A dataclass field with bounds that `load_yaml` checks."""
-    bounds = {"low": low, "high": high, "choices": tuple(choices)}
+    """A dataclass field with bounds that `load_yaml` checks.
+
+    Args:
+        changes_result: False for what only decides speed, memory, logging or where files go (see `result_settings`).
+    """
+    bounds = {"low": low, "high": high, "choices": tuple(choices), "changes_result": changes_result}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=bounds)
     return dataclasses.field(default=default, metadata=bounds)
@@ -73,6 +78,14 @@ def load_yaml(kind: type[T], path: Path, overrides: Mapping[str, str] | None = N
         raise ConfigError(problems)
     assert config is not None
     return config
+
+
+def result_settings(config: Any) -> Any:
+    """The settings that change a result, as plain values; nested dataclasses included."""
+    if not dataclasses.is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    kept = [f.name for f in dataclasses.fields(config) if f.metadata.get("changes_result", True)]
+    return {name: result_settings(getattr(config, name)) for name in kept}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:

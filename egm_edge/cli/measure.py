@@ -36,9 +36,8 @@ def main(argv: list[str]) -> int:
 
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     from egm_edge.auto import directory_of
-    from egm_edge.benchmark.benchmark import Plan, measure_bundle
+    from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.comparison import PeerChoice
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
@@ -53,12 +52,13 @@ def _measure(argv: list[str]) -> int:
             key=os.environ.get("OPENAI_API_KEY"),
             model=arguments.peer_model if "://" in arguments.beside else None,
         )
+    source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     sweeps = parse_sweeps(arguments.sweep or [])
     workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
     out = Path(arguments.out) if arguments.out else None
     if out:
         _make_folder(out)
-    plan = Plan(
+    plan = BenchmarkPlan(
         requests=arguments.requests,
         warm_up=arguments.warm_up,
         max_new_tokens=arguments.max_new_tokens,

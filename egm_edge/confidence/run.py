@@ -6,14 +6,17 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.data.rows import Row
-from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.images import load_image
+
+if TYPE_CHECKING:
+    from egm_edge.grounder import Grounder
 
 CUT_THOUGHT_TOKENS = 48  # a thought that is cut is cut somewhere below this
 

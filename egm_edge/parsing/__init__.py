@@ -36,6 +36,7 @@ __all__ = ["AMODAL_MARGIN", "BoxNorm1000", "LabelledBox", "Parsed", "parse_answe
 
 AMODAL_MARGIN = 1000.0  # norm1000 units beyond each side: a hidden part larger than the frame is no grounding
 MAX_CANDIDATES = 64
+LARGEST_UNIT = 1.5  # fractions up to here are 0-1 units that overshoot the frame
 BoxNorm1000 = tuple[float, float, float, float]
 _THOUGHT_MARKS = re.compile(r"</?think>|<answer>")
 _OTHER_THOUGHT_MARKS = re.compile(r"[<◁](/?)think(?:ing)?[>▷]")  # Kimi-VL's, and others'
@@ -172,7 +173,7 @@ def _box_or_fault(
     values = written
     if unit_wh is not None:
         values = [v * NORM1000_MAX / unit_wh[i % 2] for i, v in enumerate(written)]
-    elif all(0.0 <= v <= 1.0 for v in values):
+    elif all(0.0 <= v <= 1.0 for v in values) or (max(map(abs, values)) <= LARGEST_UNIT and any(v % 1.0 for v in values)):
         return UnparsableReason.UNIT_INTERVAL
     if task is Task.MODAL and max(values) > NORM1000_MAX:
         return UnparsableReason.BEYOND_GRID

@@ -89,6 +89,16 @@ def test_a_server_beside_gets_as_many_tokens_as_ours(
     assert (tmp_path / "measure.md").read_text().startswith("# Latency on this machine\n\n**")
 
 
+def test_a_server_that_sends_everything_at_once_has_no_time_per_token(
+    tiny_cpu_bundle: Bundle, frames_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda body, before: Reply(pieces=1)) as served:
+        options = ["--frames", frames_dir, "--requests", 1, "--warm-up", 1, "--max-new-tokens", 20, "--no-roofline"]
+        given = [tiny_cpu_bundle.root, *options, "--threads", 1, "--beside", served.url, "--pairs", 1]
+        assert main([*map(str, given)]) == 0
+    assert "| per token | not known | - | - |" in capsys.readouterr().out
+
+
 def test_llama_cpps_server_is_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in that takes llama-server's options and answers as it does."""
     program = tmp_path / "llama-server"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 BOX = '[{"bbox_2d": [0, 0, 500, 500], "label": "mug"}]'
@@ -21,6 +22,7 @@ class Reply:
     Attributes:
         status: of the answer. text: of the message. finish: its finish_reason. raw: sent instead of JSON.
         pause_s: silence before it. cut: bytes to leave out at the end of the body. retry_after: header.
+        pieces: how many a streamed text comes in.
     """
 
     text: str = BOX
@@ -31,6 +33,7 @@ class Reply:
     raw: bytes | None = None
     retry_after: str | None = None
     message: dict[str, Any] = field(default_factory=dict)
+    pieces: int = 2
 
 
 @dataclass
@@ -89,9 +92,9 @@ def serving(reply_to: Callable[[dict[str, Any], int], Reply]) -> Iterator[Served
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
-            half = len(reply.text) // 2
+            ends = [len(reply.text) * i // reply.pieces for i in range(reply.pieces + 1)]
             events: list[dict[str, Any]] = [
-                {"choices": [{"delta": {"content": t}}]} for t in (reply.text[:half], reply.text[half:])
+                {"choices": [{"delta": {"content": reply.text[a:b]}}]} for a, b in pairwise(ends)
             ]
             events.append({"choices": [{"delta": {}, "finish_reason": reply.finish}]})
             events.append({"choices": [], "usage": {"prompt_tokens": 40, "completion_tokens": 12}})

@@ -78,12 +78,14 @@ def _write(path: Path, checkpoint: Path, data: Path, output: Path, changes: dict
         "gradient_checkpointing": "false",
         "dtype": "float32",
         "eval_steps": "0",
+        "train": "[language_model, projector]",
+        "schedule": "cosine",
     } | changes
     path.write_text(
         f"""task: modal
-model: {{base: {checkpoint}, dtype: {values["dtype"]}}}
+model: {{base: {checkpoint}, dtype: {values["dtype"]}, train: {values["train"]}}}
 data: {{train: [{data}], images: {data.parent / "images"}, validation: {values["validation"]}}}
-optim: {{learning_rate: {values["learning_rate"]}, warmup_ratio: 0.03}}
+optim: {{learning_rate: {values["learning_rate"]}, warmup_ratio: 0.03, schedule: {values["schedule"]}}}
 lora: {{rank: {values["lora"]}}}
 run:
   output: {output}

@@ -58,7 +58,7 @@ def test_a_thing_that_is_not_there_reads_back_as_not_found(processor: EgmProcess
 
 def test_qwen_answers_are_the_recipes_to_the_letter(tiny_qwen3_vl: Path) -> None:
     text = answer_text(replace(ROW, expression="mug"), EgmProcessor(tiny_qwen3_vl).prompt_spec)
-    assert text == 'It is red.\n</think>\n\n```json\n[{"bbox_2d": [250, 250, 500, 500], "label": "mug"}]\n```'
+    assert text == 'It is red.\n</think>\n\n```json\n[\n\t{"bbox_2d": [250, 250, 500, 500], "label": "mug"}\n]\n```'
 
 
 def test_internvl_answers_are_the_recipes_to_the_letter(tiny_internvl3: Path) -> None:

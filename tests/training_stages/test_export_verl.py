@@ -16,18 +16,21 @@ from PIL import Image
 from egm_edge.data.pictures import load_picture
 from egm_edge.errors import InputError
 from tests.training_stages.runs import grpo_yaml, write_data
-from training import export_verl
 from training.data.sources import load_rows
-from training.rewards import verl as verl_rewards
 from training.stage_config import load_grpo
+from training.verl import export as export_verl
+from training.verl import reward as verl_rewards
+from training.verl.settings import verl_settings
 
 parquet = pytest.importorskip("pyarrow.parquet")
+
+ALL = "[language_model, projector, vision]"
 
 
 @pytest.fixture
 def exported(tmp_path: Path, tiny_qwen3_vl: Path) -> Path:
     data, val = write_data(tmp_path), write_data(tmp_path, 3, split="val", first=100)
-    config = grpo_yaml(tmp_path / "c.yaml", tiny_qwen3_vl, data, tmp_path / "runs", validation=f"[{val}]")
+    config = grpo_yaml(tmp_path / "c.yaml", tiny_qwen3_vl, data, tmp_path / "runs", validation=f"[{val}]", train=ALL)
     assert export_verl.main([str(config), "--out", str(tmp_path / "verl"), "--gpus", "2"]) == 0
     return tmp_path / "verl"
 
@@ -71,7 +74,7 @@ def test_launch_script_is_valid_shell_and_holds_the_recipe(exported: Path) -> No
 
 def test_shipped_batch_is_upstreams_256_prompts_of_16(tmp_path: Path) -> None:
     config = load_grpo("internvl3-8b-modal-grpo")
-    settings = export_verl.verl_settings(config, tmp_path, nodes=1, gpus=8, validate=True)
+    settings = verl_settings(config, tmp_path, nodes=1, gpus=8, validate=True)
     assert settings["data.train_batch_size"] == settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
     assert settings["actor_rollout_ref.rollout.n"] == 16 and settings["actor_rollout_ref.rollout.top_k"] == -1
     assert settings["actor_rollout_ref.actor.use_kl_loss"] is False

@@ -26,7 +26,8 @@ def answer_text(row: Row, spec: PromptSpec) -> str:
     Raises:
         InputError: an answer syntax that is not known here.
 
-    Qwen3-VL: `REASON\\n</think>\\n\\n` and a fenced JSON list; InternVL3: `<think>REASON</think><answer><ref>…</ref>
+    Qwen3-VL: `REASON\\n</think>\\n\\n` and a fenced JSON list, its one entry on a line of its own behind a tab, as EGM's SFT
+    rows and Qwen3-VL itself write it; InternVL3: `<think>REASON</think><answer><ref>…</ref>
     <box>[…]</box></answer>`. A thing that is not there is an empty list, or an empty box tag.
     """
     writer = _SYNTAXES.get(spec.answer_syntax)
@@ -42,7 +43,8 @@ def box_numbers(row: Row) -> list[int] | None:
         return None
     x1, y1, x2, y2 = (round(v) for v in box)
     (x1, x2), (y1, y2) = _with_extent(x1, x2), _with_extent(y1, y2)
-    return [x1, y1, x2, y2]
+    # Numbers of 0 and 1 alone would read back as shares of the picture, which the parser refuses.
+    return [x1, y1, max(x2, 2), y2] if min(x1, y1) >= 0 and max(x2, y2) <= 1 else [x1, y1, x2, y2]
 
 
 def _with_extent(low: int, high: int) -> tuple[int, int]:
@@ -54,10 +56,11 @@ def _with_extent(low: int, high: int) -> tuple[int, int]:
 
 def _bbox_2d_json(row: Row, thought_open: bool) -> str:
     numbers = box_numbers(row)
-    body = [{"bbox_2d": numbers, "label": row.expression}] if numbers else []
+    one = json.dumps({"bbox_2d": numbers, "label": row.expression}, ensure_ascii=False)
+    body = f"[\n\t{one}\n]" if numbers else "[]"
     thought = f"{row.reasoning}\n</think>\n\n"
     opening = "" if thought_open else f"{THINK}\n"
-    return f"{opening}{thought}```json\n{json.dumps(body, ensure_ascii=False)}\n```"
+    return f"{opening}{thought}```json\n{body}\n```"
 
 
 def _ref_box(row: Row, thought_open: bool) -> str:

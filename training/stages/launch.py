@@ -23,11 +23,15 @@ def quiet_offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def deepspeed_config(kind: str, dtype: str) -> dict[str, Any] | None:
+def deepspeed_config(kind: str, dtype: str, *, offload: bool = False) -> dict[str, Any] | None:
     """DeepSpeed's own settings for "zero2" or "zero3"; None for "none". "auto" values are filled in by the Trainer."""
     if kind == "none":
         return None
     zero: dict[str, Any] = {"stage": 3 if kind == "zero3" else 2, "overlap_comm": True, "contiguous_gradients": True}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        if kind == "zero3":
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     if kind == "zero3":
         zero |= {
             "stage3_prefetch_bucket_size": "auto",
@@ -47,7 +51,7 @@ def deepspeed_config(kind: str, dtype: str) -> dict[str, Any] | None:
     }
 
 
-def launch_arguments(kind: str, dtype: str) -> dict[str, Any]:
+def launch_arguments(kind: str, dtype: str, *, offload: bool = False) -> dict[str, Any]:
     """Keyword arguments of TrainingArguments for this launch. Build the model *before* calling this.
 
     With ZeRO-3 set up first, transformers would hand out partitioned parameters to code that fills them. On CPUs the
@@ -69,7 +73,7 @@ def launch_arguments(kind: str, dtype: str) -> dict[str, Any]:
         raise BackendError(
             "a launch by torchrun or deepspeed", f"one plain process for {kind}", f"start it with: {launcher}"
         )
-    arguments: dict[str, Any] = {"deepspeed": deepspeed_config(kind, dtype)}
+    arguments: dict[str, Any] = {"deepspeed": deepspeed_config(kind, dtype, offload=offload)}
     if not on_gpu:
         from accelerate import PartialState
 

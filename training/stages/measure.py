@@ -17,15 +17,26 @@ from transformers import PreTrainedModel
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome
-from egm_edge.parsing import parse_answer
 from egm_edge.reporting.intervals import wilson
 from training.rewards.grounding import iou_norm1000
+from training.rewards.registry import ReadAnswer, Reward, RewardTarget
 from training.stages.answers import opens_thought
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
 
 ACCURACY_IOU = 0.5
 GREY = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One answer: right (IoU > 0.5, or rightly "not there"), IoU, readable, generated tokens, reward."""
+
+    right: bool
+    iou: float
+    readable: bool
+    tokens: int
+    reward: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class Measured:
         mean_iou: over all rows, 0-1; unreadable answers are 0.
         parse_rate: share of answers that hold a box or say "not there".
         mean_tokens: generated tokens, the end token included.
+        reward: mean of the rewards that the run trains on, None where it has none.
     """
 
     count: int
@@ -44,6 +56,7 @@ class Measured:
     mean_iou: float
     parse_rate: float
     mean_tokens: float
+    reward: float | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -105,28 +118,51 @@ def measure(
     blank: bool = False,
 ) -> Measured:
     """Greedy answers of all rows, scored."""
+    return summarise(score_answers(model, processor, rows, images, max_tokens=max_tokens, blank=blank))
+
+
+def score_answers(
+    model: PreTrainedModel,
+    processor: EgmProcessor,
+    rows: Sequence[Row],
+    images: Path,
+    *,
+    max_tokens: int,
+    blank: bool = False,
+    reward: Reward | None = None,
+) -> list[Scored]:
+    """One score a row. `reward` adds what training would give for the greedy answer."""
     answers = generate_answers(model, processor, rows, images, max_tokens=max_tokens, blank=blank)
-    scored = [_score(row, ids, processor) for row, ids in zip(rows, answers, strict=True)]
-    count = max(1, len(rows))
+    in_thought = opens_thought(processor.prompt_spec)
+    scores = []
+    for row, ids in zip(rows, answers, strict=True):
+        target = RewardTarget(row.box_norm1000, row.task)
+        finished = bool(ids) and ids[-1] in processor.end_token_ids
+        text = processor.decode_answer(ids)
+        answer = ReadAnswer.read(text, target, token_count=len(ids), finished=finished, in_thought=in_thought)
+        scores.append(_scored(answer, target, reward(answer, target) if reward else None))
+    return scores
+
+
+def summarise(scores: Sequence[Scored]) -> Measured:
+    """Means over the rows."""
+    count = max(1, len(scores))
+    rewards = [score.reward for score in scores if score.reward is not None]
     return Measured(
-        count=len(rows),
-        accuracy=sum(right for right, _, _ in scored) / count,
-        mean_iou=sum(iou for _, iou, _ in scored) / count,
-        parse_rate=sum(readable for _, _, readable in scored) / count,
-        mean_tokens=sum(len(ids) for ids in answers) / count,
+        count=len(scores),
+        accuracy=sum(score.right for score in scores) / count,
+        mean_iou=sum(score.iou for score in scores) / count,
+        parse_rate=sum(score.readable for score in scores) / count,
+        mean_tokens=sum(score.tokens for score in scores) / count,
+        reward=sum(rewards) / len(rewards) if rewards else None,
     )
 
 
-def _score(row: Row, ids: Sequence[int], processor: EgmProcessor) -> tuple[bool, float, bool]:
-    """Right, IoU, readable."""
-    in_thought = opens_thought(processor.prompt_spec)
-    parsed = parse_answer(processor.decode_answer(ids), task=row.task, in_thought=in_thought)
+def _scored(answer: ReadAnswer, target: RewardTarget, reward: float | None) -> Scored:
+    parsed = answer.parsed
     readable = parsed.outcome is not Outcome.UNPARSABLE
-    target = row.box_norm1000
-    if target is None:
+    if target.box_norm1000 is None:
         right = parsed.outcome is Outcome.NOT_FOUND
-        return right, float(right), readable
-    if parsed.box_norm1000 is None:
-        return False, 0.0, readable
-    iou = iou_norm1000(parsed.box_norm1000, target)
-    return iou > ACCURACY_IOU, iou, readable
+        return Scored(right, float(right), readable, answer.token_count, reward)
+    iou = iou_norm1000(parsed.box_norm1000, target.box_norm1000) if parsed.box_norm1000 else 0.0
+    return Scored(iou > ACCURACY_IOU, iou, readable, answer.token_count, reward)

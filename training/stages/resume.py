@@ -1,6 +1,7 @@
 """Which checkpoint a killed run goes on from: the newest that was written to its end.
 
-A mark is written into a checkpoint folder after everything else in it is on disk; a folder without it is thrown away.
+A mark is written into a checkpoint folder after everything else in it is on disk; a folder without it is thrown away. The
+mark holds the settings that change the result, so that a run under others is refused by their names.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from egm_edge.errors import CheckpointError
+from training.stage_config import GrpoConfig, SftConfig
 from training.stages.launch import is_main_process
+from training.typed_yaml import result_settings
 
 MARK = "complete.json"
 PREFIX = "checkpoint-"
@@ -31,10 +35,10 @@ def make_durable(directory: Path) -> None:
 
 
 class MarkComplete(TrainerCallback):
-    """Marks each saved checkpoint complete, with the hash of the configuration it belongs to."""
+    """Marks each saved checkpoint complete, with the settings that it belongs to."""
 
-    def __init__(self, config_hash: str) -> None:
-        self.config_hash = config_hash
+    def __init__(self, config: SftConfig | GrpoConfig) -> None:
+        self.values = {"settings": result_settings(config), "deepspeed": config.run.deepspeed}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -42,16 +46,17 @@ class MarkComplete(TrainerCallback):
         directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
         make_durable(directory)
         beside = directory / f".{MARK}.tmp"
-        beside.write_text(json.dumps({"step": state.global_step, "config": self.config_hash}))
+        beside.write_text(json.dumps({"step": state.global_step, **self.values}))
         make_durable(directory)
         os.replace(beside, directory / MARK)
 
 
-def resume_from(output: Path, config_hash: str) -> Path | None:
+def resume_from(output: Path, config: SftConfig | GrpoConfig) -> Path | None:
     """The newest complete checkpoint of a run directory, or None; incomplete ones are deleted by the main process.
 
     Raises:
-        CheckpointError: it was written under other settings.
+        CheckpointError: it was written under settings that give another result, or by another kind of ZeRO, whose
+            optimiser state only that kind can read.
     """
     steps = sorted((int(p.name.removeprefix(PREFIX)), p) for p in output.glob(f"{PREFIX}*") if _is_step(p))
     complete = [path for _, path in steps if (path / MARK).is_file()]
@@ -62,14 +67,25 @@ def resume_from(output: Path, config_hash: str) -> Path | None:
     if not complete:
         return None
     newest = complete[-1]
-    written_under = json.loads((newest / MARK).read_text()).get("config")
-    if written_under != config_hash:
+    mark = json.loads((newest / MARK).read_text())
+    changed = list(_changed(mark.get("settings", {}), json.loads(json.dumps(result_settings(config)))))
+    if mark.get("deepspeed") != config.run.deepspeed:
+        changed.append(f"run.deepspeed {mark.get('deepspeed')} -> {config.run.deepspeed}")
+    if changed:
         raise CheckpointError(
             f"{newest} written under the same settings",
-            f"settings {str(written_under)[:12]} instead of {config_hash[:12]}",
+            ", ".join(changed[:4]),
             "restore them, or choose another run.output",
         )
     return newest
+
+
+def _changed(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*now, *(set(before) - set(now))]:
+            yield from _changed(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield f"{key} {before} -> {now}"
 
 
 def _is_step(path: Path) -> bool:

@@ -19,6 +19,7 @@ from egm_edge.data.readers import at_row
 from egm_edge.data.rows import Row, row_from_dict
 from egm_edge.errors import InputError
 from training.stages.answers import answer_text
+from training.stages.guard import ROWS
 from training.stages.processor import EgmProcessor
 
 IGNORED = -100
@@ -37,13 +38,13 @@ def answer_ids(row: Row, processor: EgmProcessor) -> list[int]:
 
 
 class SftCollator:
-    """A batch of data set items to model inputs with `labels`; right-padded."""
+    """A batch of data set items to model inputs with `labels`, right-padded, and the rows' ids for `stages.guard`."""
 
     def __init__(self, processor: EgmProcessor, images: Path) -> None:
         self.processor = processor
         self.images = images
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [row_of(item) for item in items]
         prompts = [self.processor.prompt(load_picture(r, self.images), task_text(r, self.processor)) for r in rows]
         answers = [answer_ids(r, self.processor) for r in rows]
@@ -57,7 +58,15 @@ class SftCollator:
             labels[i, len(prompt.ids) : length] = torch.tensor(answer)
             mask[i, :length] = 1
         vision = self.processor.vision_inputs([p.pixels for p in prompts])
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, **self.processor.token_types(ids), **vision}
+        named = {ROWS: [row.id for row in rows]}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": labels,
+            **self.processor.token_types(ids),
+            **vision,
+            **named,
+        }
 
 
 def sft_dataset(rows: Sequence[Row]) -> Dataset:

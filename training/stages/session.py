@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from training.data.leaks import find_leaks
 from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, SftConfig, config_hash
+from training.stages.guard import memory_explained
 from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments, leave_group
 from training.stages.measure import Measured, measure
 from training.stages.model import DTYPES, checkpoint_directory, load_model
@@ -40,6 +41,7 @@ from training.stages.output import (
 from training.stages.processor import EgmProcessor
 from training.stages.resume import MarkComplete, resume_from
 from training.stages.samples import require_usable
+from training.stages.validation import ValidateGreedy
 
 StageConfig = SftConfig | GrpoConfig
 FINAL = "final"
@@ -47,7 +49,7 @@ log = logging.getLogger("egm.train")
 
 
 @dataclass(slots=True)
-class Session:
+class TrainingSession:
     """An opened run: everything the trainer is built from.
 
     Attributes:
@@ -70,9 +72,14 @@ class Session:
     output: Path
     resume: Path | None
     proof: DeepSpeedProof
+    watchers: list[TrainerCallback] = field(default_factory=list)
 
     def callbacks(self) -> list[TrainerCallback]:
-        return [MarkComplete(self.hash), self.proof]
+        """What watches the run. Call once; `train` gives the trainer to those that need it."""
+        self.watchers = [MarkComplete(self.config), self.proof]
+        if isinstance(self.config, GrpoConfig) and self.validation and self.config.run.eval_steps:
+            self.watchers.append(ValidateGreedy(self))
+        return self.watchers
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that SFTConfig and GRPOConfig share. Call after the model exists, never before."""
@@ -103,14 +110,15 @@ class Session:
             # The one before must outlive the writing of the next.
             "save_total_limit": max(2, run.keep),
             "logging_steps": run.log_steps,
+            "logging_nan_inf_filter": False,  # it would log a NaN loss as 0
             "report_to": list(run.reports) or "none",
             "remove_unused_columns": False,
             "dataloader_num_workers": run.workers,
-            **launch_arguments(run.deepspeed, dtype),
+            **launch_arguments(run.deepspeed, dtype, offload=run.offload),
         }
 
 
-def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session | None:
+def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> TrainingSession | None:
     """Check the data, open the checkpoint, find where to go on; None when this very run is finished already."""
     output, digest = Path(config.run.output), config_hash(config)
     for report in config.run.reports:
@@ -132,25 +140,28 @@ def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session
     if leaks.rows:
         raise InputError("no validation picture among the training rows", str(leaks), "run: egm data leaks")
     set_seed(config.run.seed)
-    resume = resume_from(output, digest)
+    resume = resume_from(output, config)
     # DeepSpeed keeps float32 weights of its own, LoRA its adapters in float32.
     plain = config.run.deepspeed == "none" and not config.lora.rank
     model = load_model(base, config.model, full_precision=plain)
-    return Session(
+    return TrainingSession(
         stage, config, digest, base, processor, model, rows, validation, images, output, resume,
         DeepSpeedProof(config.run.deepspeed),
     )  # fmt: skip
 
 
-def train(session: Session, trainer: Trainer) -> Path:
+def train(session: TrainingSession, trainer: Trainer) -> Path:
     """Train, then write the finished checkpoint; returns its directory."""
-    session.proof.trainer = trainer
+    for watcher in session.watchers:
+        if hasattr(watcher, "trainer"):
+            watcher.trainer = trainer
     # TRL writes a card of its own into every checkpoint; ours comes at the end, with measured numbers.
     trainer.create_model_card = lambda *_args, **_options: None
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(session.resume) if session.resume else None)
+    with memory_explained(_lower_memory(session.config)):
+        trainer.train(resume_from_checkpoint=str(session.resume) if session.resume else None)
     seconds = time.monotonic() - started
-    state = _gathered(trainer) if session.proof.wrapped == "DeepSpeedEngine" else None
+    state = gathered(trainer) if session.proof.wrapped == "DeepSpeedEngine" else None
     # With ZeRO-3 still on, one process that builds a model would wait for the others to build it too.
     unset_hf_deepspeed_config()
     final = session.output / FINAL
@@ -160,26 +171,35 @@ def train(session: Session, trainer: Trainer) -> Path:
     return final
 
 
-def _gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
+def _lower_memory(config: StageConfig) -> str:
+    """What to change when memory runs out, as far as it is not changed yet."""
+    run, options = config.run, []
+    if run.batch_per_device > 1:
+        options.append(f"lower run.batch_per_device ({run.batch_per_device}) and raise run.accumulation alike")
+    if not run.gradient_checkpointing:
+        options.append("set run.gradient_checkpointing: true")
+    if run.deepspeed != "zero3":
+        options.append("set run.deepspeed: zero3")
+    elif not run.offload:
+        options.append("set run.offload: true")
+    if isinstance(config, GrpoConfig):
+        options.append(f"lower sampling.max_tokens ({config.sampling.max_tokens})")
+        if config.rollouts.engine == "vllm":
+            options.append(f"lower rollouts.gpu_memory ({config.rollouts.gpu_memory})")
+    return ", ".join(options) + "; egm train plan shows where memory goes"
+
+
+def gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The whole model's weights, on the CPU; every process must call this."""
     state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     return {name: tensor.detach().cpu() for name, tensor in state.items()}
 
 
 def _write(
-    session: Session, trainer: Trainer, state: dict[str, torch.Tensor] | None, seconds: float, final: Path
+    session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, seconds: float, final: Path
 ) -> None:
     new = final.with_name(f".{FINAL}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        if state is not None:
-            model, state = _merged(session, state), None
-        else:
-            model = model.merge_and_unload()
-    write_weights(new, model, state, DTYPES[session.config.model.dtype])
-    session.processor.save_pretrained(new)
-    verify(new, session.processor)
+    write_checkpoint(session, trainer, state, new)
     record = TrainingRecord(
         stage=session.stage,
         task=session.config.task,
@@ -199,7 +219,25 @@ def _write(
     publish(new, final)
 
 
-def _measured(session: Session, directory: Path) -> Measured | None:
+def write_checkpoint(session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, new: Path) -> None:
+    """Weights, config and processor files of the model as it is now, into a new directory.
+
+    Args:
+        state: `gathered` weights. Without them the live model is converted and written: for the end of a run only.
+    """
+    shutil.rmtree(new, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        if state is not None:
+            model, state = _merged(session, state), None
+        else:
+            model = model.merge_and_unload()
+    write_weights(new, model, state, DTYPES[session.config.model.dtype])
+    session.processor.save_pretrained(new)
+    verify(new, session.processor)
+
+
+def _measured(session: TrainingSession, directory: Path) -> Measured | None:
     """Numbers of the written checkpoint itself, loaded back from disk."""
     rows = session.validation[: session.config.run.card_samples]
     if not rows:
@@ -211,7 +249,7 @@ def _measured(session: Session, directory: Path) -> Measured | None:
     return measure(model, EgmProcessor(directory), rows, session.images, max_tokens=limit)
 
 
-def _merged(session: Session, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrainedModel:
     """LoRA weights that a distributed engine held, merged into a fresh copy of the base."""
     from peft import get_peft_model
 
