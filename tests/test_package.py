@@ -138,6 +138,14 @@ def test_no_class_name_stands_for_two_things_and_no_file_is_long() -> None:
     assert {name: rooms for name, rooms in homes.items() if len(rooms) > 1} == {}
 
 
+def test_the_tour_of_the_house_passes_files_that_are_there_and_none_twice_but_the_grounder() -> None:
+    tour = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    passed = re.findall(r"^\d+\. `([^`]+)`", tour, re.MULTILINE)
+    assert [path for path in passed if not (ROOT / path).is_file()] == []
+    once = [path for path in passed if path != "egm_edge/grounder.py"]
+    assert len(once) == len(set(once)) > 30
+
+
 def test_the_base_install_is_light() -> None:
     base = [re.split(r"[^\w.-]", r)[0] for r in requires("egm-edge") or [] if "extra ==" not in r]
     assert sorted(base) == ["numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers", "tqdm"]
