@@ -59,15 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     split = verbs.add_parser("split", help="one file a split, so that each can be named where it belongs")
     split.add_argument("rows", type=Path, nargs="+")
-    split.add_argument(
-        "--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one"
-    )
+    split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
     split.add_argument(
         "--out", "-o", type=Path, required=True, metavar="DIR", help="folder for train.jsonl, val.jsonl, ..."
     )
     split.set_defaults(run=_split)
     flip = verbs.add_parser("flip", help="add mirrored copies of the rows that can be mirrored")
     flip.add_argument("rows", type=Path, nargs="+")
+    flip.add_argument(
+        "--any-language", action="store_true", help="mirror text that is not English too, words unchanged"
+    )
     flip.set_defaults(run=_flip)
     leaks = verbs.add_parser("leaks", help="take out training rows whose picture an evaluation split holds")
     leaks.add_argument("rows", type=Path, nargs="+")
@@ -143,7 +144,7 @@ def _split(arguments: argparse.Namespace) -> int:
 
 def _flip(arguments: argparse.Namespace) -> int:
     rows = load_rows(arguments.rows)
-    mirrored, report = flipped(rows)
+    mirrored, report = flipped(rows, any_language=arguments.any_language)
     print(report)
     return _write(arguments.out, [*rows, *mirrored])
 
