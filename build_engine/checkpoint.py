@@ -48,7 +48,7 @@ def canonical_name(key: str) -> str:
     return key
 
 
-class Settings(dict[str, Any]):
+class CheckpointSettings(dict[str, Any]):
     """A section of config.json that names itself when a key is missing from it."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
@@ -76,7 +76,7 @@ class Checkpoint:
         self.on_read: Callable[[int], None] = lambda count: None
         if not self.directory.is_dir():
             raise CheckpointError("a checkpoint directory", f"nothing at {self.directory}", "check the path")
-        self.config = Settings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
+        self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
         self._tensors = self._open_tensors()
@@ -177,7 +177,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{name} in {self.directory / 'config.json'}", "none", "use a Qwen3-VL or InternVL3 (-hf) checkpoint"
             )
-        return Settings(section, f"{name} of {self.directory / 'config.json'}")
+        return CheckpointSettings(section, f"{name} of {self.directory / 'config.json'}")
 
     def _family(self) -> str:
         known = {"qwen3_vl": "qwen3_vl", "internvl": "internvl3"}

@@ -85,7 +85,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """What the engine is sized for.
 
     Attributes:
@@ -98,7 +98,7 @@ class Limits:
     batch: int
 
     @classmethod
-    def of(cls, spec: PixelSpec, max_new_tokens: int, batch: int) -> Limits:
+    def of(cls, spec: PixelSpec, max_new_tokens: int, batch: int) -> EngineLimits:
         tokens = max_image_tokens(spec)
         per_token = spec.merge_size**2 if spec.rule != TILES else 4
         return cls(tokens, tokens * per_token, max_new_tokens, batch)
@@ -154,7 +154,7 @@ def max_image_tokens(spec: PixelSpec) -> int:
 
 
 def plan(
-    size: ModelSize, limits: Limits, precision: str, runtime: Runtime, vision_precision: str | None = None
+    size: ModelSize, limits: EngineLimits, precision: str, runtime: Runtime, vision_precision: str | None = None
 ) -> MemoryPlan:
     """What `size` needs at `precision` within `limits`; the vision tower in 16 bits unless told otherwise."""
     decoder_bytes = size.decoder * STORED_BITS[precision] / 8
@@ -190,7 +190,7 @@ def require_fit(
         BuildError: it does not; the message names the nearest setting that does.
     """
     size = ModelSize.of(config)
-    wanted = plan(size, Limits.of(spec, max_new_tokens, batch), precision, target.runtime, vision_precision)
+    wanted = plan(size, EngineLimits.of(spec, max_new_tokens, batch), precision, target.runtime, vision_precision)
     usable = target.usable_gb
     if usable is None or wanted.device <= usable:
         return wanted
@@ -223,7 +223,7 @@ def nearest_fit(
     ]
     for n, area, tokens, p in changes:
         changed = spec if area is None else spec.with_max_pixels(area)
-        if plan(size, Limits.of(changed, tokens, n), p, target.runtime).device <= usable:
+        if plan(size, EngineLimits.of(changed, tokens, n), p, target.runtime).device <= usable:
             flags = [f"--batch {n}"] if n != batch else []
             flags += [f"--max-pixels {area}"] if area else []
             flags += [f"--max-new-tokens {tokens}"] if tokens != max_new_tokens else []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.edge_llm.profile import DEFAULT_IMAGE_TOKENS, fitted_spec
-from build_engine.memory_plan import Limits, MemoryPlan, ModelSize, plan
+from build_engine.memory_plan import EngineLimits, MemoryPlan, ModelSize, plan
 from build_engine.request import MAX_NEW_TOKENS
 from build_engine.targets import TARGETS, Target
 from egm_edge.pixels import PixelSpec
@@ -97,7 +97,7 @@ def published_spec(model: str) -> PixelSpec:
 def published_plan(model: str, target: Target, precision: str, *, batch: int = 1) -> MemoryPlan:
     """The plan of a published model with the defaults of `egm build`."""
     spec = fitted_spec(published_spec(model), None, target)
-    limits = Limits.of(spec, MAX_NEW_TOKENS, batch)
+    limits = EngineLimits.of(spec, MAX_NEW_TOKENS, batch)
     return plan(ModelSize.of(PUBLISHED[model]), limits, precision, target.runtime)
 
 
@@ -137,7 +137,7 @@ def published_rows() -> Iterator[str]:
 
 def short_prompt_plan(row: PublishedRow) -> MemoryPlan:
     """Our plan for the conditions of NVIDIA's table: 300 image tokens at most, and the builder's 2,200 cache places."""
-    limits = Limits(image_tokens=300, patches=1200, max_new_tokens=2200 - 300 - 256, batch=1)
+    limits = EngineLimits(image_tokens=300, patches=1200, max_new_tokens=2200 - 300 - 256, batch=1)
     return plan(ModelSize.of(PUBLISHED[row.model]), limits, row.precision, TARGETS[row.target].runtime)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.grounding import Grounding, Task
+from egm_edge.tracking.tracked import TrackedBox, TrackState
 
 Image = NDArray[np.uint8]
 RGB = tuple[int, int, int]
@@ -50,6 +51,24 @@ def draw_groundings(image_rgb: Image, groundings: Iterable[Grounding]) -> Image:
         else:
             outcome = grounding.outcome.value.lower().replace("_", " ")
             labels.append(_Label(f"{outcome}: {grounding.expression}", None, colour))
+    _draw_labels(canvas, labels)
+    return canvas
+
+
+def draw_tracked(image_rgb: Image, boxes: Iterable[TrackedBox]) -> Image:
+    """Draw carried boxes on a copy, with quality and name: a lost one dashed, an amodal box dashed beside its modal one.
+
+    Args:
+        image_rgb: [H, W, 3] uint8 RGB, the frame the boxes are in; left unchanged.
+    """
+    canvas = np.ascontiguousarray(image_rgb).copy()
+    labels: list[_Label] = []
+    for index, tracked in enumerate(boxes):
+        colour, lost = PALETTE[index % len(PALETTE)], tracked.state is TrackState.LOST
+        draw_box(canvas, tracked.box, colour, dashed=lost)
+        if tracked.amodal_box is not None:
+            draw_box(canvas, tracked.amodal_box, colour, dashed=True)
+        labels.append(_Label(f"{'lost' if lost else f'{tracked.quality:.2f}'} {tracked.track_id}", tracked.box, colour))
     _draw_labels(canvas, labels)
     return canvas
 

@@ -25,7 +25,7 @@ from training.stages.launch import is_main_process
 from training.stages.measure import measure
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
-from training.stages.session import Session
+from training.stages.session import TrainingSession
 
 MIN_PARSE_RATE = 0.5
 MAX_LOGPROB_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}  # mean over tokens, nats
@@ -34,7 +34,7 @@ log = logging.getLogger("egm.train")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """One check.
 
     Attributes:
@@ -53,7 +53,7 @@ class Finding:
         return f"step-0 {self.name}: {verdict}; {self.seen}"
 
 
-def check_step_zero(session: Session) -> list[Finding]:
+def check_step_zero(session: TrainingSession) -> list[CheckFinding]:
     """Run every check on the main process, unless the run resumes or has them turned off.
 
     Raises:
@@ -78,7 +78,7 @@ def check_step_zero(session: Session) -> list[Finding]:
     return findings
 
 
-def require_passed(findings: Sequence[Finding]) -> None:
+def require_passed(findings: Sequence[CheckFinding]) -> None:
     """Raise InputError when a fatal check failed."""
     failed = [f for f in findings if f.fatal and not f.ok]
     if failed:
@@ -94,7 +94,7 @@ def step_zero(
     *,
     max_tokens: int,
     strict: bool,
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """All checks, on a few rows."""
     with_box = [row for row in rows if row.box is not None] or list(rows)
     seen = measure(model, processor, with_box, images, max_tokens=max_tokens)
@@ -110,22 +110,22 @@ def step_zero(
     ]
 
 
-def spec_echo(processor: EgmProcessor) -> Finding:
+def spec_echo(processor: EgmProcessor) -> CheckFinding:
     """The contracts that will travel with the checkpoint, in full."""
     pixels = json.dumps(processor.pixel_spec.to_dict())
     seen = f"PixelSpec {processor.pixel_spec.hash[:12]} {pixels}; PromptSpec {processor.prompt_spec.hash[:12]}"
-    return Finding("specs", True, seen)
+    return CheckFinding("specs", True, seen)
 
 
-def tokenizer_agreement(processor: EgmProcessor, row: Row) -> Finding:
+def tokenizer_agreement(processor: EgmProcessor, row: Row) -> CheckFinding:
     """transformers' tokenizer and tokenizer.json, which the robot reads, give the same ids."""
     text = task_text(row, processor) + processor.prompt_spec.suffix + answer_text(row, processor.prompt_spec)
     ours = processor.ids.encode(text, add_special_tokens=False).ids
     theirs = processor.tokenizer.encode(text, add_special_tokens=False)
-    return Finding("tokenizer", list(ours) == list(theirs), f"{len(ours)} and {len(theirs)} tokens for one row")
+    return CheckFinding("tokenizer", list(ours) == list(theirs), f"{len(ours)} and {len(theirs)} tokens for one row")
 
 
-def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> Finding:
+def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> CheckFinding:
     """What a row teaches reads back as the row's box: the parser and the target agree on frame and corner order."""
     worst, shown = 1.0, "no row with a box"
     in_thought = opens_thought(processor.prompt_spec)
@@ -143,19 +143,19 @@ def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> Finding:
                 f"row {row.id}: target {[round(v, 1) for v in target]}, written {numbers}, read {parsed.box_norm1000}"
             )
         worst = min(worst, float(same))
-    return Finding("target", worst == 1.0, shown)
+    return CheckFinding("target", worst == 1.0, shown)
 
 
-def image_tokens(processor: EgmProcessor, row: Row, images: Path) -> Finding:
+def image_tokens(processor: EgmProcessor, row: Row, images: Path) -> CheckFinding:
     """The prompt holds as many image tokens as the picture has patches."""
     prompt = processor.prompt(load_picture(row, images), task_text(row, processor))
     found = prompt.ids.count(processor.image_token_id)
     wanted = prompt.pixels.image_token_count
     ok = found == wanted == processor.image_token_count(row.size_wh)
-    return Finding("image tokens", ok, f"{found} in the prompt, {wanted} from a picture of {row.image_wh}")
+    return CheckFinding("image tokens", ok, f"{found} in the prompt, {wanted} from a picture of {row.image_wh}")
 
 
-def logprob_agreement(model: PreTrainedModel, processor: EgmProcessor, row: Row, images: Path) -> Finding:
+def logprob_agreement(model: PreTrainedModel, processor: EgmProcessor, row: Row, images: Path) -> CheckFinding:
     """Tokens get the same log-probability when they are generated as when the trainer scores them."""
     prompt = processor.prompt(load_picture(row, images), task_text(row, processor))
     inputs = {key: value.to(model.device) for key, value in processor.model_inputs([prompt]).items()}
@@ -181,20 +181,20 @@ def logprob_agreement(model: PreTrainedModel, processor: EgmProcessor, row: Row,
     model.train(learning)
     gap = float((rolled - scored).abs().mean())
     limit = MAX_LOGPROB_GAP.get(model.dtype, 1e-3)
-    return Finding("log-probabilities", gap <= limit, f"mean gap {gap:.2e} over {len(tokens)} tokens, limit {limit:g}")
+    return CheckFinding("log-probabilities", gap <= limit, f"mean gap {gap:.2e} over {len(tokens)} tokens, limit {limit:g}")
 
 
-def parse_rate(rate: float, count: int, *, fatal: bool) -> Finding:
+def parse_rate(rate: float, count: int, *, fatal: bool) -> CheckFinding:
     """Most answers can be read."""
-    return Finding(
+    return CheckFinding(
         "parse rate", rate >= MIN_PARSE_RATE, f"{rate:.2f} of {count} answers read, needed {MIN_PARSE_RATE}", fatal
     )
 
 
-def blank_control(shown: float, blank: float, count: int, *, fatal: bool) -> Finding:
+def blank_control(shown: float, blank: float, count: int, *, fatal: bool) -> CheckFinding:
     """A grey picture must score lower than the real one: otherwise the model does not look."""
     seen = f"mean IoU {shown:.3f} with the pictures, {blank:.3f} with grey ones, {count} rows"
-    return Finding("blank picture", blank < shown, seen, fatal)
+    return CheckFinding("blank picture", blank < shown, seen, fatal)
 
 
 def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

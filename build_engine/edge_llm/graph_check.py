@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 from build_engine.edge_llm.graph_inputs import HostMath
 from build_engine.edge_llm.plugin_functions import load_runnable, unpack_fp4_weights
 from build_engine.modelopt.numeric_check import relative_error
-from build_engine.modelopt.request_tensors import Prepared
+from build_engine.modelopt.request_tensors import PreparedRequest
 from egm_edge.errors import BuildError
 
 INLINE_BYTES = 4096  # shapes and axes must be in the graph itself for ONNX Runtime's shape inference
@@ -86,7 +86,7 @@ class GraphCheck:
         return asdict(self) | {"stages": rounded, "operators": list(self.operators)}
 
 
-def check_graphs(export_dir: Path, requests: Sequence[Prepared], recorded: Path, host: HostMath) -> GraphCheck:
+def check_graphs(export_dir: Path, requests: Sequence[PreparedRequest], recorded: Path, host: HostMath) -> GraphCheck:
     """Run both graphs on `requests` and compare with what the worker recorded.
 
     Args:

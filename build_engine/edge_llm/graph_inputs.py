@@ -17,7 +17,7 @@ from safetensors import safe_open
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
 from build_engine.exporters.text_decoder import DecoderShape
-from build_engine.modelopt.request_tensors import Prepared
+from build_engine.modelopt.request_tensors import PreparedRequest
 from egm_edge.backends.onnx_runtime import positions
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
 from egm_edge.pixels import TILES, PixelSpec
@@ -57,7 +57,7 @@ class HostMath:
         side = round(checkpoint.shape(grid)[0] ** 0.5) if checkpoint.family == "qwen3_vl" else 0
         return cls(engine, spec, side, embedding)
 
-    def visual(self, request: Prepared) -> Feeds:
+    def visual(self, request: PreparedRequest) -> Feeds:
         """Inputs of visual/model.onnx for one picture."""
         pixels = request.pixel_values.astype(np.float16)
         if self.spec.rule == TILES:
@@ -75,7 +75,7 @@ class HostMath:
         }
 
     def llm(
-        self, request: Prepared, embeddings: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]]
+        self, request: PreparedRequest, embeddings: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]]
     ) -> Feeds:
         """Inputs of llm/model.onnx for the whole request in one pass, logits asked at every position.
 

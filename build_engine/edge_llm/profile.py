@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from build_engine.memory_plan import Limits, max_image_tokens
+from build_engine.memory_plan import EngineLimits, max_image_tokens
 from build_engine.targets import Target
 from egm_edge.errors import BuildError
 from egm_edge.pixels import TILES, PixelSpec
@@ -37,7 +37,7 @@ class EngineProfile:
 
     @classmethod
     def of(cls, spec: PixelSpec, max_new_tokens: int, batch: int) -> EngineProfile:
-        limits = Limits.of(spec, max_new_tokens, batch)
+        limits = EngineLimits.of(spec, max_new_tokens, batch)
         smallest = spec.tokens_per_tile if spec.rule == TILES else 4
         return cls(
             max_input_len=limits.input_tokens,

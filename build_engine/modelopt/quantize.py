@@ -22,7 +22,7 @@ from build_engine.edge_llm.environment import EdgeLlmEnvironment, run_tool
 from build_engine.memory_plan import MemoryPlan
 from build_engine.modelopt.numeric_check import QuantizationCheck, check_quantization
 from build_engine.modelopt.recipe import Numbers, Recipe
-from build_engine.modelopt.request_tensors import Prepared, calibration_cases, prepare, save_requests
+from build_engine.modelopt.request_tensors import PreparedRequest, calibration_cases, prepare, save_requests
 from build_engine.modelopt.verify_saved import require_quantized
 from build_engine.parity.cases import Case, probes, scenes
 from build_engine.processor_settings import write_pixel_budget
@@ -66,7 +66,7 @@ class Quantization:
     def calibration(self) -> list[Case]:
         return calibration_cases(self.rows) if self.recipe else []
 
-    def checks(self) -> list[Prepared]:
+    def checks(self) -> list[PreparedRequest]:
         """One drawn scene with its answer and a small picture without: two grids, two lengths."""
         return self._prepared([*scenes(1), *probes()[2:3]])
 
@@ -159,7 +159,7 @@ class Quantization:
             shutil.copyfile(path, out / path.name)
         shutil.copyfile(self.checkpoint.directory / "config.json", out / "config.json")
 
-    def _prepared(self, cases: list[Case]) -> list[Prepared]:
+    def _prepared(self, cases: list[Case]) -> list[PreparedRequest]:
         tokenizer = Tokenizer.from_file(str(self.checkpoint.directory / "tokenizer.json"))
         return [prepare(case, self.pixel_spec, self.prompt_spec, tokenizer) for case in cases]
 

@@ -28,7 +28,7 @@ CALIBRATION_SEED = 970_000_000  # beyond the ranges that EGM-Nano trains, is eva
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRequest:
     """One request, ready for a model.
 
     Attributes:
@@ -55,7 +55,7 @@ def calibration_cases(data: Path | None, count: int = CALIBRATION_REQUESTS) -> l
     return rows(data, None, count) if data else list(scenes(count, first_seed=CALIBRATION_SEED))
 
 
-def prepare(case: Case, pixel_spec: PixelSpec, prompt_spec: PromptSpec, tokenizer: Tokenizer) -> Prepared:
+def prepare(case: Case, pixel_spec: PixelSpec, prompt_spec: PromptSpec, tokenizer: Tokenizer) -> PreparedRequest:
     """One case as model inputs; its answer follows the prompt where its box is known, as the model will decode it."""
     image = load_image(case.picture)
     pixels = preprocess(image, pixel_spec)
@@ -69,7 +69,7 @@ def prepare(case: Case, pixel_spec: PixelSpec, prompt_spec: PromptSpec, tokenize
     answer = tokenizer.encode(answer_text(case.expression, case.truth, pixels.image_wh, prompt_spec), add_special_tokens=False)
     tail = [*request, *answer.ids]
     following = positions.max() + 1 + np.arange(len(tail))
-    return Prepared(
+    return PreparedRequest(
         input_ids=np.asarray([*expanded, *tail], np.int64),
         positions=np.concatenate([positions, np.broadcast_to(following, (3, len(tail)))], axis=1),
         pixels=pixels,
@@ -89,13 +89,13 @@ def answer_text(expression: str, box: Box | None, image_wh: tuple[int, int], spe
     return f"{thought}```json\n{json.dumps([{'bbox_2d': numbers, 'label': expression}], ensure_ascii=False)}\n```"
 
 
-def save_requests(folder: Path, name: str, prepared: Sequence[Prepared], spec: PixelSpec) -> list[Path]:
+def save_requests(folder: Path, name: str, prepared: Sequence[PreparedRequest], spec: PixelSpec) -> list[Path]:
     """Write each request for the worker; the paths in order."""
     folder.mkdir(parents=True, exist_ok=True)
     return list(_save(folder, name, prepared, spec))
 
 
-def _save(folder: Path, name: str, prepared: Sequence[Prepared], spec: PixelSpec) -> Iterator[Path]:
+def _save(folder: Path, name: str, prepared: Sequence[PreparedRequest], spec: PixelSpec) -> Iterator[Path]:
     for i, one in enumerate(prepared):
         tensors = {"input_ids": one.input_ids[None], "pixel_values": one.pixel_values}
         if spec.rule != TILES:

@@ -39,7 +39,7 @@ Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure.
 
     Attributes:
@@ -67,7 +67,7 @@ class Plan:
 def measure_bundle(
     bundle_dir: Path,
     workload: Workload,
-    plan: Plan,
+    plan: BenchmarkPlan,
     *,
     memory: str = "auto",
     threads: int | None = None,
@@ -90,7 +90,7 @@ def measure_bundle(
 
 
 @contextmanager
-def _as_planned(grounder: AnyGrounder, plan: Plan) -> Iterator[None]:
+def _as_planned(grounder: AnyGrounder, plan: BenchmarkPlan) -> Iterator[None]:
     """Decodes as the plan says, for as long as it is measured.
 
     Raises:
@@ -109,7 +109,7 @@ def _as_planned(grounder: AnyGrounder, plan: Plan) -> Iterator[None]:
         grounder.stop_ids = stop_ids
 
 
-def _refuse_what_needs_logits(plan: Plan, runtime: str) -> None:
+def _refuse_what_needs_logits(plan: BenchmarkPlan, runtime: str) -> None:
     asked = {"--ignore-end": plan.ignore_end, "--no-speculate": not plan.speculate, "--beside": plan.beside is not None}
     wanted = [option for option, on in asked.items() if on]
     if wanted:
@@ -119,7 +119,7 @@ def _refuse_what_needs_logits(plan: Plan, runtime: str) -> None:
 def _measure(
     grounder: AnyGrounder,
     workload: Workload,
-    plan: Plan,
+    plan: BenchmarkPlan,
     tell: Callable[[str], Told],
     cold: dict[str, float],
     after_load: Conditions,
@@ -260,7 +260,7 @@ def _machine(grounder: AnyGrounder) -> dict[str, Any]:
     }
 
 
-def _plan(plan: Plan, workload: Workload, grounder: AnyGrounder) -> dict[str, Any]:
+def _plan(plan: BenchmarkPlan, workload: Workload, grounder: AnyGrounder) -> dict[str, Any]:
     return {
         "requests": plan.requests,
         "warm_up": plan.warm_up + 1,

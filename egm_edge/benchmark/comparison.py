@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.benchmark.peer import Peer, PeerRequest, PeerSample
-from egm_edge.benchmark.workload import GroundingRequest, Workload
+from egm_edge.benchmark.workload import Workload, WorkloadRequest
 from egm_edge.errors import InputError
 from egm_edge.families import family_for
 from egm_edge.families.prompts import prefix_ids
@@ -167,14 +167,14 @@ def measure_beside(
     )
 
 
-def varied(question: GroundingRequest, turn: int) -> NDArray[np.uint8]:
+def varied(question: WorkloadRequest, turn: int) -> NDArray[np.uint8]:
     """The question's picture, [H, W, 3] uint8 RGB, with one corner value that no other turn has had lately."""
     picture = load_image(question.image).copy()
     picture[0, 0, 0] = turn % 256
     return picture
 
 
-def _our_turn(grounder: Grounder, question: GroundingRequest, picture: NDArray[np.uint8], count: int, starts_at: str) -> PeerSample:
+def _our_turn(grounder: Grounder, question: WorkloadRequest, picture: NDArray[np.uint8], count: int, starts_at: str) -> PeerSample:
     made = grounder.frame(picture, color="rgb") if starts_at == "patches" else None
     times: list[float] = []
     started = time.perf_counter()
@@ -191,7 +191,7 @@ def _our_turn(grounder: Grounder, question: GroundingRequest, picture: NDArray[n
     return PeerSample.of(started, times, finished, grounding.tokens.completion, grounding.tokens.prompt)
 
 
-def _request(grounder: Grounder, question: GroundingRequest, picture: NDArray[np.uint8]) -> PeerRequest:
+def _request(grounder: Grounder, question: WorkloadRequest, picture: NDArray[np.uint8]) -> PeerRequest:
     """The very patches and token ids that the Grounder makes, and the sentence for peers that make their own."""
     frame = grounder.frame(picture, color="rgb")
     spec, family = grounder.pixel_spec, family_for(grounder.bundle.manifest.family)

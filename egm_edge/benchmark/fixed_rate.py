@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class TimedAnswer:
     """One answered frame; seconds since the first frame arrived.
 
     Attributes:
@@ -45,7 +45,7 @@ class FixedRate:
     """
 
     rate_hz: float
-    answered: list[Answered]
+    answered: list[TimedAnswer]
     missed: int
 
     @property
@@ -67,7 +67,7 @@ def run_at_rate(
 ) -> FixedRate:
     """Answer `count` frames of a camera of `rate_hz`; `answer` is given the number of the frame."""
     started = clock()
-    answered: list[Answered] = []
+    answered: list[TimedAnswer] = []
     last = -1
     while len(answered) < count:
         now = clock() - started
@@ -76,6 +76,6 @@ def run_at_rate(
             sleep(max((last + 1) / rate_hz - now, 0.0))
             continue
         answer(newest)
-        answered.append(Answered(newest, min(newest / rate_hz, now), now, clock() - started))
+        answered.append(TimedAnswer(newest, min(newest / rate_hz, now), now, clock() - started))
         last = newest
     return FixedRate(rate_hz, answered, last + 1 - len(answered))

@@ -31,7 +31,7 @@ _KERNELS: dict[str, Callable[[NDArray[np.float32]], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MachineLimits:
     """Measured limits.
 
     Attributes:
@@ -87,7 +87,7 @@ def measure_limits(
     buffer_bytes: int = BUFFER_BYTES,
     passes: int = PASSES,
     side: int = GEMM_SIDE,
-) -> Limits:
+) -> MachineLimits:
     """Measure the machine; a few seconds.
 
     Args:
@@ -100,7 +100,7 @@ def measure_limits(
     best = max(memory.rates, key=lambda name: max(memory.rates[name]))
     matrix = np.ones((side, side), np.float32)
     seconds = _passes(lambda: matrix @ matrix, passes)
-    return Limits(
+    return MachineLimits(
         bandwidth_gb_s=max(memory.rates[best]),
         bandwidth_median_gb_s=float(np.median(memory.rates[best])),
         bandwidth_by=best,

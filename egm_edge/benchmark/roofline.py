@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from egm_edge.benchmark.limits import BUFFER_BYTES, Limits
+from egm_edge.benchmark.limits import BUFFER_BYTES, MachineLimits
 from egm_edge.benchmark.onnx_graph import Graph, Product, products, read_graph
 from egm_edge.bundle import Bundle
 
@@ -135,7 +135,7 @@ class RequestModel:
         return sum(node.attributes.get("num_heads", 0) * self._model["head_dim"] for node in _attentions(graph))
 
 
-def reached(model: RequestModel, limits: Limits, samples: Sequence[dict[str, Any]]) -> list[Reached]:
+def reached(model: RequestModel, limits: MachineLimits, samples: Sequence[dict[str, Any]]) -> list[Reached]:
     """Vision, prefill and decode of measured requests (on frames of their own) against the limits."""
     fresh = [s for s in samples if s["stages"]["vision_ms"] > 0]
     if not fresh:
@@ -161,7 +161,7 @@ def reached(model: RequestModel, limits: Limits, samples: Sequence[dict[str, Any
     return found
 
 
-def bound_ms(work: Work, limits: Limits) -> tuple[float, str]:
+def bound_ms(work: Work, limits: MachineLimits) -> tuple[float, str]:
     """The shortest time these limits allow, and which of them it is."""
     rate = limits.int8_gop_s if work.int8 and limits.int8_gop_s else limits.fp32_gflop_s
     memory_ms = work.bytes / limits.bandwidth_gb_s / 1e6
@@ -169,7 +169,7 @@ def bound_ms(work: Work, limits: Limits) -> tuple[float, str]:
     return max(memory_ms, arithmetic_ms), "memory" if memory_ms >= arithmetic_ms else "arithmetic"
 
 
-def _stage(stage: str, work: Work, limits: Limits, measured: Sequence[float]) -> Reached:
+def _stage(stage: str, work: Work, limits: MachineLimits, measured: Sequence[float]) -> Reached:
     bound, by = bound_ms(work, limits)
     median, best = float(np.median(measured)), min(measured)
     typical, _ = bound_ms(work, replace(limits, bandwidth_gb_s=limits.bandwidth_median_gb_s))

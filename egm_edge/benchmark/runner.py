@@ -9,7 +9,7 @@ from typing import Any
 
 from egm_edge.auto import AnyGrounder
 from egm_edge.benchmark.sample import Sample
-from egm_edge.benchmark.workload import GroundingRequest, Workload, expression_of_words, resized
+from egm_edge.benchmark.workload import Workload, WorkloadRequest, expression_of_words, resized
 from egm_edge.decoding import DecodingKeywords
 from egm_edge.errors import InputError
 from egm_edge.grounder import Grounder
@@ -17,7 +17,7 @@ from egm_edge.grounder import Grounder
 Told = Callable[[int, int], None]
 
 
-def ask(grounder: AnyGrounder, question: GroundingRequest, max_new_tokens: int | None, image: Any = None) -> Sample:
+def ask(grounder: AnyGrounder, question: WorkloadRequest, max_new_tokens: int | None, image: Any = None) -> Sample:
     """One request from encoded picture to Grounding (or on `image`, an RGB array or a Frame)."""
     times: list[float] = []
     decoding: DecodingKeywords = {"max_new_tokens": max_new_tokens}
@@ -111,27 +111,27 @@ def measure_sweep(
     return found
 
 
-def _at_resolution(grounder: AnyGrounder, question: GroundingRequest, setting: str, cap: int | None) -> Iterator[Sample]:
+def _at_resolution(grounder: AnyGrounder, question: WorkloadRequest, setting: str, cap: int | None) -> Iterator[Sample]:
     width, _, height = setting.partition("x")
     yield ask(grounder, question, cap, resized(question.image, int(width), int(height)))
 
 
-def _with_words(grounder: AnyGrounder, question: GroundingRequest, setting: str, cap: int | None) -> Iterator[Sample]:
-    yield ask(grounder, GroundingRequest(question.name, question.image, expression_of_words(int(setting)), question.task), cap)
+def _with_words(grounder: AnyGrounder, question: WorkloadRequest, setting: str, cap: int | None) -> Iterator[Sample]:
+    yield ask(grounder, WorkloadRequest(question.name, question.image, expression_of_words(int(setting)), question.task), cap)
 
 
-def _with_cap(grounder: AnyGrounder, question: GroundingRequest, setting: str, cap: int | None) -> Iterator[Sample]:
+def _with_cap(grounder: AnyGrounder, question: WorkloadRequest, setting: str, cap: int | None) -> Iterator[Sample]:
     yield ask(grounder, question, int(setting))
 
 
-def _with_commands(grounder: AnyGrounder, question: GroundingRequest, setting: str, cap: int | None) -> Iterator[Sample]:
+def _with_commands(grounder: AnyGrounder, question: WorkloadRequest, setting: str, cap: int | None) -> Iterator[Sample]:
     frame = grounder.frame(question.image)
     for number in range(int(setting)):
         words = f"{question.expression} {number}" if number else question.expression
-        yield ask(grounder, GroundingRequest(question.name, question.image, words, question.task), cap, frame)
+        yield ask(grounder, WorkloadRequest(question.name, question.image, words, question.task), cap, frame)
 
 
-_ASKERS: dict[str, Callable[[AnyGrounder, GroundingRequest, str, int | None], Iterator[Sample]]] = {
+_ASKERS: dict[str, Callable[[AnyGrounder, WorkloadRequest, str, int | None], Iterator[Sample]]] = {
     "resolution": _at_resolution,
     "prompt": _with_words,
     "tokens": _with_cap,

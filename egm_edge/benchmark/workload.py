@@ -25,7 +25,7 @@ FILLER_WORDS = ["the", "small", "dark", "one", "that", "stands", "next", "to"]
 
 
 @dataclass(frozen=True, slots=True)
-class GroundingRequest:
+class WorkloadRequest:
     """One request to be.
 
     Attributes:
@@ -43,9 +43,9 @@ class GroundingRequest:
 class Workload:
     """Questions, asked in turn as often as needed; at least one."""
 
-    questions: tuple[GroundingRequest, ...]
+    questions: tuple[WorkloadRequest, ...]
 
-    def take(self, count: int) -> Iterator[GroundingRequest]:
+    def take(self, count: int) -> Iterator[WorkloadRequest]:
         """The first `count`, from the start again when they run out."""
         return islice(cycle(self.questions), count)
 
@@ -66,7 +66,7 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
     """
     if frames_dir is None:
         return Workload(
-            (GroundingRequest("synthetic", _synthetic(), check_expression(expression or DEFAULT_EXPRESSION), Task.MODAL),)
+            (WorkloadRequest("synthetic", _synthetic(), check_expression(expression or DEFAULT_EXPRESSION), Task.MODAL),)
         )
     if not frames_dir.is_dir():
         raise InputError("a folder of pictures", f"nothing at {frames_dir}", "check --frames")
@@ -78,7 +78,7 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
     for path in paths:
         load_image(path)  # a picture that cannot be read stops the run before it starts
         for text, task in listed.get(path.name) or [(expression or DEFAULT_EXPRESSION, Task.MODAL)]:
-            questions.append(GroundingRequest(path.name, path.read_bytes(), check_expression(text), task))
+            questions.append(WorkloadRequest(path.name, path.read_bytes(), check_expression(text), task))
     return Workload(tuple(questions))
 
 

@@ -34,6 +34,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "ground": Verb("egm_edge.cli.ground:main", "find what sentences describe in an image"),
+    "track": Verb("egm_edge.cli.track:main", "carry boxes through a video, a folder of frames or a camera"),
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "recommend": Verb("build_engine.recommend_cli:main", "what to build for this machine or another, and how fast it is"),
     "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for"),

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egm_edge.cli.inputs import Picture, expand, read
+from egm_edge.cli.inputs import InputPicture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
@@ -153,7 +153,7 @@ class _SavePlace:
         place = cls(path, folder=folder, inputs=[Path(name) for name in names if "://" not in name and name != "-"])
         if folder:
             path.mkdir(exist_ok=True)
-            targets = [place._file_of(Picture(name, b"")) for name in names]
+            targets = [place._file_of(InputPicture(name, b"")) for name in names]
             if len(set(targets)) < len(targets):
                 raise InputError("pictures with different names for --save FOLDER", "two of one name", "save them in turns")
         elif len(names) > 1:
@@ -166,7 +166,7 @@ class _SavePlace:
             raise InputError(f"a name ending in {', '.join(SAVE_SUFFIXES)}", repr(given), "rename it")
         return place
 
-    def draw(self, picture: Picture, groundings: Sequence[Grounding], image_rgb: NDArray[np.uint8] | None) -> None:
+    def draw(self, picture: InputPicture, groundings: Sequence[Grounding], image_rgb: NDArray[np.uint8] | None) -> None:
         """Write the picture with its boxes; it is decoded again only where no frame of it was kept."""
         from egm_edge.draw import draw_groundings, save_image
         from egm_edge.images import load_image
@@ -176,7 +176,7 @@ class _SavePlace:
         image = load_image(picture.source, picture.color) if image_rgb is None else image_rgb
         save_image(target, draw_groundings(image, groundings))
 
-    def _file_of(self, picture: Picture) -> Path:
+    def _file_of(self, picture: InputPicture) -> Path:
         return self._path / f"{Path(picture.file_stem).stem}.png" if self._folder else self._path
 
     def _refuse_input(self, target: Path) -> None:
@@ -185,7 +185,7 @@ class _SavePlace:
 
 
 def _ground(
-    grounder: AnyGrounder, picture: Picture, texts: Sequence[str], arguments: argparse.Namespace, *, several: bool
+    grounder: AnyGrounder, picture: InputPicture, texts: Sequence[str], arguments: argparse.Namespace, *, several: bool
 ) -> tuple[list[Grounding], NDArray[np.uint8] | None]:
     frame = None if arguments.deadline_ms else grounder.frame(picture.source, color=picture.color)
     if frame is None:  # the deadline decides how many pixels are looked at, so every text sees the image anew
@@ -212,7 +212,7 @@ def _ground(
     return groundings, getattr(frame, "image_rgb", None)
 
 
-def _values(grounding: Grounding, picture: Picture, several: bool) -> dict[str, Any]:
+def _values(grounding: Grounding, picture: InputPicture, several: bool) -> dict[str, Any]:
     return ({"image": picture.name} if several else {}) | grounding.to_dict()
 
 

@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InputPicture:
     """One picture to be asked about.
 
     Attributes:
@@ -79,7 +79,7 @@ def expand(given: Sequence[str], *, allow_urls: bool) -> list[str]:
     return found
 
 
-def read(names: Iterable[str], *, every: int) -> Iterator[Picture]:
+def read(names: Iterable[str], *, every: int) -> Iterator[InputPicture]:
     """The pictures one after another; a video gives every `every`-th frame, a camera goes on until Ctrl-C.
 
     Raises:
@@ -91,11 +91,11 @@ def read(names: Iterable[str], *, every: int) -> Iterator[Picture]:
         elif name.lower().endswith(VIDEO_SUFFIXES) and Path(name).is_file():
             yield from _frames(name, name, every)
         elif name == "-":  # one byte too many is enough for load_image to refuse an endless stream
-            yield Picture("-", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+            yield InputPicture("-", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
         elif _ADDRESS.match(name):
-            yield Picture(name, _fetched(name))
+            yield InputPicture(name, _fetched(name))
         else:
-            yield Picture(name, Path(name), Path(name))
+            yield InputPicture(name, Path(name), Path(name))
 
 
 def _pictures_in(folder: Path) -> list[str]:
@@ -105,7 +105,7 @@ def _pictures_in(folder: Path) -> list[str]:
     return found
 
 
-def _frames(name: str, source: Any, every: int) -> Iterator[Picture]:
+def _frames(name: str, source: Any, every: int) -> Iterator[InputPicture]:
     import cv2
 
     capture = cv2.VideoCapture(source)
@@ -119,7 +119,7 @@ def _frames(name: str, source: Any, every: int) -> Iterator[Picture]:
             if not good:
                 break
             if index % every == 0:
-                yield Picture(f"{name}#{index}", np.asarray(frame, np.uint8), Path(name) if isinstance(source, str) else None)
+                yield InputPicture(f"{name}#{index}", np.asarray(frame, np.uint8), Path(name) if isinstance(source, str) else None)
             index += 1
         if index == 0:
             raise InputError("a video with frames", f"{name} without one", "check the file")

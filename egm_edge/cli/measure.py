@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from egm_edge.auto import directory_of
-    from egm_edge.benchmark.benchmark import Plan, measure_bundle
+    from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.comparison import PeerChoice
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
@@ -58,7 +58,7 @@ def _measure(argv: list[str]) -> int:
     out = Path(arguments.out) if arguments.out else None
     if out:
         _make_folder(out)
-    plan = Plan(
+    plan = BenchmarkPlan(
         requests=arguments.requests,
         warm_up=arguments.warm_up,
         max_new_tokens=arguments.max_new_tokens,

@@ -6,14 +6,17 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.data.rows import Row
-from egm_edge.grounder import Grounder
 from egm_edge.grounding import Outcome
 from egm_edge.images import load_image
+
+if TYPE_CHECKING:
+    from egm_edge.grounder import Grounder
 
 CUT_THOUGHT_TOKENS = 48  # a thought that is cut is cut somewhere below this
 
@@ -44,9 +47,9 @@ def ask_rows(
     shift: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Answered]:
-    """Answer every row once: half of them with the whole thought, a quarter without one, a quarter with a cut one.
+    """Answer every row once: half of them with the whole thought, a quarter without one, a quarter with a cap on it.
 
-    A deadline may cut any thought, so a map that had only seen whole ones would be wrong just when it is forced_answer.
+    A deadline or a cap may leave any thought out, so a map that had only seen whole ones would be wrong just then.
     """
     draws = random.Random(0)
     answered: list[Answered] = []

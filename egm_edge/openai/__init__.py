@@ -8,14 +8,14 @@ thread while it waits for a silent server, and one POST with an event stream is 
 from egm_edge.openai.client import OpenAIClient
 from egm_edge.openai.errors import NoAnswerError, RequestRefusedError, StatusError
 from egm_edge.openai.messages import data_url, grounding_request, user_message
-from egm_edge.openai.reply import ChatReply, Limits, Measured, TextChunk, TextStream
+from egm_edge.openai.reply import ChatReply, EngineMeasurements, Limits, TextChunk, TextStream
 from egm_edge.openai.retry import Retry, ask
 from egm_edge.openai.server import Server
 
 __all__ = [
     "ChatReply",
     "Limits",
-    "Measured",
+    "EngineMeasurements",
     "NoAnswerError",
     "OpenAIClient",
     "RequestRefusedError",

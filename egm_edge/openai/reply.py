@@ -21,7 +21,7 @@ ANSWER_BEGINNINGS = ("[", "{", "`", "<|", "<ref>", "<box>", "<answer>")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EngineMeasurements:
     """What an engine in this process measured itself.
 
     Attributes:
@@ -54,7 +54,7 @@ class TextChunk:
     model: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    measured: Measured | None = None
+    measured: EngineMeasurements | None = None
 
 
 class TextStream(Protocol):
@@ -112,7 +112,7 @@ class ChatReply:
     finish_reason: str = ""
     stopped: bool = False
     out_of_time: bool = False
-    measured: Measured = Measured()
+    measured: EngineMeasurements = EngineMeasurements()
     piece_times: list[float] = field(default_factory=list, repr=False)
     sent_at: float = field(default_factory=time.perf_counter)
     finished_at: float = 0.0

@@ -19,7 +19,7 @@ from egm_edge import __version__
 from egm_edge.grounder import Grounder
 from egm_edge.serve.body import ByteBudget
 from egm_edge.serve.chat import Chat
-from egm_edge.serve.engine import Engine
+from egm_edge.serve.engine import RequestQueue
 from egm_edge.serve.errors import RequestError
 from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.live import LiveTracks
@@ -57,7 +57,7 @@ class Service:
 
     def __init__(self, grounder: Grounder, settings: ServeSettings, name: str) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.engine = Engine(grounder, settings, self.metrics)
+        self.engine = RequestQueue(grounder, settings, self.metrics)
         self._names = settings.model_names or (name,)
         self._created = int(time.time())
         self._fingerprint = grounder.bundle_hash[:16]

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: body -> ParsedRequest -> Engine -> answer, whole or streamed, watching for a client that leaves."""
+"""POST /v1/chat/completions: body -> ParsedRequest -> queue -> answer, whole or streamed, watching for a client that leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from egm_edge.decoding import TokenEvent
 from egm_edge.grounding import Grounding
 from egm_edge.serve.body import ByteBudget, read_body
-from egm_edge.serve.engine import Engine, QueuedRequest
+from egm_edge.serve.engine import QueuedRequest, RequestQueue
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.metrics import BUSY, FAILED, GONE, LATE, REFUSED, Metrics
@@ -28,7 +28,7 @@ class Chat:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: RequestQueue,
         settings: ServeSettings,
         metrics: Metrics,
         budget: ByteBudget,

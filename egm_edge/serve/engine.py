@@ -1,4 +1,4 @@
-"""Engine: one Grounder on one thread, a bounded line before it, and answers handed to the event loop as they come.
+"""RequestQueue: one Grounder on one thread, a bounded line before it, and answers handed to the event loop as they come.
 
 Knows ParsedRequests and Groundings, not HTTP. The line is first come, first served; whoever leaves it frees the place at once.
 """
@@ -73,7 +73,7 @@ class QueuedRequest:
                 return
 
 
-class Engine:
+class RequestQueue:
     """Call every method from the event loop's thread.
 
     Large pictures have a line of their own: each is decoded on a second thread at low priority and then joins the others, and

@@ -11,7 +11,7 @@ WIDTH_PX, HEIGHT_PX = 640, 480
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SamplePicture:
     """A JPEG, and an expression that refers to something in it."""
 
     jpeg: bytes
@@ -19,12 +19,12 @@ class Sample:
 
 
 @cache
-def samples() -> tuple[Sample, ...]:
+def samples() -> tuple[SamplePicture, ...]:
     """The same pictures on every machine."""
     return tuple(_sample(seed) for seed in SEEDS)
 
 
-def _sample(seed: int) -> Sample:
+def _sample(seed: int) -> SamplePicture:
     import cv2
 
     from egm_edge.synthetic import queries, render, sample_scene
@@ -33,4 +33,4 @@ def _sample(seed: int) -> Sample:
     picture = render(scene, WIDTH_PX, HEIGHT_PX)
     asked = queries(scene, random.Random(seed), where=picture.layout, count=6, amodal=0.0)
     found = next((query for query in asked if query.box_norm1000 is not None), asked[0])
-    return Sample(cv2.imencode(".jpg", picture.image[..., ::-1])[1].tobytes(), found.expression.strip().lower())
+    return SamplePicture(cv2.imencode(".jpg", picture.image[..., ::-1])[1].tobytes(), found.expression.strip().lower())

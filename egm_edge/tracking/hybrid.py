@@ -83,7 +83,7 @@ class HybridFollower:
                 if its > probability:
                     best, probability = other, its
         pose = best.pose
-        if self._trust >= TRUSTED:
+        if self._trust >= TRUSTED and self._look.separate:  # after a sudden turn
             fit = self._aligner.align(frame, pose, prediction.seconds)
             if self._aligner.believable(fit):
                 return self._aligned(frame, fit)

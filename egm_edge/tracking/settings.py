@@ -19,6 +19,8 @@ class TrackerSettings:
         stamp_tolerance_s: how far an answer's stamp may lie from the nearest frame kept.
         min_quality: below this quality, the probability that IoU >= 0.5, a track is LOST.
         recover_s: a LOST track is looked for until it was unseen for this long.
+        follower: what finds an object in the next frame: hybrid, the default, or OpenCV's csrt, kcf, vit or nano.
+        model_files: ONNX files of OpenCV's model zoo, for vit (one) and nano (backbone, head).
         min_visible: a track of which less than this part of its box is inside the image is LOST.
     """
 
@@ -29,6 +31,8 @@ class TrackerSettings:
     min_quality: float = 0.3
     recover_s: float = 5.0
     min_visible: float = 0.25
+    follower: str = "hybrid"
+    model_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {
@@ -38,6 +42,7 @@ class TrackerSettings:
         problems = [
             f"{item.name} must be in {low:g} to {high:g}, got {value!r}"
             for item in fields(self)
+            if item.name in limits
             for low, high in [limits[item.name]]
             if not low <= (value := getattr(self, item.name)) <= high
         ]

@@ -12,8 +12,8 @@ import math
 from egm_edge.boxes import Box
 from egm_edge.tracking.alignment.extent import Bounds, Outline
 from egm_edge.tracking.follower import Follower, Prediction, Sighting
+from egm_edge.tracking.followers import FollowerMaker
 from egm_edge.tracking.frames import SmallFrame
-from egm_edge.tracking.hybrid import HybridFollower
 from egm_edge.tracking.settings import TrackerSettings
 from egm_edge.tracking.similarity import Similarity
 from egm_edge.tracking.tracked import TrackedBox, TrackState
@@ -22,8 +22,9 @@ VELOCITY_MEMORY, HIDDEN_VELOCITY_MEMORY = 0.55, 0.9  # of one frame
 COAST_DECAY_S = 0.5
 COAST_BELOW = 0.15
 QUALITY_PACE = 0.4  # of one frame: one good or bad frame proves little
+USUAL_PACE = 0.1
 FOUND_AGAIN = 0.6
-MIN_SIDE_PX = 2.0
+MIN_SIDE_PX = 4.0  # small: less is looked for with what is round it, and half a pixel off is IoU < 0.5
 
 
 class Track:
@@ -35,6 +36,7 @@ class Track:
         frame: the grounded frame; None when it is not known any more, which makes the track LOST from the start.
         grounded_stamp_ns: stamp of the answer.
         settings: when to give up.
+        make_follower: what looks for it.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class Track:
         frame: SmallFrame | None,
         grounded_stamp_ns: int,
         settings: TrackerSettings,
+        make_follower: FollowerMaker,
     ) -> None:
         self.track_id, self._settings = track_id, settings
         self._grounded_stamp_ns = grounded_stamp_ns
         self.stamp_ns = grounded_stamp_ns
-        self._state, self._quality = TrackState.GROUNDED, 1.0
+        self._state, self._quality, self._usual_quality = TrackState.GROUNDED, 1.0, 1.0
         self._box, self._amodal_box = box, amodal_box
         self._velocity = 0j  # small pixels per second, relative to the background
         self._turn_rate = 0.0  # radians per second
@@ -71,12 +74,26 @@ class Track:
         if amodal_box is not None:
             middle, half = _small(amodal_box, sx, sy)
             self._whole = (middle - centre, half)
-        half_wh = (max(MIN_SIDE_PX, half_wh[0]), max(MIN_SIDE_PX, half_wh[1]))
-        self._follower = HybridFollower(frame, self._pose, half_wh)
+        seen_half = (max(MIN_SIDE_PX / 2, half_wh[0]), max(MIN_SIDE_PX / 2, half_wh[1]))
+        self._part = (half_wh[0] / seen_half[0], half_wh[1] / seen_half[1])
+        self._most_quality = min(1.0, math.sqrt(self._part[0] * self._part[1]))
+        self._follower = make_follower(frame, self._pose, seen_half)
 
     @property
     def state(self) -> TrackState:
         return self._state
+
+    @property
+    def seen_ns(self) -> int:
+        """Stamp of the last frame in which it was believed to be seen."""
+        return self._seen_ns
+
+    @property
+    def expected_quality(self) -> float:
+        """What the quality will be soon if it goes on to fall or rise as it did, 0-1; 0 when LOST."""
+        if self._state is TrackState.LOST:
+            return 0.0
+        return max(0.0, min(1.0, 2 * self._quality - self._usual_quality))
 
     def result(self) -> TrackedBox:
         return TrackedBox(
@@ -106,16 +123,18 @@ class Track:
         expected = Similarity(turn, carried.shift + self._velocity * seconds)
         lost = self._state is TrackState.LOST
         sighting = self._follower.find(frame, Prediction(carried, expected, seconds, unseen_s, lost))
-        self._quality += QUALITY_PACE * (sighting.probability - self._quality)
-        if sighting.probability >= COAST_BELOW:
+        probability = min(self._most_quality, sighting.probability)
+        self._quality += QUALITY_PACE * (probability - self._quality)
+        self._usual_quality += USUAL_PACE * (self._quality - self._usual_quality)
+        if probability >= COAST_BELOW:
             self._follow(sighting, carried, seconds)
         else:
             self._pose = expected
             self._velocity *= math.exp(-seconds / COAST_DECAY_S)
             self._turn_rate = 0.0
-        if sighting.probability >= self._settings.min_quality:
+        if probability >= self._settings.min_quality:
             self._seen_ns = frame.stamp_ns
-        if self._quality < self._settings.min_quality or sighting.probability == 0.0:
+        if self._quality < self._settings.min_quality or probability == 0.0:
             self._state = TrackState.LOST
         elif not lost or self._quality > FOUND_AGAIN:
             self._state = TrackState.PROPAGATED
@@ -136,7 +155,7 @@ class Track:
         """Boxes at the pose, which goes on by the last motion while LOST; out of the image, the last ones stay."""
         assert self._follower is not None
         extent = self._follower.extent
-        whole = self._to_box(extent.bounds(self._pose))
+        whole = self._to_box(_shrunk(extent.bounds(self._pose), *self._part))
         box = whole.clipped(*frame.original_wh)
         if box.area_px2 < self._settings.min_visible * whole.area_px2:
             self._state, self._quality = TrackState.LOST, 0.0
@@ -150,6 +169,13 @@ class Track:
     def _to_box(self, bounds: Bounds) -> Box:
         sx, sy = self._to_small
         return Box(bounds[0] / sx, bounds[1] / sy, bounds[2] / sx, bounds[3] / sy)
+
+
+def _shrunk(bounds: Bounds, across: float, down: float) -> Bounds:
+    """Bounds of the middle part of a box, as shares of its sides."""
+    x, y = (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
+    half_width, half_height = across * (bounds[2] - bounds[0]) / 2, down * (bounds[3] - bounds[1]) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def _small(box: Box, sx: float, sy: float) -> tuple[complex, tuple[float, float]]:

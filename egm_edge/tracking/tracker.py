@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
+from egm_edge.tracking.followers import follower_maker
 from egm_edge.tracking.frames import FrameRing, SmallFrame, grey_of, shrink
 from egm_edge.tracking.optical_flow import background_motion
 from egm_edge.tracking.settings import TrackerSettings
@@ -22,13 +23,17 @@ from egm_edge.tracking.tracked import TrackedBox
 
 LATE_FRAME_NS = 100_000_000
 LAST_STEPS = 2
+REGROUND_BELOW = 0.6
 
 
 class Tracker:
     """Several objects through one camera. Safe to call from several threads.
 
     Args:
-        settings: how much to remember and when to give up.
+        settings: how much to remember, what follows and when to give up.
+
+    Raises:
+        InputError: the settings name a follower that is not installed.
 
     Example:
         >>> import numpy as np
@@ -45,6 +50,7 @@ class Tracker:
 
     def __init__(self, settings: TrackerSettings | None = None) -> None:
         self.settings = settings or TrackerSettings()
+        self._make_follower = follower_maker(self.settings.follower, self.settings.model_files)
         self._ring = FrameRing(self.settings.memory_s, self.settings.max_frames)
         self._tracks: dict[str, Track] = {}
         self._starting: dict[str, object] = {}
@@ -106,7 +112,9 @@ class Tracker:
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
             self._starting[track_id] = token
-        track = Track(track_id, box, amodal_box, frames[0] if frames else None, stamp_ns, self.settings)
+        track = Track(
+            track_id, box, amodal_box, frames[0] if frames else None, stamp_ns, self.settings, self._make_follower
+        )
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
             for frame in frames:
@@ -141,6 +149,18 @@ class Tracker:
         """Every track at the newest frame, in the order they were started."""
         with self._lock:
             return tuple(track.result() for track in self._tracks.values())
+
+    def reground_order(self, below: float = REGROUND_BELOW) -> tuple[str, ...]:
+        """Whose expressions to ask again, the most urgent first.
+
+        Args:
+            below: quality; a track that is not expected to stay above it is named. One whose quality falls comes before one
+                that is steadily as good, the lost one that was seen last before those lost longer.
+        """
+        with self._lock:
+            urgent = [track for track in self._tracks.values() if track.expected_quality < below]
+            urgent.sort(key=lambda track: (track.expected_quality, -track.seen_ns))
+            return tuple(track.track_id for track in urgent)
 
     def _forget(self) -> None:
         """After a clock jump or another image format: nothing kept is comparable with what comes."""

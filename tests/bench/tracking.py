@@ -6,6 +6,8 @@ very frame: the answer as it came (without), and the answer carried by the track
 bundle give the answers, `--jitter` disturbs the true ones.
 
 Frames on which less than a third of the target is visible are counted apart: there a box is a guess, and LOST is right.
+
+`--sequence DIR` compares trackers on recorded footage instead (see `tests.bench.tracking_sequence`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from numpy.typing import NDArray
 from egm_edge.boxes import Box
 from egm_edge.synthetic.trajectories import MOTIONS, sample_motion
 from egm_edge.tracking import Tracker, TrackerSettings, TrackState
+from tests.bench.tracking_baselines import available
+from tests.bench.tracking_sequence import Score as FootageScore
+from tests.bench.tracking_sequence import read_sequence, run_sequence, sequence_table
 
 RATE_HZ = 30
 FIRST_SEED = 880_000_000
@@ -198,8 +203,29 @@ def table(rows: dict[tuple[str, float], Score]) -> Iterator[str]:
         )
 
 
+def on_footage(wanted: argparse.Namespace) -> None:
+    """Every tracker on recorded sequences, one table."""
+    scores = {(name, latency): FootageScore() for latency in wanted.latencies for name in wanted.trackers}
+    for folder in wanted.sequence:
+        sequence = read_sequence(folder, wanted.fps).every(wanted.every)
+        for latency in wanted.latencies:
+            for name, score in run_sequence(sequence, latency, wanted.trackers).items():
+                scores[name, latency].add(score)
+    if wanted.json:
+        rows = [{"tracker": n, "latency_s": s, **score.row()} for (n, s), score in scores.items()]
+        print(json.dumps(rows, indent=1))
+    else:
+        print(*sequence_table(scores), sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sequence", type=Path, nargs="+", metavar="DIR", help="your footage: frames and boxes_xyxy.csv"
+    )
+    parser.add_argument("--trackers", nargs="+", default=["egm", *available()], choices=["egm", *available()])
+    parser.add_argument("--fps", type=float, help="frame rate of --sequence (default: its file fps, else 30)")
+    parser.add_argument("--every", type=int, default=1, help="take every Nth frame of --sequence")
     parser.add_argument("--seeds", type=int, default=20, help="sequences per motion")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--motions", nargs="+", default=list(MOTIONS), choices=MOTIONS)
@@ -211,6 +237,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for rendered frames")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
+    if wanted.sequence:
+        on_footage(wanted)
+        return
     width_px, height_px = (int(v) for v in wanted.size.split("x"))
     rows = {(motion, latency): Score() for motion in [*wanted.motions, "all"] for latency in wanted.latencies}
     bundle = from_bundle(wanted.bundle) if wanted.bundle else None

@@ -14,7 +14,7 @@ from egm_edge.benchmark.conditions import Conditions, others_share, snapshot
 from egm_edge.benchmark.energy import Energy, RailMeter, RaplMeter
 from egm_edge.benchmark.fixed_rate import run_at_rate
 from egm_edge.benchmark.gpu import GpuWatch
-from egm_edge.benchmark.limits import Limits, measure_limits
+from egm_edge.benchmark.limits import MachineLimits, measure_limits
 from egm_edge.benchmark.onnx_graph import Product, products, read_graph
 from egm_edge.benchmark.roofline import RequestModel, Work, _is_int8, bound_ms, reached
 from egm_edge.benchmark.runner import parse_sweeps
@@ -23,7 +23,7 @@ from egm_edge.bundle import Bundle
 from egm_edge.errors import BundleError, InputError
 from egm_edge.reporting.statistics import median_ratio, paired_ratio, spread
 
-LIMITS = Limits(
+LIMITS = MachineLimits(
     bandwidth_gb_s=10.0,
     bandwidth_median_gb_s=9.0,
     bandwidth_by="",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.memory_plan import Limits, ModelSize, max_image_tokens, plan, require_fit
+from build_engine.memory_plan import EngineLimits, ModelSize, max_image_tokens, plan, require_fit
 from build_engine.memory_table import BEGIN, END, NVIDIA_ROWS, PUBLISHED, main, published_spec, short_prompt_plan
 from build_engine.targets import Runtime, target_for
 from egm_edge.errors import BuildError
@@ -35,19 +35,19 @@ def test_plans_are_within_five_percent_of_the_published_totals(row) -> None:
 
 def test_more_of_anything_needs_more() -> None:
     size, spec = ModelSize.of(PUBLISHED["EGM-4B"]), published_spec("EGM-4B").with_max_pixels(1 << 20)
-    least = plan(size, Limits.of(spec, 256, 1), "int4", Runtime.EDGE_LLM)
+    least = plan(size, EngineLimits.of(spec, 256, 1), "int4", Runtime.EDGE_LLM)
     for larger, precision in (
-        (Limits.of(spec, 2048, 1), "int4"),
-        (Limits.of(spec, 256, 2), "int4"),
-        (Limits.of(spec.with_max_pixels(1 << 21), 256, 1), "int4"),
-        (Limits.of(spec, 256, 1), "fp16"),
+        (EngineLimits.of(spec, 2048, 1), "int4"),
+        (EngineLimits.of(spec, 256, 2), "int4"),
+        (EngineLimits.of(spec.with_max_pixels(1 << 21), 256, 1), "int4"),
+        (EngineLimits.of(spec, 256, 1), "fp16"),
     ):
         assert plan(size, larger, precision, Runtime.EDGE_LLM).device > least.device
 
 
 def test_a_quantized_vision_tower_halves_its_weights() -> None:
     size, spec = ModelSize.of(PUBLISHED["EGM-4B"]), published_spec("EGM-4B").with_max_pixels(1 << 20)
-    limits = Limits.of(spec, 256, 1)
+    limits = EngineLimits.of(spec, 256, 1)
     kept, quantized = (plan(size, limits, "nvfp4", Runtime.EDGE_LLM, vision) for vision in (None, "fp8"))
     assert kept.weights - quantized.weights == pytest.approx(size.vision / 1e9)
 

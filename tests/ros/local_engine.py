@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from egm_ros.mailbox import CameraFrame
-from egm_ros.model_process import FrameCache
+from egm_ros.model_process import OpenFrame
 from egm_ros.requests import Progress, Request
 from egm_ros.wire import GroundRequest
 
@@ -19,7 +19,7 @@ class LocalEngine:
 
     def __init__(self, grounder: Any) -> None:
         self.ready = True
-        self.cache = FrameCache(grounder)
+        self.cache = OpenFrame(grounder)
 
     def ground(
         self,

@@ -9,16 +9,16 @@ import pytest
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.registry import REWARDS, make_reward
 from training.rewards.trl import as_trl_reward
 
-TARGET = Target((0.0, 0.0, 100.0, 100.0))
+TARGET = RewardTarget((0.0, 0.0, 100.0, 100.0))
 
 
-def _score(name: str, text: str, target: Target = TARGET, **how: object) -> float:
+def _score(name: str, text: str, target: RewardTarget = TARGET, **how: object) -> float:
     settings = how.pop("settings", None)
-    return make_reward(name, settings)(Answer.read(text, target, **how), target)  # type: ignore[arg-type]
+    return make_reward(name, settings)(ReadAnswer.read(text, target, **how), target)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["grounding", "format", "latency", "not_there", "answer", "trl", "registry"])
@@ -68,7 +68,7 @@ def test_latency_is_priced_in_the_targets_milliseconds() -> None:
 
 
 def test_not_there_makes_giving_up_cost_something() -> None:
-    absent = Target(None)
+    absent = RewardTarget(None)
     assert _score("not_there", "x</think>[]", absent) == 1.0
     assert _score("not_there", "x</think>[]") == -0.25
     assert _score("not_there", '[{"bbox_2d": [0, 0, 9, 9]}]', absent) == 0.0
@@ -106,5 +106,5 @@ def test_trl_adapter_takes_chat_messages_columns_and_token_counts() -> None:
 
 
 def test_amodal_answers_are_scored_beyond_the_frame() -> None:
-    target = Target((-200.0, 0.0, 200.0, 400.0), Task.AMODAL)
+    target = RewardTarget((-200.0, 0.0, 200.0, 400.0), Task.AMODAL)
     assert _score("grounding", '[{"bbox_2d": [-200, 0, 200, 400]}]', target) == 1.0

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from egm_edge.reporting.intervals import Paired
-from training.nano.compare import AMODAL, MODAL, NEGATIVE, Measured, Results
+from training.nano.compare import AMODAL, MODAL, NEGATIVE, Results, SuiteScore
 from training.nano.evaluate import Score
 from training.nano.state import Cost
 
@@ -59,7 +59,7 @@ def report_values(report: Report) -> dict[str, Any]:
     }
 
 
-def measured_values(measured: Measured) -> dict[str, Any]:
+def measured_values(measured: SuiteScore) -> dict[str, Any]:
     """One checkpoint on one suite as JSON values."""
     kinds = {
         kind: {
@@ -115,12 +115,12 @@ def model_card(report: Report) -> str:
     )
 
 
-def _cell(measured: Measured) -> str:
+def _cell(measured: SuiteScore) -> str:
     found: Score = measured.by_kind()["all"]
     return f"{found.accuracy:.3f} ({found.interval95[0]:.3f} - {found.interval95[1]:.3f})"
 
 
-def _share(measured: Measured) -> str:
+def _share(measured: SuiteScore) -> str:
     share, (low, high) = measured.rejection
     return f"{share:.3f} ({low:.3f} - {high:.3f})"
 

@@ -22,9 +22,9 @@ from training.nano.evaluate import (
     EASY,
     MODAL,
     NEGATIVE,
-    Case,
     Score,
     Suite,
+    SuiteCase,
     iou_of,
     load_fast,
     patches_of,
@@ -50,7 +50,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Measured:
+class SuiteScore:
     """One checkpoint on one suite.
 
     Attributes:
@@ -63,7 +63,7 @@ class Measured:
     ious: list[float] = field(default_factory=list)
     rejected: list[bool] = field(default_factory=list)
 
-    def add(self, case: Case, text: str) -> None:
+    def add(self, case: SuiteCase, text: str) -> None:
         self.kinds.append(case.query.kind)
         self.ious.append(round(iou_of(text, case.query), 5))
         self.rejected.append(rejects(text, case.query))
@@ -82,7 +82,7 @@ class Measured:
         return count / len(self.rejected), wilson(count, len(self.rejected))
 
 
-Results = dict[str, dict[str, Measured]]
+Results = dict[str, dict[str, SuiteScore]]
 """suite -> checkpoint's name -> what was measured."""
 
 
@@ -101,7 +101,7 @@ def measure(asked: list[Asked], suites: list[Suite], count: int, cache: Path, de
 
 def _measure_suite(
     asked: list[Asked], models: dict[str, FastNano], marks: dict[str, str], suite: Suite, count: int, cache: Path
-) -> dict[str, Measured]:
+) -> dict[str, SuiteScore]:
     path = cache / f"{suite.name.replace(', ', '_').replace(' ', '-')}.json"
     found = _load(path, marks)
     if all(len(found[one.name].ious) >= count for one in asked):
@@ -124,16 +124,16 @@ def _measure_suite(
     return {one.name: _first(found[one.name], count) for one in asked}
 
 
-def _first(measured: Measured, count: int) -> Measured:
-    return Measured(measured.kinds[:count], measured.ious[:count], measured.rejected[:count])
+def _first(measured: SuiteScore, count: int) -> SuiteScore:
+    return SuiteScore(measured.kinds[:count], measured.ious[:count], measured.rejected[:count])
 
 
-def _load(path: Path, marks: dict[str, str]) -> dict[str, Measured]:
+def _load(path: Path, marks: dict[str, str]) -> dict[str, SuiteScore]:
     """What is known of these very weights; anything else starts empty."""
-    found = {name: Measured() for name in marks}
+    found = {name: SuiteScore() for name in marks}
     for name, entry in _entries(path).items():
         if marks.get(name) == entry["mark"]:
-            found[name] = Measured(entry["kinds"], entry["ious"], entry["rejected"])
+            found[name] = SuiteScore(entry["kinds"], entry["ious"], entry["rejected"])
     return found
 
 
@@ -145,7 +145,7 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _save(path: Path, found: dict[str, Measured], marks: dict[str, str]) -> None:
+def _save(path: Path, found: dict[str, SuiteScore], marks: dict[str, str]) -> None:
     """Checkpoints that were not asked this time keep what is known of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = _entries(path) | {
@@ -167,4 +167,4 @@ def pair(results: Results, suite: str, first: str, second: str) -> Paired:
 
 
 SUITES: tuple[Suite, ...] = (MODAL, AMODAL, NEGATIVE)
-__all__ = ["AMODAL", "EASY", "MODAL", "NEGATIVE", "SUITES", "Asked", "Measured", "Results", "measure", "pair"]
+__all__ = ["AMODAL", "EASY", "MODAL", "NEGATIVE", "SUITES", "Asked", "SuiteScore", "Results", "measure", "pair"]

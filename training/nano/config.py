@@ -1,4 +1,4 @@
-"""Plan: the typed form of `training/configs/nano.yaml`. Unknown keys fail; all problems are reported together."""
+"""TrainingPlan: the typed form of `training/configs/nano.yaml`. Unknown keys fail; all problems are reported together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Grpo:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """One stretch of training with its own budget.
 
     Attributes:
@@ -115,7 +115,7 @@ class RunConfig:
     """
 
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What `egm train nano` does: runs in order, then the comparison of its arms.
 
     Attributes:
@@ -173,7 +173,7 @@ class Plan:
         return (*self.lineage(run.start), run) if run.start else (run,)
 
 
-def _problems(plan: Plan) -> list[str]:
+def _problems(plan: TrainingPlan) -> list[str]:
     problems: list[str] = []
     known: list[str] = []
     for run in plan.runs:
@@ -192,19 +192,19 @@ def _problems(plan: Plan) -> list[str]:
     return problems
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path) -> TrainingPlan:
     """Read a YAML file.
 
     Raises:
         ConfigError: naming everything wrong at once, with its line.
     """
-    return load_yaml(Plan, path)
+    return load_yaml(TrainingPlan, path)
 
 
-def smoke(plan: Plan, cpu_minutes: float = 0.1) -> Plan:
+def smoke(plan: TrainingPlan, cpu_minutes: float = 0.1) -> TrainingPlan:
     """The same runs, every stage cut to `cpu_minutes`: proves the path, not the model."""
 
-    def short(stage: Stage) -> Stage:
+    def short(stage: TrainingStage) -> TrainingStage:
         grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
         return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, grpo=grpo)
 

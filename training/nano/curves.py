@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.nano.config import Plan
+from training.nano.config import TrainingPlan
 
 Series = list[tuple[float, float]]
 _LOSS_KEYS = ("loss", "dense")
@@ -63,7 +63,7 @@ def _smooth(series: Series) -> Series:
     ]
 
 
-def draw_curves(plan: Plan, root: Path, picture: Path) -> None:
+def draw_curves(plan: TrainingPlan, root: Path, picture: Path) -> None:
     """Write a PNG: loss, reward and held-out Acc@0.5 of every run in `root` over CPU minutes."""
     import matplotlib
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from egm_edge.pixels import SMART_RESIZE, PixelSpec, normalise, preprocess
 from egm_edge.synthetic import Layout, Query, Scene, layout, queries, render, sample_scene
 from egm_edge.synthetic.vocabulary import COLOURS, SHAPES, SIZE_RANK
-from training.nano.config import Plan, Stage
-from training.nano.prompts import Row, list_row, query_row
+from training.nano.config import TrainingPlan, TrainingStage
+from training.nano.prompts import PromptRow, list_row, query_row
 
 P = 16
 MODEL_PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that
@@ -142,7 +142,7 @@ def picture(scene: Scene, width_px: int, height_px: int, oversample: float) -> t
     return small.astype(np.uint8, copy=False), layout(scene, width_px, height_px)
 
 
-def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, progress: float) -> Batch:
+def make_batch(plan: TrainingPlan, stage: TrainingStage, most_objects: int, step_seed: int, progress: float) -> Batch:
     """The batch of a step: the same step seed gives the same batch.
 
     Args:
@@ -151,7 +151,7 @@ def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, prog
     """
     rng = random.Random(step_seed)
     drawn = _draw(plan, stage, step_seed, most_objects, rng)
-    rows: list[tuple[int, Row]] = []
+    rows: list[tuple[int, PromptRow]] = []
     share = stage.list_share[0] + (stage.list_share[1] - stage.list_share[0]) * progress
     if stage.queries:
         for index, (scene, where) in enumerate(zip(drawn.scenes, drawn.layouts, strict=True)):
@@ -160,7 +160,9 @@ def make_batch(plan: Plan, stage: Stage, most_objects: int, step_seed: int, prog
     return Batch(drawn.patches, drawn.grid_hw, _dense(drawn.scenes, drawn.layouts), groups)
 
 
-def make_questions(plan: Plan, stage: Stage, most_objects: int, step_seed: int, _progress: float = 0.0) -> Questions:
+def make_questions(
+    plan: TrainingPlan, stage: TrainingStage, most_objects: int, step_seed: int, _progress: float = 0.0
+) -> Questions:
     """The questions of a GRPO step: the same step seed gives the same questions."""
     rng = random.Random(step_seed)
     drawn = _draw(plan, stage, step_seed, most_objects, rng)
@@ -173,7 +175,7 @@ def make_questions(plan: Plan, stage: Stage, most_objects: int, step_seed: int, 
     return Questions(drawn.patches, drawn.grid_hw, image, asked, reasoning)
 
 
-def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
+def _draw(plan: TrainingPlan, stage: TrainingStage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
     width_px, height_px = _frame(plan, rng)
     pictures, layouts, scenes = [], [], []
     low = min(stage.objects[0], most_objects)
@@ -187,14 +189,14 @@ def _draw(plan: Plan, stage: Stage, step_seed: int, most_objects: int, rng: rand
     return _Drawn(torch.from_numpy(np.stack(pictures)), (height_px // P, width_px // P), scenes, layouts)
 
 
-def halves_by_length(rows: list[tuple[int, Row]]) -> list[list[tuple[int, Row]]]:
+def halves_by_length(rows: list[tuple[int, PromptRow]]) -> list[list[tuple[int, PromptRow]]]:
     """Rows in two parts, short and long, so that little is padded."""
     rows = sorted(rows, key=lambda item: len(item[1].ids))
     middle = len(rows) // 2
     return [part for part in (rows[:middle], rows[middle:]) if part]
 
 
-def _frame(plan: Plan, rng: random.Random) -> tuple[int, int]:
+def _frame(plan: TrainingPlan, rng: random.Random) -> tuple[int, int]:
     """A frame size, as often as the configuration says."""
     roll = rng.random() * sum(plan.frames.values())
     chosen = ""
@@ -207,17 +209,17 @@ def _frame(plan: Plan, rng: random.Random) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _asked(stage: Stage, scene: Scene, where: Layout, rng: random.Random, count: int) -> list[Query]:
+def _asked(stage: TrainingStage, scene: Scene, where: Layout, rng: random.Random, count: int) -> list[Query]:
     return queries(scene, rng, where=where, count=count, weights=stage.kinds, amodal=stage.amodal_share)
 
 
-def _rows_of(stage: Stage, scene: Scene, where: Layout, rng: random.Random, share: float) -> list[Row]:
+def _rows_of(stage: TrainingStage, scene: Scene, where: Layout, rng: random.Random, share: float) -> list[PromptRow]:
     rows = [list_row(scene, where)] if rng.random() < share else []
     asked = _asked(stage, scene, where, rng, stage.queries - len(rows))
     return rows + [query_row(query, reasoning=rng.random() >= stage.direct_share) for query in asked]
 
 
-def collate(rows: list[tuple[int, Row]]) -> Rows:
+def collate(rows: list[tuple[int, PromptRow]]) -> Rows:
     """Pad (image, row) pairs to one length."""
     longest = max(len(row.ids) for _, row in rows)
     ids = np.zeros((len(rows), longest), np.int64)

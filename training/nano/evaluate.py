@@ -32,7 +32,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SuiteCase:
     """One held-out question: its scene's seed and object range, and the query."""
 
     seed: int
@@ -65,9 +65,9 @@ def make_cases(
     *,
     task: Task = Task.MODAL,
     first_seed: int = EVALUATION_SEED,
-) -> list[Case]:
+) -> list[SuiteCase]:
     """`count` cases on as many scenes, kinds in turn; an amodal case asks for a really occluded object."""
-    cases: list[Case] = []
+    cases: list[SuiteCase] = []
     seed = first_seed
     while len(cases) < count:
         seed += 1
@@ -79,17 +79,17 @@ def make_cases(
         occluded = query.target is not None and where.visible[query.target] < 0.9
         if task is Task.AMODAL and not occluded:
             continue
-        cases.append(Case(seed, objects, query, occluded))
+        cases.append(SuiteCase(seed, objects, query, occluded))
     return cases
 
 
-def frame_of(case: Case) -> NDArray[np.uint8]:
+def frame_of(case: SuiteCase) -> NDArray[np.uint8]:
     """The case's camera frame, [480, 640, 3] uint8 RGB."""
     scene = sample_scene(case.seed, case.objects, occlusion=1.0 if case.query.task is Task.AMODAL else 0.35)
     return render(scene, *FRAME_WH).image
 
 
-def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
+def answers(fast: FastNano, cases: list[SuiteCase], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
     """What the model writes for every case."""
     texts: list[str] = []
     for start in range(0, len(cases), batch):
@@ -98,12 +98,12 @@ def answers(fast: FastNano, cases: list[Case], *, reasoning: bool = True, batch:
     return texts
 
 
-def patches_of(cases: list[Case]) -> Tensor:
+def patches_of(cases: list[SuiteCase]) -> Tensor:
     """Frames as the model sees them, [B, N, 768] float32."""
     return torch.from_numpy(np.stack([patchify(frame_of(case), CAMERA) for case in cases]))
 
 
-def write(fast: FastNano, patches: Tensor, cases: list[Case], *, reasoning: bool) -> list[str]:
+def write(fast: FastNano, patches: Tensor, cases: list[SuiteCase], *, reasoning: bool) -> list[str]:
     """What the model writes for these cases, given their frames; the direct mode's closed thought is part of the text."""
     grid_hw = (MODEL_WH[1] // 16, MODEL_WH[0] // 16)
     prompts = [prompt_ids(case.query, reasoning) for case in cases]
@@ -135,7 +135,7 @@ def score(ious: list[float]) -> Score:
     return Score(hits / count, sum(ious) / count, count, wilson(hits, count))
 
 
-def by_kind(cases: list[Case], texts: list[str]) -> dict[str, Score]:
+def by_kind(cases: list[SuiteCase], texts: list[str]) -> dict[str, Score]:
     """Scores per query kind and over all."""
     groups: dict[str, list[float]] = defaultdict(list)
     for case, text in zip(cases, texts, strict=True):
@@ -155,7 +155,7 @@ class Suite:
     task: Task
     first_seed: int
 
-    def cases(self, count: int) -> list[Case]:
+    def cases(self, count: int) -> list[SuiteCase]:
         return make_cases(count, self.objects, self.kinds, task=self.task, first_seed=self.first_seed)
 
 

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from egm_edge.synthetic import Query
-from training.nano.config import Grpo, Stage
+from training.nano.config import Grpo, TrainingStage
 from training.nano.data import Questions, Rows, collate
 from training.nano.fastpath import FastNano, Prefix, Vision
 from training.nano.generate import Sampled, generate
-from training.nano.prompts import CLOSED, Row, prompt_ids, token_id, tokenizer
+from training.nano.prompts import CLOSED, PromptRow, prompt_ids, token_id, tokenizer
 from training.nano.supervised import StepLoss
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.registry import make_reward
 
 _EPSILON = 1e-4
 
 
-def grpo_loss(fast: FastNano, stage: Stage, questions: Questions, generator: torch.Generator) -> StepLoss:
+def grpo_loss(fast: FastNano, stage: TrainingStage, questions: Questions, generator: torch.Generator) -> StepLoss:
     """Draw answers, score them, and give the policy loss; `total` is None when no group has anything to teach.
 
     Args:
@@ -70,7 +70,7 @@ def grpo_loss(fast: FastNano, stage: Stage, questions: Questions, generator: tor
     for i in chosen:
         prompt, answer = prompts[i // settings.group], answers[i]
         ids = (*prompt, *answer.ids, *([stop] if answer.finished else []))
-        rows.append((questions.image[i // settings.group], Row(ids, len(prompt), (False,) * len(ids))))
+        rows.append((questions.image[i // settings.group], PromptRow(ids, len(prompt), (False,) * len(ids))))
     weight = advantage.flatten()[chosen].to(fast.device)
     old = torch.tensor([answers[i].log_p for i in chosen], device=fast.device)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids))
@@ -93,8 +93,8 @@ def grpo_loss(fast: FastNano, stage: Stage, questions: Questions, generator: tor
 def reward_of(settings: Grpo, query: Query, reasoning: bool, answer: Sampled) -> float:
     """The weighted sum of the rewards for one answer."""
     text = ("" if reasoning else CLOSED) + tokenizer().decode(answer.ids, skip_special_tokens=True)
-    target = Target(query.box_norm1000, query.task)
-    read = Answer.read(text, target, token_count=len(answer.ids) + 1, finished=answer.finished, in_thought=True)
+    target = RewardTarget(query.box_norm1000, query.task)
+    read = ReadAnswer.read(text, target, token_count=len(answer.ids) + 1, finished=answer.finished, in_thought=True)
     return sum(weight * make_reward(name)(read, target) for name, weight in settings.rewards.items())
 
 

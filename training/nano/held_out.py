@@ -16,7 +16,7 @@ import cv2
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.files import replace_text, unwritable
-from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Case, Suite, frame_of
+from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Suite, SuiteCase, frame_of
 
 DATASET = "tabletop"
 SUITES: dict[str, Suite] = {"easy": EASY, "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE}
@@ -58,7 +58,7 @@ def write_held_out(
     return paths
 
 
-def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], Case]]:
+def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], SuiteCase]]:
     width, height = FRAME_WH
     for case in SUITES[name].cases(count):
         query = case.query

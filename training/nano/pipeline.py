@@ -23,7 +23,7 @@ from egm_edge.errors import CheckpointError
 from egm_edge.files import whole_file
 from training.nano.card import Report, model_card, report_values
 from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Asked, measure, pair
-from training.nano.config import Plan, RunConfig
+from training.nano.config import RunConfig, TrainingPlan
 from training.nano.curves import draw_curves
 from training.nano.evaluate import load_fast
 from training.nano.state import cost_of, load_state
@@ -33,7 +33,7 @@ from training.nano.validate import Validation
 log = logging.getLogger("egm.train.nano")
 
 
-def train_plan(plan: Plan, out: Path, device: torch.device, only: str | None = None) -> Path | None:
+def train_plan(plan: TrainingPlan, out: Path, device: torch.device, only: str | None = None) -> Path | None:
     """Do whatever of the plan is not done yet.
 
     Args:
@@ -64,7 +64,7 @@ def is_finished(folder: Path, run: RunConfig) -> bool:
     return saved is not None and saved[0].stage >= len(run.stages)
 
 
-def compare_arms(plan: Plan, out: Path, device: torch.device) -> Path:
+def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
     """Measure every arm, choose the best on validation scenes, and write report, curves, card and `best/`."""
     asked = [_asked(plan, out, name) for name in plan.arms]
     results = measure(asked, list(SUITES), plan.count, out / "answers", device)
@@ -112,7 +112,7 @@ def choose(asked: list[Asked], count: int, device: torch.device) -> Asked:
     return max(asked, key=lambda one: scores[one.name])
 
 
-def _asked(plan: Plan, out: Path, name: str) -> Asked:
+def _asked(plan: TrainingPlan, out: Path, name: str) -> Asked:
     """An arm that never learnt to think is asked for the box at once."""
     thinks = any(stage.direct_share < 1 for stage in plan.run(name).stages)
     return Asked(name, out / name / "checkpoint", thinks)

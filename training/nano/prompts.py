@@ -28,7 +28,7 @@ LIST_ALL = "List every object"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptRow:
     """One query as tokens.
 
     Attributes:
@@ -92,11 +92,11 @@ def completion_text(query: Query, reasoning: bool) -> str:
     return f"{thought}\n{tok.THINK_CLOSE}\n\n{answer_text(query)}<|im_end|>"
 
 
-def query_row(query: Query, reasoning: bool = True) -> Row:
+def query_row(query: Query, reasoning: bool = True) -> PromptRow:
     return _row(task_text(query.expression, query.task) + SUFFIX, completion_text(query, reasoning))
 
 
-def list_row(scene: Scene, where: Layout) -> Row:
+def list_row(scene: Scene, where: Layout) -> PromptRow:
     """Every object with its visible box, left to right: the dense lesson in reading boxes."""
     order = [i for i in sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].x) if where.modal[i]]
     items = [
@@ -106,12 +106,12 @@ def list_row(scene: Scene, where: Layout) -> Row:
     return _row(LIST_ALL + SUFFIX, f"object: {'; '.join(items)}.\n{tok.THINK_CLOSE}<|im_end|>")
 
 
-def _row(prompt: str, completion: str) -> Row:
+def _row(prompt: str, completion: str) -> PromptRow:
     prompt_ids = tokenizer().encode(prompt, add_special_tokens=False).ids
     ids = prompt_ids + tokenizer().encode(completion, add_special_tokens=False).ids
     numbers, openers = _number_set(), _coordinate_openers()
     coordinate = [False] + [now in numbers and before in openers for before, now in pairwise(ids)]
-    return Row(tuple(ids), len(prompt_ids), tuple(coordinate))
+    return PromptRow(tuple(ids), len(prompt_ids), tuple(coordinate))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from egm_edge.files import whole_file
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """How far a run is.
 
     Attributes:
@@ -76,7 +76,7 @@ def cost_of(*logs: Path) -> Cost | None:
     return Cost(last["total_cpu_s"] / 60, int(last["scenes"]), int(last["queries"]), stages)
 
 
-def save_state(path: Path, progress: Progress, tensors: dict[str, Any]) -> None:
+def save_state(path: Path, progress: TrainingProgress, tensors: dict[str, Any]) -> None:
     """Write the progress and tensors of a run."""
     save_atomically(path, {"progress": asdict(progress), **tensors})
 
@@ -87,7 +87,7 @@ def save_atomically(path: Path, values: dict[str, Any]) -> None:
         torch.save(values, stream)
 
 
-def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
+def load_state(path: Path) -> tuple[TrainingProgress, dict[str, Any]] | None:
     """The saved state, or None when there is none.
 
     Raises:
@@ -101,10 +101,10 @@ def load_state(path: Path) -> tuple[Progress, dict[str, Any]] | None:
         raise CheckpointError(
             f"a training state in {path}", str(error).splitlines()[0], "delete it to start over"
         ) from error
-    return Progress(**values.pop("progress")), values
+    return TrainingProgress(**values.pop("progress")), values
 
 
-def restart(path: Path) -> tuple[Progress, dict[str, Any]]:
+def restart(path: Path) -> tuple[TrainingProgress, dict[str, Any]]:
     """The final state of the run that another one starts from: counters of its stages at zero, no optimizer.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.nano.auxiliary import AuxiliaryHeads, auxiliary_loss, soft_targets
-from training.nano.config import Stage
+from training.nano.config import TrainingStage
 from training.nano.data import Batch
 from training.nano.fastpath import FastNano
 from training.nano.losses import row_loss
@@ -33,7 +33,7 @@ class StepLoss:
     coordinate_error: float | None = None
 
 
-def supervised_loss(fast: FastNano, heads: AuxiliaryHeads, stage: Stage, batch: Batch, progress: float) -> StepLoss:
+def supervised_loss(fast: FastNano, heads: AuxiliaryHeads, stage: TrainingStage, batch: Batch, progress: float) -> StepLoss:
     """Loss of a batch on the model's device.
 
     Args:

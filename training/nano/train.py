@@ -19,12 +19,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.nano.auxiliary import AuxiliaryHeads
 from training.nano.build import fresh_model, save_checkpoint
-from training.nano.config import Plan, RunConfig, Stage
+from training.nano.config import RunConfig, TrainingPlan, TrainingStage
 from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
 from training.nano.feed import Feed
 from training.nano.grpo import grpo_loss
-from training.nano.state import Progress, load_state, restart, save_best, save_state, take_best
+from training.nano.state import TrainingProgress, load_state, restart, save_best, save_state, take_best
 from training.nano.supervised import StepLoss, supervised_loss
 from training.nano.validate import Validation
 
@@ -45,12 +45,12 @@ class Run:
         device: where the model lives.
     """
 
-    def __init__(self, plan: Plan, config: RunConfig, out: Path, start: Path | None, device: torch.device) -> None:
+    def __init__(self, plan: TrainingPlan, config: RunConfig, out: Path, start: Path | None, device: torch.device) -> None:
         self.plan, self.config, self.out, self.device = plan, config, out, device
         out.mkdir(parents=True, exist_ok=True)
         self.model = fresh_model(plan.shape, plan.seed)
         self.heads = AuxiliaryHeads(plan.shape.vision_width, plan.shape.width)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         saved = load_state(out / "state.pt") or (restart(start / "state.pt") if start else None)
         if saved:
             self.progress, tensors = saved
@@ -116,7 +116,7 @@ class Run:
     def _stop(self, *_: object) -> None:
         self.stopping = True
 
-    def _step(self, stage: Stage) -> None:
+    def _step(self, stage: TrainingStage) -> None:
         progress = self.progress
         share = min(1.0, progress.stage_cpu_s / (stage.cpu_minutes * 60))
         if stage.grpo and progress.stage_step % stage.grpo.validate_steps == 0:
@@ -139,7 +139,7 @@ class Run:
         self.recent.append(loss.measures | {"gradient": norm})
         self._account()
 
-    def _loss(self, stage: Stage, share: float) -> StepLoss:
+    def _loss(self, stage: TrainingStage, share: float) -> StepLoss:
         seed = self.plan.seed * _SEED_STRIDE + self.progress.step
         most = self._most_objects(stage)
         if stage.grpo:
@@ -159,7 +159,7 @@ class Run:
         self.progress.total_cpu_s += now - self.clock
         self.clock = now
 
-    def _most_objects(self, stage: Stage) -> int:
+    def _most_objects(self, stage: TrainingStage) -> int:
         progress = self.progress
         if not stage.gate:
             return stage.objects[1]
@@ -172,7 +172,7 @@ class Run:
             log.info("curriculum: up to %d objects (coordinate error %.0f)", progress.most_objects, progress.error)
         return progress.most_objects
 
-    def _set_rates(self, stage: Stage, share: float) -> None:
+    def _set_rates(self, stage: TrainingStage, share: float) -> None:
         warm = min(1.0, (self.progress.stage_step + 1) / max(1, stage.warmup_steps))
         fall = max(0.0, share - stage.decay_from) / max(1e-9, 1 - stage.decay_from)
         rate = stage.lr * warm * (1 - fall * (1 - stage.lr_end))
@@ -192,7 +192,7 @@ class Run:
         ]
         return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
 
-    def _next_stage(self, stage: Stage) -> None:
+    def _next_stage(self, stage: TrainingStage) -> None:
         if stage.grpo:
             self._keep_best()
             take_best(self.out / "best.pt", self.model)
@@ -218,7 +218,7 @@ class Run:
         self._write({"held_out": scores, **asdict(self.progress)})
         return scores["mean"]
 
-    def _log(self, stage: Stage) -> None:
+    def _log(self, stage: TrainingStage) -> None:
         means = {
             key: sum(r[key] for r in self.recent if key in r) / max(1, sum(key in r for r in self.recent))
             for key in set().union(*self.recent)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from egm_edge.grounding import Task
-from training.nano.evaluate import POSITIVE_KINDS, Case, iou_of, make_cases, patches_of, write
+from training.nano.evaluate import POSITIVE_KINDS, SuiteCase, iou_of, make_cases, patches_of, write
 from training.nano.fastpath import FastNano
 
 VALIDATION_SEED = 850_000_000
@@ -23,7 +23,7 @@ class Validation:
 
     def __init__(self, count: int, *, reasoning: bool = True) -> None:
         self.count, self.reasoning = count, reasoning
-        self._cases: list[Case] = []
+        self._cases: list[SuiteCase] = []
         self._frames: list[torch.Tensor] = []
 
     def scores(self, fast: FastNano) -> dict[str, float]:
@@ -47,7 +47,7 @@ class Validation:
         self._frames = list(patches_of(self._cases))
 
 
-def _name(case: Case) -> str:
+def _name(case: SuiteCase) -> str:
     if case.query.kind == "negative":
         return "negative"
     return "amodal, occluded" if case.query.task is Task.AMODAL else "modal"

@@ -1,4 +1,4 @@
-"""Answer and Target: what every reward looks at. Knows nothing of trainers."""
+"""ReadAnswer and RewardTarget: what every reward looks at. Knows nothing of trainers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from egm_edge.parsing import BoxNorm1000, Parsed, parse_answer
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RewardTarget:
     """What the right answer is.
 
     Attributes:
@@ -23,7 +23,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReadAnswer:
     """What the model wrote.
 
     Attributes:
@@ -42,8 +42,8 @@ class Answer:
 
     @classmethod
     def read(
-        cls, text: str, target: Target, *, token_count: int = 0, finished: bool = True, in_thought: bool = False
-    ) -> Answer:
+        cls, text: str, target: RewardTarget, *, token_count: int = 0, finished: bool = True, in_thought: bool = False
+    ) -> ReadAnswer:
         """Parse a completion with the one parser of training, evaluation and the robot."""
         parsed = parse_answer(text, task=target.task, in_thought=in_thought)
         return cls(text, parsed, token_count, finished, in_thought)

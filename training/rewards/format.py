@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 
 STRICT_RULES = ("json", "box_tag", "empty")
 
@@ -23,13 +23,13 @@ class FormatReward:
     """See the module's first lines.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((1, 2, 30, 40))
-        >>> FormatReward()(Answer.read('It is red.</think>[{"bbox_2d": [1, 2, 30, 40]}]', target), target)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((1, 2, 30, 40))
+        >>> FormatReward()(ReadAnswer.read('It is red.</think>[{"bbox_2d": [1, 2, 30, 40]}]', target), target)
         1.0
     """
 
-    def __call__(self, answer: Answer, target: Target) -> float:
+    def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         opened = answer.text.count("<think>") + int(answer.in_thought)
         closed = answer.text.count("</think>")
         # A prompt whose own opening tag is not known here leaves a lone closing tag: that is one closed thought too.

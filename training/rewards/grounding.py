@@ -17,7 +17,7 @@ import numpy as np
 
 from egm_edge.boxes import iou_matrix
 from egm_edge.parsing import BoxNorm1000
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,16 @@ class GroundingReward:
         threshold: IoU that counts as success, 0-1.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((0, 0, 100, 100))
-        >>> round(GroundingReward()(Answer.read('[{"bbox_2d": [0, 0, 100, 80]}]', target), target), 3)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((0, 0, 100, 100))
+        >>> round(GroundingReward()(ReadAnswer.read('[{"bbox_2d": [0, 0, 100, 80]}]', target), target), 3)
         0.9
     """
 
     alpha: float = 0.5
     threshold: float = 0.5
 
-    def __call__(self, answer: Answer, target: Target) -> float:
+    def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         found = answer.parsed.box_norm1000
         if found is None or target.box_norm1000 is None:
             return 0.0

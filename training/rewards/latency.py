@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egm_edge.errors import InputError
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class LatencyReward:
         limit: the most that is lost.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> target = Target((1, 2, 30, 40))
-        >>> LatencyReward()(Answer.read("", target, token_count=150), target)
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> target = RewardTarget((1, 2, 30, 40))
+        >>> LatencyReward()(ReadAnswer.read("", target, token_count=150), target)
         -0.1
     """
 
@@ -43,6 +43,6 @@ class LatencyReward:
         if min(self.ms_per_token, self.price_per_s, self.limit) < 0 or self.free_ms < 0:
             raise InputError("prices and times of at least 0", f"{self}", "correct the rewards of the configuration")
 
-    def __call__(self, answer: Answer, target: Target) -> float:
+    def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         late_s = max(0.0, answer.token_count * self.ms_per_token - self.free_ms) / 1000.0
         return -min(self.limit, self.price_per_s * late_s)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egm_edge.grounding import Outcome
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class NotThereReward:
     """See the module's first lines.
 
     Example:
-        >>> from training.rewards.answer import Answer, Target
-        >>> NotThereReward()(Answer.read("It is not here.</think>[]", Target(None)), Target(None))
+        >>> from training.rewards.answer import ReadAnswer, RewardTarget
+        >>> NotThereReward()(ReadAnswer.read("It is not here.</think>[]", RewardTarget(None)), RewardTarget(None))
         1.0
     """
 
     false_alarm: float = 0.25
 
-    def __call__(self, answer: Answer, target: Target) -> float:
+    def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         gave_up = answer.parsed.outcome is Outcome.NOT_FOUND
         if target.box_norm1000 is None:
             return float(gave_up)

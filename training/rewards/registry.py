@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 from egm_edge.errors import InputError
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.format import FormatReward
 from training.rewards.grounding import GroundingReward
 from training.rewards.latency import LatencyReward
 from training.rewards.not_there import NotThereReward
 
-Reward = Callable[[Answer, Target], float]
+Reward = Callable[[ReadAnswer, RewardTarget], float]
 REWARDS: dict[str, type[Any]] = {
     "grounding": GroundingReward,
     "format": FormatReward,
@@ -45,4 +45,4 @@ def weighted_reward(weights: Mapping[str, float], settings: Mapping[str, Mapping
     return lambda answer, target: sum(weights[name] * reward(answer, target) for name, reward in each.items())
 
 
-__all__ = ["REWARDS", "Answer", "Reward", "Target", "make_reward", "weighted_reward"]
+__all__ = ["REWARDS", "ReadAnswer", "Reward", "RewardTarget", "make_reward", "weighted_reward"]

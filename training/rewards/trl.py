@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Outcome, Task
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.registry import Reward
 
 
@@ -23,7 +23,7 @@ class OnScored(Protocol):
     """Is told (optimiser steps done, row ids, answers, scores) of every batch."""
 
     def __call__(
-        self, step: int, row_ids: Sequence[str], answers: Sequence[Answer], scores: Sequence[float]
+        self, step: int, row_ids: Sequence[str], answers: Sequence[ReadAnswer], scores: Sequence[float]
     ) -> None: ...
 
 
@@ -63,9 +63,9 @@ def as_trl_reward(
         ids = completion_ids if completion_ids is not None else [[] for _ in completions]
         answers, scores = [], []
         for completion, box, kind, tokens in zip(completions, target_norm1000, task, ids, strict=True):
-            target = Target(tuple(box) if box is not None else None, Task(kind))
+            target = RewardTarget(tuple(box) if box is not None else None, Task(kind))
             finished = len(tokens) < max_tokens or (bool(tokens) and tokens[-1] in ends)
-            answer = Answer.read(
+            answer = ReadAnswer.read(
                 completion_text(completion), target, token_count=len(tokens), finished=finished, in_thought=in_thought
             )
             answers.append(answer)

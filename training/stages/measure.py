@@ -19,7 +19,7 @@ from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import wilson
 from training.rewards.grounding import iou_norm1000
-from training.rewards.registry import Answer, Reward, Target
+from training.rewards.registry import ReadAnswer, Reward, RewardTarget
 from training.stages.answers import opens_thought
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
@@ -136,10 +136,10 @@ def score_answers(
     in_thought = opens_thought(processor.prompt_spec)
     scores = []
     for row, ids in zip(rows, answers, strict=True):
-        target = Target(row.box_norm1000, row.task)
+        target = RewardTarget(row.box_norm1000, row.task)
         finished = bool(ids) and ids[-1] in processor.end_token_ids
         text = processor.decode_answer(ids)
-        answer = Answer.read(text, target, token_count=len(ids), finished=finished, in_thought=in_thought)
+        answer = ReadAnswer.read(text, target, token_count=len(ids), finished=finished, in_thought=in_thought)
         scores.append(_scored(answer, target, reward(answer, target) if reward else None))
     return scores
 
@@ -158,7 +158,7 @@ def summarise(scores: Sequence[Scored]) -> Measured:
     )
 
 
-def _scored(answer: Answer, target: Target, reward: float | None) -> Scored:
+def _scored(answer: ReadAnswer, target: RewardTarget, reward: float | None) -> Scored:
     parsed = answer.parsed
     readable = parsed.outcome is not Outcome.UNPARSABLE
     if target.box_norm1000 is None:

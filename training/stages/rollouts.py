@@ -16,7 +16,7 @@ from egm_edge.boxes import Box
 from egm_edge.data.jsonl import write_objects
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
-from training.rewards.answer import Answer
+from training.rewards.answer import ReadAnswer
 
 SHOWN = 2  # questions of a step
 TARGET_BGR, ANSWER_BGR = (115, 158, 0), (0, 94, 213)
@@ -30,7 +30,7 @@ class RolloutLog:
         self._rows = {row.id: row for row in rows}
         self._written = -1
 
-    def __call__(self, step: int, row_ids: Sequence[str], answers: Sequence[Answer], scores: Sequence[float]) -> None:
+    def __call__(self, step: int, row_ids: Sequence[str], answers: Sequence[ReadAnswer], scores: Sequence[float]) -> None:
         """Note the answers of one batch.
 
         Args:
@@ -63,7 +63,7 @@ class RolloutLog:
             self._draw(row, [answer for answer, _ in group], self._folder / f"step-{step:06d}-{name}.jpg")
         write_objects(self._folder / f"step-{step:06d}.jsonl", lines)
 
-    def _draw(self, row: Row, answers: Sequence[Answer], path: Path) -> None:
+    def _draw(self, row: Row, answers: Sequence[ReadAnswer], path: Path) -> None:
         canvas = load_picture(row, self._images)[:, :, ::-1].copy()
         found = [answer.parsed.box_norm1000 for answer in answers]
         boxes = [(Box.from_norm1000(box, *row.size_wh), ANSWER_BGR) for box in found if box is not None]

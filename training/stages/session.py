@@ -49,7 +49,7 @@ log = logging.getLogger("egm.train")
 
 
 @dataclass(slots=True)
-class Session:
+class TrainingSession:
     """An opened run: everything the trainer is built from.
 
     Attributes:
@@ -118,7 +118,7 @@ class Session:
         }
 
 
-def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session | None:
+def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> TrainingSession | None:
     """Check the data, open the checkpoint, find where to go on; None when this very run is finished already."""
     output, digest = Path(config.run.output), config_hash(config)
     for report in config.run.reports:
@@ -144,13 +144,13 @@ def open_session(stage: str, config: StageConfig, *, max_tokens: int) -> Session
     # DeepSpeed keeps float32 weights of its own, LoRA its adapters in float32.
     plain = config.run.deepspeed == "none" and not config.lora.rank
     model = load_model(base, config.model, full_precision=plain)
-    return Session(
+    return TrainingSession(
         stage, config, digest, base, processor, model, rows, validation, images, output, resume,
         DeepSpeedProof(config.run.deepspeed),
     )  # fmt: skip
 
 
-def train(session: Session, trainer: Trainer) -> Path:
+def train(session: TrainingSession, trainer: Trainer) -> Path:
     """Train, then write the finished checkpoint; returns its directory."""
     for watcher in session.watchers:
         if hasattr(watcher, "trainer"):
@@ -196,7 +196,7 @@ def gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def _write(
-    session: Session, trainer: Trainer, state: dict[str, torch.Tensor] | None, seconds: float, final: Path
+    session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, seconds: float, final: Path
 ) -> None:
     new = final.with_name(f".{FINAL}.new")
     write_checkpoint(session, trainer, state, new)
@@ -219,7 +219,7 @@ def _write(
     publish(new, final)
 
 
-def write_checkpoint(session: Session, trainer: Trainer, state: dict[str, torch.Tensor] | None, new: Path) -> None:
+def write_checkpoint(session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, new: Path) -> None:
     """Weights, config and processor files of the model as it is now, into a new directory.
 
     Args:
@@ -237,7 +237,7 @@ def write_checkpoint(session: Session, trainer: Trainer, state: dict[str, torch.
     verify(new, session.processor)
 
 
-def _measured(session: Session, directory: Path) -> Measured | None:
+def _measured(session: TrainingSession, directory: Path) -> Measured | None:
     """Numbers of the written checkpoint itself, loaded back from disk."""
     rows = session.validation[: session.config.run.card_samples]
     if not rows:
@@ -249,7 +249,7 @@ def _measured(session: Session, directory: Path) -> Measured | None:
     return measure(model, EgmProcessor(directory), rows, session.images, max_tokens=limit)
 
 
-def _merged(session: Session, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrainedModel:
     """LoRA weights that a distributed engine held, merged into a fresh copy of the base."""
     from peft import get_peft_model
 

@@ -25,7 +25,7 @@ from training.stages.measure import Measured, score_answers, summarise
 from training.stages.output import publish
 
 if TYPE_CHECKING:
-    from training.stages.session import Session
+    from training.stages.session import TrainingSession
 
 BEST, HISTORY, CURVE = "best", "validation.jsonl", "validation.svg"
 log = logging.getLogger("egm.train")
@@ -38,7 +38,7 @@ class ValidateGreedy(TrainerCallback):
         trainer: set before training begins.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TrainingSession) -> None:
         assert isinstance(session.config, GrpoConfig)
         self.session, self.config = session, session.config
         self.trainer: Any = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
-from training.rewards.answer import Answer, Target
+from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.grounding import iou_norm1000
 from training.rewards.registry import make_reward
 
@@ -39,9 +39,9 @@ def score(
     if "box_norm1000" not in values or "task" not in values:
         raise InputError("a target with box_norm1000 and task", f"keys {sorted(values)}", "export the data set again")
     box = values["box_norm1000"]
-    target = Target(tuple(float(v) for v in box) if box is not None else None, Task(values["task"]))  # type: ignore[arg-type]
+    target = RewardTarget(tuple(float(v) for v in box) if box is not None else None, Task(values["task"]))  # type: ignore[arg-type]
     tokens = (extra_info or {}).get("token_count") or len(text) // 4
-    answer = Answer.read(text, target, token_count=int(tokens), in_thought=in_thought)
+    answer = ReadAnswer.read(text, target, token_count=int(tokens), in_thought=in_thought)
     each = {name: round(make_reward(name, (settings or {}).get(name))(answer, target), 6) for name in rewards}
     found = answer.parsed.box_norm1000
     right = found is not None and target.box_norm1000 is not None and iou_norm1000(found, target.box_norm1000) > 0.5

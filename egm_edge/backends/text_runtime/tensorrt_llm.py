@@ -32,7 +32,7 @@ from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.backends.text_runtime.text_grounder import TextGrounder
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BundleError, InputError
-from egm_edge.openai import Measured, TextChunk
+from egm_edge.openai import EngineMeasurements, TextChunk
 
 TARGET = "tensorrt-llm"
 FAMILY = "qwen3_vl"  # InternVL3 is not among the models of the PyTorch runtime
@@ -200,7 +200,7 @@ class _Reply:
             if self._closed:  # while the picture was being processed
                 self._abort()
         prompt_tokens = len(request.prompt_token_ids)
-        self._chunks.put(TextChunk(prompt_tokens=prompt_tokens, measured=Measured(preprocess_ms)))
+        self._chunks.put(TextChunk(prompt_tokens=prompt_tokens, measured=EngineMeasurements(preprocess_ms)))
         output = None
         for step in request:  # the same object again, grown by what the runtime's last step gave
             output = step.outputs[0]
@@ -215,7 +215,7 @@ class _Reply:
         self._chunks.put(None)
 
 
-def _measured(request: Any, output: Any, preprocess_ms: float) -> Measured:
+def _measured(request: Any, output: Any, preprocess_ms: float) -> EngineMeasurements:
     """What the runtime says of a finished request; a value that it leaves out stays unknown."""
     prefill_ms, steps = None, int(getattr(request, "decoding_iter", 0) or 0)
     metrics = getattr(output, "request_perf_metrics", None)
@@ -225,7 +225,7 @@ def _measured(request: Any, output: Any, preprocess_ms: float) -> Measured:
         prefill_ms = between_ms if between_ms > 0.0 else None
         if metrics.first_iter is not None and metrics.last_iter is not None:
             steps = metrics.last_iter - metrics.first_iter + 1
-    return Measured(preprocess_ms, prefill_ms, int(getattr(request, "cached_tokens", 0) or 0), steps)
+    return EngineMeasurements(preprocess_ms, prefill_ms, int(getattr(request, "cached_tokens", 0) or 0), steps)
 
 
 def _load_runtime(requirement: str) -> Any:

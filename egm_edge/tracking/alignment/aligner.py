@@ -78,6 +78,8 @@ class Aligner:
         shrinks, the table comes to light. A slow memory of the scale makes enough of it visible.
         """
         free = look.align(frame, start)
+        if not look.separate:  # what is foreign cannot be told
+            return free
         turned = free.pose.turn / start.turn
         grown, angle_rad = math.log(max(1e-6, abs(turned))), abs(cmath.phase(turned))
         jump = abs(grown) + angle_rad

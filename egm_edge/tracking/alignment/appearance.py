@@ -181,7 +181,7 @@ class Appearance:
         whole = float(np.count_nonzero(object_pixels))
         visible = float(np.count_nonzero(object_pixels & fitting)) / whole if whole else 0.0
         foreign = object_pixels & ~fitting
-        if self.distinct and foreign.any():
+        if self.separate and foreign.any():
             foreign &= self._off_table(seen / exposure) > max(3.5 * NOISE_LEVELS, 1.5 * self._outside_spread)
         hidden = float(np.count_nonzero(foreign)) / whole if whole else 0.0
         agreement = _correlation(self.patch, self._along_axis(taken), self._weights * fitting)

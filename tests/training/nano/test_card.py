@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from training.nano.card import Report, measured_values, model_card, report_values
-from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Measured, pair
+from training.nano.compare import AMODAL, EASY, MODAL, SUITES, SuiteScore, pair
 from training.nano.config import load_plan
 from training.nano.curves import draw_curves, read_curves
 from training.nano.state import Cost
@@ -15,9 +15,9 @@ CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 ARMS = ("direct", "sft", "grpo")
 
 
-def measured(right: int, of: int, kinds: tuple[str, ...] = ("attribute", "ordinal")) -> Measured:
+def measured(right: int, of: int, kinds: tuple[str, ...] = ("attribute", "ordinal")) -> SuiteScore:
     ious = [0.9] * right + [0.1] * (of - right)
-    return Measured([kinds[i % len(kinds)] for i in range(of)], ious, [i == of - 1 for i in range(of)])
+    return SuiteScore([kinds[i % len(kinds)] for i in range(of)], ious, [i == of - 1 for i in range(of)])
 
 
 def report() -> Report:

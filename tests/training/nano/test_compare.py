@@ -11,8 +11,8 @@ import torch
 from egm_edge.grounding import Task
 from egm_edge.synthetic import Query
 from training.nano import compare
-from training.nano.compare import Asked, Measured, measure, pair
-from training.nano.evaluate import Case, Suite
+from training.nano.compare import Asked, SuiteScore, measure, pair
+from training.nano.evaluate import Suite, SuiteCase
 
 SUITE = Suite("few", (3, 6), ("attribute", "ordinal"), Task.MODAL, 990_500_000)
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is asked; the answers are a box that is sometimes right."""
     calls: list[str] = []
 
-    def write(_fast: object, _patches: object, cases: list[Case], *, reasoning: bool) -> list[str]:
+    def write(_fast: object, _patches: object, cases: list[SuiteCase], *, reasoning: bool) -> list[str]:
         calls.extend("a" if reasoning else "b" for _ in cases)
         boxes = [[round(v) for v in case.query.box_norm1000 or ()] for case in cases]
         return [f'</think>[{{"bbox_2d": {box if i % 2 else [1, 1, 5, 5]}}}]' for i, box in enumerate(boxes)]
@@ -68,7 +68,7 @@ def test_a_kill_costs_a_chunk(
     whole = measure(asked[:1], [SUITE], 12, tmp_path / "whole", CPU)
     real, count = compare.patches_of, 0
 
-    def dies(cases: list[Case]) -> torch.Tensor:
+    def dies(cases: list[SuiteCase]) -> torch.Tensor:
         nonlocal count
         count += 1
         if count == 3:
@@ -96,9 +96,9 @@ def test_other_weights_are_measured_anew(asked: list[Asked], written: list[str],
 
 
 def test_wrong_rejections_are_counted_with_an_interval() -> None:
-    measured = Measured()
+    measured = SuiteScore()
     for text in ("x</think>[]", '</think>[{"bbox_2d": [100, 100, 300, 300]}]', "</think>nonsense", "</think>[]"):
-        measured.add(Case(1, (1, 3), FOUND, False), text)
+        measured.add(SuiteCase(1, (1, 3), FOUND, False), text)
     share, (low, high) = measured.rejection
     assert share == 0.5 and 0 < low < 0.5 < high < 1
     assert measured.by_kind()["all"].accuracy == 0.25

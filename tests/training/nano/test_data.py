@@ -12,7 +12,7 @@ import torch
 
 from egm_edge.grounding import Task
 from egm_edge.synthetic import layout, queries, sample_scene
-from training.nano.config import Plan, load_plan
+from training.nano.config import TrainingPlan, load_plan
 from training.nano.data import make_batch, make_questions, patchify
 from training.nano.prompts import tokenizer
 
@@ -20,17 +20,17 @@ CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> TrainingPlan:
     return load_plan(CONFIG)
 
 
-def test_a_step_seed_gives_the_same_batch(plan: Plan) -> None:
+def test_a_step_seed_gives_the_same_batch(plan: TrainingPlan) -> None:
     first, second = (make_batch(plan, plan.runs[0].stages[1], 4, 42, 0.5) for _ in range(2))
     assert torch.equal(first.patches, second.patches)
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(first.groups, second.groups, strict=True))
 
 
-def test_every_visible_object_owns_a_token(plan: Plan) -> None:
+def test_every_visible_object_owns_a_token(plan: TrainingPlan) -> None:
     batch = make_batch(plan, plan.runs[0].stages[0], 6, 7, 0.0)
     assert batch.patches.shape == (16, batch.grid_hw[0] * batch.grid_hw[1], 768)
     owned = [set(row[row >= 0].tolist()) for row in batch.dense.token_owner]
@@ -41,7 +41,7 @@ def test_every_visible_object_owns_a_token(plan: Plan) -> None:
             assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
-def test_only_completions_are_supervised(plan: Plan) -> None:
+def test_only_completions_are_supervised(plan: TrainingPlan) -> None:
     batch = make_batch(plan, plan.runs[0].stages[1], 3, 9, 0.0)
     for group in batch.groups:
         assert not (group.coordinate & ~group.supervised).any()
@@ -50,7 +50,7 @@ def test_only_completions_are_supervised(plan: Plan) -> None:
             assert text.endswith("<|im_end|>") and "</think>" in text and "Locate" not in text
 
 
-def test_all_frame_sizes_occur(plan: Plan) -> None:
+def test_all_frame_sizes_occur(plan: TrainingPlan) -> None:
     small = dataclasses.replace(plan.runs[0].stages[0], images=1)
     grids = {make_batch(plan, small, 2, seed, 0.0).grid_hw for seed in range(60)}
     assert grids == {(12, 16), (10, 18), (12, 12)}
@@ -65,7 +65,7 @@ def test_patchify_is_channel_major_in_merge_blocks() -> None:
     assert np.delete(patches, 2, 0).max() == -1.0
 
 
-def test_a_step_seed_gives_the_same_questions(plan: Plan) -> None:
+def test_a_step_seed_gives_the_same_questions(plan: TrainingPlan) -> None:
     stage = plan.run("grpo").stages[0]
     first, second = (make_questions(plan, stage, 6, 42) for _ in range(2))
     assert first.queries == second.queries and first.reasoning == second.reasoning
@@ -74,7 +74,7 @@ def test_a_step_seed_gives_the_same_questions(plan: Plan) -> None:
     assert max(first.image) < len(first.patches)
 
 
-def test_amodal_questions_in_training_are_mostly_about_hidden_things(plan: Plan) -> None:
+def test_amodal_questions_in_training_are_mostly_about_hidden_things(plan: TrainingPlan) -> None:
     """Of the amodal queries that the arms train on, at least 40 % have a target that another object covers."""
     for name in ("reasoning", "direct", "grpo"):
         stage = plan.run(name).stages[0]

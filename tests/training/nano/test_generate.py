@@ -11,7 +11,7 @@ from training.nano.data import collate
 from training.nano.evaluate import wrap
 from training.nano.fastpath import FastNano, Prefix
 from training.nano.generate import generate
-from training.nano.prompts import Row, token_id, tokenizer
+from training.nano.prompts import PromptRow, token_id, tokenizer
 
 PROMPTS = ("Locate the red mug, output", "Locate the second small blue bowl from the left amodally, output its bbox")
 STOP = token_id("<|im_end|>")
@@ -51,7 +51,7 @@ def test_reported_log_probabilities_are_those_of_the_whole_row(
     for number, answer in enumerate(drawn):
         prompt = prompts()[number // 6]
         ids = (*prompt, *answer.ids, *([STOP] if answer.finished else []))
-        rows = collate([(number // 6, Row(ids, len(prompt), (False,) * len(ids)))])
+        rows = collate([(number // 6, PromptRow(ids, len(prompt), (False,) * len(ids)))])
         with torch.no_grad():
             logits = fast.logits(fast.rows(prefix, rows.image, rows.ids[:, :-1]))[0] / (temperature or 1.0)
         steps = range(len(prompt), len(ids))

@@ -11,7 +11,7 @@ import torch
 from egm_edge.grounding import Task
 from egm_edge.synthetic import Query
 from training.nano import grpo
-from training.nano.config import Grpo, Plan, Stage, load_plan
+from training.nano.config import Grpo, TrainingPlan, TrainingStage, load_plan
 from training.nano.data import make_questions
 from training.nano.evaluate import wrap
 from training.nano.fastpath import FastNano
@@ -67,7 +67,7 @@ def test_nothing_to_learn_is_no_step() -> None:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> TrainingPlan:
     return load_plan(CONFIG)
 
 
@@ -78,13 +78,13 @@ def fast(nano_folder: Path) -> FastNano:
     return wrap(Qwen3VLForConditionalGeneration.from_pretrained(nano_folder, dtype=torch.float32))
 
 
-def small(plan: Plan) -> Stage:
+def small(plan: TrainingPlan) -> TrainingStage:
     stage = plan.run("grpo").stages[0]
     settings = replace(stage.grpo or Grpo(), group=8, temperature=1.0, max_new_tokens=16)
     return replace(stage, images=2, queries=2, grpo=settings)
 
 
-def test_rewarded_tokens_become_likelier(plan: Plan, fast: FastNano, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewarded_tokens_become_likelier(plan: TrainingPlan, fast: FastNano, monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model, rewarded for even token ids, writes more of them after a few steps; nothing else drives it there."""
 
     def even(_settings: Grpo, _query: Query, _reasoning: bool, answer: Sampled) -> float:
@@ -111,7 +111,7 @@ def test_rewarded_tokens_become_likelier(plan: Plan, fast: FastNano, monkeypatch
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15, rewards
 
 
-def test_a_step_draws_what_its_seed_says(plan: Plan, fast: FastNano) -> None:
+def test_a_step_draws_what_its_seed_says(plan: TrainingPlan, fast: FastNano) -> None:
     stage = small(plan)
     first, second = (
         grpo_loss(fast, stage, make_questions(plan, stage, 6, 3), torch.Generator().manual_seed(3)).measures

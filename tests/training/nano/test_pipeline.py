@@ -12,7 +12,7 @@ from egm_edge.errors import CheckpointError
 from training.cli import main
 from training.nano.config import load_plan, smoke
 from training.nano.pipeline import is_finished, train_plan
-from training.nano.state import Progress, load_state, save_state
+from training.nano.state import TrainingProgress, load_state, save_state
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def test_a_run_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
 def test_a_run_is_finished_after_its_last_stage(tmp_path: Path) -> None:
     run = load_plan(CONFIG).run("base")
     for stage, finished in ((0, False), (2, False), (3, True)):
-        save_state(tmp_path / "state.pt", Progress(stage=stage), {})
+        save_state(tmp_path / "state.pt", TrainingProgress(stage=stage), {})
         assert is_finished(tmp_path, run) is finished
 
 

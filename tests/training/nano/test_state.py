@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from egm_edge.errors import CheckpointError
-from training.nano.state import Progress, cost_of, load_state, restart, save_best, save_state, take_best
+from training.nano.state import TrainingProgress, cost_of, load_state, restart, save_best, save_state, take_best
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    save_state(tmp_path / "state.pt", Progress(step=7, error=31.5), {"model": {"a": torch.ones(2)}})
+    save_state(tmp_path / "state.pt", TrainingProgress(step=7, error=31.5), {"model": {"a": torch.ones(2)}})
     progress, tensors = load_state(tmp_path / "state.pt") or pytest.fail("nothing loaded")
-    assert progress == Progress(step=7, error=31.5)
+    assert progress == TrainingProgress(step=7, error=31.5)
     assert torch.equal(tensors["model"]["a"], torch.ones(2))
 
 
@@ -24,7 +24,7 @@ def test_nothing_saved_yet(tmp_path: Path) -> None:
 
 
 def test_a_half_written_state_does_not_count(tmp_path: Path) -> None:
-    save_state(tmp_path / "state.pt", Progress(step=1), {})
+    save_state(tmp_path / "state.pt", TrainingProgress(step=1), {})
     (tmp_path / "state.tmp").write_bytes(b"half")
     assert load_state(tmp_path / "state.pt")[0].step == 1  # type: ignore[index]
 
@@ -59,10 +59,10 @@ def test_cost_goes_on_over_the_runs_before(tmp_path: Path) -> None:
 
 
 def test_a_run_starts_where_another_ended(tmp_path: Path) -> None:
-    progress = Progress(stage=3, step=70, stage_step=5, stage_cpu_s=9.0, total_cpu_s=99.0, scenes=8, queries=7)
+    progress = TrainingProgress(stage=3, step=70, stage_step=5, stage_cpu_s=9.0, total_cpu_s=99.0, scenes=8, queries=7)
     save_state(tmp_path / "state.pt", progress, {"model": {"a": torch.ones(2)}, "heads": {}, "optimizer": {"x": 1}})
     begun, tensors = restart(tmp_path / "state.pt")
-    assert begun == Progress(step=70, total_cpu_s=99.0, scenes=8, queries=7)
+    assert begun == TrainingProgress(step=70, total_cpu_s=99.0, scenes=8, queries=7)
     assert tensors["optimizer"] is None and torch.equal(tensors["model"]["a"], torch.ones(2))
     with pytest.raises(CheckpointError, match=r"elsewhere.*train the run it belongs to first"):
         restart(tmp_path / "elsewhere" / "state.pt")

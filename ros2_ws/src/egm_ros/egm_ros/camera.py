@@ -12,7 +12,7 @@ from egm_ros import conversion
 from egm_ros.command_topic import CommandTopic
 from egm_ros.counters import ANSWERED, REJECTED, Count, Counters
 from egm_ros.diagnostics import CameraHealth
-from egm_ros.dispatcher import Dispatcher, Source
+from egm_ros.dispatcher import CameraQueue, Dispatcher
 from egm_ros.latency import LatencyLog
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.messages import LOOKED_EVERYWHERE
@@ -59,7 +59,7 @@ class Camera:
             node, self._prefix, lambda: host.settings, self.counters, host.now_ns, self._on_output_error
         )
         self._requests = RequestServers(node, self, self._prefix)
-        self._source: Source | None = None
+        self._source: CameraQueue | None = None
         self._tracks: TrackPropagator | None = None
         self._untracked: UntrackedAnswers | None = None
         self._commands: CommandTopic | None = None
@@ -77,7 +77,7 @@ class Camera:
         return self._host.dispatcher
 
     @property
-    def source(self) -> Source:
+    def source(self) -> CameraQueue:
         self._host.dispatcher  # noqa: B018  raises when the node is not active
         assert self._source is not None
         return self._source

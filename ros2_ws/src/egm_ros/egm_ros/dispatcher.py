@@ -28,7 +28,7 @@ RETRY_S = 1.0  # pause of a standing command after a failure, so that a broken e
 ENGINE_WAIT_S = 5.0  # how long a request waits for an engine that is being started again
 
 
-class Source:
+class CameraQueue:
     """One camera, as the dispatcher sees it: its frames, what stands for it, and who hears its answers.
 
     Made by `Dispatcher.add_source`; safe from any thread.
@@ -99,7 +99,7 @@ class Dispatcher:
 
     def __init__(self, engine: Engine, wake: threading.Condition, settings: Callable[[], Settings]) -> None:
         self._engine, self._wake, self.settings = engine, wake, settings
-        self._sources: list[Source] = []
+        self._sources: list[CameraQueue] = []
         self._pending: deque[Ticket] = deque()
         self._reserved = 0
         self._running: Ticket | None = None
@@ -109,9 +109,9 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._loop, name="egm-dispatcher", daemon=True)
         self._thread.start()
 
-    def add_source(self, mailbox: Mailbox, on_answer: Callable[[Answer], None]) -> Source:
-        """Args: mailbox: must share `wake`; on_answer: see Source."""
-        source = Source(self, mailbox, on_answer)
+    def add_source(self, mailbox: Mailbox, on_answer: Callable[[Answer], None]) -> CameraQueue:
+        """Args: mailbox: must share `wake`; on_answer: see CameraQueue."""
+        source = CameraQueue(self, mailbox, on_answer)
         with self._wake:
             self._sources.append(source)
         return source
@@ -130,7 +130,7 @@ class Dispatcher:
                 raise BusyError(f"at most {limit} requests at a time", found, "try again after an answer")
             self._reserved += 1
 
-    def submit(self, source: Source, request: Request, on_progress: OnProgress | None = None) -> Ticket:
+    def submit(self, source: CameraQueue, request: Request, on_progress: OnProgress | None = None) -> Ticket:
         """Queue an explicit request, in the place that `reserve` has kept for it."""
         ticket = Ticket(request, source, on_progress)
         with self._wake:
@@ -254,10 +254,10 @@ class Dispatcher:
                 return job
         return None
 
-    def _has_open(self, source: Source) -> bool:
+    def _has_open(self, source: CameraQueue) -> bool:
         return source.last_frame is not None and source.last_frame.key == self._open_key
 
-    def _next_query(self, source: Source, settings: Settings) -> tuple[Ticket, CameraFrame] | None:
+    def _next_query(self, source: CameraQueue, settings: Settings) -> tuple[Ticket, CameraFrame] | None:
         """The query of this camera whose turn it is. One that has the frame open gives way when it would need another."""
         now_s = time.monotonic()
         newest = source.mailbox.peek(settings.max_frame_age_s)
@@ -273,7 +273,7 @@ class Dispatcher:
             source.served_s, source.last_frame = now_s, frame
         return Ticket(query.starting(now_s), source, standing=True), frame
 
-    def _someone_waits_longer(self, source: Source, settings: Settings, now_s: float) -> bool:
+    def _someone_waits_longer(self, source: CameraQueue, settings: Settings, now_s: float) -> bool:
         for other in self._sources:
             if other.served_s < source.served_s:
                 newest = other.mailbox.peek(settings.max_frame_age_s)

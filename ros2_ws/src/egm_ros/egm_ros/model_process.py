@@ -40,7 +40,7 @@ def load_grounder(settings: Settings) -> Any:
     return open_grounder(settings.bundle_path or None, memory=settings.memory, threads=settings.threads or None)
 
 
-class FrameCache:
+class OpenFrame:
     """Runs requests through a Grounder and keeps the last frame open in it.
 
     A second expression on the same frame skips preprocessing, vision and the image's part of the prompt.
@@ -111,7 +111,7 @@ class _Running:
         self._pipe.send_bytes(encode(beat))
 
 
-def _answer(cache: FrameCache, memory: SharedFrame, pipe: Connection, ask: GroundRequest) -> bytes:
+def _answer(cache: OpenFrame, memory: SharedFrame, pipe: Connection, ask: GroundRequest) -> bytes:
     memory.follow(ask.byte_count)
     running = _Running(pipe, ask)
     try:
@@ -132,7 +132,7 @@ def _failed(token: int, error: Exception) -> Failed:
 
 def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
     """Answer until the node closes the pipe."""
-    cache = FrameCache(grounder)
+    cache = OpenFrame(grounder)
     while True:
         message = decode(pipe.recv_bytes())
         if isinstance(message, GroundRequest):

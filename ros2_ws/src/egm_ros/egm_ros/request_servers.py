@@ -26,7 +26,7 @@ from egm_edge.errors import EgmError
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import BoxNorm1000, parse_answer
 from egm_ros.counters import Count, Counters
-from egm_ros.dispatcher import Dispatcher, Source
+from egm_ros.dispatcher import CameraQueue, Dispatcher
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import to_bounding_box, to_grounded_object, to_ros_text
 from egm_ros.requests import Answer, Progress, Ticket
@@ -47,7 +47,7 @@ class Host(Protocol):
         """Raises: InputError: the node is not active, or paused."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> CameraQueue:
         """The camera's place in the dispatcher. Raises: InputError: see `dispatcher`."""
 
     def now_ns(self) -> int: ...
@@ -67,7 +67,7 @@ class RequestServers:
     def __init__(self, node: Node, host: Host, prefix: str) -> None:
         self._node, self._host = node, host
         self._numbers = itertools.count(1)
-        self._places: deque[tuple[Dispatcher, Source]] = deque()  # of goals that are being accepted
+        self._places: deque[tuple[Dispatcher, CameraQueue]] = deque()  # of goals that are being accepted
         self._accepted: dict[bytes, tuple[Dispatcher, Ticket]] = {}
         group = ReentrantCallbackGroup()
         self._services = [

@@ -1,0 +1,136 @@
+"""Followers by name, what textured things need, and whose expression is to be asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from egm_edge.boxes import Box
+from egm_edge.errors import InputError
+from egm_edge.tracking import Tracker, TrackerSettings, TrackState
+from egm_edge.tracking.opencv_follower import OpenCvFollower
+from egm_edge.tracking.optical_flow import background_motion
+from egm_edge.tracking.similarity import Similarity
+from tests.tracking.drawings import PERIOD_NS, Shot, background, follow, rectangle, worst_iou
+
+TEXTURE = cv2.resize(background("textured", (90, 90)), (70, 50))
+
+
+def textured(count: int = 40, change: float = 0.0, camera: float = 0.0) -> list[Shot]:
+    """A patch of texture on other texture, moving; `change` turns its brightness into another picture's by that share a
+    frame, `camera` moves everything by so many pixels a frame."""
+    wide = background("textured", (1200, 480))[:, ::-1]
+    other = np.rot90(TEXTURE, 2).astype(np.float32)
+    shots = []
+    for index in range(count):
+        pan = round(camera * index)
+        image = wide[:, pan : pan + 640].copy()
+        x, y = round(200 + 4 * index * (camera == 0)), round(150 + 2 * index)
+        share = min(1.0, change * index)
+        image[y : y + 50, x : x + 70] = ((1 - share) * TEXTURE + share * other).astype(np.uint8)
+        shots.append(Shot(image, Box(x, y, x + 70, y + 50)))
+    return shots
+
+
+@pytest.mark.parametrize(
+    "shots",
+    [
+        pytest.param(textured(), id="on a background like it"),
+        pytest.param(textured(change=0.012), id="its look changes"),
+        pytest.param(textured(camera=8), id="the camera turns"),
+    ],
+)
+def test_textured_things_are_followed_and_known_to_be(shots: list[Shot]) -> None:
+    assert worst_iou(shots) > 0.7
+    assert min(tracked.quality for _, tracked in follow(shots)) > 0.5
+
+
+def test_the_background_motion_of_a_turning_camera() -> None:
+    first = cv2.cvtColor(background("textured", (320, 240)), cv2.COLOR_RGB2GRAY)
+    wanted = cv2.getRotationMatrix2D((160, 120), 2.0, 1.0)
+    wanted[:, 2] += (5, -3)
+    turned = cv2.warpAffine(first, wanted, (320, 240))
+    turned[60:140, 100:200] = 90  # something moves on its own
+    motion = background_motion(first, turned)
+    for x, y in ((20, 20), (300, 30), (40, 220), (290, 200)):
+        seen = motion(complex(x, y))
+        assert abs(seen - complex(*(wanted @ [x, y, 1]))) < 0.7
+
+
+@pytest.mark.parametrize("noise_seed", [0, 1])
+def test_a_box_of_two_pixels_neither_grows_nor_is_sure(noise_seed: int) -> None:
+    random, tracker = np.random.default_rng(noise_seed), Tracker()
+    still = background("textured", (640, 480))
+    for index in range(40):
+        image = np.clip(still + random.normal(0, 5, still.shape), 0, 255).astype(np.uint8)
+        tracker.push(image, index * PERIOD_NS)
+        if index == 0:
+            tracker.start("t", Box(300, 200, 302, 202), 0)
+    (tracked,) = tracker.boxes()
+    assert tracked.box.x2 - tracked.box.x1 < 4
+    assert tracked.quality < 0.6
+
+
+def test_whose_expression_to_ask_again() -> None:
+    """One object stays, one is gone for long, one vanishes now."""
+
+    def others(image: np.ndarray, index: int) -> None:
+        if index < 10:
+            image[300:360, 300:380] = (40, 200, 40)
+        if index < 29:
+            image[100:160, 450:530] = (40, 40, 200)
+
+    shots = rectangle(lambda index: (100, 200), 32, extra=others)
+    tracker = Tracker()
+    for index, shot in enumerate(shots):
+        tracker.push(shot.image, index * PERIOD_NS)
+        if index == 0:
+            tracker.start("stays", Box(100, 200, 180, 260), 0)
+            tracker.start("gone", Box(300, 300, 380, 360), 0)
+            tracker.start("vanishes", Box(450, 100, 530, 160), 0)
+            assert tracker.reground_order() == ()
+    assert tracker.reground_order() == ("vanishes", "gone")
+    assert set(tracker.reground_order(below=1.1)) == {"vanishes", "gone", "stays"}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "words"),
+    [
+        ("boosting", (), "hybrid, csrt, kcf, vit, nano"),
+        ("vit", (), "1 model files"),
+        ("nano", ("a.onnx",), "2 model files"),
+        ("vit", (str(Path(__file__)),), "ONNX files"),
+        ("hybrid", ("a.onnx",), "no model file"),
+    ],
+)
+def test_a_follower_that_cannot_be_is_refused_at_once(name: str, files: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Tracker(TrackerSettings(follower=name, model_files=files))
+
+
+@pytest.mark.parametrize("name", ["csrt", "kcf"])
+def test_trackers_of_contrib(name: str) -> None:
+    if not hasattr(cv2, f"Tracker{name.upper()}"):
+        with pytest.raises(InputError, match="opencv-contrib"):
+            Tracker(TrackerSettings(follower=name))
+        return
+    assert worst_iou(textured(15), Tracker(TrackerSettings(follower=name))) > 0.6
+
+
+def test_a_tracker_of_opencv_is_a_follower() -> None:
+    """MIL is in OpenCV's main modules: it stands for those that are not."""
+    tracker = Tracker()
+    tracker._make_follower = lambda frame, pose, half_wh: OpenCvFollower(frame, pose, half_wh, cv2.TrackerMIL.create)
+    shots = textured(8)
+    states = [tracked for _, tracked in follow(shots, tracker)]
+    assert shots[-1].box is not None and states[-1].box.iou(shots[-1].box) > 0.6
+    assert states[-1].state is TrackState.PROPAGATED and states[-1].quality > 0.5
+
+
+def test_the_identity_where_nothing_moves() -> None:
+    still = cv2.cvtColor(background("textured", (320, 240)), cv2.COLOR_RGB2GRAY)
+    assert abs(background_motion(still, still)(100 + 100j) - (100 + 100j)) < 0.05
+    assert background_motion(np.zeros_like(still), np.zeros_like(still)) == Similarity()
