@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint_contents import require_contents
 from build_engine.checkpoint_facts import require_plain_greedy, stop_ids, weight_licence
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
 from build_engine.exporters.text_decoder import DecoderShape
@@ -45,7 +46,7 @@ class CheckpointPlan:
     def __init__(self, checkpoint: Checkpoint, max_pixels: int | None, max_new_tokens: int) -> None:
         self.checkpoint = checkpoint
         self.max_pixels, self.max_new_tokens = max_pixels, max_new_tokens
-        checkpoint.require_complete_layers()
+        require_contents(checkpoint)
         require_plain_greedy(checkpoint)
         self.shape = DecoderShape.read(checkpoint)
         self.tower = _TOWERS[checkpoint.family]
