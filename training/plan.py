@@ -62,7 +62,7 @@ SHAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """The plan of one run; GiB per GPU, hours of the whole run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Plan:
     differences: tuple[Difference, ...] = ()
 
 
-def plan(name: str, config: SftConfig | GrpoConfig, gpus: int) -> Plan:
+def plan(name: str, config: SftConfig | GrpoConfig, gpus: int) -> RunPlan:
     """Work it out.
 
     Args:
@@ -116,7 +116,7 @@ def plan(name: str, config: SftConfig | GrpoConfig, gpus: int) -> Plan:
     train_s = steps * completions * (prompt + ANSWER_TOKENS) * passes / speed
     rollout_s = steps * completions * shape.rollout_ms / 1e3 / CONCURRENT * 8 / gpus if grpo else 0.0
     resident = 0.0 if config.run.offload else weights
-    return Plan(
+    return RunPlan(
         name, gpus, rows, rows_from, steps, per_step, weights, activations, rollout,
         max(weights + activations, resident + rollout), train_s / 3600, rollout_s / 3600,
         tuple(differences(model, config)),
@@ -161,7 +161,7 @@ def _activations_gib(config: SftConfig | GrpoConfig, shape: ModelShape, tokens: 
     return (kept * shape.hidden * tokens + logits) / GIB
 
 
-def as_text(found: Plan) -> str:
+def as_text(found: RunPlan) -> str:
     """The plan for a person."""
     rollouts = f" + {found.rollout_hours:.1f} of rollouts" if found.rollout_hours else ""
     vllm = f"; vLLM may take {found.rollout_gib:.0f} while it generates" if found.rollout_gib else ""

@@ -24,7 +24,7 @@ _SPLITS = {"train": "train", "val": "val", "validation": "val", "testa": "testA"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSource:
     """One kind: how a file is read, and which files of a folder are of it."""
 
     read: Reader
@@ -35,18 +35,18 @@ def _plain(box_frame: str | None = None) -> Reader:
     return lambda path, problems, skipped: read_rows(path, problems, box_frame=box_frame)
 
 
-SOURCES: dict[str, Source] = {
-    "egm": Source(_plain(), "*.jsonl"),
-    "egm-pixels": Source(_plain(PIXELS), "*.jsonl"),
-    "egm-norm1000": Source(_plain(NORM1000), "*.jsonl"),
-    "refcoco": Source(_plain(), "refs(*).p"),
-    "refcoco-parquet": Source(read_hf_parquet, "*.parquet"),
-    "shikra": Source(read_shikra, "*.jsonl"),
-    "odvg": Source(read_odvg, "*.jsonl"),
-    "mdetr": Source(read_mdetr, "*.json"),
-    "lisa": Source(read_lisa, "*.json"),
-    "coco-amodal": Source(read_coco_amodal, "*.json"),
-    "rows": Source(_plain(), "*.jsonl"),
+SOURCES: dict[str, DataSource] = {
+    "egm": DataSource(_plain(), "*.jsonl"),
+    "egm-pixels": DataSource(_plain(PIXELS), "*.jsonl"),
+    "egm-norm1000": DataSource(_plain(NORM1000), "*.jsonl"),
+    "refcoco": DataSource(_plain(), "refs(*).p"),
+    "refcoco-parquet": DataSource(read_hf_parquet, "*.parquet"),
+    "shikra": DataSource(read_shikra, "*.jsonl"),
+    "odvg": DataSource(read_odvg, "*.jsonl"),
+    "mdetr": DataSource(read_mdetr, "*.json"),
+    "lisa": DataSource(read_lisa, "*.json"),
+    "coco-amodal": DataSource(read_coco_amodal, "*.json"),
+    "rows": DataSource(_plain(), "*.jsonl"),
 }
 
 
