@@ -94,8 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     scenes = verbs.add_parser("scenes", help="write held-out tabletop scenes: pictures, and rows for `egm evaluate`")
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
     scenes.add_argument(
-        "--suites", default="easy,modal,amodal-occluded,negative", help="comma-separated (default: all)"
+        "--suites",
+        default="easy,modal,amodal-occluded,negative",
+        help="comma-separated; all: see the model card",
     )
+    scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
     scenes.set_defaults(run=_scenes)
     for writer in (convert, flip, leaks, difficulty, traces):
@@ -183,11 +186,12 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 def _scenes(arguments: argparse.Namespace) -> int:
     from egm_edge.reporting.progress import ProgressBar
-    from training.nano.held_out import write_held_out
+    from training.nano.held_out import FIT_OFFSET, write_held_out
 
     paths = write_held_out(
-        arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr)
-    )
+        arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr),
+        seed_offset=FIT_OFFSET if arguments.fit else 0,
+    )  # fmt: skip
     print("rows in " + ", ".join(map(str, paths)))
     return 0
 
