@@ -171,7 +171,8 @@ class Grounder:
             prompt: the whole user text instead of the task's own sentence, for clients that write their own.
             should_stop: asked before every token; True ends the request as CANCELLED.
             on_token: told about every token as it comes (of several samples, the first one's).
-            decoding: max_new_tokens, deadline_ms, max_think_tokens, samples, temperature, top_p, seed and force_syntax;
+            decoding: max_new_tokens, deadline_ms, max_think_tokens, samples, temperature, top_p, top_k, seed and
+                force_syntax;
                 see `egm_edge.decoding.DecodingOptions`.
 
         Raises:

@@ -171,7 +171,7 @@ def _sampler(options: DecodingOptions, sample: int) -> Sampler:
     if sample and temperature == 0.0:
         temperature, top_p = VOTE_TEMPERATURE, VOTE_TOP_P
     seed = options.seed if options.seed is not None else (0 if options.temperature == 0.0 else None)
-    return Sampler(temperature, top_p, None if seed is None else seed + sample)
+    return Sampler(temperature, top_p, None if seed is None else seed + sample, options.top_k)
 
 
 def _learn(

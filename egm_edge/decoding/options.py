@@ -23,6 +23,7 @@ class DecodingKeywords(TypedDict, total=False):
     samples: int | None
     temperature: float
     top_p: float
+    top_k: int | None
     seed: int | None
     force_syntax: bool
 
@@ -44,6 +45,7 @@ class DecodingOptions:
             answer of a single request with the same temperature.
         temperature: 0 takes the most likely token.
         top_p: with a temperature, only the most likely tokens that together reach this probability are drawn from.
+        top_k: with a temperature, only so many of the most likely tokens are drawn from; None for all.
         seed: of the draws; None for a fresh one.
         force_syntax: hold the answer to the family's own syntax, so that it can always be read. The box is that of free
             decoding wherever free decoding was well formed.
@@ -56,6 +58,7 @@ class DecodingOptions:
     samples: int | None = 1
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int | None = None
     seed: int | None = None
     force_syntax: bool = True
 
@@ -63,6 +66,7 @@ class DecodingOptions:
         _whole("max_new_tokens", self.max_new_tokens, 1, 2**31 - 1, "raise it")
         _whole("max_think_tokens", self.max_think_tokens, 0, 2**31 - 1, "pass 0 for no reasoning, None for no limit")
         _whole("samples", self.samples, 1, MAX_SAMPLES, "pass 1 for one answer, None to let the deadline decide")
+        _whole("top_k", self.top_k, 1, 2**31 - 1, "pass None for all tokens")
         _whole("seed", self.seed, 0, 2**63 - 1, "pass a whole number from 0 on")
         if self.deadline_ms is not None:
             _real("deadline_ms", self.deadline_ms, 0.0, MAX_DEADLINE_MS, "pass milliseconds from the call on")

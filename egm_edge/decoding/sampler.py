@@ -19,10 +19,13 @@ class Sampler:
         temperature: 0 for the most likely token.
         top_p: draw only from the most likely tokens that together reach this probability.
         seed: of the draws.
+        top_k: draw only from so many of the most likely tokens, before top_p; None for all.
     """
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
-        self.temperature, self.top_p = temperature, top_p
+    def __init__(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, top_k: int | None = None
+    ) -> None:
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self._rng = np.random.default_rng(seed) if temperature > 0 else None
 
     def __call__(
@@ -44,10 +47,18 @@ class Sampler:
                 return best
             return _best_allowed(logits, allows, allowed)
         chosen = self._rng.random()
-        if allows is None or allowed is None:
-            return _draw(logits, None, self.temperature, self.top_p, chosen)
-        free = _draw(logits, None, self.temperature, self.top_p, chosen)
-        return free if allows(free) else _draw(logits, allowed(), self.temperature, self.top_p, chosen)
+        free = self._draw(logits, None, chosen)
+        return free if allows is None or allowed is None or allows(free) else self._draw(logits, allowed(), chosen)
+
+    def _draw(self, logits: NDArray[np.float32], ids: NDArray[np.int64] | None, chosen: float) -> int:
+        """The token at which the cumulative probability, most likely first, passes `chosen` (0-1)."""
+        ids = np.arange(len(logits)) if ids is None else ids[ids < len(logits)]
+        scaled = logits[ids].astype(np.float64) / self.temperature
+        order = np.argsort(-scaled, kind="stable")[: self.top_k]
+        total = np.cumsum(np.exp(scaled[order] - scaled[order[0]]))
+        # nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751
+        total = total[: int(np.searchsorted(total, self.top_p * total[-1])) + 1]
+        return int(ids[order[min(int(np.searchsorted(total, chosen * total[-1], side="right")), len(total) - 1)]])
 
 
 def _best_allowed(logits: NDArray[np.float32], allows: Allows, allowed: Callable[[], NDArray[np.int64]]) -> int:
@@ -60,22 +71,6 @@ def _best_allowed(logits: NDArray[np.float32], allows: Allows, allowed: Callable
     ids = allowed()
     ids = ids[ids < len(logits)]
     return int(ids[logits[ids].argmax()])
-
-
-def _draw(
-    logits: NDArray[np.float32], ids: NDArray[np.int64] | None, temperature: float, top_p: float, chosen: float
-) -> int:
-    """The token at which the cumulative probability, most likely first, passes `chosen` (0-1)."""
-    ids = np.arange(len(logits)) if ids is None else ids[ids < len(logits)]
-    scaled = logits[ids].astype(np.float64) / temperature
-    order = np.argsort(-scaled, kind="stable")
-    share = np.exp(scaled[order] - scaled[order[0]])
-    total = np.cumsum(share)
-    kept = (
-        int(np.searchsorted(total, top_p * total[-1])) + 1
-    )  # nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751
-    total = total[:kept]
-    return int(ids[order[min(int(np.searchsorted(total, chosen * total[-1], side="right")), len(total) - 1)]])
 
 
 def log_probabilities(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:

@@ -20,7 +20,7 @@ from egm_edge.serve.answer_format import AnswerFormat, requested_format
 from egm_edge.serve.errors import RequestError
 from egm_edge.serve.ignored import ignored_fields, shown
 from egm_edge.serve.pictures import EncodedPicture, read_picture
-from egm_edge.serve.schema import ChatRequest, ImagePart, TextPart, UserMessage
+from egm_edge.serve.schema import MAX_INT, ChatRequest, ImagePart, TextPart, UserMessage
 from egm_edge.serve.settings import ServeSettings
 
 MAX_STOPS = 16
@@ -108,6 +108,7 @@ def _options(request: ChatRequest, *, asks_for_a_box: bool) -> DecodingOptions:
         samples=None if request.samples == "auto" else request.samples or 1,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=request.top_k if type(request.top_k) is int and 0 < request.top_k <= MAX_INT else None,
         seed=request.seed,
         force_syntax=asks_for_a_box,
     )
@@ -131,7 +132,7 @@ def _unused(request: ChatRequest, format_wanted: AnswerFormat | None) -> list[st
         found.append("chat_template_kwargs")
     if request.reasoning_effort not in (None, "none"):
         found.append("reasoning_effort")
-    if request.top_k is not None and type(request.top_k) is not int:
+    if request.top_k is not None and not (type(request.top_k) is int and request.top_k <= MAX_INT):
         found.append("top_k")
     if request.stop and not _stops(request):
         found.append("stop")

@@ -221,7 +221,7 @@ def test_more_requests_than_allowed_from_many_clients(client: Client, camera: Ca
     works(client)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_soak_keeps_memory_flat(client: Client, node: NodeProcess, camera: Camera) -> None:
     """`python -m tests.bench.ros soak` is the long one."""
     from tests.bench.ros.processes import open_files, rss_mib

@@ -155,6 +155,12 @@ def test_what_changes_nothing_is_named(nano: Server, fields: dict[str, Any], ign
     assert is_the_bowl(numbers(answer["choices"][0]["message"]["content"]))
 
 
+def test_top_k_is_honoured(nano: Server) -> None:
+    greedy = asked(nano)["choices"][0]["message"]["content"]
+    assert asked(nano, temperature=2.0, top_k=1)["choices"][0]["message"]["content"] == greedy
+    assert asked(nano, temperature=2.0, top_k=-1)["egm"]["ignored"] == []
+
+
 def test_odd_names_are_told_as_plain_text(nano: Server) -> None:
     answer = asked(nano, **{"é\r\nSet-Cookie: a": 1, "x" * 300: 2})
     assert answer["egm"]["ignored"] == ["???Set-Cookie??a", "x" * 100]

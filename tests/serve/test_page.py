@@ -178,6 +178,37 @@ def test_an_answer_about_the_previous_picture_is_never_shown(page: Browser) -> N
     assert "the red bowl" not in page.run("document.getElementById('history').innerText")
 
 
+def test_candidates_and_confidence_are_drawn(page: Browser) -> None:
+    """An answer as a calibrated bundle gives it where the model named two things."""
+    bowl, bottle = {"box": [22, 84, 154, 161], "label": "red bowl"}, {"box": [396, 98, 454, 231], "label": "bottle"}
+    stages = ("decode_image", "preprocess", "vision", "prefill", "think", "answer", "parse", "total")
+    egm = {"outcome": "FOUND", "expression": "the bowl", "task": "modal", "image_wh": [640, 480], "confidence": 0.93}
+    egm |= {
+        **bowl,
+        "candidates": [bottle, bowl],
+        "reasoning": "Red.",
+        "tokens": {"think": 1, "completion": 2, "image": 3},
+    }
+    egm |= {"timings": {f"{stage}_ms": 1.0 for stage in stages}}
+    event = "data: " + json.dumps({"choices": [{"delta": {}}], "egm": egm}) + "\n\n"
+    pick(page)
+    page.run(f"(() => {{ window.fetch = async () => new Response({json.dumps(event)}); }})()")
+    find(page, "the bowl")
+    drawn = page.run(
+        "[...document.querySelectorAll('#overlay rect, #overlay text')].map(e => [e.getAttribute('class'), e.textContent])"
+    )
+    assert [kind for kind, _ in drawn if "halo" not in kind] == [
+        "candidate",
+        "label candidate-label",
+        "box",
+        "label box-label",
+    ]
+    assert [text for _, text in drawn if text] == ["bottle", "red bowl 93 %"]
+    assert page.run("document.getElementById('candidates').textContent") == "bottle: 396.0, 98.0, 454.0, 231.0"
+    assert page.run("document.getElementById('confidence-bar').value") == 0.93
+    assert "93 % that the box is right" in page.run("document.getElementById('answer').innerText")
+
+
 def test_boxes_are_in_pixels_of_the_original(page: Browser, nano_bundle: Path, tmp_path: Path) -> None:
     """Ten times the size is more than is sent: the page scales it down, and the numbers are of the file."""
     with Grounder.from_bundle(nano_bundle, threads=1) as grounder:

@@ -51,7 +51,8 @@ export class Live {
       this.show(await response.json(), [Math.round(w * scale), Math.round(h * scale)], w / Math.round(w * scale));
       this.frame = { blob, stamp };
       const now = performance.now();
-      this.rate += 0.1 * (1000 / (now - last) - this.rate);
+      const rate = 1000 / (now - last);
+      this.rate += (this.rate ? 0.1 : 1) * (rate - this.rate);
       last = now;
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
