@@ -23,6 +23,7 @@ _CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
 _STAGES = {
     "sft": ("training.sft", "reasoning SFT of a Qwen3-VL or InternVL3 checkpoint"),
     "grpo": ("training.grpo", "GRPO after SFT"),
+    "plan": ("training.plan", "memory per GPU, steps, hours and deviations from upstream, before a run starts"),
     "export-verl": ("training.verl.export", "write the same GRPO run for verl"),
 }
 
