@@ -286,6 +286,7 @@ class TorchBackend:
 
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
+        self._require_running()
         if self._resident is not frame:
             found = "another frame, opened since"
             raise BackendError("the session's own frame in the engine", found, "open the session again")
