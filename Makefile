@@ -6,12 +6,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros demo demo-frames demo-ros nano-results shipped-bundle clean
+.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros test-arm test-avx2 demo demo-frames demo-ros nano-results shipped-bundle clean
 
 PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
 BUNDLE ?= out/egm-nano-cpu
 PYTEST_ARGS ?=
+# two tests at a time, those of one file in one process, one thread of arithmetic each
+PARALLEL ?= -n 2 --dist loadfile
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -32,7 +34,7 @@ lint: venv ## ruff and mypy
 test: lint test-core test-ros ## lint, types, and the tests, slow and ROS 2 ones included
 
 test-core: venv edgellm ## every test that needs no ROS 2
-	$(PYTHON) -m pytest -m "not long" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
 test-long: venv edgellm ros ## soak, load, long fuzz and whole-table tests, ROS 2 included
 	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
@@ -43,6 +45,12 @@ test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2
 
 test-ros: venv ros ## the ROS 2 tests, over real DDS on the loopback interface
 	.ci/ros_run.sh python -m pytest tests/ros -m "not long" $(PYTEST_ARGS)
+
+test-arm: venv ## ground under an emulated ARM64 processor, boxes compared with native ones (needs apt)
+	$(PYTHON) -m pytest tests/emulated -s -k arm64 $(PYTEST_ARGS)
+
+test-avx2: venv ## the same under an x86-64 processor without VNNI
+	$(PYTHON) -m pytest tests/emulated -s -k avx2 $(PYTEST_ARGS)
 
 demo: demo-frames demo-ros ## checkpoint -> bundle -> boxes in pictures -> boxes on a ROS 2 topic
 

@@ -76,6 +76,9 @@ class Checkpoint:
         self.on_read: Callable[[int], None] = lambda count: None
         if not self.directory.is_dir():
             raise CheckpointError("a checkpoint directory", f"nothing at {self.directory}", "check the path")
+        if (self.directory / "adapter_config.json").is_file() and not (self.directory / "config.json").is_file():
+            merge = "PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(OUT), then build OUT"
+            raise CheckpointError("a whole checkpoint", f"an adapter alone in {self.directory}", merge)
         self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
@@ -98,7 +101,7 @@ class Checkpoint:
             )
         try:
             values = json.loads(path.read_text("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"JSON in {path}", str(error), "download the file again") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"a JSON object in {path}", type(values).__name__, "download the file again")
@@ -135,6 +138,7 @@ class Checkpoint:
     def rows_float32(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
         """Rows [start, stop) of a tensor as float32, so that large ones stream."""
         rows = np.ascontiguousarray(self._slice(name)[start:stop]).astype(np.float32)
+        self._require_finite(name, rows)
         self.on_read(rows.size)
         return rows
 
@@ -150,7 +154,12 @@ class Checkpoint:
 
     def bfloat16_bits(self, name: str) -> NDArray[np.uint16]:
         """A BF16 tensor as its raw bits, uint16."""
+        self._require_finite(name, np.ascontiguousarray(self._slice(name)[:]).astype(np.float32))
         return np.ascontiguousarray(self._slice(name)[:]).astype(ml_dtypes.bfloat16, copy=False).view(np.uint16)
+
+    def _require_finite(self, name: str, rows: NDArray[np.float32]) -> None:
+        if not np.isfinite(rows).all():
+            raise CheckpointError(f"finite weights in {name}", "a NaN or an infinity", "train or download it again")
 
     def require_complete_layers(self) -> None:
         """Every layer of a stack must hold the same tensors: a norm or bias that one layer lacks is a damaged download, not a
@@ -199,12 +208,19 @@ class Checkpoint:
             ) from None
         return file.get_slice(key)
 
+    def _weight_map(self) -> dict[str, str]:
+        found = self.read_json_or_empty(INDEX_NAME).get("weight_map", {})
+        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+            raise CheckpointError(f"weight_map in {INDEX_NAME} as names of files", type(found).__name__, "download the file again")
+        return found
+
     def _weight_files(self) -> list[Path]:
         """The files that transformers would read: model.safetensors, else the shards of the index, else what there is."""
         single = self.directory / "model.safetensors"
         if single.is_file():
             return [single]
-        shards = set(self.read_json_or_empty(INDEX_NAME).get("weight_map", {}).values())
+        weight_map = self._weight_map()
+        shards = set(weight_map.values())
         present = sorted(self.directory.glob("*.safetensors"))
         missing = sorted(shards - {p.name for p in present})
         if present and missing:
@@ -228,6 +244,7 @@ class Checkpoint:
                 "save the model with model.save_pretrained(DIR, safe_serialization=True)",
             )
         tensors: dict[str, tuple[Any, str]] = {}
+        indexed = {} if paths[0].name == "model.safetensors" else self._weight_map()
         for path in paths:
             try:
                 file = self._files.enter_context(safe_open(path, "np"))
@@ -235,7 +252,16 @@ class Checkpoint:
                 raise CheckpointError(
                     f"a complete safetensors file {path}", str(error), "download the file again"
                 ) from None
-            tensors |= {canonical_name(key): (file, key) for key in file.keys()}
+            for key in file.keys():
+                name, stated = canonical_name(key), indexed.get(key)
+                if name in tensors or (indexed and stated != path.name):
+                    where = f"in {stated}" if stated else "nowhere"
+                    found = f"{key} in {path.name}" + (" and in another file" if name in tensors else f", indexed {where}")
+                    raise CheckpointError(f"every tensor once, where {INDEX_NAME} says", found, "download the checkpoint again")
+                tensors[name] = (file, key)
+        if lost := sorted(key for key in indexed if canonical_name(key) not in tensors):
+            found = f"no {lost[0]} (of {len(lost)})"
+            raise CheckpointError(f"every tensor of {INDEX_NAME}", found, "download the checkpoint again")
         self._require_plain_dtypes(tensors)
         return tensors
 

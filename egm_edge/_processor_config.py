@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
                 f"at most {MAX_CONFIG_BYTES} bytes in {path}", f"{path.stat().st_size}", "check the file"
             )
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"a JSON object in {path}", f"{error}", "copy it from the released checkpoint") from None
     if not isinstance(values, dict):
         raise CheckpointError(

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint_contents import require_finite
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, QuantizedCheckpoint
 from build_engine.manifest import BundleWriter
@@ -101,6 +102,7 @@ def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manife
         writer.require_free(sum(path.stat().st_size for path in sources) + (1 << 20))
         bar = ProgressBar("build", request.progress_stream, len(sources))
         bar.stage("checkpoint")
+        require_finite(plan.checkpoint)
         for path in sources:
             shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             bar.advance(1)

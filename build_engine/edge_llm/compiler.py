@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint_contents import require_contents
 from build_engine.checkpoint_facts import require_plain_greedy, stop_ids, weight_licence
 from build_engine.edge_llm import device
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
@@ -96,7 +97,7 @@ class _Plan:
 
     def __init__(self, checkpoint: Checkpoint, request: BuildRequest) -> None:
         self.checkpoint, self.request = checkpoint, request
-        checkpoint.require_complete_layers()
+        require_contents(checkpoint)
         require_plain_greedy(checkpoint)
         self.shape = DecoderShape.read(checkpoint)
         require_kernels(self.shape.head_dim, self._vision_head_size())

@@ -191,7 +191,8 @@ class GraphWriter:
         values, scales = quantize_channels(rows(0, shape[0]))
         weight = self.weight(f"{name}.w8", values.T)
         quantized, row_scale = self._rounded_rows(x)
-        zeros = (self.constant(128, np.uint8), self.constant(0, np.int8))
+        # A zero of its own: ONNX Runtime's x64quantprecision rewrites weight and zero together, and fails on a shared one.
+        zeros = (self.constant(128, np.uint8), self.weight(f"{name}.w8_zero", np.zeros((), np.int8)))
         channel_scales = self.weight(f"{name}.w8_scales", scales)
         product = self.contrib("MatMulIntegerToFloat", quantized, weight, self.constant(1.0), channel_scales, *zeros)
         return str(self.op("Mul", product, row_scale))

@@ -45,12 +45,19 @@ class RuntimeFacts:
         device: where it computes ("cpu", "cuda:0", a server's address).
         threads: compute threads on this host, 0 where it computes elsewhere.
         memory: its memory mode ("fast", "low"), "" where it has none.
+        instruction_set: of this processor, where it decides how numbers are rounded; "" where something else computes.
     """
 
     runtime: str
     device: str = "cpu"
     threads: int = 0
     memory: str = ""
+    instruction_set: str = ""
+
+    @property
+    def engine(self) -> str:
+        """Runtime and instruction set, for reports."""
+        return f"{self.runtime} ({self.instruction_set})" if self.instruction_set else self.runtime
 
 
 class EngineFrame(Protocol):

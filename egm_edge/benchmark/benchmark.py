@@ -253,7 +253,7 @@ def _machine(grounder: AnyGrounder) -> dict[str, Any]:
         "board": board_name(),
         "memory_gb": memory_gb()[0],
         "architecture": platform.machine(),
-        "engine": facts.runtime,
+        "engine": facts.engine,
         "device": facts.device,
         "threads": _threads(grounder),
         "memory_mode": facts.memory or "-",

@@ -51,7 +51,7 @@ class RunFacts:
         return cls(
             bundle=str(grounder.bundle.root),
             bundle_hash=grounder.bundle.hash,
-            engine=facts.runtime,
+            engine=facts.engine,
             precision=manifest.precision,
             memory=facts.memory or "-",
             threads=facts.threads,

@@ -20,7 +20,6 @@ from egm_edge.files import whole_file
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import has_golden, read_golden
 from egm_edge.hashing import canonical_hash
-from egm_edge.machine import cpu_flags
 
 MAX_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -28,15 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a runtime computes with. instruction_sets: of this processor; () where something else computes."""
+    """What a runtime computes with; see `RuntimeFacts`."""
 
     runtime: str
     device: str
-    instruction_sets: tuple[str, ...]
+    instruction_set: str
 
     @classmethod
     def of(cls, facts: RuntimeFacts) -> Machine:
-        return cls(facts.runtime, facts.device, tuple(cpu_flags()) if facts.device == "cpu" else ())
+        return cls(facts.runtime, facts.device, facts.instruction_set)
 
     @property
     def key(self) -> str:
@@ -44,7 +43,7 @@ class Machine:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self) | {"instruction_sets": list(self.instruction_sets)}
+        return asdict(self)
 
 
 def attest(bundle: Bundle, machine: Machine, report: dict[str, Any]) -> Path | None:

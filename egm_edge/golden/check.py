@@ -159,7 +159,7 @@ def _report(
         told = ", ".join(f"{value:+.1f}" for value in shift)
         problems.append(f"boxes are shifted: x1, y1, x2, y2 by {told} thousandths (bound {MAX_SHIFT_NORM1000:g})")
     return GoldenReport(
-        facts.runtime, facts.device, golden.against, len(answers) or 1, same, mean, bound, len(boxed),
+        facts.engine, facts.device, golden.against, len(answers) or 1, same, mean, bound, len(boxed),
         round(float(np.mean(ious)), 4) if ious else None, other, shift, tuple(problems),
     )  # fmt: skip
 

@@ -106,6 +106,8 @@ def parse_answer(
     """
     if "◁" in text or "<thinking" in text:
         text = _OTHER_THOUGHT_MARKS.sub(r"<\1think>", text)
+    if 'bbox_2d\\"' in text:  # JSON within a JSON string
+        text = text.replace('\\"', '"').replace("\\n", "\n").replace("\\t", "\t")
     thoughts, answer = _split_thoughts(text, in_thought)
     reasoning = "\n".join(t for t in (t.replace("<think>", "").strip() for t in thoughts) if t)
     marked = answer.rfind("<answer>")
@@ -173,7 +175,9 @@ def _box_or_fault(
     values = written
     if unit_wh is not None:
         values = [v * NORM1000_MAX / unit_wh[i % 2] for i, v in enumerate(written)]
-    elif all(0.0 <= v <= 1.0 for v in values) or (max(map(abs, values)) <= LARGEST_UNIT and any(v % 1.0 for v in values)):
+    elif all(0.0 <= v <= 1.0 for v in values) or (
+        max(map(abs, values)) <= LARGEST_UNIT and any(v % 1.0 for v in values)
+    ):
         return UnparsableReason.UNIT_INTERVAL
     if task is Task.MODAL and max(values) > NORM1000_MAX:
         return UnparsableReason.BEYOND_GRID

@@ -65,4 +65,5 @@ def label_match(label: str, expression: str) -> Match:
 
 
 def _normal(words: str) -> str:
-    return " ".join(_MARKS.sub(" ", _ARTICLES.sub(" ", words[:MAX_LABEL_CHARS].casefold())).split())
+    plain = words[:MAX_LABEL_CHARS].casefold()
+    return " ".join(_MARKS.sub(" ", _ARTICLES.sub(" ", plain)).split()) or plain.strip()

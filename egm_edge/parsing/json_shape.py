@@ -25,7 +25,7 @@ BOX_KEYS = (
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "name", "object_name", "object", "class", "category", "description", "ref", "phrase", "text_content", "caption",
-    "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh",
+    "class_name", "category_name", "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh",
 )  # fmt: skip
 LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases")
 _CORNERS = (

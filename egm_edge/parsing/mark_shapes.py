@@ -51,8 +51,10 @@ _FLORENCE = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1
 _MOLMO_POINTS = re.compile(r"<points?\b[^>]{0,400}>")
 _QUOTES = r"[\"'`*]{0,3}"
 _LINE_LABEL = re.compile(
-    rf"(?:^|[\n;])[\s*#>•\-\d.)]{{0,12}}{_QUOTES}([^\n:;\[\](){{}}<>\"'`*]{{1,60}}){_QUOTES}\s?[:：]\s?{_QUOTES}\s?$"
+    rf"(?:^|[\n;；|。])[\s*#>•\-\d.)|]{{0,12}}{_QUOTES}(?P<label>[^\n:：;；|。\[\](){{}}<>\"'`*]{{1,60}}?){_QUOTES}"
+    rf"\s?(?P<mark>[:：])?(?:[|=–-])?\s{{0,4}}{_QUOTES}\s?[\[(]?$"
 )
+_LINE_END = re.compile(r"[\s`*|.,\])。]{0,6}?(?:\n|$|;|；)")
 
 
 def key_boxes(region: str) -> list[RawBox]:
@@ -130,13 +132,16 @@ def bare_boxes(region: str) -> list[RawBox]:
         return [RawBox(rule="bracket_list", fault=fault)] if fault else []
     labels = [""] * len(matches)
     if len(matches) > 1:
-        labels = [_line_label(region, match.start()) for match in matches]
+        labels = [_line_label(region, match) for match in matches]
     return [RawBox(numbers(match), label, "bracket_list") for match, label in zip(matches, labels, strict=True)]
 
 
-def _line_label(region: str, at: int) -> str:
-    named = _LINE_LABEL.search(region[max(0, at - MAX_LINE_LABEL_CHARS - 24) : at])
-    return named[1].strip() if named else ""
+def _line_label(region: str, match: re.Match[str]) -> str:
+    """What stands before a list: "label: list" anywhere, "label list" or "| label | list |" on a line of its own."""
+    named = _LINE_LABEL.search(region[max(0, match.start() - MAX_LINE_LABEL_CHARS - 24) : match.start()])
+    if named is None or not (named["mark"] or _LINE_END.match(region, match.end())):
+        return ""
+    return named["label"].strip()
 
 
 def _label_after(region: str, at: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.backends.onnx_runtime.int8_products import instruction_set
 from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
@@ -134,7 +135,7 @@ class OnnxBackend:
         batch = self.sessions.decoder.get_inputs()[0].shape[0]
         self.capabilities = Capabilities(interrupt=True, branches=not isinstance(batch, int))
         self.facts = RuntimeFacts(
-            f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value
+            f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value, instruction_set()
         )
 
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:

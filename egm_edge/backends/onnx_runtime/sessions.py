@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from egm_edge.backends.onnx_runtime.int8_products import product_options
 from egm_edge.bundle import Bundle
 from egm_edge.decoding.session import InterruptedRunError
 from egm_edge.errors import BackendError, InputError
@@ -104,7 +105,7 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come back as exceptions, which are translated
     options.enable_mem_pattern = False  # shapes change with every image and prompt
-    for key, value in _spinning().items():
+    for key, value in (_spinning() | product_options()).items():
         options.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

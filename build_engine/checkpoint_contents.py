@@ -1,0 +1,174 @@
+"""A checkpoint's tensors against its own config: every one known, none missing, all of the shapes that the config says, and finite.
+
+What loading would otherwise pass over in silence is found here: unmerged adapters, a head that is not there, layers more or
+fewer than stated. Each error names the key. Notation of patterns: canonical names (`build_engine.checkpoint`), N a layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from build_engine.checkpoint import Checkpoint
+from egm_edge.errors import CheckpointError
+
+ROWS_AT_ONCE = 4096
+_WB = r"\.(weight|bias)"
+_TEXT = (
+    r"text\.(embed_tokens|norm)\.weight|head\.weight",
+    r"text\.layers\.N\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight",
+    r"text\.layers\.N\.self_attn\.[qkvo]_proj" + _WB,
+    r"text\.layers\.N\.mlp\.(gate|up|down)_proj\.weight",
+    r".*rotary_emb\.inv_freq|.*\.inv_freq",
+)
+_KNOWN: Mapping[str, tuple[str, ...]] = {
+    "qwen3_vl": (
+        *_TEXT,
+        r"vision\.(patch_embed\.proj" + _WB + r"|pos_embed\.weight)",
+        r"vision\.blocks\.N\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.linear_fc1|mlp\.linear_fc2)" + _WB,
+        r"vision\.(merger|deepstack_merger_list\.N)\.(norm|linear_fc1|linear_fc2)" + _WB,
+    ),
+    "internvl3": (
+        *_TEXT,
+        r"vision\.embeddings\.(cls_token|mask_token|position_embeddings|patch_embeddings\.projection" + _WB + ")",
+        r"vision\.encoder\.layer\.N\.lambda_[12]",
+        r"vision\.encoder\.layer\.N\.(layernorm_(before|after)|mlp\.fc[12])" + _WB,
+        r"vision\.encoder\.layer\.N\.attention\.([qkv]_proj|[qk]_norm|projection_layer)" + _WB,
+        r"vision\.layernorm" + _WB + r"|projector\.(layer_norm|linear_1|linear_2)" + _WB,
+    ),
+}
+_AGAIN = "download the checkpoint again"
+
+
+def require_contents(checkpoint: Checkpoint) -> None:
+    """Check names and shapes; reads no weight.
+
+    Raises:
+        CheckpointError: it holds what its architecture does not have, or lacks or shapes otherwise what its config says.
+    """
+    checkpoint.require_complete_layers()
+    _require_merged(checkpoint)
+    _require_known(checkpoint)
+    _require_plain(checkpoint)
+    for name, shape in _expected(checkpoint):
+        if name not in checkpoint:
+            raise CheckpointError(f"tensor {name}, as config.json says", "no such tensor", _AGAIN)
+        if checkpoint.shape(name) != shape:
+            stated = f"{name} of shape {list(shape)}, as config.json says"
+            raise CheckpointError(
+                stated, str(list(checkpoint.shape(name))), "copy config.json and weights from one checkpoint"
+            )
+
+
+def require_finite(checkpoint: Checkpoint) -> None:
+    """Read every weight once, for builds that copy them as they are.
+
+    Raises:
+        CheckpointError: a NaN or an infinity.
+    """
+    for name in checkpoint.names():
+        shape = checkpoint.shape(name)
+        for start in range(0, shape[0] if shape else 0, ROWS_AT_ONCE):
+            checkpoint.rows_float32(name, start, min(start + ROWS_AT_ONCE, shape[0]))
+
+
+def _require_merged(checkpoint: Checkpoint) -> None:
+    adapters = sorted(name for name in checkpoint.names() if "lora_" in name or ".base_layer." in name)
+    if adapters:
+        merge = "merge them: PeftModel.from_pretrained(model, DIR).merge_and_unload().save_pretrained(OUT)"
+        raise CheckpointError("merged weights", f"{adapters[0]} (of {len(adapters)} adapter tensors)", merge)
+
+
+def _require_known(checkpoint: Checkpoint) -> None:
+    pattern = re.compile("|".join(_KNOWN[checkpoint.family]).replace("N", r"\d+"))
+    unknown = sorted(name for name in checkpoint.names() if not pattern.fullmatch(name))
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise CheckpointError(
+            f"tensors of a {checkpoint.family} model only", f"{unknown[0]}{more}", "use the released checkpoint"
+        )
+
+
+def _require_plain(checkpoint: Checkpoint) -> None:
+    for where, config in (("config.json", checkpoint.config), ("text_config", checkpoint.text_config)):
+        if config.get("quantization_config"):
+            raise CheckpointError(
+                "no quantization_config beside unquantised weights",
+                f"one in {where}",
+                "remove it, or use the unquantised checkpoint",
+            )
+
+
+def _expected(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes that follow from the config alone."""
+    text = checkpoint.text_config
+    hidden, ffn, layers = (_count(text, key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    heads = _count(text, "num_attention_heads")
+    kv_heads = _count(text, "num_key_value_heads") if text.get("num_key_value_heads") is not None else heads
+    width = _count(text, "head_dim") if text.get("head_dim") is not None else hidden // heads
+    if heads % kv_heads:
+        raise CheckpointError(
+            "num_attention_heads a multiple of num_key_value_heads", f"{heads} and {kv_heads}", _AGAIN
+        )
+    vocabulary = _count(text, "vocab_size")
+    yield "text.embed_tokens.weight", (vocabulary, hidden)
+    yield "text.norm.weight", (hidden,)
+    tied = checkpoint.config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    if not tied or "head.weight" in checkpoint:
+        yield "head.weight", (vocabulary, hidden)
+    _require_layers(checkpoint, "text.layers", layers, "num_hidden_layers")
+    for i in range(layers):
+        base = f"text.layers.{i}"
+        yield f"{base}.input_layernorm.weight", (hidden,)
+        yield f"{base}.post_attention_layernorm.weight", (hidden,)
+        for part, rows in (("q", heads * width), ("k", kv_heads * width), ("v", kv_heads * width)):
+            yield f"{base}.self_attn.{part}_proj.weight", (rows, hidden)
+        yield f"{base}.self_attn.o_proj.weight", (hidden, heads * width)
+        yield f"{base}.mlp.gate_proj.weight", (ffn, hidden)
+        yield f"{base}.mlp.up_proj.weight", (ffn, hidden)
+        yield f"{base}.mlp.down_proj.weight", (hidden, ffn)
+    yield from _expected_vision(checkpoint)
+
+
+def _expected_vision(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    config = checkpoint.vision_config
+    width, ffn = _count(config, "hidden_size"), _count(config, "intermediate_size")
+    if checkpoint.family == "qwen3_vl":
+        _count(config, "num_heads")
+        depth = _count(config, "depth")
+        _require_layers(checkpoint, "vision.blocks", depth, "depth")
+        _require_layers(
+            checkpoint,
+            "vision.deepstack_merger_list",
+            len(config.get("deepstack_visual_indexes") or ()),
+            "deepstack_visual_indexes",
+        )
+        yield "vision.pos_embed.weight", (_count(config, "num_position_embeddings"), width)
+        for i in range(depth):
+            yield f"vision.blocks.{i}.attn.qkv.weight", (3 * width, width)
+            yield f"vision.blocks.{i}.mlp.linear_fc1.weight", (ffn, width)
+            yield f"vision.blocks.{i}.mlp.linear_fc2.weight", (width, ffn)
+        return
+    _count(config, "num_attention_heads")
+    depth = _count(config, "num_hidden_layers")
+    _require_layers(checkpoint, "vision.encoder.layer", depth, "num_hidden_layers of vision_config")
+    for i in range(depth):
+        for part in ("q_proj", "k_proj", "v_proj", "projection_layer"):
+            yield f"vision.encoder.layer.{i}.attention.{part}.weight", (width, width)
+        yield f"vision.encoder.layer.{i}.mlp.fc1.weight", (ffn, width)
+
+
+def _require_layers(checkpoint: Checkpoint, stack: str, stated: int, key: str) -> None:
+    found = {int(match[1]) for name in checkpoint.names() if (match := re.match(re.escape(stack) + r"\.(\d+)\.", name))}
+    if found != set(range(stated)):
+        raise CheckpointError(f"{stated} layers in {stack}, as {key} says", str(len(found)), _AGAIN)
+
+
+def _count(config: Any, key: str) -> int:
+    value = config[key]
+    if type(value) is not int or value < 1:
+        raise CheckpointError(
+            f"{key} as a whole number of at least 1", repr(value), "copy config.json from the released checkpoint"
+        )
+    return value

@@ -1,0 +1,108 @@
+"""Checkpoints whose parts contradict each other: one line that names the key, for engines that build and servers that copy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from build_engine.cli import main
+from egm_edge.errors import CheckpointError
+
+Lie = Callable[[Path], None]
+
+
+def _config(section: str, **values: Any) -> Lie:
+    def lie(root: Path) -> None:
+        config = json.loads((root / "config.json").read_text())
+        target = config[section] if section else config
+        target.update(values)
+        (root / "config.json").write_text(json.dumps(config))
+
+    return lie
+
+
+def _tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Lie:
+    def lie(root: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        tensors = load_file(root / "model.safetensors")
+        change(tensors)
+        save_file(tensors, root / "model.safetensors", {"format": "pt"})
+
+    return lie
+
+
+def _with_lora(tensors: dict[str, np.ndarray]) -> None:
+    for name in [name for name in tensors if name.endswith("q_proj.weight")]:
+        tensors[name.replace("weight", "lora_A.default.weight")] = np.zeros((4, tensors[name].shape[1]), np.float32)
+        tensors[name.replace("weight", "lora_B.default.weight")] = np.zeros((tensors[name].shape[0], 4), np.float32)
+
+
+def _set(ending: str, value: float) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        name = next(name for name in tensors if name.endswith(ending))
+        tensors[name] = tensors[name].copy()
+        tensors[name].flat[7] = value
+
+    return change
+
+
+def _cut(tensors: dict[str, np.ndarray]) -> None:
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
+    tensors[name] = np.ascontiguousarray(tensors[name][:-1])
+
+
+def _contradictory_index(root: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(root / "model.safetensors")
+    (root / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for file, part in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
+        save_file({name: tensors[name] for name in part}, root / file)
+    weight_map = dict.fromkeys(names[::2], "a.safetensors") | dict.fromkeys(names[1::2], "b.safetensors")
+    weight_map[names[0]] = "b.safetensors"
+    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def _adapter_alone(root: Path) -> None:
+    (root / "config.json").unlink()
+    (root / "adapter_config.json").write_text("{}")
+
+
+LIES = [
+    pytest.param(_tensors(_with_lora), "lora_A.*merge_and_unload", id="unmerged adapters in every layer"),
+    pytest.param(_config("", tie_word_embeddings=False), r"head\.weight", id="no head though untied"),
+    pytest.param(_config("text_config", num_hidden_layers=2), "num_hidden_layers", id="more layers than stated"),
+    pytest.param(_config("text_config", num_hidden_layers=4), "num_hidden_layers", id="fewer layers than stated"),
+    pytest.param(_config("vision_config", depth=2), "depth", id="more vision layers than stated"),
+    pytest.param(_tensors(_set("layers.1.mlp.up_proj.weight", np.nan)), r"text\.layers\.1\.mlp\.up_proj", id="a NaN"),
+    pytest.param(_tensors(_set("embed_tokens.weight", np.inf)), "embed_tokens", id="an infinity"),
+    pytest.param(_tensors(_cut), r"layers\.1\.mlp\.up_proj.*shape", id="a row is missing"),
+    pytest.param(_contradictory_index, "index", id="contradictory index"),
+    pytest.param(_config("", quantization_config={"quant_method": "fp8"}), "quantization_config", id="a quantisation config"),
+    pytest.param(_config("text_config", num_attention_heads=0), "num_attention_heads", id="no heads"),
+    pytest.param(_config("text_config", num_key_value_heads="two"), "num_key_value_heads", id="heads in words"),
+    pytest.param(lambda root: (root / "config.json").write_text("[" * 100_000), "JSON", id="deep JSON"),
+    pytest.param(_adapter_alone, "merge_and_unload", id="an adapter's directory"),
+    pytest.param(_tensors(lambda t: t.update({"extra.weight": np.ones(3, np.float32)})), r"extra\.weight", id="an unknown tensor"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["cpu", "vllm"])
+@pytest.mark.parametrize(("lie", "names"), LIES)
+def test_a_checkpoint_that_lies_is_refused_in_one_line(
+    tiny_qwen3_vl: Path, tmp_path: Path, lie: Lie, names: str, target: str
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    lie(checkpoint)
+    with pytest.raises(CheckpointError, match=names) as caught:
+        main([str(checkpoint), "--target", target, "--quiet", "--no-gate", "-o", str(tmp_path / "bundle")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,54 @@
+"""Other processors, emulated: the shipped bundle gives the same boxes there as here. Needs apt for the emulator and its root."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from egm_edge.assets import ASSETS_DIR
+from egm_edge.boxes import Box
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ASSETS_DIR / "egm-nano-cpu"
+NOT_AVAILABLE = 77
+REQUESTS = 3
+SAME_BOX_IOU = 0.8
+LEAST_COSINE = 0.9999
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+
+def _asked(command: list[str], out: Path) -> tuple[dict[str, Any], np.ndarray]:
+    arguments = [str(ROOT / ".ci/golden_here.py"), str(BUNDLE), str(REQUESTS), str(out)]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == NOT_AVAILABLE:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], np.ndarray]:
+    return _asked([str(ROOT / ".venv/bin/python")], tmp_path_factory.mktemp("native") / "embeddings.npy")
+
+
+@pytest.mark.parametrize("machine", ["arm64", "avx2"])
+def test_the_same_boxes_on_an_emulated_processor(
+    machine: str, native: tuple[dict[str, Any], np.ndarray], tmp_path: Path
+) -> None:
+    here, embeddings = native
+    there, found = _asked([str(ROOT / ".ci/emulation.sh"), machine], tmp_path / "embeddings.npy")
+    cosine = (embeddings * found).sum(1) / np.linalg.norm(embeddings, axis=1) / np.linalg.norm(found, axis=1)
+    seconds = [answer["seconds"] for answer in there["answers"]]
+    print(f"\n{machine}: {there['engine']}; {seconds} s a request; least cosine {cosine.min():.6f}; {there['kl_nats']:.2g} nats")
+    print("\n".join(f"  {a['box']} (native {b['box']})" for a, b in zip(there["answers"], here["answers"], strict=True)))
+    assert cosine.min() >= LEAST_COSINE
+    assert there["kl_nats"] <= there["kl_bound"]
+    for a, b in zip(there["answers"], here["answers"], strict=True):
+        assert Box(*a["box"]).iou(Box(*b["box"])) >= SAME_BOX_IOU
+    if machine == "avx2":
+        assert "exact products" in there["engine"]
