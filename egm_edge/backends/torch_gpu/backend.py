@@ -25,6 +25,7 @@ from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
 from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
 from egm_edge.backends.torch_gpu.weights import Weights, read_config
 from egm_edge.bundle import Bundle
+from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
 from egm_edge.decoding.session import InterruptedRunError
 from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
@@ -61,6 +62,21 @@ class TorchFrame:
     @property
     def image_token_count(self) -> int:
         return len(self.features[0])
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """[t, H], for comparisons."""
+        return np.asarray(self.features[0].float().cpu().numpy())
+
+    @property
+    def deepstack(self) -> list[NDArray[np.float32]]:
+        """[t, H] each, for comparisons; may be set."""
+        return [np.asarray(feature.float().cpu().numpy()) for feature in self.features[1:]]
+
+    @deepstack.setter
+    def deepstack(self, features: Sequence[NDArray[np.float32]]) -> None:
+        like = self.features[0]
+        self.features[1:] = [torch.from_numpy(feature).to(like) for feature in features]
 
     @property
     def shift(self) -> int:
@@ -152,9 +168,10 @@ class TorchBackend:
     """The backend of checkpoints on a GPU. One thread at a time.
 
     Args:
-        bundle: a checkpoint, described by `bundle_from_checkpoint.describe_checkpoint`.
+        bundle: built for "torch", or a checkpoint described by `bundle_from_checkpoint.describe_checkpoint`.
         device: "cuda", "cuda:1", "cpu"; None for the GPU that torch sees, else the CPU.
-        dtype: None for bfloat16 on GPUs that compute in it, float16 on older ones, float32 on a CPU.
+        dtype: None for the bundle's precision, bfloat16 unless it says otherwise, float16 on GPUs before sm80, float32 on a
+            CPU.
         capture: how repeated steps run; None for CUDA graphs on a GPU.
 
     Raises:
@@ -173,7 +190,7 @@ class TorchBackend:
         self.spec, self.family = PixelSpec.from_dict(manifest.pixel_spec), family_for(manifest.family)
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
-        weights = Weights(directory, self.device, dtype or _dtype(self.device))
+        weights = Weights(directory, self.device, dtype or _dtype(self.device, bundle))
         self.decoder = TextDecoder(weights, config)
         self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
         self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
@@ -340,7 +357,9 @@ class TorchBackend:
         return time.perf_counter()
 
 
-def _dtype(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
+def _dtype(device: torch.device, bundle: Bundle) -> torch.dtype:
+    wanted = "bf16" if bundle.manifest.target == CHECKPOINT_TARGET else bundle.manifest.precision
+    if device.type != "cuda" or wanted == "fp32":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    native = wanted == "bf16" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if native else torch.float16
