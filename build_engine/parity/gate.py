@@ -24,6 +24,7 @@ from build_engine.parity.cases import Case, largest_probe, size_probes
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
 from build_engine.parity.scripted import script_problems
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
+from build_engine.parity.streamed_reference import StreamedReference
 from build_engine.parity.unrounded import unrounded
 from build_engine.parity.witnesses import Observed, attribute_problems, in_pixels, read_box, task_text
 from egm_edge.backends import Backend
@@ -112,12 +113,13 @@ def compare(
     asked = _Asked(reference, manifest.family, cases, max_new_tokens)
     backend = open_engine(bundle)
     try:
-        side = BackendSide(bundle, backend)
+        asked.proposed_by = side = BackendSide(bundle, backend)
         found = [_pixels(side, reference, cases), _prompt(side, reference)]
         structure, rounding = _Run(), []
         settings.note_problems(manifest.model, reference, structure.note)
         if manifest.precision != "fp32":
-            with Checkpoint(reference.checkpoint) as checkpoint, unrounded(bundle, checkpoint) as twin:
+            lean = isinstance(reference, StreamedReference)
+            with Checkpoint(reference.checkpoint) as checkpoint, unrounded(bundle, checkpoint, one_decoder=lean) as twin:
                 exact = EXACT if twin.exact else NEARLY_EXACT
                 rounding = twin.problems
                 _traced_by(twin.bundle, open_engine, asked, structure, exact, traced)
@@ -180,6 +182,7 @@ class _Asked:
     ) -> None:
         self.reference, self.family, self.cases, self.max_new_tokens = reference, family, cases, max_new_tokens
         self.observed: Observed | None = None
+        self.proposed_by: BackendSide  # whose replies a streamed reference judges
         self.pairs: list[BoxPair] = []
         self._replies: dict[int, list[int]] = {}
         self._traces: dict[tuple[Any, ...], Any] = {}
@@ -188,6 +191,10 @@ class _Asked:
         return self.reference.prepare(_opened(case.picture), task_text(self.family, case.expression, case.task))
 
     def reply(self, number: int) -> list[int]:
+        if number not in self._replies and isinstance(self.reference, StreamedReference):
+            case = self.cases[number]
+            proposal, _ = self.proposed_by.naive_reply(case, self.max_new_tokens)
+            self._replies[number] = self.reference.judged(self.prepared(case), proposal)
         if number not in self._replies:
             start = number - number % BATCH
             batch = [self.prepared(case) for case in self.cases[start : start + BATCH]]
@@ -239,7 +246,7 @@ def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
 def _traced_by(bundle: Bundle, open_engine: Opener, asked: _Asked, run: _Run, bounds: Bounds, traced: int) -> None:
     try:
         backend = open_engine(bundle)
-    except EgmError as error:
+    except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
         return
     try:
@@ -257,7 +264,7 @@ def _trace_all(side: BackendSide, asked: _Asked, run: _Run, bounds: Bounds, trac
                 _blame_deepstack(side, asked, case, run, bounds)
         if exact:
             _trace_extremes(side, asked, run)
-    except EgmError as error:
+    except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
 
 
@@ -281,13 +288,14 @@ def _trace_extremes(side: BackendSide, asked: _Asked, run: _Run) -> None:
     limits, case = side.bundle.manifest.limits, asked.cases[0]
     context = int(limits["context_tokens"])
     small = sum(p.numel() for p in asked.reference.model.parameters()) <= SMALL_PARAMETERS
+    streamed = isinstance(asked.reference, StreamedReference)
     large = largest_probe(side.grounder.pixel_spec, LARGE_PIXELS if small else LARGE_PIXELS_BIG_MODEL)
     rng = np.random.default_rng(7)
     words = [int(token) for token in rng.integers(0, _ordinary_tokens(side), 2 * LONG_TOKENS)]
     if len(asked.prepared(large).ids) + 8 <= context:
         _trace(side, asked, large, words[:8], run)
     prompt = len(asked.prepared(case).ids)
-    length = min(LONG_TOKENS, context - prompt - 1)
+    length = min(LONG_TOKENS, context - prompt - 1) if not streamed else 0  # the engine's code is the same for every size
     if length > 2 * SINGLE_STEPS:
         reply = words[:length]
         theirs = asked.trace(case, reply, SINGLE_STEPS)
@@ -339,7 +347,7 @@ def _texts(side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advanc
                     run.note("text", f"{answer.text[:40]!r} where greedy decoding gives {reference.text(naive)[:40]!r}")
             if not same and bounds.same_text and not _tie(side, asked, case, reply):
                 run.note("text", f"{answer.text[:60]!r} instead of {reference.text(reply)[:60]!r}")
-        except EgmError as error:
+        except Exception as error:  # whatever an engine raises is a finding
             run.broken = f"the backend failed: {error}"
             return run
         in_thought = asked.prepared(case).in_thought
