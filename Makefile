@@ -12,6 +12,8 @@ PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
 BUNDLE ?= out/egm-nano-cpu
 PYTEST_ARGS ?=
+# two tests at a time, those of one file in one process, one thread of arithmetic each
+PARALLEL ?= -n 2 --dist loadfile
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -32,7 +34,7 @@ lint: venv ## ruff and mypy
 test: lint test-core test-ros ## lint, types, and the tests, slow and ROS 2 ones included
 
 test-core: venv edgellm ## every test that needs no ROS 2
-	$(PYTHON) -m pytest -m "not long" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
 test-long: venv edgellm ros ## soak, load, long fuzz and whole-table tests, ROS 2 included
 	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)

@@ -44,10 +44,15 @@ def assemble(
     if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
         box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
         std_px = _std_px(generation, frame.image_wh)
-        features = evidence(generation, parsed.box_norm1000, amodal=request.task is Task.AMODAL, agreement=agreement)
+        features = evidence(
+            generation, parsed.box_norm1000, amodal=request.task is Task.AMODAL, agreement=agreement,
+            label=parsed.label, expression=request.expression,
+        )  # fmt: skip
         fitted = model.confidence_map
         if fitted is not None and fitted.samples == len(generations) and generation.choices:
             confidence = fitted(features)
+            if confidence < fitted.accept_from:  # the box stays among the candidates
+                outcome, box, std_px = Outcome.NOT_FOUND, None, None
     cut = progress.truncated_by | generation.truncated_by
     if generation.stop_reason is StopReason.TOKEN_LIMIT or Truncation.MAX_NEW_TOKENS in cut:
         cut = cut - {Truncation.MAX_NEW_TOKENS} | {progress.limited_by}

@@ -21,6 +21,7 @@ from egm_edge.errors import BundleError
 from egm_edge.hashing import canonical_hash
 
 SCHEMA_VERSION = 2
+CONFIDENCE_MAP = "confidence.json"
 MANIFEST_NAME = "bundle.json"
 GOLDEN = "golden/"  # requests with the reference's replies
 ATTESTATIONS = "attestations"  # folder of what machines found that checked the bundle; no part of it

@@ -12,7 +12,7 @@ from typing import Any
 
 from egm_edge import __version__
 from egm_edge._processor_config import read_json
-from egm_edge.bundle import HASH_THREADS, MANIFEST_NAME, Bundle, FileRecord, Manifest, Verify, sha256_of
+from egm_edge.bundle import CONFIDENCE_MAP, HASH_THREADS, MANIFEST_NAME, Bundle, FileRecord, Manifest, Verify, sha256_of
 from egm_edge.errors import CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
@@ -86,7 +86,7 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
         pixel_spec_hash=pixel_spec.hash,
         prompt_spec=prompt_spec.to_dict(),
         prompt_spec_hash=prompt_spec.hash,
-        calibration=None,
+        calibration=shipped_confidence_map(root),
         parity={"status": "unverified", "why": "the checkpoint itself"},
         versions={},
         licences={},
@@ -116,3 +116,9 @@ def _records(root: Path) -> dict[str, FileRecord]:
     with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashlib releases the GIL
         digests = list(pool.map(sha256_of, paths))
     return {path.name: FileRecord(digest, path.stat().st_size) for path, digest in zip(paths, digests, strict=True)}
+
+
+def shipped_confidence_map(checkpoint: Path) -> dict[str, Any] | None:
+    """The confidence map beside a checkpoint's weights (`egm calibrate --keep-in`), None where there is none."""
+    path = checkpoint / CONFIDENCE_MAP
+    return read_json(path) if path.is_file() else None

@@ -128,7 +128,8 @@ class Grounding:
         image_wh: width and height of the original image, pixels.
         label: the label the model wrote beside its box, "" when none; the expression itself where a thought was cut or left
             out, because the model is then asked for the box alone.
-        confidence: P(IoU >= 0.5) from the bundle's calibration map; None means uncalibrated, never guessed.
+        confidence: P(IoU >= 0.5) from the bundle's calibration map; None means uncalibrated, never guessed. A box below the
+            map's operating point (`accept_from`) is answered NOT_FOUND with this confidence; it stays in `candidates`.
         reasoning: the thought, without its tags.
         text: everything the model generated.
         parse_rule: which parsing rule gave the box ("" when none did).

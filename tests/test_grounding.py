@@ -10,7 +10,7 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from egm_edge.grounding import Candidate, Grounding, Outcome, Task, Timings, TokenCounts, UnparsableReason
+from egm_edge.grounding import Candidate, Grounding, Outcome, Task, Timings, TokenCounts, Truncation, UnparsableReason
 
 FOUND = Grounding(
     outcome=Outcome.FOUND,
@@ -87,3 +87,12 @@ def test_without_supervision_the_next_step_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(InputError, match="pip install supervision"):
         FOUND.to_supervision()
+
+
+def test_what_was_cut_short_is_a_set_and_its_old_name_still_reads() -> None:
+    cut = frozenset({Truncation.MAX_NEW_TOKENS, Truncation.THOUGHT})
+    found = Grounding(Outcome.NOT_FOUND, "x", Task.MODAL, (10, 10), truncated_by=cut)
+    values = found.to_dict()
+    assert (values["truncated_by"], values["cut"], found.cut) == (["thought", "max_new_tokens"], *2 * ["thought, max_new_tokens"])
+    del values["truncated_by"]  # as an older release wrote it
+    assert Grounding.from_dict(values) == found

@@ -13,7 +13,7 @@ from egm_edge import Grounder, Outcome
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.decoding import TokenEvent
 from egm_edge.errors import InputError
-from egm_edge.grounding import Grounding
+from egm_edge.grounding import Grounding, Truncation
 from egm_edge.synthetic import layout, render, sample_scene
 
 CLOSING_TOKENS = 3  # the end mark of a thought and the empty lines behind it
@@ -55,6 +55,16 @@ def test_an_answer_is_there_by_the_deadline_or_says_that_it_is_not(grounder: Gro
     # Making the frame is not interruptible; the median forgives a machine that was elsewhere for a moment.
     frame = grounder.frame(image, color="rgb")
     assert float(np.median(late)) <= max(10 * step_ms, 25.0) + frame.preprocess_ms
+
+
+def test_an_instant_is_a_deadline_too(grounder: Grounder) -> None:
+    """Of `time.monotonic()`, so that whoever waited before the call need not say what is left."""
+    frame = grounder.frame(picture(), color="rgb")
+    assert grounder.ground(frame, "the mug", deadline_at=time.monotonic() + 60).deadline_met is True
+    late = grounder.ground(frame, "the mug", deadline_at=time.monotonic() - 1)
+    assert (late.outcome, late.deadline_met) == (Outcome.TIMED_OUT, False) and Truncation.ANSWER in late.truncated_by
+    with pytest.raises(InputError, match="both"):
+        grounder.ground(frame, "the mug", deadline_at=1.0, deadline_ms=1.0)
 
 
 def test_a_cut_thought_still_gives_a_box(grounder: Grounder) -> None:
@@ -118,7 +128,7 @@ def test_closing_a_stream_frees_the_engine(grounder: Grounder) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"deadline_ms": -1.0}, {"deadline_ms": float("nan")}, {"samples": 0}, {"max_think_tokens": -1}],
+    [{"deadline_ms": -1.0}, {"deadline_ms": 0.0}, {"deadline_ms": float("nan")}, {"samples": 0}, {"max_think_tokens": -1}],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_runs(grounder: Grounder, wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):

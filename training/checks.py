@@ -181,7 +181,9 @@ def logprob_agreement(model: PreTrainedModel, processor: EgmProcessor, row: Row,
     model.train(learning)
     gap = float((rolled - scored).abs().mean())
     limit = MAX_LOGPROB_GAP.get(model.dtype, 1e-3)
-    return CheckFinding("log-probabilities", gap <= limit, f"mean gap {gap:.2e} over {len(tokens)} tokens, limit {limit:g}")
+    return CheckFinding(
+        "log-probabilities", gap <= limit, f"mean gap {gap:.2e} over {len(tokens)} tokens, limit {limit:g}"
+    )
 
 
 def parse_rate(rate: float, count: int, *, fatal: bool) -> CheckFinding:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import logging
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ _CONFIG = Path(__file__).parent / "configs" / "nano.yaml"
 _STAGES = {
     "sft": ("training.sft", "reasoning SFT of a Qwen3-VL or InternVL3 checkpoint"),
     "grpo": ("training.grpo", "GRPO after SFT"),
+    "plan": ("training.plan", "memory per GPU, steps, hours and deviations from upstream, before a run starts"),
     "export-verl": ("training.verl.export", "write the same GRPO run for verl"),
 }
 
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
         verbs.add_parser(name, help=summary)
     nano = verbs.add_parser(
         "nano",
-        help="train EGM-Nano on procedural tabletop scenes: base, three arms, comparison (resumes where it stopped)",
+        help="train EGM-Nano on drawn and household scenes: base, three arms, comparison (resumes where it stopped)",
     )
     nano.add_argument("--config", type=Path, default=_CONFIG, help="YAML file (default: training/configs/nano.yaml)")
     nano.add_argument("--out", type=Path, default=Path("runs/nano"), help="directory of the runs (default: runs/nano)")
@@ -51,6 +53,16 @@ def main(argv: list[str]) -> int:
         "--direct", action="store_true", help="with --evaluate: ask for the box at once, without a thought"
     )
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    nano.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after so long, saved; the same command goes on"
+    )
+    nano.add_argument("--carry", type=Path, metavar="FILE", help="with --only: write its state, under 15 MB, and stop")
+    nano.add_argument(
+        "--carried", type=Path, metavar="FILE", help="with --only: go on from such a file of another machine"
+    )
+    nano.add_argument(
+        "--suites", nargs="+", metavar="SUITE", help="with --evaluate: which suites of `egm data scenes` (default: all)"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -63,30 +75,49 @@ def main(argv: list[str]) -> int:
 def _nano(arguments: argparse.Namespace) -> int:
     from training.nano.config import load_plan, smoke
     from training.nano.pipeline import train_plan
+    from training.nano.state import carry
     from training.nano.train import prepare
 
     device = prepare(arguments.device)
     if arguments.evaluate:
-        return _evaluate(arguments.evaluate, arguments.count, not arguments.direct, device)
+        return _evaluate(arguments, device)
     plan = load_plan(arguments.config)
     if arguments.only not in (None, *(run.name for run in plan.runs)):
         names = ", ".join(run.name for run in plan.runs)
         raise InputError(f"a run of {arguments.config} ({names})", repr(arguments.only), "name one of them with --only")
-    finished = train_plan(smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only)
+    if arguments.only is None and (arguments.carry or arguments.carried):
+        raise InputError("--only RUN with --carry or --carried", "none", "name the run that the state belongs to")
+    if arguments.carry:
+        carry(arguments.out / arguments.only / "state.pt", arguments.carry)
+        print(arguments.carry)
+        return 0
+    finished = train_plan(
+        smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only,
+        carried_from=arguments.carried, wall_minutes=arguments.minutes,
+    )  # fmt: skip
     print(finished or f"stopped; the same command goes on in {arguments.out}")
     return 0 if finished else _STOPPED
 
 
-def _evaluate(checkpoint: Path, count: int, reasoning: bool, device: torch.device) -> int:
-    from training.nano.card import measured_values
-    from training.nano.compare import EASY, SUITES, Asked, measure
+def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
+    from training.nano.card import controls, measured_values
+    from training.nano.compare import Asked, measure
+    from training.nano.suites import TABLE
 
+    checkpoint: Path = arguments.evaluate
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
-    asked = Asked(checkpoint.name, checkpoint, reasoning)
+    unknown = [name for name in arguments.suites or () if name not in TABLE]
+    if unknown:
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")
+    asked = Asked(checkpoint.name, checkpoint, not arguments.direct)
+    suites = [TABLE[name] for name in arguments.suites or TABLE]
     with tempfile.TemporaryDirectory() as cache:
-        found = measure([asked], [*SUITES, EASY], count, Path(cache), device)
-    print(json.dumps({suite: measured_values(one[asked.name]) for suite, one in found.items()}, indent=1))
+        found = measure([asked], suites, arguments.count, Path(cache), device)
+    results = {suite: one[asked.name] for suite, one in found.items()}
+    print(json.dumps({suite: measured_values(one) for suite, one in results.items()}, indent=1))
+    if arguments.table:
+        arguments.table.write_text(controls(results), encoding="utf-8")
     return 0
 
 

@@ -18,7 +18,8 @@ from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
 from training.data.leaks import without_leaks
-from training.data.sources import READERS, load_rows
+from training.data.sources import SOURCES, Converted, convert, load_rows
+from training.data.splits import SPLITS, by_split
 
 
 def main(argv: list[str]) -> int:
@@ -46,11 +47,28 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
     check.set_defaults(run=_check)
     convert = verbs.add_parser("convert", help="read a public format, write rows")
-    convert.add_argument("source", type=Path, nargs="+")
-    convert.add_argument("--kind", choices=sorted(READERS), required=True)
+    convert.add_argument("source", type=Path, nargs="+", help="files, or folders of them")
+    convert.add_argument("--kind", choices=sorted(SOURCES), required=True)
+    convert.add_argument(
+        "--split", choices=SPLITS, help="of every row (default: the source's own, else its file's name)"
+    )
+    convert.add_argument(
+        "--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all"
+    )
+    convert.add_argument("--pictures", type=Path, metavar="DIR", help="where pictures inside a parquet are written")
     convert.set_defaults(run=_convert)
+    split = verbs.add_parser("split", help="one file a split, so that each can be named where it belongs")
+    split.add_argument("rows", type=Path, nargs="+")
+    split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
+    split.add_argument(
+        "--out", "-o", type=Path, required=True, metavar="DIR", help="folder for train.jsonl, val.jsonl, ..."
+    )
+    split.set_defaults(run=_split)
     flip = verbs.add_parser("flip", help="add mirrored copies of the rows that can be mirrored")
     flip.add_argument("rows", type=Path, nargs="+")
+    flip.add_argument(
+        "--any-language", action="store_true", help="mirror text that is not English too, words unchanged"
+    )
     flip.set_defaults(run=_flip)
     leaks = verbs.add_parser("leaks", help="take out training rows whose picture an evaluation split holds")
     leaks.add_argument("rows", type=Path, nargs="+")
@@ -76,8 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     scenes = verbs.add_parser("scenes", help="write held-out tabletop scenes: pictures, and rows for `egm evaluate`")
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
     scenes.add_argument(
-        "--suites", default="easy,modal,amodal-occluded,negative", help="comma-separated (default: all)"
+        "--suites",
+        default="easy,modal,amodal-occluded,negative",
+        help="comma-separated; all: see the model card",
     )
+    scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
     scenes.set_defaults(run=_scenes)
     for writer in (convert, flip, leaks, difficulty, traces):
@@ -104,15 +125,29 @@ def _show(report: CheckReport) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    rows = load_rows(arguments.source, arguments.kind)
-    for count in split_counts(rows):
+    found: Converted = convert(
+        arguments.source,
+        arguments.kind,
+        split=arguments.split,
+        skip_bad=arguments.skip_bad,
+        pictures=arguments.pictures,
+    )
+    for count in split_counts(found.rows):
         print(count)
-    return _write(arguments.out, rows)
+    print(found)
+    return _write(arguments.out, found.rows)
+
+
+def _split(arguments: argparse.Namespace) -> int:
+    parts = by_split(load_rows(arguments.rows), arguments.val)
+    for name, rows in parts.items():
+        _write(arguments.out / f"{name}.jsonl", rows)
+    return 0
 
 
 def _flip(arguments: argparse.Namespace) -> int:
     rows = load_rows(arguments.rows)
-    mirrored, report = flipped(rows)
+    mirrored, report = flipped(rows, any_language=arguments.any_language)
     print(report)
     return _write(arguments.out, [*rows, *mirrored])
 
@@ -151,9 +186,12 @@ def _traces(arguments: argparse.Namespace) -> int:
 
 def _scenes(arguments: argparse.Namespace) -> int:
     from egm_edge.reporting.progress import ProgressBar
-    from training.nano.held_out import write_held_out
+    from training.nano.held_out import FIT_OFFSET, write_held_out
 
-    paths = write_held_out(arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr))
+    paths = write_held_out(
+        arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr),
+        seed_offset=FIT_OFFSET if arguments.fit else 0,
+    )  # fmt: skip
     print("rows in " + ", ".join(map(str, paths)))
     return 0
 

@@ -22,6 +22,7 @@ from egm_edge import __version__
 from egm_edge.backends.onnx_runtime.backend import EMBEDDING, POSITION_GRID
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord, Manifest
+from egm_edge.bundle_from_checkpoint import shipped_confidence_map
 from egm_edge.errors import CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.families.prompts import check_prompt_split, image_token_id
@@ -89,6 +90,7 @@ class CheckpointPlan:
             "pixel_spec_hash": self.pixel_spec.hash,
             "prompt_spec": self.prompt_spec.to_dict(),
             "prompt_spec_hash": self.prompt_spec.hash,
+            "calibration": shipped_confidence_map(self.checkpoint.directory),
             "versions": {name: version(name) for name in ("onnx", "numpy")} | versions,
             "licences": {"code": "Apache-2.0", "weights": weight_licence(self.checkpoint)},
         }
@@ -104,7 +106,7 @@ class CheckpointPlan:
         if checkpoint.family == "qwen3_vl":
             _save_array(writer.path(POSITION_GRID), checkpoint.float32("vision.pos_embed.weight"))
         shutil.copyfile(checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
-        for licence in sorted(checkpoint.directory.glob("LICENSE*")):
+        for licence in sorted((*checkpoint.directory.glob("LICENSE*"), *checkpoint.directory.glob("ATTRIBUTION*"))):
             shutil.copyfile(licence, writer.path(f"LICENSES/{licence.name}"))
 
     def count(self, name: str) -> int:
@@ -138,7 +140,7 @@ def preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
     files = {name: FileRecord("0" * SHA256_HEX, (writer.root / name).stat().st_size) for name in names}
     parity = build_gate.unverified("being compared")
     return Bundle(
-        writer.root, Manifest(egm_edge_version=__version__, **manifest, calibration=None, parity=parity, files=files)
+        writer.root, Manifest(egm_edge_version=__version__, **manifest, parity=parity, files=files)
     )
 
 

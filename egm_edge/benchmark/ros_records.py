@@ -3,7 +3,7 @@
 Reads one JSON object a line, as `ros2 run egm_ros record_answers` writes them from `GroundedObject` messages:
 
     {"received_ns": ..., "stamp_ns": ..., "age_ms": ..., "outcome": "FOUND", "expression": "the red mug", "task": "modal",
-     "image_wh": [640, 480], "cut": "", "tokens": {"prompt": ..., ...}, "timings": {"vision_ms": ..., "queue_ms": ...}}
+     "image_wh": [640, 480], "truncated_by": [], "tokens": {"prompt": ..., ...}, "timings": {"vision_ms": ..., "queue_ms": ...}}
 
 `stamp_ns` is the frame's own stamp, `age_ms` how old it was when the node published its answer, `received_ns` when the
 subscriber had it; all by one clock. From them: mailbox = age - time in the model (the frame waits for the model, and for its

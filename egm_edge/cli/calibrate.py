@@ -23,6 +23,7 @@ examples:
   egm calibrate out/egm-4b-cpu --data refcoco_val.jsonl --held-out refcoco_testA.jsonl --images coco --limit 2000
   egm calibrate out/egm-nano-cpu --remove
 
+With --held-out alone the bundle's own map is looked at and nothing is written.
 Without --held-out every second picture of the data is held out. Rows without a box (negatives) are welcome.
 The map is written into the bundle's manifest (its hash changes); --out gets calibration.json, .md and two plots.
 """
@@ -32,16 +33,17 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parser().parse_args(argv)
     from egm_edge.bundle import Bundle
-    from egm_edge.confidence.store import store
+    from egm_edge.confidence.store import keep_with, store
 
     bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
     if arguments.remove:
         store(Bundle.open(bundle_dir), None)
         print(f"{arguments.bundle} is uncalibrated")
         return 0
-    if not arguments.data:
-        raise InputError("--data FILE...", "none", "pass rows with boxes")
-    from egm_edge.confidence.logistic_calibration import fit
+    known = Bundle.open(bundle_dir, verify="sizes").manifest.calibration
+    if not arguments.data and not (arguments.held_out and known):
+        raise InputError("--data FILE...", "none", "pass rows with boxes, or --held-out to look at a bundle's own map")
+    from egm_edge.confidence.logistic_calibration import LogisticCalibration, fit
     from egm_edge.confidence.report import part, pictures, to_markdown
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
@@ -58,16 +60,28 @@ def main(argv: list[str]) -> int:
         return ProgressBar(name, None if arguments.json else sys.stderr)
 
     with grounder:
-        answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
-        boxed = [a for a in answered if a.evidence]
-        facts = {"answers": len(boxed), "rows": len(fit_rows), "data": canonical_hash({"ids": [r.id for r in fit_rows]})}
-        fitted = fit([a.evidence for a in boxed], [a.right for a in boxed], samples=arguments.samples, fitted_on=facts)
+        grounder.model.confidence_map = None  # an earlier map's operating point would hide boxes
+        if arguments.data:
+            answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
+            boxed = [a for a in answered if a.evidence]
+            ids = canonical_hash({"ids": [row.id for row in fit_rows]})
+            facts = {"answers": len(boxed), "rows": len(fit_rows), "data": ids}
+            right = [a.right for a in boxed]
+            fitted = fit([a.evidence for a in boxed], right, samples=arguments.samples, fitted_on=facts)
+        else:
+            fitted = LogisticCalibration.from_dict(known or {})
         held = ask_rows(grounder, held_rows, files, samples=arguments.samples, on_row=told("held out"))
         parts = [part("held out", held, fitted)]
+        splits = dict.fromkeys(row.split for row in held_rows)
+        for split in splits if len(splits) > 1 else ():
+            parts.append(part(split, [a for a, row in zip(held, held_rows, strict=True) if row.split == split], fitted))
         for name, shift in SHIFTS.items() if arguments.shifted else ():
             seen = ask_rows(grounder, held_rows, files, samples=arguments.samples, shift=shift, on_row=told(name))
             parts.append(part(name, seen, fitted))
-    calibrated = grounder.bundle if arguments.dry_run else store(grounder.bundle, fitted)
+    keeps = bool(arguments.data) and not arguments.dry_run
+    calibrated = store(grounder.bundle, fitted) if keeps else grounder.bundle
+    if arguments.keep_in:
+        keep_with(Path(arguments.keep_in), fitted)
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
     if arguments.out:
@@ -92,10 +106,10 @@ def _rows(arguments: argparse.Namespace) -> tuple[list[Row], list[Row], list[Pat
     from egm_edge.evaluate.run import spread
 
     def read(names: list[str]) -> list[Row]:
-        return spread(evaluation_rows(Path(name) for name in names), arguments.limit)
+        return spread(evaluation_rows(Path(name) for name in names), arguments.limit) if names else []
 
-    fit_rows, held_rows = read(arguments.data), read(arguments.held_out or [])
-    named = [Path(name) for name in [*arguments.data, *(arguments.held_out or [])]]
+    fit_rows, held_rows = read(arguments.data or []), read(arguments.held_out or [])
+    named = [Path(name) for name in [*(arguments.data or []), *(arguments.held_out or [])]]
     roots = [Path(arguments.images)] if arguments.images else list(dict.fromkeys(path.parent for path in named))
     if not arguments.held_out:
         place = {image: i for i, image in enumerate(dict.fromkeys(row.image for row in fit_rows))}
@@ -114,6 +128,7 @@ def _parser() -> Parser:
     parser.add_argument("--samples", type=whole_number(1, 32), default=1, metavar="N", help="answers that vote (default: 1)")
     parser.add_argument("--shifted", action="store_true", help="report on blurred, noisy, darker and recoloured pictures too")
     parser.add_argument("--out", metavar="DIR", help="write the report and its plots there")
+    parser.add_argument("--keep-in", metavar="CHECKPOINT", help="write the map beside these weights too, for later builds")
     parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
     parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
     parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")

@@ -6,6 +6,7 @@ Nothing here is a probability of being right; only a fitted map makes one of it.
 from __future__ import annotations
 
 import math
+import re
 
 from egm_edge.decoding.events import Generation
 from egm_edge.decoding.uncertainty import std_norm1000
@@ -28,15 +29,19 @@ FEATURES = (
     "log_box_area",  # share of the image
     "amodal",
     "agreement",  # of the samples; 1 for a single one
+    "label_in_expression",  # share of the label's words that the expression has; 1 where there is no label
 )
 
 
-def evidence(generation: Generation, box: BoxNorm1000, *, amodal: bool, agreement: float | None) -> dict[str, float]:
+def evidence(
+    generation: Generation, box: BoxNorm1000, *, amodal: bool, agreement: float | None, label: str | None, expression: str
+) -> dict[str, float]:
     """The features of one answer with a box, by name.
 
     Args:
         generation: the answer that stands. box: its box, norm1000.
         agreement: share of the samples that agree with it, None for a single one.
+        label: what the answer calls the box. expression: what was asked for.
     """
     chosen = [max(lp, FLOOR) for lp in generation.log_probabilities if not math.isnan(lp)]
     thought = [max(lp, FLOOR) for lp in generation.log_probabilities[: generation.think_tokens] if not math.isnan(lp)]
@@ -58,8 +63,16 @@ def evidence(generation: Generation, box: BoxNorm1000, *, amodal: bool, agreemen
         math.log(width * height / 1e6),
         float(amodal),
         1.0 if agreement is None else agreement,
+        label_in_expression(label, expression),
     )
     return dict(zip(FEATURES, values, strict=True))
+
+
+def label_in_expression(label: str | None, expression: str) -> float:
+    """Share of the label's words that the expression has; 1 where there is no label."""
+    words = (label or "").lower().split()
+    asked = set(re.findall(r"\w+", expression.lower()))
+    return sum(word in asked for word in words) / len(words) if words else 1.0
 
 
 def _mean(values: list[float]) -> float:

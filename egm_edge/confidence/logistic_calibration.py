@@ -16,6 +16,7 @@ from egm_edge.errors import BundleError, InputError
 METHOD = "platt"
 RIDGE = 1.0  # of every standardised weight: a normal prior of one log-odd, forgotten as data come
 NEWTON_STEPS = 50
+REFUSED_RIGHT = 0.01  # share of right boxes that the operating point gives up
 CLIP = 4.0  # standard deviations: evidence beyond what was fitted on says no more than its edge
 
 
@@ -28,6 +29,8 @@ class LogisticCalibration:
         features: names of what is weighed, in order.
         mean, scale: of each feature on the data that it was fitted on.
         weights, bias: of the standardised features, log-odds.
+        accept_from: the operating point: a box of less confidence is answered NOT_FOUND. It refuses REFUSED_RIGHT of the
+            right boxes it was fitted on, and never a box that is likelier right than wrong.
         samples: the number of answers that voted when it was fitted; it holds for that number only.
         fitted_on: rows, share of right boxes, and the data's sha256, for the record.
     """
@@ -38,12 +41,13 @@ class LogisticCalibration:
     scale: tuple[float, ...]
     weights: tuple[float, ...]
     bias: float
+    accept_from: float
     samples: int
     fitted_on: dict[str, Any]
 
     def __post_init__(self) -> None:
         lengths = {len(self.features), len(self.mean), len(self.scale), len(self.weights)}
-        numbers = [*self.mean, *self.scale, *self.weights, self.bias]
+        numbers = [*self.mean, *self.scale, *self.weights, self.bias, self.accept_from]
         sane = all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers) and min(self.scale, default=0) > 0
         if self.method != METHOD or self.features != FEATURES or lengths != {len(FEATURES)} or not sane:
             raise BundleError("a calibration of this version", "another or a damaged one", "run egm calibrate again")
@@ -106,6 +110,7 @@ def fit(
         theta = theta - step
         if float(np.abs(step).max()) < 1e-9:
             break
+    sure = np.quantile(_sigmoid(design @ theta)[y > 0], REFUSED_RIGHT)
     return LogisticCalibration(
         method=METHOD,
         features=FEATURES,
@@ -113,6 +118,7 @@ def fit(
         scale=tuple(scale.tolist()),
         weights=tuple(theta[:-1].tolist()),
         bias=float(theta[-1]),
+        accept_from=round(min(float(sure), 0.5), 4),
         samples=samples,
         fitted_on=fitted_on,
     )

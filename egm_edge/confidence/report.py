@@ -64,6 +64,7 @@ def to_markdown(parts: Sequence[dict[str, Any]], fitted: LogisticCalibration) ->
     """The table that `egm calibrate` prints."""
     lines = [
         f"Confidence map ({fitted.method}, {fitted.samples} sample(s)), fitted on {fitted.fitted_on['answers']} answers.",
+        f"Operating point: a box of confidence below {fitted.accept_from:g} is answered NOT_FOUND.",
         "",
         "| data | boxes | right | ECE | AURC | AURC of mean log-probability | there: not found | ambiguous | "
         "negatives: found | of confidence >= 0.5 | ambiguous |",

@@ -6,11 +6,13 @@ hash the map that its confidence came from.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
-from egm_edge.bundle import MANIFEST_NAME, Bundle
+from egm_edge.bundle import CONFIDENCE_MAP, MANIFEST_NAME, Bundle
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
-from egm_edge.errors import BundleError
+from egm_edge.errors import BundleError, InputError
 from egm_edge.files import whole_file
 
 
@@ -30,3 +32,17 @@ def store(bundle: Bundle, fitted: LogisticCalibration | None) -> Bundle:
             f"a bundle that can be written at {bundle.root}", error.strerror or str(error), "calibrate a copy of it"
         ) from None
     return Bundle.open(bundle.root, verify="sizes")
+
+
+def keep_with(checkpoint: Path, fitted: LogisticCalibration) -> None:
+    """Write the map beside a checkpoint's weights: bundles built from it are calibrated.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    try:
+        with whole_file(checkpoint / CONFIDENCE_MAP) as stream:
+            stream.write(json.dumps(fitted.to_dict(), indent=1) + "\n")
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError(f"a checkpoint that can be written at {checkpoint}", found, "pass another --keep-in") from None

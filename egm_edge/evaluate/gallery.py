@@ -48,7 +48,7 @@ def _right(record: Record) -> bool:
 def _card(record: Record, picture: Path | None, mirrored: bool) -> str:
     iou = "nothing to find" if record.iou is None else f"IoU {record.iou:.2f}"
     cut = f", cut by {record.cut}" if record.cut else ""
-    facts = f"{iou}, {record.outcome}{cut}, {record.task}, {record.kind}, {record.tokens.get('completion', 0)} tokens, {record.id}"
+    facts = f"{iou}, {record.outcome}{cut}, {record.task}, {record.kind}, {record.tokens.completion} tokens, {record.id}"
     return (
         f'<div class="card">{_drawing(record, picture, mirrored)}<p><b>{escape(record.expression)}</b></p>'
         f"<p>{escape(facts)}</p><details><summary>answer</summary><pre>{escape(record.text[:TEXT_CHARS])}</pre></details></div>"

@@ -17,6 +17,7 @@ from typing import Any
 
 from egm_edge.errors import InputError
 from egm_edge.files import replace_text, unwritable
+from egm_edge.grounding import Timings, TokenCounts
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
 
@@ -33,10 +34,11 @@ class Record:
         iou: with the target, 0.0 where there is no box, None where there is no target.
         thought_apart: a server kept the thought apart from the reply; in `text` it stands before it, between its tags.
         candidates: every box of the answer, xyxy pixels.
-        tokens: prompt, image, think, completion.
-        timings: milliseconds of the request itself; a frame shared with the row before costs nothing here. Of a server
-            the client's wall time and how many requests were open at once.
-        total_ms: of the request on a frame of its own: what sharing saved is added from this frame's own first request.
+        tokens: of the request; of a server what it says of them.
+        timings: of the request itself; a frame shared with the row before costs nothing here. A server tells none.
+        concurrency: how many requests were open at once.
+        total_ms: of the request on a frame of its own: what sharing saved is added from this frame's own first request. Of a
+            server the client's wall time.
         deadline_met: None without a deadline.
     """
 
@@ -56,8 +58,9 @@ class Record:
     cut: str
     text: str
     iou: float | None
-    tokens: dict[str, int] = field(default_factory=dict)
-    timings: dict[str, Any] = field(default_factory=dict)
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    timings: Timings = field(default_factory=Timings)
+    concurrency: int = 1
     total_ms: float = 0.0
     thought_apart: bool = False
     candidates: tuple[tuple[float, ...], ...] = ()
@@ -83,7 +86,10 @@ class Record:
         """Inverse of `dataclasses.asdict` through JSON."""
         known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         known["candidates"] = tuple(map(tuple, known.get("candidates", ())))
-        return cls(**known)
+        timings = dict(known.get("timings", {}))
+        known.setdefault("concurrency", timings.pop("concurrency", 1))  # records of earlier releases
+        timings.pop("request_ms", None)
+        return cls(**known | {"tokens": TokenCounts(**known.get("tokens", {})), "timings": Timings(**timings)})
 
 
 class RecordLog:

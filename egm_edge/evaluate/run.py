@@ -6,7 +6,6 @@ Knows the Grounder's public face only; whatever answers `frame` and `ground` as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,8 +147,8 @@ class _Shared:
             text=grounding.text,
             candidates=tuple(c.box.xyxy for c in grounding.candidates),
             iou=iou_with(box, row),
-            tokens=asdict(grounding.tokens),
-            timings=asdict(timings),
+            tokens=grounding.tokens,
+            timings=timings,
             total_ms=total_ms,
             deadline_met=grounding.deadline_met,
         )

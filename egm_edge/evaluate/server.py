@@ -19,7 +19,7 @@ from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.evaluate.run import iou_with, unanswered
 from egm_edge.families import Family
-from egm_edge.grounding import Task
+from egm_edge.grounding import Task, TokenCounts
 from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
 from egm_edge.parsing import parse_answer
 
@@ -95,8 +95,8 @@ class EvaluatedServer:
             thought_apart=reply.thought_apart,
             candidates=tuple(c.box.xyxy for c in parsed.candidates_of(image_wh)),
             iou=iou_with(box, row),
-            tokens={"prompt": reply.prompt_tokens, "completion": reply.completion_tokens},
-            timings={"request_ms": milliseconds, "concurrency": self._concurrency},
+            tokens=TokenCounts(prompt=reply.prompt_tokens, completion=reply.completion_tokens),
+            concurrency=self._concurrency,
             total_ms=milliseconds,
         )
 

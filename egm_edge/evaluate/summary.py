@@ -144,7 +144,7 @@ def summarise(
         strict=rule.strict,
         budget=budget,
         budget_kind=full[0].budget_kind,
-        concurrency=max(int(record.timings.get("concurrency", 1)) for record in full),
+        concurrency=max(record.concurrency for record in full),
         overall=group("all", positives, rule) if positives else None,
         splits=[group(" ".join(split), by_split[split], rule) for split in order if split in by_split],
         average=average,
@@ -177,8 +177,8 @@ def group(name: str, rows: Sequence[Record], rule: Rule = RULES[DEFAULT_RULE]) -
         mean_iou_95=bootstrap_mean(iou, [r.cluster for r in rows]),
         no_box=sum(r.box is None for r in rows),
         truncated=sum(bool(r.cut) for r in rows),
-        mean_tokens=float(np.mean([r.tokens.get("completion", 0) for r in rows])),
-        mean_think=float(np.mean([r.tokens.get("think", 0) for r in rows])),
+        mean_tokens=float(np.mean([r.tokens.completion for r in rows])),
+        mean_think=float(np.mean([r.tokens.think for r in rows])),
     )
 
 
@@ -192,7 +192,7 @@ def _point(budget: int, rows: Sequence[Record], rule: Rule) -> CurvePoint:
         rows=len(positives),
         acc50=scores(iou, strict=rule.strict).acc50 if positives else 0.0,
         acc50_95=wilson(sum(map(rule.right, iou)), len(iou)),
-        mean_tokens=float(np.mean([r.tokens.get("completion", 0) for r in rows])),
+        mean_tokens=float(np.mean([r.tokens.completion for r in rows])),
         truncated=sum(bool(r.cut) for r in rows),
         median_ms=float(median_ms),
         p95_ms=float(p95_ms),

@@ -110,6 +110,10 @@ _PARTLY_OR_OTHER = re.compile(
     r"|完全|全部|其他|其它|清楚|清晰|別の|他の|다른|완전",
     re.IGNORECASE,
 )
+_OF_A_PART = re.compile(r"\b(?:visible|seen|shown|whose|faces?|heads?|body|parts?|legs?|edges?)\b", re.IGNORECASE)
+_BUT = re.compile(
+    r"\b(?:but|however|though|although|instead|only|aber|mais|pero|mas|ma|но)\b|但|不过|只有|けど|が、", re.IGNORECASE
+)
 _END_MARKS = re.compile(r"<\|[a-z_]{1,32}\|>|</?(?:s|answer)>|```(?:json)?|[`\"'*]")
 
 
@@ -146,6 +150,14 @@ def says_absent(words: str) -> bool:
 
 
 def denies_the_picture_has_it(words: str) -> bool:
-    """Whether prose says so of the picture as a whole, which also holds against a box given all the same."""
-    sentences = re.split(r"[.。!！?？\n]", words[:MAX_WORDS_CHARS])
-    return any(says_absent(s) and _SAYS_WHERE.search(s) and not _PARTLY_OR_OTHER.search(s) for s in sentences)
+    """Whether the prose before a box says so of the picture as a whole, which also holds against the box.
+
+    A sentence that leads up to the box without a "but" describes what is boxed, and one about a part says nothing of the
+    whole ("her head is not visible in the picture").
+    """
+    *ended, leading = re.split(r"[.。!！?？\n]", words[:MAX_WORDS_CHARS])
+    return any(
+        _SAYS_WHERE.search(s) and not _PARTLY_OR_OTHER.search(s) and says_absent(s)
+        for s in (*ended, *([leading] if _BUT.search(leading) else []))
+        if re.search(r"\bthere\b", s, re.IGNORECASE) or not _OF_A_PART.search(s)
+    )

@@ -201,11 +201,11 @@ def expose(image: NDArray[np.uint8], look: Surroundings) -> NDArray[np.uint8]:
         image = cv2.GaussianBlur(image, (0, 0), look.blur_px * max(1.0, width_px / 256)).astype(np.uint8, copy=False)
     lit = cv2.multiply(image, np.array([*look.gain, 1.0]))
     top, left = (look.seed >> 3) % _BANK_SIDE, (look.seed >> 14) % _BANK_SIDE
-    noise = _grain(height_px, width_px, top, left) * np.float32(look.noise)
+    noise = noise_window(height_px, width_px, top, left) * np.float32(look.noise)
     return cv2.add(lit, noise, dtype=cv2.CV_8U).astype(np.uint8, copy=False)
 
 
-def _grain(height_px: int, width_px: int, top: int, left: int) -> NDArray[np.float32]:
+def noise_window(height_px: int, width_px: int, top: int, left: int) -> NDArray[np.float32]:
     """A window of the noise bank, repeated when the picture is larger than the bank."""
     bank = _bank()
     rows, cols = -(-height_px // _BANK_SIDE), -(-width_px // _BANK_SIDE)

@@ -34,3 +34,21 @@ EXTENT_WH: dict[str, tuple[float, float]] = {
 """Width and height of a shape's outline at scale 1."""
 
 ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth", "fifth")
+
+NOUNS: dict[str, tuple[str, ...]] = {
+    "mug": ("cup", "coffee cup", "coffee mug"), "ball": ("sphere",), "box": ("package",), "bottle": ("flask",), "bowl": (),
+    "cone": (), "ring": (), "star": (), "plate": ("dish",), "vase": (), "kettle": (), "apples": ("fruit",),
+    "shoe": ("shoes", "boot"), "hat": ("cap",), "plant": ("flower",), "phone": ("telephone",), "laptop": ("computer",),
+    "coffeemaker": ("coffee maker", "coffee machine"), "scale": ("scales",), "bag": ("handbag",), "teapot": (),
+    "carton": ("milk carton", "milk"), "bread": ("loaf",), "hamburger": ("burger",), "cake": (), "chicken": ("roast chicken",),
+    "teddy": ("teddy bear", "bear"), "train": ("toy train",), "plane": ("airplane", "toy plane"), "car": ("toy car",),
+    "cube": ("puzzle cube",), "radio": (), "hammer": (), "drill": ("power drill",), "tape": ("sticky tape",), "toaster": (),
+    "scissors": (), "bat": ("paddle", "racket"), "spray": ("spray bottle",), "towel": ("cloth",), "helmet": (),
+    "flashlight": ("torch",), "headphones": ("headset",),
+}  # fmt: skip
+"""Every noun of the drawn and the household world -> other ways to say it. Thoughts and labels use the noun itself."""
+
+ALL_COLOURS: tuple[str, ...] = (*COLOURS, "grey", "brown")
+"""Colour names of both worlds."""
+
+COLOUR_SYNONYMS: dict[str, str] = {"grey": "gray", "purple": "violet"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from egm_edge.bundle import Bundle
-from egm_edge.confidence.features import FEATURES
+from egm_edge.confidence.features import FEATURES, label_in_expression
 from egm_edge.confidence.logistic_calibration import MIN_ROWS, LogisticCalibration, fit
 from egm_edge.confidence.quality import area_under_risk_coverage, expected_calibration_error, risk_coverage
-from egm_edge.confidence.store import store
+from egm_edge.confidence.store import keep_with, store
 from egm_edge.errors import BundleError, InputError
 
 
@@ -81,15 +82,62 @@ def test_too_little_to_fit_on_is_said(right: list[bool]) -> None:
         fit(rows_of(np.zeros(len(right))), right, samples=1, fitted_on={})
 
 
+def test_the_operating_point_gives_up_one_right_box_in_a_hundred(fitted: LogisticCalibration) -> None:
+    rows, right, _ = drawn(4000)
+    p = np.array([fitted(row) for row in rows])
+    refused = p < fitted.accept_from
+    assert 0.0 < fitted.accept_from <= 0.5
+    assert (refused & right).sum() / right.sum() == pytest.approx(0.01, abs=0.003)
+    assert refused[~right].mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("label", "expression", "expected"),
+    [("red mug", "the red mug", 1.0), ("blue mug", "The Red mug", 0.5), (None, "the mug", 1.0), ("mug", "the dog", 0.0)],
+)
+def test_a_label_that_was_not_asked_for_is_evidence(label: str | None, expression: str, expected: float) -> None:
+    assert label_in_expression(label, expression) == expected
+
+
+def test_a_box_below_the_operating_point_is_not_found(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from build_engine.compilers.cpu import build_cpu
+    from egm_edge.grounder import Grounder
+    from egm_edge.grounding import Outcome
+
+    bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False)
+    frames = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)
+    answers = {}
+    for bias in (50.0, -50.0):
+        store(bundle, replace(fitted, bias=bias, weights=(0.0,) * len(FEATURES), accept_from=0.2))
+        with Grounder.from_bundle(bundle.root) as grounder:
+            answers[bias] = [grounder.ground(frame, "the mug", color="rgb", max_think_tokens=0) for frame in frames]
+    boxed = [i for i, answer in enumerate(answers[50.0]) if answer.outcome is Outcome.FOUND]
+    assert boxed
+    for index in boxed:
+        refused = answers[-50.0][index]
+        assert refused.outcome is Outcome.NOT_FOUND and refused.box is None
+        assert refused.confidence is not None and refused.confidence < 0.2
+        assert refused.candidates == answers[50.0][index].candidates
+
+
+def test_a_checkpoints_own_map_goes_into_its_bundles(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    from build_engine.compilers.cpu import build_cpu
+
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    keep_with(checkpoint, fitted)
+    bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32", gate=False)
+    assert LogisticCalibration.from_dict(bundle.manifest.calibration or {}) == fitted
+
+
 def test_a_map_goes_into_the_manifest_and_out_again(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     from build_engine.compilers.cpu import build_cpu
 
     bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False)
     calibrated = store(bundle, fitted)
-    assert calibrated.hash != bundle.hash
+    assert calibrated.hash == bundle.hash and calibrated.manifest.seal != bundle.manifest.seal
     assert LogisticCalibration.from_dict(Bundle.open(bundle.root).manifest.calibration or {}) == fitted
     assert sorted(p.name for p in bundle.root.iterdir()) == sorted(p.name for p in calibrated.root.iterdir())
-    assert store(calibrated, None).hash == bundle.hash
+    assert store(calibrated, None).manifest.seal == bundle.manifest.seal
 
 
 def test_a_changed_weight_is_no_calibrated_bundle(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from egm_edge.bundle import Bundle
 from egm_edge.errors import InputError
-from egm_edge.evaluate.records import RecordLog, read_records
+from egm_edge.evaluate.records import Record, RecordLog, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BUDGETS = 9, (3, 6)
@@ -110,3 +111,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another --out"):
         RecordLog(tmp_path / "file", {})
+
+
+def test_records_of_earlier_releases_are_read() -> None:
+    values = {"id": "1", "dataset": "d", "split": "s", "kind": "", "task": "modal", "image": "a.png", "image_wh": [9, 9]}
+    values |= {"expression": "x", "budget": 1, "target": None, "outcome": "NOT_FOUND", "box": None, "rule": "", "cut": ""}
+    values |= {"text": "", "iou": None, "tokens": {"prompt": 4, "completion": 2}, "total_ms": 7.0}
+    served = Record.from_dict(values | {"timings": {"request_ms": 7.0, "concurrency": 16}})
+    assert (served.concurrency, served.tokens.completion, served.candidates) == (16, 2, ())
+    assert Record.from_dict(values | {"timings": {"total_ms": 6.0}}).timings.total_ms == 6.0
+    assert Record.from_dict(json.loads(json.dumps(asdict(served)))) == served

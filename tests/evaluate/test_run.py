@@ -90,8 +90,8 @@ def test_a_budget_that_cuts_answers_loses_them(records: list[Record]) -> None:
 
 
 def test_rows_of_one_picture_share_its_frame_and_pay_it_in_total_ms(records: list[Record]) -> None:
-    assert [r.timings["frame_reused"] for r in records] == [False] + [True] * (len(records) - 1)
-    assert all(r.total_ms >= r.timings["total_ms"] for r in records)
+    assert [r.timings.frame_reused for r in records] == [False] + [True] * (len(records) - 1)
+    assert all(r.total_ms >= r.timings.total_ms for r in records)
 
 
 def test_a_picture_of_another_size_than_the_data_says_stops_the_run(

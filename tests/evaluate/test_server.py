@@ -19,6 +19,7 @@ from egm_edge.cli.evaluate import main
 from egm_edge.data.pictures import encoded
 from egm_edge.errors import BackendError, InputError
 from egm_edge.evaluate.records import Record, read_records
+from egm_edge.grounding import TokenCounts
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
 from tests.cli.conftest import popen_with_default_signals
 from tests.evaluate.conftest import egm_row, write_lines
@@ -88,8 +89,8 @@ def test_a_server_is_asked_in_the_familys_words_and_read_by_the_one_parser(
     assert base64.b64decode(data) == (frames_dir / "a.png").read_bytes()
     assert [round(found[f"rows:{n}"].iou or 0.0, 3) for n in (1, 2, 3)] == [1.0, 0.5, 1.0]
     assert (found["rows:4"].outcome, found["rows:4"].box, found["rows:4"].iou) == ("NOT_FOUND", None, None)
-    assert found["rows:1"].tokens == {"prompt": 40, "completion": 12}
-    assert found["rows:1"].timings["concurrency"] == 2
+    assert found["rows:1"].tokens == TokenCounts(prompt=40, completion=12)
+    assert found["rows:1"].concurrency == 2
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["run"]["server"] == served.url
     assert report["summary"]["overall"]["acc50"] == pytest.approx(2 / 3)

@@ -132,19 +132,26 @@ def test_a_thousand_commands_in_a_second(client: Client, camera: Camera) -> None
     client.node.destroy_publisher(burst)
 
 
+def share_heard(client: Client) -> float:
+    """Arrays per frame published, over four seconds."""
+    client.detections.clear()
+    sent = len(client.stamps)
+    time.sleep(4.0)
+    return len(client.detections) / (len(client.stamps) - sent)
+
+
 def test_a_reliable_subscriber_that_stalls_holds_nobody_up(client: Client, camera: Camera) -> None:
     stalling = subprocess.Popen([sys.executable, "-c", STALLING], stdout=subprocess.PIPE, text=True)
     try:
         client.command("the red thing")
         assert stalling.stdout is not None
         assert stalling.stdout.readline() == "heard\n"
+        with_it = share_heard(client)
         stalling.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
-        client.detections.clear()
-        sent = len(client.stamps)
-        time.sleep(4.0)
-        published, heard = len(client.stamps) - sent, len(client.detections)
-        assert heard >= 0.95 * published - 2, f"{heard} arrays for {published} frames while another subscriber stalls"
+        without_it = share_heard(client)
+        print(f"of the camera's frames heard: {with_it:.1%} before, {without_it:.1%} while another subscriber stalls")
+        assert without_it >= 0.95 * with_it - 0.03, "two frames of eighty are the clock's"
         stamps = [(a.header.stamp.sec, a.header.stamp.nanosec) for a in client.detections]
         assert len(set(stamps)) == len(stamps), "one array a camera stamp"
     finally:
@@ -221,7 +228,7 @@ def test_more_requests_than_allowed_from_many_clients(client: Client, camera: Ca
     works(client)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_soak_keeps_memory_flat(client: Client, node: NodeProcess, camera: Camera) -> None:
     """`python -m tests.bench.ros soak` is the long one."""
     from tests.bench.ros.processes import open_files, rss_mib

@@ -14,7 +14,7 @@ from test_ros_real_bundle import bundle  # noqa: F401 - a fixture
 from tests.bench.ros.cancel import measure_cancel
 from tests.bench.ros.stream import HEADER, measure_stream
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytestmark = [pytest.mark.ros, pytest.mark.long]
 
 PICTURE = str(REPOSITORY / "examples" / "frames" / "tabletop_1.png")
 EXPRESSION = "the red bowl"

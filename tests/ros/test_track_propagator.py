@@ -15,7 +15,7 @@ import pytest
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
-from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
+from egm_ros.track_propagator import MAX_TRACKS, TrackCost, TrackedAnswer, TrackPropagator
 from test_conversion import rgb_message
 
 from egm_edge.boxes import Box
@@ -205,3 +205,33 @@ def test_of_answers_that_wait_only_the_newest_is_replayed(bench: Bench) -> None:
     go_on.set()
     wait_for(lambda: bench.reported and bench.reported[-1][1][0].answer.frame is frames[-1])
     assert started == [frames[0].arrived_ns, frames[-1].arrived_ns]
+
+
+def test_the_cost_of_a_track_says_how_many_a_frame_has_time_for() -> None:
+    cost = TrackCost(budget_ms=20.0)
+    assert cost.allowed == MAX_TRACKS, "nothing measured yet"
+    for _ in range(200):
+        cost.note(2.0, 0)
+    for _ in range(200):
+        cost.note(2.0 + 4 * 0.9, 4)
+    assert cost.ms_per_track == pytest.approx(0.9, rel=0.05)
+    assert 18 <= cost.allowed <= 20
+    for _ in range(200):
+        cost.note(2.0 + 10 * 30.0, 10)
+    assert cost.allowed == 1, "one is always carried on"
+
+
+def test_beyond_the_budget_the_oldest_answers_are_not_carried_on(bench: Bench) -> None:
+    bench.standing = {"old", "middle", "new"}
+    for name in ("old", "middle", "new"):
+        frame = bench.show()
+        answer = bench.answer(frame, bench.truth[frame.sequence])
+        bench.propagator.take(replace(answer, request=replace(answer.request, request_id=name)))
+        wait_for(lambda: bench.show() and bench.propagator.health().tracks == 1 + ("old", "middle", "new").index(name))  # noqa: B023
+    cost = bench.propagator._cost
+    cost._budget_ms = cost.base_ms + 2.5 * cost.ms_per_track
+    wait_for(lambda: bench.show() and bench.propagator.health().thinned >= 1)
+    wait_for(lambda: bench.show() and len(bench.reported[-1][1]) < 3)
+    ids = {one.tracked.track_id for one in bench.reported[-1][1]}
+    assert "new" in ids
+    assert "old" not in ids

@@ -25,8 +25,8 @@ def members(scene: Scene, phrase: str) -> list[int]:
             fits = [i for i in fits if scene.objects[i].colour == word]  # type: ignore[assignment]
         elif word in SIZE_RANK:
             fits = [i for i in fits if scene.objects[i].size == word]  # type: ignore[assignment]
-        else:
-            assert word == "object", word
+        elif word != "object":
+            return []
     return list(fits)
 
 
@@ -45,9 +45,13 @@ def referents(scene: Scene, expression: str) -> list[int]:
         return [i for i in fits if key(i) == max(map(key, fits))]
     if found := re.fullmatch(rf"({'|'.join(ORDINALS)}) (.+) from the (left|right)", text):
         fits = sorted(members(scene, found[2]), key=lambda i: things[i].x, reverse=found[3] == "right")
-        return [fits[ORDINALS.index(found[1])]]
-    if found := re.fullmatch(r"(.+) (left of|right of|in front of|behind) the (.+)", text):
-        (mark,) = members(scene, found[3])
+        rank = ORDINALS.index(found[1])
+        return fits[rank : rank + 1]
+    if found := re.fullmatch(r"(.+?) (left of|right of|in front of|behind) the (.+)", text):
+        marks = referents(scene, found[3])
+        if not marks or not members(scene, found[1]):
+            return []
+        (mark,) = marks
         side = {
             "left of": lambda i: things[i].x < things[mark].x,
             "right of": lambda i: things[i].x > things[mark].x,
@@ -96,8 +100,29 @@ def test_the_reasoning_ends_with_the_answer() -> None:
             assert query.reasoning.endswith(" none")
             continue
         rank = int(query.reasoning.rpartition("target ")[2])
-        items = re.findall(r"(\d) \w+ \w+ \w+ (\[[^\]]+\])", query.reasoning.split(": ", 1)[1])
+        items = re.findall(r"(\d) \w+ \w+ \w+ (\[[^\]]+\])", query.reasoning.rpartition(": ")[2])
         assert items[rank - 1] == (str(rank), str(list(grid(query.box_norm1000))))
+
+
+def test_what_is_missing_is_what_the_thought_names() -> None:
+    """The head that the thought rejects fits nothing in the scene, or too little of it, or the word is unknown."""
+    for scene, query in many_queries(100):
+        if query.target is None:
+            rejected = query.reasoning.rpartition(". ")[0] if "target none" in query.reasoning else query.reasoning
+            head = rejected.rpartition(": ")[0].rpartition(". ")[2]
+            assert (head == "unknown word") == (query.kind == "unknown-word")
+            fits = members(scene, head)
+            assert not fits or query.kind in ("absent-ordinal", "absent-relation"), (query, head)
+
+
+def test_other_words_mean_the_same() -> None:
+    """Every synonym leads to the plain noun in the thought and the label."""
+    scene = sample_scene(4, (4, 6))
+    where = layout(scene, 640, 480)
+    plain = [sample_query(scene, where, random.Random(seed)) for seed in range(60)]
+    varied = [sample_query(scene, where, random.Random(seed), variety=1.0) for seed in range(60)]
+    assert [q and q.reasoning for q in plain] == [q and q.reasoning for q in varied]
+    assert sum(a != b for a, b in zip(plain, varied, strict=True)) > 20
 
 
 def test_most_amodal_queries_ask_for_something_occluded() -> None:

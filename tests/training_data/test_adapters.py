@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from tests.training_data.data_files import egm_eval, egm_train, generic, jsonl, refcoco_distribution, row
-from training.data.coco_amodal import AmodalReport, decompress_counts, mask_bounds, read_coco_amodal
+from training.data.coco_amodal import decompress_counts, mask_bounds, read_coco_amodal
 from training.data.sources import load_rows
 from training.data.splits import VALIDATION, require_split
 
@@ -128,9 +129,10 @@ def test_cocoa_regions_give_amodal_and_modal_boxes(tmp_path: Path) -> None:
     }
     path = tmp_path / "COCO_amodal_val.json"
     path.write_text(json.dumps(values))
-    report, problems = AmodalReport(), []
-    (found,) = read_coco_amodal(path, problems, report=report)
-    assert problems == [] and (report.rows, report.unnamed) == (1, 2)
+    skipped: Counter[str] = Counter()
+    problems: list[Problem] = []
+    (found,) = read_coco_amodal(path, problems, skipped)
+    assert problems == [] and skipped.total() == 2
     assert found.box == Box(-4, 2, 20, 30) and found.modal_box == Box(5, 2, 6, 30) and found.task is Task.AMODAL
 
 
@@ -141,7 +143,7 @@ def test_flat_amodal_annotations_with_expressions(tmp_path: Path) -> None:
     path = tmp_path / "tao.json"
     path.write_text(json.dumps({"images": [image], "annotations": [tao, bad]}))
     problems: list[Problem] = []
-    (found,) = read_coco_amodal(path, problems, image_folder="frames")
+    (found,) = read_coco_amodal(path, problems, Counter(), image_folder="frames")
     assert found.image == "frames/a.jpg" and found.modal_box == Box(0, 2, 20, 30)
     assert [p.line for p in problems] == [2]
 

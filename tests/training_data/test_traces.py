@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from egm_edge.grounding import Task
 from egm_edge.openai import Retry
 from tests.training_data.chat_server import GOOD, ChatServer, chat_server
 from tests.training_data.data_files import picture, row
-from training.data.traces.judge import reject_reason
+from tests.training_data.trace_corpus import CASES
 from training.data.traces.ledger import Entry, Ledger
 from training.data.traces.prompts import instruction, request_id
 from training.data.traces.run import TraceRun, run_traces
+from training.data.traces.trace_filter import reject_reason
 
 FAST = Retry(tries=4, first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.5)
 
@@ -202,3 +204,16 @@ def test_a_not_there_row_needs_a_trace_that_says_so() -> None:
     absent = row(box=None)
     assert reject_reason("I see a blue mug and a bowl, but there is no red mug here.", absent) == ""
     assert reject_reason("I see the red mug standing beside the jug.", absent) == "contradicts the answer"
+
+
+def test_the_published_set_is_told_apart() -> None:
+    """The filter's confusion table over good and bad traces: no bad one may pass, and no good one may be lost."""
+    table: Counter[str] = Counter()
+    wrong = []
+    for case in CASES:
+        one = Row("r", "a.jpg", (640, 480), case.expression, Box(*case.box))
+        reason = reject_reason(case.text, one)
+        table[f"{'good' if case.good else 'bad'}: {'rejected' if reason else 'passed'}"] += 1
+        wrong += [] if bool(reason) != case.good else [(case, reason)]
+    assert wrong == []
+    assert table == {"good: passed": 33, "bad: rejected": 39}

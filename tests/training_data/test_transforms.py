@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from egm_edge.data.pictures import load_picture
 from egm_edge.data.problems import DataError
 from egm_edge.errors import InputError
 from tests.training_data.data_files import jsonl, picture, row
+from tests.training_data.flip_corpus import CASES
 from training.data.difficulty import DifficultyRule, filter_by_difficulty, read_ious
 from training.data.flip import flipped, mirror_box, mirror_text, unsafe_to_mirror
 from training.data.leaks import find_leaks, picture_key, without_leaks
@@ -133,3 +135,23 @@ def test_predictions_with_problems_are_all_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_ious(path)
     assert [p.line for p in caught.value.problems] == [2, 3, 4]
+
+
+def test_the_published_set_is_mirrored_or_dropped_as_it_should_be() -> None:
+    """The flipper's confusion table: what is mirrored wrongly is learned, what is dropped needlessly is only lost."""
+    table: Counter[str] = Counter()
+    wrong = []
+    for text, wanted in CASES:
+        rows, _ = flipped([row(expression=text)])
+        found = rows[0].expression if rows else None
+        verdict = "right" if found == wanted else "needless drop" if found is None else "mirrored wrongly"
+        table[f"{'drop' if wanted is None else 'mirror'}: {verdict}"] += 1
+        wrong += [] if found == wanted else [(text, found)]
+    assert wrong == []
+    assert table == {"mirror: right": 36, "drop: right": 27}
+
+
+def test_other_languages_are_mirrored_when_told_so() -> None:
+    rows, report = flipped([row(expression="кружка")], any_language=True)
+    assert [r.expression for r in rows] == ["кружка"] and report.mirrored == 1
+    assert flipped([row(expression="кружка")])[1].dropped == {"not English": 1}

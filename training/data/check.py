@@ -6,6 +6,7 @@ that a row names. Knows nothing of how problems are shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ def _rows_of(path: Path, problems: list[Problem]) -> Iterator[Row]:
             problems.append(Problem(str(path), 0, error.expected, error.found))
             return
         if is_coco_amodal(values):
-            yield from read_coco_amodal(path, problems)
+            yield from read_coco_amodal(path, problems, Counter())
 
 
 def _check_pictures(rows: list[Row], root: Path, report: CheckReport, *, decode: bool) -> None:

@@ -2,15 +2,15 @@
 
 Two layouts: COCOA (`regions` of polygons with `visible_mask`), and flat annotations with an amodal and a modal xywh box
 (TAO-Amodal: `amodal_bbox` + `bbox`; COCOA-cls and D2SA: `bbox` + `inmodal_bbox`). The sets come without expressions:
-rows take `expressions` or `sentences` where someone has added them, else a region's name if it is the only one of its
-name in the picture; other objects are passed over and counted.
+rows take `expressions` or `sentences` where someone has added them, else the region's or the category's name if the object
+is the only one of it in the picture; other objects are passed over and counted.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,6 @@ from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Task
 
 
-@dataclass(slots=True)
-class AmodalReport:
-    """What became of the objects of one file: rows made, objects without an expression of their own."""
-
-    rows: int = 0
-    unnamed: int = 0
-
-
 def is_coco_amodal(values: dict[str, Any]) -> bool:
     """True for an annotation file in one of the layouts."""
     annotations = values.get("annotations")
@@ -40,15 +32,9 @@ def is_coco_amodal(values: dict[str, Any]) -> bool:
 
 
 def read_coco_amodal(
-    path: Path,
-    problems: list[Problem],
-    *,
-    split: str = "train",
-    image_folder: str = "",
-    report: AmodalReport | None = None,
+    path: Path, problems: list[Problem], skipped: Counter[str], *, image_folder: str = ""
 ) -> Iterator[Row]:
     """Amodal rows of one annotation file; whatever is wrong is collected with the annotation's number."""
-    tally = report if report is not None else AmodalReport()
     try:
         values = read_json_object(path)
         pictures = {p["id"]: p for p in values["images"]}
@@ -59,15 +45,16 @@ def read_coco_amodal(
     except (KeyError, TypeError) as error:
         problems.append(Problem(str(path), 0, "images and annotations", f"{type(error).__name__}: {error}"))
         return
-    names = Counter((image_id, str(item.get("name", "")).lower()) for _, image_id, item in objects)
-    for number, image_id, item in objects:
-        alone = names[image_id, str(item.get("name", "")).lower()] == 1
-        texts = _expressions(item, alone)
-        tally.unnamed += not texts
+    categories = {c.get("id"): str(c.get("name", "")) for c in values.get("categories") or [] if isinstance(c, dict)}
+    named = [(number, image_id, item, name_of(item, categories)) for number, image_id, item in objects]
+    names = Counter((image_id, name.lower()) for _, image_id, _, name in named)
+    for number, image_id, item, name in named:
+        texts = _expressions(item, name if names[image_id, name.lower()] == 1 else "")
+        if not texts:
+            skipped["objects that share their name with another" if name else "objects without a name"] += 1
         for index, text in enumerate(texts):
             try:
-                yield _row(item, pictures.get(image_id), text, index, path, number, split, image_folder)
-                tally.rows += 1
+                yield _row(item, pictures.get(image_id), text, index, path, number, image_folder)
             except EgmError as error:
                 problems.append(Problem(str(path), number, error.expected, error.found))
             except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -85,17 +72,27 @@ def _objects(values: dict[str, Any]) -> Iterator[tuple[int, Any, dict[str, Any]]
             yield number, annotation["image_id"], annotation
 
 
-def _expressions(item: dict[str, Any], alone: bool) -> list[str]:
+def name_of(item: dict[str, Any], categories: dict[Any, str]) -> str:
+    """What an object is called: its own name, else its category's in words; "" for stuff.
+
+    Example:
+        >>> name_of({"category_id": 3}, {3: "baseball_bat"}), name_of({"category_id": 4}, {4: "car_(automobile)"})
+        ('baseball bat', 'car')
+    """
+    name = item.get("name")
+    if not isinstance(name, str) or not name.strip():
+        name = re.sub(r"_?\([^)]*\)", "", categories.get(item.get("category_id"), "")).replace("_", " ")
+    return "" if item.get("isStuff") else name.strip()
+
+
+def _expressions(item: dict[str, Any], name: str) -> list[str]:
     given = item.get("expressions", item.get("sentences"))
     if isinstance(given, list):
         return [str(text.get("sent", "")) if isinstance(text, dict) else str(text) for text in given]
-    name = item.get("name")
-    return [name] if isinstance(name, str) and name.strip() and alone and not item.get("isStuff") else []
+    return [name] if name else []
 
 
-def _row(
-    item: dict[str, Any], picture: Any, text: str, index: int, path: Path, number: int, split: str, folder: str
-) -> Row:
+def _row(item: dict[str, Any], picture: Any, text: str, index: int, path: Path, number: int, folder: str) -> Row:
     if picture is None:
         raise InputError("an image_id that stands in images", "an unknown one", "check the file")
     image_wh = size_from(picture["width"], picture["height"])
@@ -109,7 +106,6 @@ def _row(
         task=Task.AMODAL,
         modal_box=settled_box(modal, image_wh, Task.MODAL) if modal else None,
         dataset="coco-amodal",
-        split=split,
         origin=f"{path}:{number}",
     )
 

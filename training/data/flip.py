@@ -1,13 +1,15 @@
 """Horizontal flips: box and words mirrored together. Rows whose words cannot be mirrored safely are dropped and counted.
 
 A mirrored picture swaps left and right, clockwise and counter-clockwise, and a person's hands; it turns writing and clock
-faces into nonsense, and it changes what "third" counts from unless the words say so. Knows nothing of image files: a
-mirrored row is marked, and its picture is mirrored when it is loaded.
+faces into nonsense, and it changes what "third" counts from unless the words say so. Idioms ("right in the middle", "man who
+left") name no side and stay. The rules are English: other text is refused unless the caller knows that it names no side.
+Knows nothing of image files: a mirrored row is marked, and its picture is mirrored when it is loaded.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -16,16 +18,40 @@ from egm_edge.boxes import Box
 from egm_edge.data.rows import Row
 
 _SIDED = re.compile(
-    r"(?<![a-z])(left|right)(?=(?:er|est|most|hand|handed|side|ward|wards|y|ie)?(?![a-z]))", re.IGNORECASE
+    r"(?<![a-z])((?:top|bottom|upper|lower|far|mid|middle|front|back|rear)?)(left|right)"
+    r"(?=(?:er|est|most|hand|handed|side|ward|wards|y|ie)?(?![a-z]))",
+    re.IGNORECASE,
 )
-_TURN = re.compile(r"(?<![a-z])(counter-?|anti-?)?clockwise(?![a-z])", re.IGNORECASE)
+_TURN = re.compile(r"(?<![a-z])(counter-?|anti-?)?clockwise(?![a-z])|(?<![a-z])(c|a)?cw(?![a-z])", re.IGNORECASE)
+_IDIOM = re.compile(
+    r"(?<!the )(?<!far )(?<!top )(?<!bottom )(?<!upper )(?<!lower )\b(?:"
+    r"right in (?:the |its |his |her )?(?:exact |very |dead )?(?:middle|cent(?:er|re)|between)\b|"
+    r"right[- ](?:angles?|angled|triangles?)\b|right[- ](?:side|way)[- ]up\b|"
+    r"(?:who|which|that|has|have|had|just|already) (?:has |have |had |just |already )*left"
+    r"(?=\s*(?:$|[.,;]|the (?!left|right)|his |her |their |its |a |an |for |early|home|behind|alone))|"
+    r"left (?:his|her|their|its) \w+)",
+    re.IGNORECASE,
+)
 _HARMLESS = re.compile(r"\b(?:bright|upright|bright(?:er|est|ly)|fright\w*|straightforward)\b", re.IGNORECASE)
 _ORDINAL = re.compile(
     r"\b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|next to last|\d+(?:st|nd|rd|th))\b",
     re.IGNORECASE,
 )
+_NUMERIC_ORDINAL = re.compile(r"\b\d{1,2}(?:st|nd|rd|th)\b", re.IGNORECASE)
 _COUNTED_FROM = re.compile(
-    r"\bfrom (?:the )?(?:far )?(?:left|right|top|bottom|front|back|camera|viewer)\b", re.IGNORECASE
+    r"\bfrom[- ](?:the[- ])?(?:far[- ]|very[- ])?(?:left|right|top|bottom|front|back|camera|viewer)(?:most)?\b",
+    re.IGNORECASE,
+)
+_FOREIGN_LETTER = re.compile(r"[^\W\d_]")
+_FOREIGN_SIDE = re.compile(
+    r"\b(?:izquierd\w+|derech[oa]s?|gauche|droite?|links?er?|rechts|linken?|rechten?|sinistr\w+|destr[oa]|esquerd\w+|direit\w+|"
+    r"lew\w+ stron\w+|praw\w+ stron\w+|venstre|h[øo]yre|vänster|höger)\b",
+    re.IGNORECASE,
+)
+_FOREIGN_WORD = re.compile(
+    r"\b(?:el|los|las|una|unos|del|les|des|du|une|der|das|und|ein|eine|einen|dem|den|von|mit|auf|neben|il|gli|lo|che|della|"
+    r"het|een|naast|van|uma|dos|das|com|sur|avec|sous|près|junto|sobre|pod|obok|och|på|og|ved)\b",
+    re.IGNORECASE,
 )
 _UNSAFE: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("writing or digits", re.compile(r"[0-9\"“”#]|(?<![a-z])'[^']+'(?![a-z])")),
@@ -45,6 +71,7 @@ _UNSAFE: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "right or left as another word",
         re.compile(
+            r"(?<!the )(?<!far )(?<!top )(?<!bottom )"
             r"\bright (?:next|behind|above|below|under|beneath|beside|besides|in front|before|after|by|near|at|here|there|"
             r"now|on top|against|angle|between|over|around|where|up against|through|outside|inside)\b|"
             r"\b(?:all ?right|alright|right-?side[- ]up|left ?overs?|left behind|left alone|is left|are left|was left|"
@@ -77,8 +104,10 @@ def unsafe_to_mirror(text: str) -> str:
         >>> unsafe_to_mirror("player 23"), unsafe_to_mirror("the third zebra"), unsafe_to_mirror("cup left of the jug")
         ('writing or digits', 'ordinal without a side', '')
     """
+    text = _IDIOM.sub(" ", text)
+    plain = _NUMERIC_ORDINAL.sub(" ", text) if _COUNTED_FROM.search(text) else text
     for reason, pattern in _UNSAFE:
-        if pattern.search(text):
+        if pattern.search(plain):
             return reason
     if _ORDINAL.search(text) and not _COUNTED_FROM.search(text):
         return "ordinal without a side"
@@ -86,15 +115,45 @@ def unsafe_to_mirror(text: str) -> str:
     return "unknown word with a side" if re.search(r"left|right", rest, re.IGNORECASE) else ""
 
 
+def is_english(text: str) -> bool:
+    """False for another script, a side's name in another language, or several of another language's small words.
+
+    Example:
+        >>> is_english("the jalapeño on the left"), is_english("la taza a la izquierda"), is_english("左边的杯子")
+        (True, False, False)
+    """
+    letters = _FOREIGN_LETTER.findall(text)
+    if any(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters if letter > "\u024f"):
+        return False
+    foreign = len(_FOREIGN_WORD.findall(text))
+    return not _FOREIGN_SIDE.search(text) and foreign < 2 and (foreign == 0 or len(text.split()) > 3)
+
+
 def mirror_text(text: str) -> str:
-    """Left and right, clockwise and counter-clockwise exchanged, capitals kept.
+    """Left and right, clockwise and counter-clockwise exchanged, capitals and idioms kept.
 
     Example:
         >>> mirror_text("Leftmost mug, turned clockwise, right of the LEFT jug")
         'Rightmost mug, turned counterclockwise, left of the RIGHT jug'
     """
-    sided = _SIDED.sub(lambda m: _like("right" if m.group(1).lower() == "left" else "left", m.group(1)), text)
-    return _TURN.sub(lambda m: _like("clockwise" if m.group(1) else "counterclockwise", m.group(0)), sided)
+    parts, at = [], 0
+    for idiom in _IDIOM.finditer(text):
+        parts += [_mirrored(text[at : idiom.start()]), idiom.group()]
+        at = idiom.end()
+    return "".join([*parts, _mirrored(text[at:])])
+
+
+def _mirrored(text: str) -> str:
+    sided = _SIDED.sub(
+        lambda m: m.group(1) + _like("right" if m.group(2).lower() == "left" else "left", m.group(2)), text
+    )
+    return _TURN.sub(_turned, sided)
+
+
+def _turned(match: re.Match[str]) -> str:
+    if match.group().lower().endswith("cw"):
+        return _like("cw" if match.group(2) else "ccw", match.group())
+    return _like("clockwise" if match.group(1) else "counterclockwise", match.group())
 
 
 def mirror_box(box: Box, width_px: float) -> Box:
@@ -121,12 +180,20 @@ def mirror_row(row: Row) -> Row:
     )
 
 
-def flipped(rows: Iterable[Row]) -> tuple[list[Row], FlipReport]:
-    """Mirrored copies of every row that can be mirrored, and the count of the others by reason."""
+def flipped(rows: Iterable[Row], *, any_language: bool = False) -> tuple[list[Row], FlipReport]:
+    """Mirrored copies of every row that can be mirrored, and the count of the others by reason.
+
+    Args:
+        any_language: mirror rows whose text is not English too, their words unchanged: for data that is known to name no
+            side.
+    """
     report = FlipReport()
     mirrored = []
     for row in rows:
-        reason = unsafe_to_mirror(row.expression) or (row.reasoning and unsafe_to_mirror(row.reasoning))
+        english = is_english(f"{row.expression} {row.reasoning}")
+        reason = next((why for text in (row.expression, row.reasoning) if text and (why := unsafe_to_mirror(text))), "")
+        if not english:
+            reason = "" if any_language else "not English"
         if reason:
             report.dropped[reason] += 1
         else:

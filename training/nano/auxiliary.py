@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egm_edge.synthetic.vocabulary import COLOURS, SHAPES, SIZES
+from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SIZES
 from training.nano.data import Dense
 from training.nano.fastpath import Vision
 from training.nano.prompts import number_ids, token_id
@@ -28,16 +28,18 @@ class AuxiliaryHeads(nn.Module):
 
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
-        self.patch_class = nn.Linear(vision_width, 1 + len(SHAPES))
-        self.patch_colour = nn.Linear(vision_width, len(COLOURS))
+        self.patch_class = nn.Linear(vision_width, 1 + len(NOUNS))
+        self.patch_colour = nn.Linear(vision_width, len(ALL_COLOURS))
         self.patch_box = nn.Linear(vision_width, 8)
-        self.token_class = nn.Linear(width, 1 + len(SHAPES))
-        self.token_words = nn.Linear(width, len(COLOURS) + len(SIZES))
+        self.token_class = nn.Linear(width, 1 + len(NOUNS))
+        self.token_words = nn.Linear(width, len(ALL_COLOURS) + len(SIZES))
         self.token_box = nn.Linear(width, 8)
         self.align = nn.Linear(width, 10 * width)
         self.register_buffer("numbers", torch.tensor(number_ids()), persistent=False)
-        self.register_buffer("shape_ids", torch.tensor([token_id("Ġ" + word) for word in SHAPES]), persistent=False)
-        self.register_buffer("colour_ids", torch.tensor([token_id("Ġ" + word) for word in COLOURS]), persistent=False)
+        self.register_buffer("shape_ids", torch.tensor([token_id("Ġ" + word) for word in NOUNS]), persistent=False)
+        self.register_buffer(
+            "colour_ids", torch.tensor([token_id("Ġ" + word) for word in ALL_COLOURS]), persistent=False
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,7 @@ def auxiliary_loss(
     words = heads.token_words(features)
     colour, size = _of(dense.colour, owner)[at], _of(dense.size, owner)[at]
     total = (
-        total
-        + F.cross_entropy(words[:, : len(COLOURS)], colour)
-        + 0.5 * F.cross_entropy(words[:, len(COLOURS) :], size)
+        total + _named(words[:, : len(ALL_COLOURS)], colour) + 0.5 * F.cross_entropy(words[:, len(ALL_COLOURS) :], size)
     )
     modal, amodal = _boxes(dense.modal, owner)[at], _boxes(dense.amodal, owner)[at]
     boxes = heads.token_box(features) + 0.5
@@ -103,7 +103,7 @@ def auxiliary_loss(
     log_p = F.log_softmax(mapped[:, :8] @ table[heads.numbers].T, -1)
     total = total + 0.5 * -(soft[steps] * log_p).sum(-1).mean()
     total = total + 0.25 * F.cross_entropy(mapped[:, 8] @ table[heads.shape_ids].T, _of(dense.shape, owner)[at])
-    total = total + 0.25 * F.cross_entropy(mapped[:, 9] @ table[heads.colour_ids].T, colour)
+    total = total + 0.25 * _named(mapped[:, 9] @ table[heads.colour_ids].T, colour)
     error = (log_p[:, :4].argmax(-1) - steps[:, :4]).abs().float().mean().item() * 5
     return AuxiliaryLoss(total, accuracy, iou.mean().item(), error)
 
@@ -114,15 +114,20 @@ def _patch_loss(heads: AuxiliaryHeads, patches: Tensor, dense: Dense, grid_hw: t
     classes = torch.where(at, 1 + _of(dense.shape, owner), 0)
     loss = F.cross_entropy(heads.patch_class(patches).flatten(0, 1), classes.flatten())
     features = patches[at]
-    loss = loss + 0.5 * F.cross_entropy(heads.patch_colour(features), _of(dense.colour, owner)[at])
+    loss = loss + 0.5 * _named(heads.patch_colour(features), _of(dense.colour, owner)[at])
     centre = _patch_centres(grid_hw).to(patches.device).expand(owner.shape[0], -1, -1)[at]
     boxes = heads.patch_box(features) + centre.repeat(1, 4)
     modal, amodal = _boxes(dense.modal, owner)[at], _boxes(dense.amodal, owner)[at]
     return loss + 4.0 * (boxes - torch.cat([modal, amodal], -1)).abs().mean() + 1.0 - _iou(boxes[:, :4], modal).mean()
 
 
+def _named(scores: Tensor, colour: Tensor) -> Tensor:
+    """Cross entropy over the things that have a colour word (not -1)."""
+    return F.cross_entropy(scores, colour, ignore_index=-1, reduction="sum") / (colour >= 0).sum().clamp_min(1)
+
+
 def _of(words: Tensor, owner: Tensor) -> Tensor:
-    """words [B, 8] looked up per position; anything where nobody owns it."""
+    """words [B, K] looked up per position; anything where nobody owns it."""
     return words.gather(1, owner.clamp_min(0))
 
 

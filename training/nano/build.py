@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from egm_edge.errors import CheckpointError
+from egm_edge.synthetic.vocabulary import NOUNS
 from training.nano.prompts import number_ids, token_id, tokenizer
 from training.nano.tokenizer import save_tokenizer
 
@@ -93,6 +96,33 @@ def fresh_model(shape: NanoShape, seed: int = 0) -> Qwen3VLForConditionalGenerat
                     weight.mul_(0.5)
         model.model.visual.patch_embed.proj.weight.normal_(0, 0.02)
     return model
+
+
+def adopt_weights(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
+    """Begin with the weights of an earlier Nano of the same widths whose vocabulary may be smaller.
+
+    Embedding rows are matched by token. A new word starts as its noun or its small spelling does, where one is known.
+
+    Raises:
+        CheckpointError: a checkpoint of other widths.
+    """
+    old_ids = json.loads((folder / "tokenizer.json").read_text())
+    ids = old_ids["model"]["vocab"] | {token["content"]: token["id"] for token in old_ids["added_tokens"]}
+    twins = {"Ġ" + other: "Ġ" + noun for noun, others in NOUNS.items() for other in others if " " not in other}
+    twins |= {other.removeprefix("Ġ"): noun.removeprefix("Ġ") for other, noun in twins.items()}
+    new = model.state_dict()
+    for name, value in load_file(folder / "model.safetensors").items():
+        if name.endswith("embed_tokens.weight") and value.shape[1:] == new[name].shape[1:]:
+            for token, row in tokenizer().get_vocab().items():
+                small = "Ġ" + token[1:].lower() if token.startswith("Ġ") else token
+                known = next((t for t in (token, small, twins.get(small)) if t in ids), None)
+                if known is not None:
+                    new[name][row] = value[ids[known]].float()
+        elif name in new and value.shape == new[name].shape:
+            new[name].copy_(value)
+        else:
+            found = f"{name} of {tuple(value.shape)} in {folder}"
+            raise CheckpointError("a Nano of the plan's own widths to begin with", found, "mend adopt or shape")
 
 
 def _fourier(values: torch.Tensor, width: int, longest: float = 4.0, shortest: float = 0.02) -> torch.Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from egm_edge.reporting.intervals import Paired
-from training.nano.compare import AMODAL, MODAL, NEGATIVE, Results, SuiteScore
+from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SHAPES
+from training.nano.compare import Results, SuiteScore
 from training.nano.evaluate import Score
 from training.nano.state import Cost
+from training.nano.suites import AMODAL, MODAL, NEGATIVE
 
 _HOW = {
     "direct": "every answer at once, no thought",
@@ -30,6 +32,7 @@ class Report:
         costs: arm -> what its training took from random weights on, None when unknown.
         parameters: of the model.
         notes: what a reader must know about this very run, Markdown.
+        nouns: what it was shown. how: arm -> how it was trained, in a few words; those of nano.yaml are known.
     """
 
     arms: tuple[str, ...]
@@ -40,6 +43,8 @@ class Report:
     costs: dict[str, Cost | None]
     parameters: int
     notes: str = ""
+    how: dict[str, str] = field(default_factory=dict)
+    nouns: tuple[str, ...] = tuple(NOUNS)
 
 
 def report_values(report: Report) -> dict[str, Any]:
@@ -82,18 +87,12 @@ def model_card(report: Report) -> str:
     """Render the card."""
     modal, amodal, negative = (report.results[suite.name] for suite in (MODAL, AMODAL, NEGATIVE))
     arms = "\n".join(
-        f"| {name}{' (shipped)' if name == report.best else ''} | {_HOW.get(name, '')} | {_cell(modal[name])} | "
+        f"| {name}{' (shipped)' if name == report.best else ''} | {(_HOW | report.how).get(name, '')} | {_cell(modal[name])} | "
         f"{_cell(amodal[name])} | {_cell(negative[name])} | {_share(modal[name])} |"
         for name in report.arms
     )
-    kinds = "\n".join(
-        f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {s.interval95[0]:.3f} - {s.interval95[1]:.3f} | {s.mean_iou:.3f} |"
-        for suite, found in (report.results | report.extra).items()
-        for name, measured in found.items()
-        if suite in report.extra or name == report.best
-        for kind, s in measured.by_kind().items()
-        if not (kind != "all" and s.count == len(measured.ious))
-    )
+    shipped = {suite: found[report.best] for suite, found in report.results.items()}
+    extra = {suite: measured for suite, found in report.extra.items() for measured in found.values()}
     pairs = "\n".join(
         f"| {second} against {first} | {suite} | {p.acc50_gain:+.3f} | {p.acc50_gain95[0]:+.3f} to {p.acc50_gain95[1]:+.3f} | "
         f"{p.only_second} / {p.only_first} | {p.mcnemar_p:.2g} |"
@@ -106,13 +105,37 @@ def model_card(report: Report) -> str:
     )
     return _CARD.format(
         arms=arms,
-        kinds=kinds,
+        kinds=controls(shipped | extra).rstrip(),
         pairs=pairs,
         costs=costs,
         parameters=report.parameters / 1e6,
         notes=f"\n{report.notes.strip()}\n" if report.notes.strip() else "",
         count=len(modal[report.best].ious),
+        nouns=", ".join(report.nouns),
+        data="no external data"
+        if set(report.nouns) <= set(SHAPES)
+        else "meshes of the household objects: ATTRIBUTION.md",
+        colours=", ".join(ALL_COLOURS),
     )
+
+
+def controls(found: dict[str, SuiteScore]) -> str:
+    """One checkpoint on every suite, a Markdown table."""
+    rows = [
+        '| suite | queries | scenes | Acc@0.5 | 95 % | mean IoU | answered "not there" |',
+        "|---|---|---|---|---|---|---|",
+    ]
+    for suite, measured in found.items():
+        kinds = measured.by_kind()
+        for kind, s in kinds.items():
+            if kind != "all" and len(kinds) == 2:
+                continue
+            interval = f"{s.interval95[0]:.3f} - {s.interval95[1]:.3f}"
+            share = _share(measured) if kind == "all" else ""
+            rows.append(
+                f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {interval} | {s.mean_iou:.3f} | {share} |"
+            )
+    return "\n".join(rows) + "\n"
 
 
 def _cell(measured: SuiteScore) -> str:
@@ -137,16 +160,16 @@ tags: [visual-grounding, referring-expression-comprehension, robotics]
 
 A {parameters:.1f} M parameter visual grounding model of the true EGM architecture (`Qwen3VLForConditionalGeneration`): a
 picture and a referring expression in, a short reasoning text and a box out. It is trained from scratch, by this
-repository's `training/`, on procedurally drawn tabletop scenes. It is the embedded default, the demo and the fixture of the
-end-to-end tests. **It knows only its drawn world; it is not meant for photographs.** Use `nvidia/EGM-4B` or `nvidia/EGM-8B`
-for those: everything that runs for Nano runs for them by changing one path.
+repository's `training/`, on procedural scenes. It is the embedded default, the demo and the fixture of the end-to-end tests.
+**It knows only the worlds it was trained on; it is not meant for photographs.** Use `nvidia/EGM-4B` or `nvidia/EGM-8B` for
+those: everything that runs for Nano runs for them by changing one path.
 
 ## Measured
 
-Greedy decoding, held-out seeds, 640x480 frames shrunk to 256x192 by the image processor's bicubic resize, one question a
-scene, {count:,} scenes a suite, 3-6 objects, all query kinds in turn; bf16 weights as shipped, fp32 arithmetic. Acc@0.5: the
-box's IoU is at least 0.5; a negative (the thing asked for is not there) counts when the answer is the empty list. Brackets
-are 95 % Wilson intervals. The checkpoints come from one base and were trained for the same CPU time:
+Greedy decoding, held-out seeds, 640x480 frames (unless the suite says otherwise) shrunk to 256x192 by the image processor's
+bicubic resize, one question a scene, {count:,} scenes a suite, query kinds in turn; bf16 weights as shipped, fp32
+arithmetic. Acc@0.5: the box's IoU is at least 0.5; where the thing asked for is not there, the empty list counts. Brackets
+are 95 % Wilson intervals.
 
 | checkpoint | how | Acc@0.5 modal | amodal, target really occluded | negatives rejected | wrongly "not there" (modal) |
 |---|---|---|---|---|---|
@@ -161,8 +184,6 @@ McNemar test):
 
 The shipped checkpoint by query kind:
 
-| suite | queries | scenes | Acc@0.5 | 95 % interval | mean IoU |
-|---|---|---|---|---|---|
 {kinds}
 
 ## Training
@@ -175,18 +196,16 @@ CPU minutes of one thread of an AMD EPYC virtual CPU, counted from random weight
 |---|---|---|---|---|
 {costs}
 
-Recipe: a vision warm-up with dense auxiliary read-outs (dropped at export), the decoder on a mix of list-every-object and
-reasoning queries behind an error-gated curriculum, then everything together with a falling rate: the base. From it the
-*direct* arm learns answers without a thought; the reasoning arms learn thoughts (12 % of the rows with an empty one), and
-their last minutes go either into more of the same or into GRPO (reward 0.5 * 1[IoU >= 0.5] + 0.5 * IoU, "not there" and
-syntax rewards, sequence-level ratio, best weights by validation scenes). Reproduce with `egm train nano`
-(`training/configs/nano.yaml`); measure with `egm train nano --evaluate CHECKPOINT`.
+Recipe (`training/configs/nano.yaml`): a vision warm-up with dense auxiliary read-outs (dropped at export), the decoder on a mix
+of list-every-object and reasoning queries behind an error-gated curriculum, then everything together with a falling rate;
+from that base a *direct* arm (no thought) and reasoning arms (12 % of the rows with an empty thought), whose last minutes go
+into more of the same or into GRPO. Measure with `egm train nano --evaluate CHECKPOINT` or `make nano-results`.
 {notes}
 ## What it understands
 
-- Shapes: mug, ball, box, bottle, bowl, cone, ring, star, object. Colours: red, orange, yellow, green, blue, purple, black, white.
+- Nouns: {nouns}; object. Colours: {colours}. Synonyms of most (cup, sphere, package, burger, gray ...).
 - Sizes: small, medium, large; leftmost, rightmost, largest, smallest; first ... fifth X from the left / right;
-  X left of / right of / in front of / behind the Y.
+  X left of / right of / in front of / behind the Y, and two such steps.
 - Prompts are EGM's, letter for letter: `Locate {{expression}}, output its bbox coordinates using JSON format`, and
   `Locate {{expression}} amodally, output its bbox coordinates using JSON format`. No system prompt.
 - The thought lists the candidates with their boxes and names the target's number; when nothing fits it lists the nearest
@@ -198,10 +217,10 @@ syntax rewards, sequence-level ratio, best weights by validation scenes). Reprod
 
 - Weakest are ordinals and amodal boxes: one missed or doubled object in the list shifts the count, and how far a hidden
   object reaches behind another is a guess.
-- Other words are spelled in bytes that it has hardly seen: expect nonsense outside the vocabulary above.
+- Other words are spelled in bytes; a noun or attribute outside the vocabulary above ends in "unknown word: none".
 - Coordinates are multiples of 5 on the 0-1000 grid. Amodal boxes stay inside the frame: the scenes hold no object that leaves it.
 - One object is the answer, or none.
 - Frames: 4:3 (256x192), 16:9 (288x160) and square (192x192) were trained; other aspect ratios interpolate the position grid.
 
-Licence: Apache-2.0. No external data, no pretrained weights.
+Licence: Apache-2.0. No pretrained weights; {data}.
 """

@@ -17,22 +17,9 @@ import torch
 
 from egm_edge.files import whole_file
 from egm_edge.reporting.intervals import Paired, paired, wilson
-from training.nano.evaluate import (
-    AMODAL,
-    EASY,
-    MODAL,
-    NEGATIVE,
-    Score,
-    Suite,
-    SuiteCase,
-    iou_of,
-    load_fast,
-    patches_of,
-    rejects,
-    score,
-    write,
-)
+from training.nano.evaluate import Score, iou_of, load_fast, patches_of, rejects, score, write
 from training.nano.fastpath import FastNano
+from training.nano.suites import AMODAL, HOUSEHOLD, HOUSEHOLD_AMODAL, MODAL, NEGATIVE, Suite, SuiteCase
 
 log = logging.getLogger("egm.train.nano")
 
@@ -166,5 +153,5 @@ def pair(results: Results, suite: str, first: str, second: str) -> Paired:
     return paired(a.ious, b.ious, list(range(len(a.ious))))
 
 
-SUITES: tuple[Suite, ...] = (MODAL, AMODAL, NEGATIVE)
-__all__ = ["AMODAL", "EASY", "MODAL", "NEGATIVE", "SUITES", "Asked", "SuiteScore", "Results", "measure", "pair"]
+SUITES: tuple[Suite, ...] = (MODAL, AMODAL, NEGATIVE, HOUSEHOLD, HOUSEHOLD_AMODAL)
+"""What the arms of a plan are compared on."""

@@ -12,7 +12,7 @@ from training.nano.build import NanoShape
 from training.rewards.registry import make_reward
 from training.typed_yaml import load_yaml, setting
 
-MOST_OBJECTS = 8
+MOST_OBJECTS = 9
 _HINT = "correct the keys named"
 
 
@@ -67,6 +67,9 @@ class TrainingStage:
         sigma: width of the soft coordinate targets, grid steps of 5/1000, at the stage's start and end.
         kinds: relative frequency of the query kinds.
         occlusion: probability that a scene has one object put in front of another.
+        variety: probability that a question is worded in another than the plain way.
+        augment: probability that a picture gets a camera's and a table's accidents.
+        household: share of household scenes; the others are drawn.
         grpo: learn from sampled answers and their rewards instead of from written ones.
     """
 
@@ -87,6 +90,9 @@ class TrainingStage:
     sigma: tuple[float, float] = (1.5, 1.5)
     kinds: dict[str, float] = field(default_factory=lambda: {"attribute": 1.0})
     occlusion: float = setting(0.35, low=0.0, high=1.0)
+    variety: float = setting(0.0, low=0.0, high=1.0)
+    augment: float = setting(0.0, low=0.0, high=1.0)
+    household: float = setting(0.0, low=0.0, high=1.0)
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
@@ -144,6 +150,8 @@ class TrainingPlan:
         score_seconds: wall time between small held-out checks.
         validate_count: scenes per kind of question in such a check.
         workers: processes that draw scenes ahead of a GPU; 0 draws them in the training process.
+        adopt: checkpoint whose weights the runs without a `start` begin with, "" for random ones; a shipped name will do.
+            Rows of the embedding table are taken over by their token.
         frames: share of batches per frame size, "WxH" pixels -> share.
     """
 
@@ -157,6 +165,7 @@ class TrainingPlan:
     score_seconds: float = setting(480.0, low=0.0)
     validate_count: int = setting(64, low=1)
     workers: int = setting(0, low=0, high=64)
+    adopt: str = ""
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
 
     def __post_init__(self) -> None:
@@ -202,11 +211,13 @@ def load_plan(path: Path) -> TrainingPlan:
 
 
 def smoke(plan: TrainingPlan, cpu_minutes: float = 0.1) -> TrainingPlan:
-    """The same runs, every stage cut to `cpu_minutes`: proves the path, not the model."""
+    """The same runs on drawn scenes, every stage cut to `cpu_minutes`: proves the path, not the model."""
 
     def short(stage: TrainingStage) -> TrainingStage:
         grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
-        return replace(stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, grpo=grpo)
+        return replace(
+            stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, grpo=grpo
+        )
 
     arms = {name: len([s for run in plan.lineage(name) for s in run.stages]) for name in plan.arms}
     most = max(arms.values())

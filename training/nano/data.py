@@ -1,11 +1,12 @@
 """Batches: seeds become patches, dense vision targets and query rows. Knows nothing of losses or optimisers.
 
-Notation: B images, N patches, M image tokens, K objects (at most 8), R rows, T tokens of the longest row.
+Notation: B images, N patches, M image tokens, K objects (at most MOST_OBJECTS), R rows, T tokens of the longest row.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from egm_edge.pixels import SMART_RESIZE, PixelSpec, normalise, preprocess
 from egm_edge.synthetic import Layout, Query, Scene, layout, queries, render, sample_scene
-from egm_edge.synthetic.vocabulary import COLOURS, SHAPES, SIZE_RANK
-from training.nano.config import TrainingPlan, TrainingStage
+from egm_edge.synthetic.household import render_household, sample_household
+from egm_edge.synthetic.query import World
+from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SIZE_RANK
+from training.nano.augment import augmented
+from training.nano.config import MOST_OBJECTS, TrainingPlan, TrainingStage
 from training.nano.prompts import PromptRow, list_row, query_row
 
 P = 16
@@ -35,7 +39,8 @@ CAMERA = PixelSpec(
 )
 AS_DRAWN = replace(CAMERA, min_pixels=(2 * P) ** 2)
 _SCENES_PER_STEP = 64
-COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
+NOUN_INDEX = {name: i for i, name in enumerate(NOUNS)}
+COLOUR_INDEX = {name: i for i, name in enumerate(ALL_COLOURS)} | {"": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Dense:
     Attributes:
         patch_owner: [B, N] int64, object index seen in the patch's majority, -1 for the table.
         token_owner: [B, M] int64, likewise per image token (every visible object owns at least one).
-        shape, colour, size: [B, 8] int64 per object.
-        modal, amodal: [B, 8, 4] float32 boxes, 0-1 of width and height.
+        shape, colour, size: [B, K] int64 per object; colour -1 where no single word fits.
+        modal, amodal: [B, K, 4] float32 boxes, 0-1 of width and height.
     """
 
     patch_owner: Tensor
@@ -123,7 +128,7 @@ class _Drawn:
 
     patches: Tensor
     grid_hw: tuple[int, int]
-    scenes: list[Scene]
+    scenes: list[World]
     layouts: list[Layout]
 
 
@@ -177,12 +182,25 @@ def make_questions(
 
 def _draw(plan: TrainingPlan, stage: TrainingStage, step_seed: int, most_objects: int, rng: random.Random) -> _Drawn:
     width_px, height_px = _frame(plan, rng)
-    pictures, layouts, scenes = [], [], []
+    pictures: list[NDArray[np.float32]] = []
+    layouts: list[Layout] = []
+    scenes: list[World] = []
     low = min(stage.objects[0], most_objects)
     for index in range(stage.images):
         seed = step_seed * _SCENES_PER_STEP + index
-        scene = sample_scene(seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion)
-        image, where = picture(scene, width_px, height_px, 1.0 if rng.random() < 0.75 else 1.0 + rng.random())
+        scene: World
+        if rng.random() < stage.household:
+            indoors = sample_household(
+                seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion
+            )
+            scene, shot = indoors, render_household(indoors, width_px, height_px)
+            image, where = shot.image, shot.layout
+        else:
+            drawn = sample_scene(seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion)
+            oversample = 1.0 if rng.random() < 0.75 else 1.0 + rng.random()
+            scene, (image, where) = drawn, picture(drawn, width_px, height_px, oversample)
+        if rng.random() < stage.augment:
+            image, where = augmented(image, where, rng, drawn=isinstance(scene, Scene))
         scenes.append(scene)
         layouts.append(where)
         pictures.append(patchify(image))
@@ -209,11 +227,13 @@ def _frame(plan: TrainingPlan, rng: random.Random) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _asked(stage: TrainingStage, scene: Scene, where: Layout, rng: random.Random, count: int) -> list[Query]:
-    return queries(scene, rng, where=where, count=count, weights=stage.kinds, amodal=stage.amodal_share)
+def _asked(stage: TrainingStage, scene: World, where: Layout, rng: random.Random, count: int) -> list[Query]:
+    return queries(
+        scene, rng, where=where, count=count, weights=stage.kinds, amodal=stage.amodal_share, variety=stage.variety
+    )
 
 
-def _rows_of(stage: TrainingStage, scene: Scene, where: Layout, rng: random.Random, share: float) -> list[PromptRow]:
+def _rows_of(stage: TrainingStage, scene: World, where: Layout, rng: random.Random, share: float) -> list[PromptRow]:
     rows = [list_row(scene, where)] if rng.random() < share else []
     asked = _asked(stage, scene, where, rng, stage.queries - len(rows))
     return rows + [query_row(query, reasoning=rng.random() >= stage.direct_share) for query in asked]
@@ -234,15 +254,15 @@ def collate(rows: list[tuple[int, PromptRow]]) -> Rows:
     return Rows(torch.from_numpy(ids), image, torch.from_numpy(supervised), torch.from_numpy(coordinate))
 
 
-def _dense(scenes: list[Scene], layouts: list[Layout]) -> Dense:
+def _dense(scenes: Sequence[World], layouts: list[Layout]) -> Dense:
     count = len(scenes)
-    words = np.zeros((3, count, 8), np.int64)
-    modal, amodal = np.zeros((count, 8, 4), np.float32), np.zeros((count, 8, 4), np.float32)
+    words = np.zeros((3, count, MOST_OBJECTS), np.int64)
+    modal, amodal = np.zeros((2, count, MOST_OBJECTS, 4), np.float32)
     patch_owner, token_owner = [], []
     for i, (scene, where) in enumerate(zip(scenes, layouts, strict=True)):
         size_wh = np.array([*where.wh, *where.wh], np.float32)
         for k, thing in enumerate(scene.objects):
-            words[:, i, k] = SHAPES.index(thing.shape), COLOUR_INDEX[thing.colour], SIZE_RANK[thing.size]
+            words[:, i, k] = NOUN_INDEX[thing.shape], COLOUR_INDEX[thing.colour], SIZE_RANK[thing.size]
             amodal[i, k] = where.amodal[k].xyxy / size_wh
             modal[i, k] = (where.modal[k] or where.amodal[k]).xyxy / size_wh
         patches, tokens = _owners(where, len(scene.objects))

@@ -1,6 +1,6 @@
 """Held-out scenes as data that any model can be evaluated on: pictures, and rows in this project's evaluation form.
 
-The questions are those of `training.nano.evaluate`'s suites; their seeds lie above every training seed. One question a
+The questions are those of `training.nano.suites`; their seeds lie above every training seed. One question a
 scene, so that rows are independent. Knows nothing of models.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,28 @@ import cv2
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.files import replace_text, unwritable
-from training.nano.evaluate import AMODAL, EASY, FRAME_WH, MODAL, NEGATIVE, Suite, SuiteCase, frame_of
+from egm_edge.synthetic.household import build_sprites
+from training.nano.suites import TABLE, SuiteCase
 
 DATASET = "tabletop"
-SUITES: dict[str, Suite] = {"easy": EASY, "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE}
+
+
+FIT_OFFSET = -50_000_000
 
 
 def write_held_out(
-    folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None
+    folder: Path,
+    count: int,
+    names: list[str],
+    told: Callable[[int, int], None] | None = None,
+    *,
+    seed_offset: int = 0,
 ) -> list[Path]:
     """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
     Args:
-        names: of SUITES. told: (pictures done, all pictures).
+        names: of `suites.TABLE`. told: (pictures done, all pictures).
+        seed_offset: moves every suite's seeds: FIT_OFFSET for scenes to fit a confidence on, apart from training and testing.
 
     Returns:
         One jsonl a suite: per line id, image, expression, box (xyxy pixels; null when it is not there; of amodal rows the
@@ -37,16 +47,18 @@ def write_held_out(
     Raises:
         InputError: an unknown suite, or a folder that cannot be written.
     """
-    unknown = [name for name in names if name not in SUITES]
+    unknown = [name for name in names if name not in TABLE]
     if unknown:
-        raise InputError(f"suites of {', '.join(SUITES)}", repr(unknown[0]), "correct --suites")
+        raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")
+    if any(TABLE[name].split for name in names):
+        build_sprites()
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for row, case in _rows(name, count):
-                (folder / row["image"]).write_bytes(cv2.imencode(".png", frame_of(case)[..., ::-1])[1].tobytes())
+            for row, case in _rows(name, count, seed_offset):
+                (folder / row["image"]).write_bytes(cv2.imencode(".png", case.frame()[..., ::-1])[1].tobytes())
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
                 done += 1
                 if told:
@@ -58,9 +70,10 @@ def write_held_out(
     return paths
 
 
-def _rows(name: str, count: int) -> Iterator[tuple[dict[str, Any], SuiteCase]]:
-    width, height = FRAME_WH
-    for case in SUITES[name].cases(count):
+def _rows(name: str, count: int, seed_offset: int) -> Iterator[tuple[dict[str, Any], SuiteCase]]:
+    suite = replace(TABLE[name], first_seed=TABLE[name].first_seed + seed_offset)
+    width, height = suite.frame_wh
+    for case in suite.cases(count):
         query = case.query
         box = Box.from_norm1000(query.box_norm1000, width, height) if query.box_norm1000 else None
         row = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -21,23 +22,35 @@ import torch
 
 from egm_edge.errors import CheckpointError
 from egm_edge.files import whole_file
+from egm_edge.synthetic.household.assets import attribution
+from egm_edge.synthetic.vocabulary import NOUNS, SHAPES
 from training.nano.card import Report, model_card, report_values
-from training.nano.compare import AMODAL, EASY, MODAL, SUITES, Asked, measure, pair
+from training.nano.compare import SUITES, Asked, measure, pair
 from training.nano.config import RunConfig, TrainingPlan
 from training.nano.curves import draw_curves
 from training.nano.evaluate import load_fast
 from training.nano.state import cost_of, load_state
+from training.nano.suites import AMODAL, MODAL, TABLE
 from training.nano.train import Run
 from training.nano.validate import Validation
 
 log = logging.getLogger("egm.train.nano")
 
 
-def train_plan(plan: TrainingPlan, out: Path, device: torch.device, only: str | None = None) -> Path | None:
+def train_plan(
+    plan: TrainingPlan,
+    out: Path,
+    device: torch.device,
+    only: str | None = None,
+    *,
+    carried_from: Path | None = None,
+    wall_minutes: float = math.inf,
+) -> Path | None:
     """Do whatever of the plan is not done yet.
 
     Args:
         only: train this run and nothing else, so that arms can be trained side by side; None does everything.
+        carried_from, wall_minutes: of `Run`, for the one run named by `only`.
 
     Returns:
         The best checkpoint (with `only`: that run's); None when a signal stopped the work.
@@ -45,14 +58,16 @@ def train_plan(plan: TrainingPlan, out: Path, device: torch.device, only: str | 
     for number, run in enumerate(plan.runs, 1):
         if only not in (None, run.name) or is_finished(out / run.name, run):
             continue
-        if run.start and not is_finished(out / run.start, plan.run(run.start)):
+        if run.start and not carried_from and not is_finished(out / run.start, plan.run(run.start)):
             raise CheckpointError(
                 f"the finished run {run.start!r} in {out}",
                 "none, or one cut short",
                 f"train it first: --only {run.start}",
             )
         log.info("run %d of %d: %s, %g CPU-min", number, len(plan.runs), run.name, run.cpu_minutes)
-        if not Run(plan, run, out / run.name, out / run.start if run.start else None, device).run():
+        start = out / run.start if run.start else None
+        one = Run(plan, run, out / run.name, start, device, carried_from=carried_from, wall_minutes=wall_minutes)
+        if not one.run():
             return None
     if only:
         return out / only / "checkpoint"
@@ -68,9 +83,11 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
     """Measure every arm, choose the best on validation scenes, and write report, curves, card and `best/`."""
     asked = [_asked(plan, out, name) for name in plan.arms]
     results = measure(asked, list(SUITES), plan.count, out / "answers", device)
-    best = choose(asked, max(8, plan.count // 10), device)
+    household = any(stage.household for run in plan.runs for stage in run.stages)
+    best = choose(asked, max(8, plan.count // 10), device, household)
     log.info("best on validation scenes: %s", best.name)
-    extra = measure([best], [EASY], max(4, plan.count // 4), out / "answers", device)
+    controls = [suite for suite in TABLE.values() if suite not in SUITES]
+    extra = measure([best], controls, max(4, plan.count // 4), out / "answers", device)
     closed = Asked(f"{best.name}, thought closed at once", best.checkpoint, reasoning=False)
     if best.reasoning:
         extra |= {
@@ -94,6 +111,7 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
         costs={name: cost_of(*paths) for name, paths in logs.items()},
         parameters=sum(weight.numel() for weight in load_fast(best.checkpoint).model.parameters()),
         notes=notes.read_text() if (notes := out / "notes.md").exists() else "",
+        nouns=tuple(NOUNS) if household else SHAPES,
     )
     draw_curves(plan, out, out / "curves.png")
     with whole_file(out / "report.json") as stream:
@@ -101,12 +119,14 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
     return _publish(best.checkpoint, model_card(report), out)
 
 
-def choose(asked: list[Asked], count: int, device: torch.device) -> Asked:
-    """The checkpoint with the highest mean of modal, amodal-occluded and negative accuracy on validation scenes: the
-    held-out scenes of the card have no say."""
+def choose(asked: list[Asked], count: int, device: torch.device, household: bool) -> Asked:
+    """The checkpoint with the highest mean accuracy over the validation suites: the held-out scenes of the card have no
+    say."""
     scores = {}
     for one in asked:
-        found = Validation(count, reasoning=one.reasoning).scores(load_fast(one.checkpoint, device))
+        found = Validation(count, reasoning=one.reasoning, household=household).scores(
+            load_fast(one.checkpoint, device)
+        )
         log.info("%s on validation scenes: %s", one.name, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
         scores[one.name] = found["mean"]
     return max(asked, key=lambda one: scores[one.name])
@@ -125,6 +145,8 @@ def _publish(checkpoint: Path, card: str, out: Path) -> Path:
         shutil.rmtree(left_over, ignore_errors=True)
     shutil.copytree(checkpoint, beside)
     (beside / "README.md").write_text(card)
+    if "ATTRIBUTION.md" in card:
+        (beside / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
     shutil.copy(out / "curves.png", beside / "curves.png")
     if best.exists():
         best.rename(retired)

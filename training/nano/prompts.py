@@ -15,9 +15,8 @@ from tokenizers import Tokenizer
 
 from egm_edge.families import family_for
 from egm_edge.grounding import Task
-from egm_edge.synthetic.queries import Query, box_text, describe
+from egm_edge.synthetic.query import Query, World, box_text, describe
 from egm_edge.synthetic.render import Layout
-from egm_edge.synthetic.scene import Scene
 from training.nano import tokenizer as tok
 
 PREFIX = "<|im_start|>user\n<|vision_start|>"
@@ -96,7 +95,7 @@ def query_row(query: Query, reasoning: bool = True) -> PromptRow:
     return _row(task_text(query.expression, query.task) + SUFFIX, completion_text(query, reasoning))
 
 
-def list_row(scene: Scene, where: Layout) -> PromptRow:
+def list_row(scene: World, where: Layout) -> PromptRow:
     """Every object with its visible box, left to right: the dense lesson in reading boxes."""
     order = [i for i in sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].x) if where.modal[i]]
     items = [

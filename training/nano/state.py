@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from egm_edge.errors import CheckpointError
@@ -116,6 +118,42 @@ def restart(path: Path) -> tuple[TrainingProgress, dict[str, Any]]:
     progress, tensors = saved
     begun = replace(progress, stage=0, stage_step=0, stage_cpu_s=0.0, gate_step=0, most_objects=0)
     return begun, tensors | {"optimizer": None}
+
+
+def carry(state: Path, path: Path) -> None:
+    """Write a run's state, optimizer left out, as one safetensors file (under 15 MB) for another machine.
+
+    Raises:
+        CheckpointError: there is no state.
+    """
+    saved = load_state(state)
+    if saved is None:
+        raise CheckpointError(f"a run's state in {state}", "no such file", "name a run that has begun")
+    progress, tensors = saved
+    flat = {f"{part}.{name}": value for part in ("model", "heads") for name, value in tensors[part].items()}
+    flat.pop("model.lm_head.weight", None)  # tied to the embedding table
+    with whole_file(path, "wb") as stream:
+        stream.write(save(flat, {"progress": json.dumps(asdict(progress))}))
+
+
+def carried(path: Path) -> tuple[TrainingProgress, dict[str, Any]]:
+    """What `carry` wrote; the optimizer starts anew.
+
+    Raises:
+        CheckpointError: the file is not such a state.
+    """
+    try:
+        with safe_open(path, "pt") as stream:
+            progress = TrainingProgress(**json.loads((stream.metadata() or {})["progress"]))
+            flat = {name: stream.get_tensor(name) for name in stream.keys()}
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"a carried training state in {path}", str(error), "write it with --carry") from error
+    parts: dict[str, Any] = {"model": {}, "heads": {}, "optimizer": None}
+    for name, value in flat.items():
+        part, _, rest = name.partition(".")
+        parts.get(part, {})[rest] = value
+    parts["model"]["lm_head.weight"] = parts["model"].get("model.language_model.embed_tokens.weight")
+    return progress, parts
 
 
 def save_best(path: Path, score: float, model: nn.Module, *, fresh: bool) -> bool:

@@ -33,7 +33,9 @@ class StepLoss:
     coordinate_error: float | None = None
 
 
-def supervised_loss(fast: FastNano, heads: AuxiliaryHeads, stage: TrainingStage, batch: Batch, progress: float) -> StepLoss:
+def supervised_loss(
+    fast: FastNano, heads: AuxiliaryHeads, stage: TrainingStage, batch: Batch, progress: float
+) -> StepLoss:
     """Loss of a batch on the model's device.
 
     Args:

@@ -1,4 +1,4 @@
-"""The tokenizer of EGM-Nano: 600-odd byte-level BPE tokens without merges. Knows nothing of models.
+"""The tokenizer of EGM-Nano: a thousand byte-level BPE tokens without merges. Knows nothing of models.
 
 Whole words of the tabletop world and the multiples of 5 from 0 to 1000 are single tokens; everything else falls back to
 bytes, so any UTF-8 text round-trips. The constant chunks of prompt and answer are single *non-special* added tokens:
@@ -14,7 +14,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from egm_edge.families import family_for
-from egm_edge.synthetic.vocabulary import COLOURS, ORDINALS, SHAPES, SIZES
+from egm_edge.synthetic.vocabulary import ALL_COLOURS, COLOUR_SYNONYMS, COLOURS, NOUNS, ORDINALS, SHAPES, SIZES
+from egm_edge.synthetic.wording import EXTRA_WORDS
 
 SPECIAL: tuple[str, ...] = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
@@ -36,6 +37,18 @@ _WORDS: tuple[str, ...] = (
     "Locate", "List", "user", "assistant", "system", "nearest", "farthest", "closest", "next", "top", "bottom", "above",
     "below", "between", "thing", "one", "is", "on", "table", "output", "its", "bbox", "coordinates", "using", "JSON", "format",
 )  # fmt: skip
+_HOUSEHOLD: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        word
+        for phrase in (
+            *NOUNS,
+            *(o for others in NOUNS.values() for o in others),
+            *ALL_COLOURS,
+            *COLOUR_SYNONYMS.values(),
+        )
+        for word in phrase.split()
+    )
+)
 _PUNCTUATION: tuple[str, ...] = (", ", " [", "].", "]; ", "; ", ": ", "\n\n", ". ", '", "', "],")
 _SPLIT = r" ?[A-Za-z]+|\d+|(?:[^A-Za-z\d ]| (?![A-Za-z]))+"
 
@@ -60,7 +73,10 @@ def build_tokenizer() -> Tokenizer:
     entries: dict[str, int] = {}
     for text in (*sorted(_byte_alphabet().values()),):
         entries.setdefault(text, len(entries))
-    for text in (*_WORDS, *(" " + word for word in _WORDS), *_PUNCTUATION, *(str(n) for n in NUMBERS)):
+    words = tuple(dict.fromkeys((*_WORDS, *_HOUSEHOLD, *EXTRA_WORDS)))
+    # An expression stands behind a space, so only that form of a word occurs with a capital.
+    capitals = (" " + word.capitalize() for word in words if word.islower())
+    for text in (*words, *(" " + word for word in words), *capitals, *_PUNCTUATION, *(str(n) for n in NUMBERS)):
         entries.setdefault(_as_bytes(text), len(entries))
     tokenizer = Tokenizer(models.BPE(vocab=entries, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

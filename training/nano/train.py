@@ -1,4 +1,4 @@
-"""Run: train one run of a Plan, checkpointing as it goes; calling it again goes on where it stopped.
+"""Run: train one run of a TrainingPlan, checkpointing as it goes; calling it again goes on where it stopped.
 
 Reads top to bottom: set up, step, log, save. Budgets are CPU time of this process, so a busy machine trains as long as an
 idle one; on a GPU they are wall time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import time
 from dataclasses import asdict
@@ -17,14 +18,16 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from egm_edge.assets import SHIPPED_NAME, shipped_checkpoint
+from egm_edge.synthetic.household import build_sprites
 from training.nano.auxiliary import AuxiliaryHeads
-from training.nano.build import fresh_model, save_checkpoint
+from training.nano.build import adopt_weights, fresh_model, save_checkpoint
 from training.nano.config import RunConfig, TrainingPlan, TrainingStage
 from training.nano.data import make_batch, make_questions
 from training.nano.evaluate import wrap
 from training.nano.feed import Feed
 from training.nano.grpo import grpo_loss
-from training.nano.state import TrainingProgress, load_state, restart, save_best, save_state, take_best
+from training.nano.state import TrainingProgress, carried, load_state, restart, save_best, save_state, take_best
 from training.nano.supervised import StepLoss, supervised_loss
 from training.nano.validate import Validation
 
@@ -43,19 +46,38 @@ class Run:
         out: its directory.
         start: directory of the finished run it starts from.
         device: where the model lives.
+        carried_from: a state of this very run from another machine, for when this one has none.
+        wall_minutes: stop, with everything saved, after so long.
     """
 
-    def __init__(self, plan: TrainingPlan, config: RunConfig, out: Path, start: Path | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        config: RunConfig,
+        out: Path,
+        start: Path | None,
+        device: torch.device,
+        *,
+        carried_from: Path | None = None,
+        wall_minutes: float = math.inf,
+    ) -> None:
         self.plan, self.config, self.out, self.device = plan, config, out, device
         out.mkdir(parents=True, exist_ok=True)
         self.model = fresh_model(plan.shape, plan.seed)
         self.heads = AuxiliaryHeads(plan.shape.vision_width, plan.shape.width)
         self.progress = TrainingProgress()
-        saved = load_state(out / "state.pt") or (restart(start / "state.pt") if start else None)
+        self.wall_s = wall_minutes * 60
+        saved = load_state(out / "state.pt")
+        if saved is None and carried_from:
+            saved = carried(carried_from)
+        elif saved is None and start:
+            saved = restart(start / "state.pt")
         if saved:
             self.progress, tensors = saved
             self.model.load_state_dict(tensors["model"])
             self.heads.load_state_dict(tensors["heads"])
+        elif plan.adopt:
+            adopt_weights(self.model, shipped_checkpoint() if plan.adopt == SHIPPED_NAME else Path(plan.adopt))
         self.model.to(device)
         self.heads.to(device)
         self.fast = wrap(self.model)
@@ -63,7 +85,10 @@ class Run:
         if saved and tensors["optimizer"] is not None and not self.finished:
             self.optimizer.load_state_dict(tensors["optimizer"])
         asks_thoughts = any(stage.direct_share < 1 for stage in config.stages)
-        self.validation = Validation(plan.validate_count, reasoning=asks_thoughts)
+        household = any(stage.household for stage in config.stages)
+        if household:
+            build_sprites()
+        self.validation = Validation(plan.validate_count, reasoning=asks_thoughts, household=household)
         self.clock = self._now()
         self.began, self.began_cpu_s = time.monotonic(), self.progress.total_cpu_s
         self.saved_at = self.logged_at = self.scored_at = time.monotonic()
@@ -86,6 +111,7 @@ class Run:
                     continue
                 self._step(stage)
                 now = time.monotonic()
+                self.stopping |= now - self.began > self.wall_s
                 if now - self.logged_at > _LOG_SECONDS:
                     self._log(stage)
                     self.logged_at = now

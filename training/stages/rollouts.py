@@ -30,7 +30,9 @@ class RolloutLog:
         self._rows = {row.id: row for row in rows}
         self._written = -1
 
-    def __call__(self, step: int, row_ids: Sequence[str], answers: Sequence[ReadAnswer], scores: Sequence[float]) -> None:
+    def __call__(
+        self, step: int, row_ids: Sequence[str], answers: Sequence[ReadAnswer], scores: Sequence[float]
+    ) -> None:
         """Note the answers of one batch.
 
         Args:

@@ -219,7 +219,9 @@ def _write(
     publish(new, final)
 
 
-def write_checkpoint(session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, new: Path) -> None:
+def write_checkpoint(
+    session: TrainingSession, trainer: Trainer, state: dict[str, torch.Tensor] | None, new: Path
+) -> None:
     """Weights, config and processor files of the model as it is now, into a new directory.
 
     Args:

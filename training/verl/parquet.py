@@ -22,7 +22,7 @@ def write_parquet(path: Path, rows: Sequence[Row], texts: Sequence[str], images:
     Args:
         texts: the user's text of each row.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from pyarrow import parquet
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])

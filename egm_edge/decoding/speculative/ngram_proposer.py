@@ -62,8 +62,8 @@ class NgramProposer:
         statistics: NgramStatistics | None = None,
         reply_cache: ReplyCache | None = None,
     ) -> None:
-        self._ids: list[int] = []
-        self._shape: list[int] = []
+        self._words: tuple[int, ...] = ()  # the last LONGEST tokens
+        self._shape: tuple[int, ...] = ()
         self._after: dict[tuple[int, ...], int] = {}
         self._digits = frozenset(digits)
         self._statistics = statistics or NgramStatistics()
@@ -74,24 +74,23 @@ class NgramProposer:
 
     def add(self, token: int) -> None:
         """Append a token that is certain."""
-        ids, shape = self._ids, self._shape
+        words, shape = self._words, self._shape
         for length in WORD_LENGTHS:
-            if len(ids) >= length:
-                self._after[tuple(ids[-length:])] = token
+            if len(words) >= length:
+                self._after[words[-length:]] = token
         if self._digits and token not in self._digits:
             shapes = self._statistics.shapes
             for length in SHAPE_LENGTHS:
                 if len(shape) >= length:
-                    shapes[tuple(shape[-length:])] = token
+                    shapes[shape[-length:]] = token
             if len(shapes) > MAX_SHAPES:
                 shapes.clear()
-        ids.append(token)
-        self._shape = self._grown(self._shape, token)
+        self._words, self._shape = (*words[-LONGEST + 1 :], token), self._grown(shape, token)
         self._matcher.hear(token)
 
     def propose(self, limit: int) -> list[int]:
         """Up to `limit` tokens that may follow, as long as they are worth their cost; empty when nothing matches."""
-        words, shape = self._ids[-LONGEST:], self._shape
+        words, shape = self._words, self._shape
         draft: list[int] = []
         self._kinds = []
         acceptance_rate = 1.0
@@ -107,7 +106,7 @@ class NgramProposer:
                 break
             draft.append(token)
             self._kinds.append(kind)
-            words, shape = [*words[-LONGEST + 1 :], token], self._grown(shape, token)
+            words, shape = (*words[-LONGEST + 1 :], token), self._grown(shape, token)
         return draft
 
     def record_accepted(self, accepted: int) -> None:
@@ -119,23 +118,23 @@ class NgramProposer:
             acceptance_rate[kind] = max(acceptance_rate[kind], WORTH * 0.9) + (0.002 if acceptance_rate[kind] < WORTH else 0.0)
         self._kinds = []
 
-    def _guess(self, words: list[int], shape: list[int]) -> tuple[int, Kind] | None:
+    def _guess(self, words: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, Kind] | None:
         for kind, length in KINDS:
             if kind is WORDS:
-                key = tuple(words[-length:])
+                key = words[-length:]
                 token = self._after.get(key) if len(key) == length else None
                 if token in self._digits and not self._digits.intersection(key):
                     token = None
             else:
-                token = self._statistics.shapes.get(tuple(shape[-length:])) if len(shape) >= length else None
+                token = self._statistics.shapes.get(shape[-length:]) if len(shape) >= length else None
             if token is not None:
                 return token, (kind, length)
         return None
 
-    def _grown(self, shape: list[int], token: int) -> list[int]:
+    def _grown(self, shape: tuple[int, ...], token: int) -> tuple[int, ...]:
         """A shape and one more token; a number is minus the count of its digits' tokens."""
         if token not in self._digits:
-            return [*shape[-LONGEST + 1 :], token]
+            return (*shape[-LONGEST + 1 :], token)
         if shape and shape[-1] < 0:
-            return [*shape[:-1], shape[-1] - 1]
-        return [*shape[-LONGEST + 1 :], -1]
+            return (*shape[:-1], shape[-1] - 1)
+        return (*shape[-LONGEST + 1 :], -1)

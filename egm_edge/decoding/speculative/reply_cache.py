@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-CONTEXTS = (3, 2)  # tokens that must agree before an earlier reply is followed
+CONTEXTS = (3, 2)  # tokens that must agree before an earlier reply is followed, the longest first
 MAX_TOKENS = 8192
 END = -1  # stands behind every reply
 
@@ -56,11 +56,11 @@ class SuffixMatcher:
     def __init__(self, earlier: ReplyCache, digits: Collection[int]) -> None:
         self.earlier, self._digits = earlier, digits
         self.place: int | None = None
-        self._recent: list[int] = []
+        self._recent: tuple[int, ...] = ()
 
     def hear(self, token: int) -> None:
         """The new reply's next token."""
-        self._recent = [*self._recent[1 - max(CONTEXTS) :], token]
+        self._recent = (*self._recent[1 - CONTEXTS[0] :], token)
         place = self.place
         if place is not None:
             expected = self.earlier.ids[place]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
 
-from training.nano.build import NanoShape, fresh_model, save_checkpoint
+from egm_edge.errors import CheckpointError
+from training.nano.build import NanoShape, adopt_weights, fresh_model, save_checkpoint
+from training.nano.prompts import token_id
 
 FILES = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
@@ -33,6 +38,31 @@ def test_weights_are_bf16_and_the_head_is_tied(nano_folder: Path) -> None:
 def test_the_same_seed_gives_the_same_weights() -> None:
     first, second = fresh_model(NanoShape(), 5).state_dict(), fresh_model(NanoShape(), 5).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_earlier_nanos_weights_are_adopted_by_token(nano_folder: Path, tmp_path: Path) -> None:
+    """With a word less and the ids behind it shifted, every old token keeps its row; the new word begins as its noun does."""
+    older = shutil.copytree(nano_folder, tmp_path / "older")
+    saved = json.loads((older / "tokenizer.json").read_text())
+    vocab = saved["model"]["vocab"]
+    gone = vocab.pop("Ġsphere")
+    for token, row in vocab.items():
+        vocab[token] = row - (row > gone)
+    for token in saved["added_tokens"]:
+        token["id"] -= token["id"] > gone
+    (older / "tokenizer.json").write_text(json.dumps(saved))
+    weights = load_file(older / "model.safetensors")
+    name = "model.language_model.embed_tokens.weight"
+    table = weights[name]
+    weights[name] = torch.cat([table[:gone], table[gone + 1 :]])
+    save_file(weights, older / "model.safetensors", {"format": "pt"})
+    model = fresh_model(NanoShape(), seed=4)
+    adopt_weights(model, older)
+    found = model.state_dict()[name]
+    assert torch.equal(found[:gone], table[:gone].float()) and torch.equal(found[gone + 1 :], table[gone + 1 :].float())
+    assert torch.equal(found[gone], table[token_id("Ġball")].float())
+    with pytest.raises(CheckpointError, match="adopt or shape"):
+        adopt_weights(fresh_model(NanoShape(vision_mlp=256)), older)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

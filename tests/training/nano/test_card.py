@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from training.nano.card import Report, measured_values, model_card, report_values
-from training.nano.compare import AMODAL, EASY, MODAL, SUITES, SuiteScore, pair
+from training.nano.compare import SUITES, SuiteScore, pair
 from training.nano.config import load_plan
 from training.nano.curves import draw_curves, read_curves
 from training.nano.state import Cost
+from training.nano.suites import AMODAL, EASY, MODAL
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 ARMS = ("direct", "sft", "grpo")

@@ -12,7 +12,7 @@ from egm_edge.grounding import Task
 from egm_edge.synthetic import Query
 from training.nano import compare
 from training.nano.compare import Asked, SuiteScore, measure, pair
-from training.nano.evaluate import Suite, SuiteCase
+from training.nano.suites import Suite, SuiteCase
 
 SUITE = Suite("few", (3, 6), ("attribute", "ordinal"), Task.MODAL, 990_500_000)
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_other_weights_are_measured_anew(asked: list[Asked], written: list[str],
 def test_wrong_rejections_are_counted_with_an_interval() -> None:
     measured = SuiteScore()
     for text in ("x</think>[]", '</think>[{"bbox_2d": [100, 100, 300, 300]}]', "</think>nonsense", "</think>[]"):
-        measured.add(SuiteCase(1, (1, 3), FOUND, False), text)
+        measured.add(SuiteCase(SUITE, 1, FOUND), text)
     share, (low, high) = measured.rejection
     assert share == 0.5 and 0 < low < 0.5 < high < 1
     assert measured.by_kind()["all"].accuracy == 0.25

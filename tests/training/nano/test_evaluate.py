@@ -6,7 +6,8 @@ import pytest
 
 from egm_edge.grounding import Task
 from egm_edge.synthetic import Query
-from training.nano.evaluate import EVALUATION_SEED, frame_of, iou_of, make_cases, score
+from training.nano.evaluate import iou_of, score
+from training.nano.suites import AMODAL, EVALUATION_SEED, SHRUNK, UNHEARD
 
 FOUND = Query("the mug", Task.MODAL, "attribute", 0, (100.0, 100.0, 300.0, 300.0), "mug", "")
 ABSENT = Query("the mug", Task.MODAL, "negative", None, None, "mug", "")
@@ -39,8 +40,25 @@ def test_score_has_a_wilson_interval() -> None:
 
 
 def test_cases_are_held_out_and_amodal_ones_are_occluded() -> None:
-    cases = make_cases(12, (3, 6), ("attribute", "ordinal"), task=Task.AMODAL)
-    assert all(case.seed > EVALUATION_SEED and case.occluded for case in cases)
-    assert len({case.seed for case in cases}) == 12
-    assert {case.query.kind for case in cases} == {"attribute", "ordinal"}
-    assert frame_of(cases[0]).shape == (480, 640, 3)
+    cases = AMODAL.cases(12)
+    assert all(case.seed > EVALUATION_SEED for case in cases) and len({case.seed for case in cases}) == 12
+    assert {case.query.kind for case in cases} == {"attribute", "superlative", "ordinal", "relation"}
+    for case in cases:
+        assert case.query.target is not None and AMODAL.layout(case.seed).visible[case.query.target] < 0.9
+    assert cases[0].frame().shape == (480, 640, 3)
+
+
+def test_a_shrunk_frame_takes_its_boxes_along() -> None:
+    """The target's box differs inside from the plain frame around the small picture."""
+    for case in SHRUNK.cases(6):
+        x1, y1, x2, y2 = (
+            round(v * side / 1000) for v, side in zip(case.query.box_norm1000 or (), (640, 480) * 2, strict=True)
+        )
+        assert 128 <= x1 < x2 <= 512 and 96 <= y1 < y2 <= 384
+        assert case.frame()[y1:y2, x1:x2].reshape(-1, 3).astype(int).std(0).max() > 8
+
+
+def test_unheard_words_are_asked_for() -> None:
+    cases = UNHEARD.cases(4)
+    assert [case.query.expression.split()[-1] for case in cases] == ["dog", "woman", "rocket", "cat"]
+    assert all(case.query.target is None for case in cases)

@@ -14,16 +14,17 @@ from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from egm_edge.images import load_image
 from training.data_cli import main
-from training.nano.evaluate import EVALUATION_SEED
-from training.nano.held_out import SUITES, write_held_out
+from training.nano.held_out import write_held_out
+from training.nano.suites import EVALUATION_SEED
 
 COUNT = 3
+SUITES = ("easy", "modal", "amodal-occluded", "negative")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    assert main(["scenes", "--count", str(COUNT), "-o", str(folder)]) == 0
+    assert main(["scenes", "--count", str(COUNT), "--suites", ",".join(SUITES), "-o", str(folder)]) == 0
     return folder
 
 
@@ -57,7 +58,7 @@ def test_the_same_command_writes_the_same_bytes(folder: Path, tmp_path: Path) ->
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"suites of easy.*'hard'"):
+    with pytest.raises(InputError, match=r"suites of modal.*'hard'"):
         write_held_out(tmp_path, 1, ["modal", "hard"])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from training.nano.build import NanoShape, nano_config
-from training.nano.evaluate import AMODAL, MODAL, POSITIVE_KINDS, Suite, answers, by_kind, load_fast, make_cases
+from training.nano.evaluate import answers, by_kind, load_fast
+from training.nano.suites import AMODAL, DRAWN_KINDS, EASY, MODAL, Suite
 from training.nano.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 SHIPPED = Path(__file__).parents[3] / "egm_edge" / "assets" / "egm-nano"
@@ -37,7 +39,7 @@ def test_speaks_this_codes_language() -> None:
 @pytest.mark.timeout(300)
 def test_finds_things_on_a_table() -> None:
     """1-3 objects by attribute, a quick look; the measured numbers are in the model card."""
-    cases = make_cases(64, (1, 3), ("attribute",), first_seed=950_000_000)
+    cases = replace(EASY, first_seed=950_000_000).cases(64)
     result = by_kind(cases, answers(load_fast(SHIPPED), cases))["all"]
     print(f"Acc@0.5 {result.accuracy:.2f}, mean IoU {result.mean_iou:.2f} on {result.count} scenes")
     assert result.accuracy >= 0.9
@@ -49,7 +51,7 @@ def test_finds_things_on_a_table() -> None:
 def test_holds_on_2000_scenes_of_all_kinds(suite: Suite, least: float) -> None:
     """3-6 objects, every kind of question in turn; of amodal questions only those whose target is really occluded."""
     cases = suite.cases(2000)
-    assert {case.query.kind for case in cases} == set(POSITIVE_KINDS) and len({case.seed for case in cases}) == 2000
+    assert {case.query.kind for case in cases} == set(DRAWN_KINDS) and len({case.seed for case in cases}) == 2000
     found = by_kind(cases, answers(load_fast(SHIPPED), cases))
     for kind, result in found.items():
         print(f"{suite.name}, {kind}: {result.accuracy:.3f} ({result.interval95[0]:.3f} - {result.interval95[1]:.3f})")

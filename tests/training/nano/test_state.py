@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from egm_edge.errors import CheckpointError
-from training.nano.state import TrainingProgress, cost_of, load_state, restart, save_best, save_state, take_best
+from training.nano.state import (
+    TrainingProgress,
+    carried,
+    carry,
+    cost_of,
+    load_state,
+    restart,
+    save_best,
+    save_state,
+    take_best,
+)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -33,6 +43,19 @@ def test_a_broken_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"not a state")
     with pytest.raises(CheckpointError, match=r"state\.pt.*delete it to start over"):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_state_is_carried_without_its_optimizer(tmp_path: Path) -> None:
+    model = {"model.language_model.embed_tokens.weight": torch.ones(3, 2), "lm_head.weight": torch.ones(3, 2)}
+    tensors = {"model": model, "heads": {"b": torch.zeros(1)}, "optimizer": {"big": torch.ones(99)}}
+    save_state(tmp_path / "state.pt", TrainingProgress(step=7, stage=1), tensors)
+    carry(tmp_path / "state.pt", tmp_path / "s.safetensors")
+    progress, found = carried(tmp_path / "s.safetensors")
+    assert progress == TrainingProgress(step=7, stage=1) and found["optimizer"] is None
+    assert {part: set(found[part]) for part in ("model", "heads")} == {"model": set(model), "heads": {"b"}}
+    (tmp_path / "bad").write_bytes(b"not a state")
+    with pytest.raises(CheckpointError, match="write it with --carry"):
+        carried(tmp_path / "bad")
 
 
 def test_cost_is_summed_over_stages(tmp_path: Path) -> None:

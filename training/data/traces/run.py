@@ -16,9 +16,9 @@ from tqdm import tqdm
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
-from training.data.traces.judge import reject_reason
 from training.data.traces.ledger import Entry, Ledger
 from training.data.traces.prompts import messages, request_id
+from training.data.traces.trace_filter import reject_reason
 
 
 @dataclass(frozen=True, slots=True)

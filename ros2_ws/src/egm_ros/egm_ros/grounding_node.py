@@ -49,6 +49,7 @@ class GroundingNode(LifecycleNode):
 
     def __init__(self, engine_factory: str = ENGINE_FACTORY) -> None:
         super().__init__("grounding_node")
+        self._cameras: list[Camera] = []  # first: Kilted destroys a node whose making has failed, too
         answer_every_transition(self)
         self._settings_of = ParameterSettings(self)
         self._counters = Counters()

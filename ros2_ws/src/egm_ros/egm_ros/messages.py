@@ -88,12 +88,12 @@ def _fill(message: GroundedObject, grounding: Grounding) -> None:
         "reasoning",
         "text",
         "parse_rule",
-        "cut",
         "bundle_hash",
         "pixel_spec_hash",
         "prompt_spec_hash",
     ):
         setattr(message, name, to_ros_text(getattr(grounding, name)))
+    message.truncated_by = sorted(part.value for part in grounding.truncated_by)
     message.has_deadline = grounding.deadline_met is not None
     message.deadline_met = bool(grounding.deadline_met)
     message.tokens = _same_fields(TokenCounts(), grounding.tokens)

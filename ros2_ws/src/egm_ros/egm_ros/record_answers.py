@@ -71,7 +71,7 @@ def row(one: GroundedObject, received_ns: int) -> dict[str, Any]:
         "expression": one.expression,
         "task": "amodal" if one.task == GroundedObject.TASK_AMODAL else "modal",
         "image_wh": [one.image_width, one.image_height],
-        "cut": one.cut,
+        "truncated_by": list(one.truncated_by),
         "tokens": {name: getattr(one.tokens, name) for name in one.tokens.get_fields_and_field_types()},
         "timings": {name: getattr(one.timings, name) for name in stages},
     }

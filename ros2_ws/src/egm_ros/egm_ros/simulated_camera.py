@@ -89,6 +89,7 @@ class SimulatedCamera(Node):
 
     def __init__(self) -> None:
         super().__init__("simulated_camera")
+        self._source: PictureSource | None = None  # first: Kilted destroys a node whose making has failed, too
         values = self._declare()
         self._values = values
         self._index = 0
@@ -122,6 +123,7 @@ class SimulatedCamera(Node):
         return values
 
     def _tick(self) -> None:
+        assert self._source is not None
         try:
             picture = self._source.picture(self._index)
         except EgmError as error:
@@ -149,7 +151,8 @@ class SimulatedCamera(Node):
             self._compressed.publish(to_compressed(picture, self._values["jpeg_quality"], header))
 
     def destroy_node(self) -> None:
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
         super().destroy_node()
 
 

@@ -1,0 +1,77 @@
+"""Household scenes of three objects: repeatable, boxes exact, what is held out kept apart, fast enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from egm_edge.synthetic.household import render_household, sample_household, sprites
+from egm_edge.synthetic.household import sample as sampling
+from egm_edge.synthetic.household.assets import assets
+from egm_edge.synthetic.household.sprites import TRAIN_LIGHTS, TRAIN_YAWS, sprite_set
+from egm_edge.synthetic.tabletops import COUNT, HELD_OUT
+
+KEYS = ("coffee-mug", "tetrapak", "rouleau-de-ruban-adhesif")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def three_objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own, and no other objects: drawing all would take minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = tuple(asset for asset in assets() if asset.key in KEYS)
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(sampling, "assets", lambda: few)
+        patch.setattr(sprites, "cache_folder", lambda: folder)
+        sprite_set.cache_clear()
+        yield
+    sprite_set.cache_clear()
+
+
+def test_one_seed_is_one_scene() -> None:
+    scene = sample_household(5, (3, 5))
+    assert scene == sample_household(5, (3, 5)) != sample_household(6, (3, 5))
+    first, second = render_household(scene, 256, 192), render_household(scene, 256, 192)
+    assert (first.image == second.image).all() and first.layout.modal == second.layout.modal
+    assert first.image.shape == (192, 256, 3) and first.image.std() > 5
+
+
+def test_boxes_are_exact_and_a_hidden_part_belongs_to_the_amodal_one() -> None:
+    hidden = 0
+    for seed in range(12):
+        scene = sample_household(seed, (2, 5), occlusion=1.0)
+        where = render_household(scene, 256, 192).layout
+        for index, thing in enumerate(scene.objects):
+            alone = render_household(replace(scene, objects=(thing,)), 256, 192).layout
+            assert where.amodal[index] == alone.amodal[0] == alone.modal[0], "what it covers with nothing before it"
+            seen = np.argwhere(where.owner == index + 1)
+            if where.modal[index] is None:
+                assert not len(seen)
+                continue
+            (y1, x1), (y2, x2) = seen.min(0), seen.max(0) + 1
+            assert where.modal[index].xyxy == (x1, y1, x2, y2)
+            hidden += where.visible[index] < 0.9
+    assert hidden >= 3
+
+
+def test_testing_sees_other_views_tables_and_light() -> None:
+    for seed in range(20):
+        train, test = sample_household(seed), sample_household(seed, split="test")
+        assert all(thing.yaw < TRAIN_YAWS for thing in train.objects) and train.room.light < TRAIN_LIGHTS
+        assert all(thing.yaw >= TRAIN_YAWS for thing in test.objects) and test.room.light >= TRAIN_LIGHTS
+        assert train.room.texture < COUNT - HELD_OUT <= test.room.texture
+
+
+def test_scenes_per_second() -> None:
+    """100 scenes a second of one core at the training size keep data out of training's way."""
+    scenes = [sample_household(seed) for seed in range(20)]
+    start = time.process_time()
+    for seed, scene in enumerate(scenes):
+        render_household(scene, 256, 192)
+        sample_household(seed)
+    rate = 20 / (time.process_time() - start)
+    print(f"{rate:.0f} scenes/s (3-6 objects, 256x192, one core)")
+    assert rate > 40, "less than half of the 100 that an idle core gives at least"
