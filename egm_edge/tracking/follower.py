@@ -22,7 +22,7 @@ class Prediction:
         carried: the last pose, moved as the background moved.
         expected: the same with the object's own velocity and turning.
         seconds: since the last frame.
-        unseen_s: since the object was last believed to be seen.
+        unseen_s: up to the last frame, since the object was last believed to be seen; 0 when it was seen in that frame.
         lost: whether the track is LOST.
     """
 

@@ -12,7 +12,7 @@ import math
 from egm_edge.tracking.alignment.aligner import MOSTLY_VISIBLE, SURE_FIT, Aligner
 from egm_edge.tracking.alignment.appearance import Appearance, Fit
 from egm_edge.tracking.alignment.extent import Extent
-from egm_edge.tracking.dcf.object_filter import LEARN_EVERY, Detection, ObjectFilter
+from egm_edge.tracking.dcf.object_filter import Detection, ObjectFilter
 from egm_edge.tracking.follower import Prediction, Sighting
 from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.similarity import Similarity
@@ -71,15 +71,20 @@ class HybridFollower:
 
     def _aligned(self, frame: SmallFrame, fit: Fit) -> Sighting:
         part = self._aligner.accept(frame, fit)
-        if fit.quality >= SURE_FIT and self._frames % LEARN_EVERY == 0:
+        if fit.quality >= SURE_FIT and self._filter.learns(frame):
             self._filter.learn(frame, fit.pose)
         return Sighting(fit.pose, fit.quality, fit.visible < MOSTLY_VISIBLE, part)
 
     def _by_filter(self, frame: SmallFrame, prediction: Prediction) -> Sighting:
-        best, probability = self._judged(frame, self._filter.detect(frame, prediction.carried))
+        carried = prediction.carried
+        upright = Similarity(complex(carried.scale), carried.shift)
+        # Only of what stands out is an angle that alignment gave believed once alignment has failed.
+        start, other_angle = (carried, upright) if self._look.separate else (upright, carried)
+        best, probability = self._judged(frame, self._filter.detect(frame, start))
         if probability < IN_DOUBT or best.far:
-            for start in self._other_places(frame, prediction):
-                other, its = self._judged(frame, self._filter.detect(frame, start))
+            places = self._other_places(frame, prediction, start)
+            for place in [*places, other_angle] if carried.angle_rad else places:
+                other, its = self._judged(frame, self._filter.detect(frame, place))
                 if its > probability:
                     best, probability = other, its
         pose = best.pose
@@ -89,22 +94,20 @@ class HybridFollower:
                 return self._aligned(frame, fit)
         if probability > LEARN_ABOVE:
             pose = self._filter.sized(frame, pose)
-            if self._frames % LEARN_EVERY == 0:
+            if self._filter.learns(frame):
                 self._filter.learn(frame, pose, best)
         return Sighting(pose, probability)
 
-    def _other_places(self, frame: SmallFrame, prediction: Prediction) -> list[Similarity]:
+    def _other_places(self, frame: SmallFrame, prediction: Prediction, start: Similarity) -> list[Similarity]:
         places = []
-        if prediction.carried.angle_rad and self._trust < TRUSTED:  # an angle that alignment left behind when it failed
-            places.append(Similarity(complex(prediction.carried.scale), prediction.carried.shift))
-        by_flow = self._filter.by_flow(frame, prediction.carried)
+        by_flow = self._filter.by_flow(frame, start)
         if by_flow is not None:
             places.append(by_flow)
         if prediction.unseen_s > 0 and (self._frames % SEARCH_EVERY == 0 or self._trust >= TRUSTED):
             reach = max(self._half_wh) * min(6.0, 0.6 + 1.5 * prediction.unseen_s) + 2.0
-            start, score = self._look.search(frame, prediction.expected, reach)
+            found, score = self._look.search(frame, prediction.expected, reach)
             if score > MIN_SEARCH_SCORE:
-                places.append(start)
+                places.append(found)
         return places
 
     def _judged(self, frame: SmallFrame, detection: Detection) -> tuple[Detection, float]:

@@ -113,8 +113,8 @@ class Track:
     def move_to(self, frame: SmallFrame) -> None:
         """Carry the boxes on to the next frame."""
         seconds = (frame.stamp_ns - self.stamp_ns) / 1e9
+        unseen_s = (self.stamp_ns - self._seen_ns) / 1e9
         self.stamp_ns = frame.stamp_ns
-        unseen_s = (frame.stamp_ns - self._seen_ns) / 1e9
         if self._follower is None or unseen_s > self._settings.recover_s:
             self._state = TrackState.LOST
             return

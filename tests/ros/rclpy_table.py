@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from collections.abc import Iterator
 from inspect import Parameter, Signature
@@ -127,6 +128,14 @@ def imported() -> dict[str, set[str]]:
     return found
 
 
+def version_of(package: Path) -> str:
+    """From the manifest of a checkout, or the name of a wheel's metadata."""
+    manifest = package.parent / "package.xml"
+    if manifest.is_file():
+        return re.findall(r"<version>(.*)</version>", manifest.read_text())[0]
+    return next(package.parent.glob("rclpy-*")).name.split("-")[1]
+
+
 def main(arguments: list[str]) -> None:
     wanted = {name for tree in sources().values() for name, _ in calls(tree)}
     folders = dict(argument.split("=", 1) for argument in arguments)
@@ -135,6 +144,7 @@ def main(arguments: list[str]) -> None:
         table[name] = table_of(Path(folders[name]), wanted)
         taken = imported()
         names = table[name]["names"]
+        table[name]["version"] = version_of(Path(folders[name]))
         table[name]["names"] = {
             module: sorted(set(names[module]) & taken[module]) for module in taken if module in names
         }

@@ -164,10 +164,14 @@ def test_a_bag_that_a_crash_has_cut_names_the_tool_that_repairs_it(tmp_path: Pat
         for number in range(50):
             cdr = bytes(serialize_message(Detection2DArray(detections=[Detection2D(id="x" * 1000)])))
             writer.add(BagMessage("/detections", "vision_msgs/msg/Detection2DArray", number, cdr))
-    if cut == "mcap":
-        file = next(bag.glob("*.mcap"))
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    else:
+    file = next(bag.glob("*.mcap"))
+    whole = file.read_bytes()
+    lengths = (
+        [0, 9, len(whole) // 3, len(whole) // 2, len(whole) - 200, len(whole) - 4] if cut == "mcap" else [len(whole)]
+    )
+    if cut != "mcap":
         (bag / cut).unlink()
-    with pytest.raises(InputError, match=tool):
-        list(read_bag(bag))
+    for length in lengths:
+        file.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=tool):
+            list(read_bag(bag))

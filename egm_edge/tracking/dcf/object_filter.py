@@ -24,8 +24,8 @@ LABEL_SIGMA = 0.08  # of the object's mean side
 MASK_GROWTH = 1.1
 FIRST_LOOK_SHARE = 0.3  # of the response; the rest is the running filter's
 COLOUR_SHARE = 0.3
-LEARN_EVERY = 3  # frames
-RATE, COLOUR_RATE = 0.02 * LEARN_EVERY, 0.04 * LEARN_EVERY
+LEARN_EVERY_NS = 95_000_000  # every third frame at 30 Hz, each at 10 Hz: looks change with time
+RATE, COLOUR_RATE = 0.06, 0.12
 REUSE_CELLS = 1.5  # a window taken this near is shifted, not taken again
 FAR_CELLS = 3.0
 
@@ -79,6 +79,7 @@ class ObjectFilter:
         self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
+        self._learnt_ns = frame.stamp_ns
 
     def detect(self, frame: SmallFrame, about: Similarity) -> Detection:
         """The best place within the search window about a pose; its scale and angle stay."""
@@ -101,12 +102,17 @@ class ObjectFilter:
         """The pose with the scale that fits best there."""
         return Similarity(pose.turn * self._scale.estimate(frame, pose), pose.shift)
 
+    def learns(self, frame: SmallFrame) -> bool:
+        """Whether it is time to learn again."""
+        return frame.stamp_ns - self._learnt_ns >= LEARN_EVERY_NS
+
     def learn(self, frame: SmallFrame, pose: Similarity, seen: Detection | None = None) -> None:
         """Learn how the object looks now; `seen` near the window's centre saves taking the window again."""
         if seen is not None and max(abs(seen.offset[0]), abs(seen.offset[1])) <= REUSE_CELLS:
             pixels, spectra = seen.pixels, dcf.moved(seen.spectra, seen.offset)
         else:
             pixels, spectra = self._window(frame, pose)
+        self._learnt_ns = frame.stamp_ns
         newer = dcf.learn(spectra, self._label, self._mask)
         self._running = self._running + np.float32(RATE) * (newer - self._running)
         self._colours.learn(pixels, COLOUR_RATE)

@@ -89,16 +89,16 @@ def read_bag(path: Path, topics: Sequence[str] = ()) -> Iterator[BagMessage]:
         InputError: no such bag, or it is damaged.
     """
     store = typestore()
-    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.highlevel import AnyReader
 
     try:
         with AnyReader([path], default_typestore=store) as reader:
             wanted = [c for c in reader.connections if not topics or c.topic in topics]
             for connection, stamp_ns, data in reader.messages(connections=wanted):
                 yield BagMessage(connection.topic, connection.msgtype, stamp_ns, bytes(data))
-    except (AnyReaderError, OSError) as error:
+    except Exception as error:  # of files that were cut short rosbags raises almost anything
         expected = "a whole bag (a folder with metadata.yaml, or an .mcap)"
-        raise InputError(expected, f"{path}: {error}", _repair(path)) from error
+        raise InputError(expected, f"{path}: {str(error) or type(error).__name__}", _repair(path)) from None
 
 
 def _repair(path: Path) -> str:
