@@ -95,7 +95,7 @@ def _parameters_on_meta() -> Iterator[None]:
         if parameter is not None:
             module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
 
-    torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
