@@ -27,14 +27,14 @@ def _without_q_norm_of_the_third_layer(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", ["qwen3_vl", "internvl3"])
 def test_a_streamed_reference_computes_what_the_whole_one_does(checkpoints: dict[str, Path], family: str) -> None:
     from build_engine.parity.cases import probes
-    from build_engine.parity.gate import _Asked
+    from build_engine.parity.reference_side import ReferenceSide
     from build_engine.parity.streamed_reference import StreamedReference
     from egm_edge.backends.transformers_reference import TransformersReference
 
     found = []
     for kind in (TransformersReference, StreamedReference):
         reference = kind(checkpoints[family])
-        prepared = _Asked(reference, family, probes(), 4).prepared(probes()[1])
+        prepared = ReferenceSide(reference, family, probes(), 4).prepared(probes()[1])
         found.append(reference.trace(prepared, [5, 6, 7], 9))
     np.testing.assert_allclose(found[1].logits, found[0].logits, atol=1e-5)
     np.testing.assert_allclose(found[1].embeddings, found[0].embeddings, atol=1e-5)
