@@ -18,6 +18,7 @@ from torch import Tensor
 
 from egm_edge.backends.torch_gpu.weights import Weights
 
+SEEN_STEP = 8  # attention kernels want rows of masks at multiples of 16 bytes
 QWEN3_VL_MROPE_SECTION = (24, 20, 20)  # where the config is silent, as transformers' Qwen3VLTextRotaryEmbedding
 
 
@@ -81,8 +82,7 @@ class _Layer(NamedTuple):
     norm_1: Tensor
     qkv: Tensor
     qkv_bias: Tensor | None
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    qk_norm: Tensor | None  # [h + k, d]
     out: Tensor
     norm_2: Tensor
     gate_up: Tensor
@@ -101,7 +101,7 @@ class TextDecoder:
         first = weights.take("text.layers.0.self_attn.q_proj.weight")
         heads = int(config["text_config"]["num_attention_heads"])
         self.shape = TextShape.of(config, first.shape[0] // heads)
-        self._layers = [_layer(weights, f"text.layers.{i}") for i in range(self.shape.layers)]
+        self._layers = [_layer(weights, f"text.layers.{i}", self.shape) for i in range(self.shape.layers)]
         self._norm = weights.take("text.norm.weight")
         self._head = weights.take("head.weight") if "head.weight" in weights else self.embedding
         half, device = self.shape.head_dim // 2, weights.device
@@ -113,10 +113,10 @@ class TextDecoder:
         self._axis = axis.to(device)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cos and sin, [..., n, d], of positions [3, ..., n] on the three axes, float32."""
+        """Cos and signed sin, [..., n, d], of positions [3, ..., n] on the three axes, float32: what `rotated` takes."""
         angles = positions.float().movedim(0, -1)[..., self._axis] * self._frequencies
-        both = torch.cat([angles, angles], -1)
-        return both.cos(), both.sin()
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
     def forward(
         self,
@@ -132,9 +132,9 @@ class TextDecoder:
         """Feed embeddings, write their keys and values into the cache, and give the normed hidden states.
 
         Args:
-            x: [B, n, H]. rotary: of these tokens, [B, n, d] or [n, d] each.
+            x: [B, n, H]. rotary: of these tokens, from `rotary`, [B, n, d] or [n, d] each.
             places: [B, n] int64, where each token stands in its sequence; it sees every place up to its own.
-            seen: places of the cache that are looked at; all of `places` lie below it.
+            seen: places of the cache that are looked at, at least; all of `places` lie below it.
             deepstack: [B, n, H] each, added after the first layers.
             check: called between layers; what it raises ends the call.
 
@@ -142,7 +142,10 @@ class TextDecoder:
             [B, n, H].
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        mask = torch.arange(seen, device=x.device) <= places[..., None]  # [B, n, seen]
+        seen = min(-(-seen // SEEN_STEP) * SEEN_STEP, cache.places)
+        hidden = torch.arange(seen, device=x.device) > places[..., None]  # [B, n, seen]
+        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill(hidden, -torch.inf)
+        mask = mask.repeat(1, self.shape.heads // self.shape.kv_heads, 1)[:, None]  # [B, 1, h/k * n, seen]
         for i, layer in enumerate(self._layers):
             if check is not None:
                 check()
@@ -161,39 +164,38 @@ class TextDecoder:
     def _attention(
         self, x: Tensor, layer: _Layer, rotary: tuple[Tensor, Tensor], cache: KvCache, rows: Tensor, places: Tensor, mask: Tensor
     ) -> Tensor:
-        shape = self.shape
+        heads, kv_heads, size = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, count, _ = x.shape
-        sizes = [shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.head_dim]
-        split = F.linear(x, layer.qkv, layer.qkv_bias).split(sizes, -1)
-        query, key, value = (part.view(batch, count, -1, shape.head_dim) for part in split)  # [B, n, heads, d]
-        if layer.q_norm is not None and layer.k_norm is not None:
-            query, key = self._rms(query, layer.q_norm), self._rms(key, layer.k_norm)
-        cache.keys[rows, places] = rotated(key, rotary)
+        qkv = F.linear(x, layer.qkv, layer.qkv_bias).view(batch, count, -1, size)  # [B, n, h + 2k, d]
+        both, value = qkv[:, :, : heads + kv_heads], qkv[:, :, heads + kv_heads :]
+        if layer.qk_norm is not None:
+            both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
+        both = rotated(both, rotary)
+        cache.keys[rows, places] = both[:, :, heads:]
         cache.values[rows, places] = value
+        # Query heads of one key head stand below each other as further rows: its keys are read once, and never repeated.
+        query = both[:, :, :heads].view(batch, count, kv_heads, -1, size).permute(0, 2, 3, 1, 4)  # [B, k, h/k, n, d]
         seen = mask.shape[-1]
         attended = F.scaled_dot_product_attention(
-            rotated(query, rotary).transpose(1, 2),
+            query.reshape(batch, kv_heads, -1, size),
             cache.keys[:, :seen].transpose(1, 2),
             cache.values[:, :seen].transpose(1, 2),
-            attn_mask=mask[:, None],
-            enable_gqa=shape.heads != shape.kv_heads,
-        )  # [B, h, n, d]
-        return F.linear(attended.transpose(1, 2).reshape(batch, count, -1), layer.out)
+            attn_mask=mask,
+        )  # [B, k, h/k * n, d]
+        attended = attended.view(query.shape).permute(0, 3, 1, 2, 4)
+        return F.linear(attended.reshape(batch, count, -1), layer.out)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm in float32, as transformers has it."""
-        wide = x.float()
-        return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.shape.epsilon)).to(x.dtype)
+        return F.rms_norm(x, weight.shape, weight, self.shape.epsilon)
 
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [..., n, heads, d] by cos and sin [..., n, d]: the second half of a head is the first one's partner."""
+    """Rotary embedding of [..., n, heads, d] by cos and signed sin [..., n, d]: one half of a head is the other's partner."""
     cos, sin = (table.unsqueeze(-2) for table in rotary)
-    first, second = x.float().chunk(2, -1)
-    return (x.float() * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
-def _layer(weights: Weights, base: str) -> _Layer:
+def _layer(weights: Weights, base: str, shape: TextShape) -> _Layer:
     attention, mlp = f"{base}.self_attn", f"{base}.mlp"
     qkv = weights.stacked(*(f"{attention}.{part}_proj.weight" for part in "qkv"))
     gate_up = weights.stacked(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
@@ -202,10 +204,17 @@ def _layer(weights: Weights, base: str) -> _Layer:
         norm_1=weights.take(f"{base}.input_layernorm.weight"),
         qkv=qkv,
         qkv_bias=weights.stacked(*(f"{attention}.{part}_proj.bias" for part in "qkv")),
-        q_norm=weights.maybe(f"{attention}.q_norm.weight"),
-        k_norm=weights.maybe(f"{attention}.k_norm.weight"),
+        qk_norm=_qk_norm(weights, attention, shape),
         out=weights.take(f"{attention}.o_proj.weight"),
         norm_2=weights.take(f"{base}.post_attention_layernorm.weight"),
         gate_up=gate_up,
         down=weights.take(f"{mlp}.down_proj.weight"),
     )
+
+
+def _qk_norm(weights: Weights, attention: str, shape: TextShape) -> Tensor | None:
+    """The norm weights of query and key heads, one row a head; None where the model has none."""
+    query, key = (weights.maybe(f"{attention}.{part}_norm.weight") for part in "qk")
+    if query is None or key is None:
+        return None
+    return torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)])

@@ -97,7 +97,7 @@ class Qwen3VlVision(_Tower):
         merge = self.spec.merge_size
         cos, sin = vision_table(pixels.grid_hw, merge, self._head_dim, self._theta)
         position = resampled_positions(self._grid, pixels.grid_hw, merge)
-        tables = (np.concatenate([table, table], 1) for table in (cos, sin))  # [N, d]
+        tables = np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)  # [N, d], as `rotated` takes them
         return [self._device(pixels.patches), self._device(position), *(self._device(table) for table in tables)]
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
