@@ -136,6 +136,8 @@ def _timings(
     finished: float,
 ) -> Timings:
     engine_frame, made = progress.engine_frame, request.made_frame
+    if progress.together and generations:  # they shared their steps: the longest one's time is everyone's
+        generations = [max(generations, key=lambda g: g.think_ms + g.answer_ms)]
     think_ms, answer_ms = sum(g.think_ms for g in generations), sum(g.answer_ms for g in generations)
     frame_prefill_ms = 0.0 if engine_frame is None else engine_frame.prefill_ms
     prefix_ms = progress.reopened_ms if progress.reused else frame_prefill_ms

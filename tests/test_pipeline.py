@@ -103,6 +103,7 @@ def test_waiting_for_another_request_counts(grounder: Grounder) -> None:
 
 def test_votes_agree_with_themselves_and_repeat(grounder: Grounder) -> None:
     first, second = (grounder.ground(picture(), "the leftmost mug", color="rgb", samples=4, seed=3) for _ in range(2))
+    assert 0 < first.timings.ttft_ms <= first.timings.total_ms
     assert first.samples == 4 and first.agreement is not None and 0.25 <= first.agreement <= 1.0
     assert (first.text, first.box, first.agreement) == (second.text, second.box, second.agreement)
 

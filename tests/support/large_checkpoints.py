@@ -48,7 +48,11 @@ class Qwen3VLDims:
 PRESETS = {
     "2b": Qwen3VLDims(hidden=2048, ffn=6144, layers=28, heads=16, kv_heads=8),
     "egm-4b-widths": Qwen3VLDims(hidden=2560, ffn=9728, layers=36, heads=32, kv_heads=8),
-}
+    "8b": Qwen3VLDims(
+        hidden=4096, ffn=12288, layers=36, heads=32, kv_heads=8, tied=False,
+        vision_hidden=1152, vision_layers=27, vision_ffn=4304, deepstack=(8, 16, 24),
+    ),
+}  # fmt: skip
 
 
 def write_qwen3_vl_dims(
@@ -64,7 +68,7 @@ def write_qwen3_vl_dims(
     """A random bfloat16 checkpoint directory of the widths of `preset`.
 
     Args:
-        preset: "2b" (2.1 B parameters, 4.3 GB on disk) or "egm-4b-widths" (4.4 B, 8.9 GB with all layers).
+        preset: "2b" (2.1 B parameters, 4.3 GB on disk), "egm-4b-widths" (4.4 B, 8.9 GB with all layers) or "8b" (17.5 GB).
         text_layers, vision_layers: fewer layers than the published size; deep-stack indexes shrink with the tower.
 
     Uses the true vocabulary where it is available, else the byte one (the embedding table keeps its 151,936 rows).
