@@ -29,12 +29,20 @@ FEATURES = (
     "log_box_area",  # share of the image
     "amodal",
     "agreement",  # of the samples; 1 for a single one
-    "label_in_expression",  # share of the label's words that the expression has; 1 where there is no label
+    "label_in_expression",  # share of the label's words that the expression has; 1 where nothing can be compared
+    "log_longest_spelling",  # tokens of the expression's most spelled-out word: one that the model hardly knows
 )
 
 
 def evidence(
-    generation: Generation, box: BoxNorm1000, *, amodal: bool, agreement: float | None, label: str | None, expression: str
+    generation: Generation,
+    box: BoxNorm1000,
+    *,
+    amodal: bool,
+    agreement: float | None,
+    label: str | None,
+    expression: str,
+    longest_spelling: int,
 ) -> dict[str, float]:
     """The features of one answer with a box, by name.
 
@@ -42,6 +50,7 @@ def evidence(
         generation: the answer that stands. box: its box, norm1000.
         agreement: share of the samples that agree with it, None for a single one.
         label: what the answer calls the box. expression: what was asked for.
+        longest_spelling: tokens of the expression's most spelled-out word.
     """
     chosen = [max(lp, FLOOR) for lp in generation.log_probabilities if not math.isnan(lp)]
     thought = [max(lp, FLOOR) for lp in generation.log_probabilities[: generation.think_tokens] if not math.isnan(lp)]
@@ -64,15 +73,20 @@ def evidence(
         float(amodal),
         1.0 if agreement is None else agreement,
         label_in_expression(label, expression),
+        math.log(max(longest_spelling, 1)),
     )
     return dict(zip(FEATURES, values, strict=True))
 
 
+ANYTHING = frozenset({"object", "thing", "item", "one", "something"})
+
+
 def label_in_expression(label: str | None, expression: str) -> float:
-    """Share of the label's words that the expression has; 1 where there is no label."""
+    """Share of the label's words that the expression has; 1 without a label, or where anything at all is asked for."""
     words = (label or "").lower().split()
     asked = set(re.findall(r"\w+", expression.lower()))
-    return sum(word in asked for word in words) / len(words) if words else 1.0
+    compared = words and not asked & ANYTHING
+    return sum(word in asked for word in words) / len(words) if compared else 1.0
 
 
 def _mean(values: list[float]) -> float:

@@ -93,7 +93,13 @@ def test_the_operating_point_gives_up_one_right_box_in_a_hundred(fitted: Logisti
 
 @pytest.mark.parametrize(
     ("label", "expression", "expected"),
-    [("red mug", "the red mug", 1.0), ("blue mug", "The Red mug", 0.5), (None, "the mug", 1.0), ("mug", "the dog", 0.0)],
+    [
+        ("red mug", "the red mug", 1.0),
+        ("blue mug", "The Red mug", 0.5),
+        (None, "the mug", 1.0),
+        ("mug", "the dog", 0.0),
+        ("red mug", "the leftmost object", 1.0),
+    ],
 )
 def test_a_label_that_was_not_asked_for_is_evidence(label: str | None, expression: str, expected: float) -> None:
     assert label_in_expression(label, expression) == expected
