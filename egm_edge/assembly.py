@@ -46,7 +46,7 @@ def assemble(
         std_px = _std_px(generation, frame.image_wh)
         features = evidence(
             generation, parsed.box_norm1000, amodal=request.task is Task.AMODAL, agreement=agreement,
-            label=parsed.label, expression=request.expression,
+            label=parsed.label, expression=request.expression, longest_spelling=_longest_spelling(model, request.expression),
         )  # fmt: skip
         fitted = model.confidence_map
         if fitted is not None and fitted.samples == len(generations) and generation.choices:
@@ -79,6 +79,12 @@ def assemble(
         evidence=features,
     )
     return _stamped(model, frame, request, grounding)
+
+
+def _longest_spelling(model: LoadedModel, expression: str) -> int:
+    """Tokens of the expression's most spelled-out word."""
+    words = expression.split()
+    return max((len(model.tokenizer.encode(f" {word}", add_special_tokens=False).ids) for word in words), default=1)
 
 
 def timed_out(model: LoadedModel, frame: Frame, request: GroundingRequest, progress: RequestProgress) -> Grounding:

@@ -6,37 +6,33 @@ Reads top to bottom: pixels, prompts, the bundle with its rounding taken away (s
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.parity import settings, stages
 from build_engine.parity.bounds import BOUNDS, EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, size_probes
+from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
 from build_engine.parity.scripted import script_problems
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
+from build_engine.parity.streamed_reference import StreamedReference
 from build_engine.parity.unrounded import unrounded
-from build_engine.parity.witnesses import Observed, attribute_problems, in_pixels, read_box, task_text
+from build_engine.parity.witnesses import attribute_problems, in_pixels, read_box
 from egm_edge.backends import Backend
-from egm_edge.backends.transformers_reference import Prepared, TransformersReference
+from egm_edge.backends.transformers_reference import TransformersReference
 from egm_edge.boxes import Box
-from egm_edge.bundle import Bundle, sha256_of
+from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
 from egm_edge.golden.attestation import Machine
 from egm_edge.grounding import Task
 from egm_edge.pixels import PixelSpec
 
 TRACED = 5  # cases whose every stage is compared; the others are compared by text and box
-BATCH = 16
 TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation decides between them
 TIE_SPREADS = 1e-2  # the same of one engine's own logits, in spreads of them
 LONG_TOKENS = 1100  # more than an engine's cache holds at first
@@ -109,15 +105,16 @@ def compare(
     """
     manifest = bundle.manifest
     bounds = BOUNDS[manifest.precision]
-    asked = _Asked(reference, manifest.family, cases, max_new_tokens)
+    asked = ReferenceSide(reference, manifest.family, cases, max_new_tokens)
     backend = open_engine(bundle)
     try:
-        side = BackendSide(bundle, backend)
+        asked.proposed_by = side = BackendSide(bundle, backend)
         found = [_pixels(side, reference, cases), _prompt(side, reference)]
         structure, rounding = _Run(), []
         settings.note_problems(manifest.model, reference, structure.note)
         if manifest.precision != "fp32":
-            with Checkpoint(reference.checkpoint) as checkpoint, unrounded(bundle, checkpoint) as twin:
+            lean = isinstance(reference, StreamedReference)
+            with Checkpoint(reference.checkpoint) as checkpoint, unrounded(bundle, checkpoint, one_decoder=lean) as twin:
                 exact = EXACT if twin.exact else NEARLY_EXACT
                 rounding = twin.problems
                 _traced_by(twin.bundle, open_engine, asked, structure, exact, traced)
@@ -159,50 +156,8 @@ def compare(
 def fitting(bundle: Bundle, reference: TransformersReference, cases: Sequence[Case], new_tokens: int) -> list[Case]:
     """The cases whose request leaves room for `new_tokens` in the bundle's context."""
     room = int(bundle.manifest.limits["context_tokens"]) - new_tokens
-    asked = _Asked(reference, bundle.manifest.family, cases, new_tokens)
+    asked = ReferenceSide(reference, bundle.manifest.family, cases, new_tokens)
     return [case for case in cases if len(asked.prepared(case).ids) <= room]
-
-
-def checkpoint_sha256(directory: Path) -> str:
-    """Names a checkpoint's content: every JSON, template and weight file of it."""
-    digest = hashlib.sha256()
-    for pattern in ("*.json", "*.jinja", "*.safetensors"):
-        for path in sorted(directory.glob(pattern)):
-            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
-
-
-class _Asked:
-    """The checkpoint's half: its replies and traces, computed once for both passes over the bundle."""
-
-    def __init__(
-        self, reference: TransformersReference, family: str, cases: Sequence[Case], max_new_tokens: int
-    ) -> None:
-        self.reference, self.family, self.cases, self.max_new_tokens = reference, family, cases, max_new_tokens
-        self.observed: Observed | None = None
-        self.pairs: list[BoxPair] = []
-        self._replies: dict[int, list[int]] = {}
-        self._traces: dict[tuple[Any, ...], Any] = {}
-
-    def prepared(self, case: Case) -> Prepared:
-        return self.reference.prepare(_opened(case.picture), task_text(self.family, case.expression, case.task))
-
-    def reply(self, number: int) -> list[int]:
-        if number not in self._replies:
-            start = number - number % BATCH
-            batch = [self.prepared(case) for case in self.cases[start : start + BATCH]]
-            self._replies |= dict(enumerate(self.reference.generate(batch, self.max_new_tokens), start))
-        return self._replies[number]
-
-    def trace(self, case: Case, reply: Sequence[int], last: int, **options: Any) -> Any:
-        key = (case, tuple(reply), last, *options.items())
-        if key not in self._traces:
-            observed = Observed(self.reference.model) if self.observed is None else None
-            self._traces[key] = self.reference.trace(self.prepared(case), reply, last, **options)
-            if observed is not None:
-                observed.detach(vision_runs=2)  # for its features, and for the logits
-                self.observed = observed
-        return self._traces[key]
 
 
 def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence[Case]) -> StageResult:
@@ -212,7 +167,7 @@ def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence
     changes = stages.changed_fields(side.grounder.pixel_spec.to_dict(), expected.to_dict())
     pairs = []
     for picture in [*size_probes(expected), *dict.fromkeys(case.picture for case in cases[:TRACED])]:
-        image = _opened(picture)
+        image = opened(picture)
         values, grid_hw = reference.pixel_values(image)
         try:
             pairs.append((stages.Seen(values, grid_hw, image.size), side.seen(picture)))
@@ -224,7 +179,7 @@ def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence
 def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
     """Both tasks on one small picture, in one script and another."""
     picture = size_probes(PixelSpec.from_checkpoint(reference.checkpoint))[0]
-    asked, pairs = _Asked(reference, side.bundle.manifest.family, (), 1), []
+    asked, pairs = ReferenceSide(reference, side.bundle.manifest.family, (), 1), []
     for expression in (EXPRESSION, "左边的杯子"):
         for task in Task:
             case = Case(picture, expression, task)
@@ -236,10 +191,10 @@ def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
     return stages.prompt(pairs, lambda ids: reference.text(ids, marked=True))
 
 
-def _traced_by(bundle: Bundle, open_engine: Opener, asked: _Asked, run: _Run, bounds: Bounds, traced: int) -> None:
+def _traced_by(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: _Run, bounds: Bounds, traced: int) -> None:
     try:
         backend = open_engine(bundle)
-    except EgmError as error:
+    except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
         return
     try:
@@ -248,7 +203,7 @@ def _traced_by(bundle: Bundle, open_engine: Opener, asked: _Asked, run: _Run, bo
         backend.close()
 
 
-def _trace_all(side: BackendSide, asked: _Asked, run: _Run, bounds: Bounds, traced: int, *, exact: bool) -> None:
+def _trace_all(side: BackendSide, asked: ReferenceSide, run: _Run, bounds: Bounds, traced: int, *, exact: bool) -> None:
     """Every stage of the traced cases; what only structure decides (`exact`) in one pass alone."""
     try:
         for number, case in enumerate(asked.cases[:traced]):
@@ -257,11 +212,11 @@ def _trace_all(side: BackendSide, asked: _Asked, run: _Run, bounds: Bounds, trac
                 _blame_deepstack(side, asked, case, run, bounds)
         if exact:
             _trace_extremes(side, asked, run)
-    except EgmError as error:
+    except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
 
 
-def _trace(side: BackendSide, asked: _Asked, case: Case, reply: Sequence[int], run: _Run) -> None:
+def _trace(side: BackendSide, asked: ReferenceSide, case: Case, reply: Sequence[int], run: _Run) -> None:
     """One case: vision, the request's logits, and the reference's reply token by token."""
     request = side.request_ids(case)
     theirs = asked.trace(case, reply, len(request) + len(reply))
@@ -276,18 +231,19 @@ def _trace(side: BackendSide, asked: _Asked, case: Case, reply: Sequence[int], r
         run.decode.append((theirs.logits[len(request) :], side.decode(case, reply)))
 
 
-def _trace_extremes(side: BackendSide, asked: _Asked, run: _Run) -> None:
+def _trace_extremes(side: BackendSide, asked: ReferenceSide, run: _Run) -> None:
     """The largest picture, a reply that outgrows the cache's first allocation, and replies that are decoded together."""
     limits, case = side.bundle.manifest.limits, asked.cases[0]
     context = int(limits["context_tokens"])
     small = sum(p.numel() for p in asked.reference.model.parameters()) <= SMALL_PARAMETERS
+    streamed = isinstance(asked.reference, StreamedReference)
     large = largest_probe(side.grounder.pixel_spec, LARGE_PIXELS if small else LARGE_PIXELS_BIG_MODEL)
     rng = np.random.default_rng(7)
     words = [int(token) for token in rng.integers(0, _ordinary_tokens(side), 2 * LONG_TOKENS)]
     if len(asked.prepared(large).ids) + 8 <= context:
         _trace(side, asked, large, words[:8], run)
     prompt = len(asked.prepared(case).ids)
-    length = min(LONG_TOKENS, context - prompt - 1)
+    length = min(LONG_TOKENS, context - prompt - 1) if not streamed else 0  # the engine's code is the same for every size
     if length > 2 * SINGLE_STEPS:
         reply = words[:length]
         theirs = asked.trace(case, reply, SINGLE_STEPS)
@@ -304,7 +260,7 @@ def _ordinary_tokens(side: BackendSide) -> int:
     return min([*special, int(side.bundle.manifest.model["image_token_id"]), side.grounder.tokenizer.get_vocab_size()])
 
 
-def _blame_deepstack(side: BackendSide, asked: _Asked, case: Case, run: _Run, bounds: Bounds) -> None:
+def _blame_deepstack(side: BackendSide, asked: ReferenceSide, case: Case, run: _Run, bounds: Bounds) -> None:
     """Logits that agree once both sides leave their deep-stack features out differ by how these are used."""
     length = len(side.request_ids(case))
     theirs = asked.trace(case, (), length, without_deepstack=True).logits
@@ -321,7 +277,7 @@ def _where_positions_differ(ours: NDArray[np.int64], theirs: NDArray[np.int64]) 
     return f"rotary position {ours[:, at].tolist()} instead of {theirs[:, at].tolist()} (time, height, width) at token {at}"
 
 
-def _texts(side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advance: Callable[[int], None]) -> _Run:
+def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int, advance: Callable[[int], None]) -> _Run:
     """Replies as a user gets them, against the reference's and against plain greedy decoding, and the boxes read from them."""
     run, reference = _Run(), asked.reference
     run.note("text", *script_problems(side.bundle, side.grounder.tokenizer))
@@ -339,7 +295,7 @@ def _texts(side: BackendSide, asked: _Asked, bounds: Bounds, traced: int, advanc
                     run.note("text", f"{answer.text[:40]!r} where greedy decoding gives {reference.text(naive)[:40]!r}")
             if not same and bounds.same_text and not _tie(side, asked, case, reply):
                 run.note("text", f"{answer.text[:60]!r} instead of {reference.text(reply)[:60]!r}")
-        except EgmError as error:
+        except Exception as error:  # whatever an engine raises is a finding
             run.broken = f"the backend failed: {error}"
             return run
         in_thought = asked.prepared(case).in_thought
@@ -361,7 +317,7 @@ def _off(a: float, b: float) -> float:
     return abs(a - b)
 
 
-def _tie(side: BackendSide, asked: _Asked, case: Case, reply: Sequence[int]) -> bool:
+def _tie(side: BackendSide, asked: ReferenceSide, case: Case, reply: Sequence[int]) -> bool:
     """Whether the replies part at two tokens that the reference itself finds equally likely."""
     ours = np.concatenate([side.prefill(case)[-1:], side.decode(case, reply)]).argmax(-1) if reply else []
     parting = [i for i, token in enumerate(reply) if token != ours[i]]
@@ -388,7 +344,3 @@ def _merged(structure: dict[str, StageResult], rounded: dict[str, StageResult], 
 
 def _unrounded_figure(exact: StageResult) -> str:
     return "" if exact.worst is None else f"unrounded {exact.worst:.2g} (bound {exact.bound:.2g})"
-
-
-def _opened(picture: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(picture)).convert("RGB")

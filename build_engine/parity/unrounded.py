@@ -24,6 +24,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from build_engine.checkpoint import Checkpoint
 from egm_edge.backends.onnx_runtime.backend import EMBEDDING
+from egm_edge.backends.onnx_runtime.sessions import PREFILL
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord
 
 EMBEDDING_WEIGHT = "text.embed_tokens.weight"
@@ -46,8 +47,12 @@ class Twin:
 
 
 @contextmanager
-def unrounded(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Twin]:
-    """The twin of `bundle`, in a temporary folder."""
+def unrounded(bundle: Bundle, checkpoint: Checkpoint, *, one_decoder: bool = False) -> Iterator[Twin]:
+    """The twin of `bundle`, in a temporary folder.
+
+    Args:
+        one_decoder: leave out the second copy that only prefills once its rounding was checked, for half the disk and memory.
+    """
     with tempfile.TemporaryDirectory(prefix="egm-unrounded-") as folder:
         root, problems, exact = Path(folder), [], True
         for name in bundle.manifest.files:
@@ -57,10 +62,14 @@ def unrounded(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Twin]:
                 unrounder = _Unrounder(source, target, checkpoint)
                 problems += unrounder.write()
                 exact &= not unrounder.narrow
+                if one_decoder and name == PREFILL:
+                    target.unlink()
+                    target.with_name(target.name + ".data").unlink()
             elif not target.name.endswith(".onnx.data"):
                 os.symlink(source.resolve(), target)
         model = dict(bundle.manifest.model)
-        if model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
+        has_table = (root / EMBEDDING).exists()  # a bundle of the PyTorch engine has none
+        if has_table and model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
             (root / EMBEDDING).unlink()
             table = np.load(bundle.path(EMBEDDING)).astype(np.float32)
             truth = checkpoint.float32(EMBEDDING_WEIGHT)

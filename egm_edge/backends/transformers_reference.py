@@ -98,9 +98,7 @@ class TransformersReference:
         transformers.utils.logging.disable_progress_bar()
         try:
             self.processor = _processor(self.checkpoint)
-            self.model = transformers.AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
-            )
+            self.model = self._load_model(dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             found = str(error).strip().splitlines()
             raise CheckpointError(
@@ -108,12 +106,20 @@ class TransformersReference:
                 found[0][:300] if found else type(error).__name__,
                 "check the directory",
             ) from None
-        self.model = self.model.eval().to(device)
+        self.model = self.model.eval().to(device) if device != "cpu" else self.model.eval()
         self.tokenizer = self.processor.tokenizer
         if max_pixels is not None:
             _limit_pixels(self.processor.image_processor, PixelSpec.from_checkpoint(self.checkpoint), max_pixels)
         self.image_token_id = int(self.model.config.image_token_id)
         self.end_token_ids = _end_tokens(self.model.generation_config.eos_token_id)
+
+    def _load_model(self, dtype: str) -> Any:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText.from_pretrained(
+            self.checkpoint, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+        )
 
     @property
     def text_config(self) -> Any:

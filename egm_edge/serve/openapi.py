@@ -27,7 +27,7 @@ _ERROR = _object(
 _CHOICE = _object(
     {
         "index": _COUNT,
-        "message": _object({"role": {"const": "assistant"}, "content": _TEXT}),
+        "message": _object({"role": {"const": "assistant"}, "content": {"type": ["string", "null"]}}),
         "finish_reason": {"enum": ["stop", "length"]},
     }
 )
@@ -40,7 +40,10 @@ _COMPLETION = _object(
         "model": _TEXT,
         "choices": {"type": "array", "items": _CHOICE, "minItems": 1, "maxItems": 1},
         "usage": _USAGE,
-        "egm": _ANY_OBJECT | {"description": "the Grounding: outcome, box in pixels, reasoning, timings, ..."},
+        "egm": _ANY_OBJECT
+        | {
+            "description": "the Grounding: outcome, box in pixels, reasoning, timings, ..., and which fields were ignored"
+        },
     }
 )
 _MODEL = _object({"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT})

@@ -24,7 +24,7 @@ class ServeSettings:
         max_body_bytes: of one request. max_held_bytes: of all request bodies and pictures held at once.
         max_pixels: of one picture, judged by its header.
         max_connections: open connections, of all clients and (max_connections_per_address) of one address. Above it the
-            longest idle or half-open one is closed; where all have a request under way, the new one.
+            one whose client is waited for longest is closed; where all clients wait for an answer, the new one.
         strict: refuse what would be ignored.
         fetch_pictures: fetch http(s) picture addresses, public ones and those in fetch_networks ("192.168.0.0/16").
         fetch_s: for one of them.

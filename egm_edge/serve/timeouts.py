@@ -19,7 +19,7 @@ HALF_CLOSED_PROBE_S = 2.0
 
 class TimeoutProtocol(H11Protocol):
     """Closes a connection whose next request's headers are not complete in `header_s`, or whose answer is not read for
-    `write_s`, and above the limits the one that has waited longest with no request under way. `make` binds the settings."""
+    `write_s`, and above the limits the one that has been waited for longest. `make` binds the settings."""
 
     settings: ServeSettings
 
@@ -32,6 +32,7 @@ class TimeoutProtocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._half_closed = False
+        self._waits_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,9 +41,9 @@ class TimeoutProtocol(H11Protocol):
         everyone = [each for each in self.connections if isinstance(each, TimeoutProtocol)]
         neighbours = [each for each in everyone if each.client and each.client[0] == address]
         if len(neighbours) > self.settings.max_connections_per_address:
-            _close_the_longest_idle(neighbours, self)
+            _close_the_longest_waiting(neighbours, self)
         elif len(everyone) > self.settings.max_connections:
-            _close_the_longest_idle(everyone, self)
+            _close_the_longest_waiting(everyone, self)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -55,16 +56,19 @@ class TimeoutProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def idle_until(self) -> float:
-        """When the clock for the next request's headers runs out: the sooner, the longer it has waited. inf: not waiting."""
-        clock = self._clocks.get("header")
-        return float("inf") if clock is None else clock.when()
+    def waits(self) -> tuple[bool, float] | None:
+        """What is waited for, the next request's headers (False) or the rest of its body (True), and since when; None while
+        the client has said all it must."""
+        if self.is_answering and not self.cycle.more_body:
+            return None
+        return self.is_answering, self._waits_since
 
     def on_response_complete(self) -> None:
         self._stop("probe")
         if self._half_closed:
             self.transport.close()
             return
+        self._waits_since = self.loop.time()
         self._start("header", self.settings.header_s, self.transport.abort)  # first: below the next request may begin
         super().on_response_complete()
 
@@ -106,8 +110,9 @@ class TimeoutProtocol(H11Protocol):
             running.cancel()
 
 
-def _close_the_longest_idle(connections: list[TimeoutProtocol], newcomer: TimeoutProtocol) -> None:
-    longest = min((c for c in connections if c is not newcomer), key=lambda c: c.idle_until, default=newcomer)
-    chosen = newcomer if longest.idle_until == float("inf") else longest
+def _close_the_longest_waiting(connections: list[TimeoutProtocol], newcomer: TimeoutProtocol) -> None:
+    """Half-open and idle ones first, then half-sent bodies; where every client has said all it must, the newcomer."""
+    waiting = [(waits, at) for at, each in enumerate(connections) if each is not newcomer and (waits := each.waits)]
+    chosen = connections[min(waiting)[1]] if waiting else newcomer
     chosen.connections.discard(chosen)  # counted out at once: the transport tells of its end only later
     chosen.transport.abort()

@@ -28,7 +28,7 @@ class TrackerSettings:
     memory_s: float = 4.0
     max_frames: int = 240
     stamp_tolerance_s: float = 0.05
-    min_quality: float = 0.3
+    min_quality: float = 0.35
     recover_s: float = 5.0
     min_visible: float = 0.25
     follower: str = "hybrid"

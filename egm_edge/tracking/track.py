@@ -23,7 +23,7 @@ COAST_DECAY_S = 0.5
 COAST_BELOW = 0.15
 QUALITY_PACE = 0.4  # of one frame: one good or bad frame proves little
 USUAL_PACE = 0.1
-FOUND_AGAIN = 0.6
+FOUND_AGAIN = 0.5
 MIN_SIDE_PX = 4.0  # small: less is looked for with what is round it, and half a pixel off is IoU < 0.5
 
 

@@ -11,12 +11,14 @@ import struct
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from egm_edge.serve.timeouts import _close_the_longest_waiting
 from tests.serve.conftest import CHAT, FRAMES, Server, Start, data_url, error_of, frame_url, question
 
 
@@ -166,9 +168,6 @@ def test_a_slow_body_is_told_408(scripted: Start) -> None:
     assert server.stop() == 0
 
 
-HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 def talk(port: int, sent: bytes, *, half_close: bool = False) -> bytes:
     """All that the server says to these bytes until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -181,9 +180,14 @@ def talk(port: int, sent: bytes, *, half_close: bool = False) -> bytes:
     return said
 
 
-def test_half_open_connections_above_the_limit_make_room(nano: Server) -> None:
+@pytest.mark.parametrize(
+    "rest",
+    [b"X-Slow: ", b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"],
+    ids=["half a header", "half a body"],
+)
+def test_half_open_connections_above_the_limit_make_room(nano: Server, rest: bytes) -> None:
     """Three hundred from one address: the longest silent ones go, whoever asks is answered."""
-    held = silent_connections(nano.port, 300, b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    held = silent_connections(nano.port, 300, b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + rest)
     try:
         for _ in range(3):
             assert httpx.get(f"{nano.url}/health", timeout=60).status_code == 200
@@ -193,32 +197,23 @@ def test_half_open_connections_above_the_limit_make_room(nano: Server) -> None:
             each.close()
 
 
-def test_connections_with_a_request_under_way_are_not_closed_for_others(scripted: Start) -> None:
-    server = scripted(token_s=0.2, max_connections=3, max_connections_per_address=3)
-    answers: list[int] = []
-    asking = [
-        threading.Thread(
-            target=lambda: answers.append(httpx.post(server.url + CHAT, json=question(), timeout=300).status_code)
-        )
-        for _ in range(3)
-    ]
-    for thread in asking:
-        thread.start()
-    due = time.monotonic() + 60
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as watching:
-        while True:  # one of the three places at most is ours: ask until none is left
-            try:
-                watching.sendall(HEALTH)
-                if watching.recv(4096) == b"":
-                    break
-            except ConnectionError:
-                break
-            assert time.monotonic() < due
-            time.sleep(0.02)
-    for thread in asking:
-        thread.join()
-    assert answers == [200, 200, 200]
-    assert server.stop() == 0
+@pytest.mark.parametrize(
+    ("waits", "closed"),
+    [
+        pytest.param([None, (False, 5.0), (True, 1.0), (False, 3.0)], 3, id="the longest half-open or idle one"),
+        pytest.param([None, (True, 2.0), (True, 1.0), None], 2, id="then the longest half-sent body"),
+        pytest.param([None, None, None, None], 4, id="all wait for an answer: the newcomer"),
+    ],
+)
+def test_who_is_closed_above_the_limit(waits: list[Any], closed: int) -> None:
+    aborted: list[int] = []
+    connections: list[Any] = []
+    uncounted = SimpleNamespace(discard=lambda each: None)
+    for at, each in enumerate([*waits, (False, 9.0)]):  # the last one is the newcomer
+        transport = SimpleNamespace(abort=lambda at=at: aborted.append(at))
+        connections.append(SimpleNamespace(waits=each, transport=transport, connections=uncounted))
+    _close_the_longest_waiting(connections, connections[-1])
+    assert aborted == [closed]
 
 
 def test_two_lengths_are_refused_and_the_connection_is_closed(nano: Server) -> None:

@@ -176,6 +176,9 @@ def test_bad_data_is_refused_before_the_model_is_opened(tiny_qwen3_vl: Path, tmp
     test_split = write_data(tmp_path, 3, split="testA", first=50)
     with pytest.raises(InputError, match="`val` splits only"):
         sft.run_sft(_config(tmp_path, tiny_qwen3_vl, validation=f"[{test_split}]"))
+    with pytest.raises(InputError, match=r"`train` splits only in data\.train; found 3 of testA"):
+        path = sft_yaml(tmp_path / "a.yaml", tiny_qwen3_vl, test_split, tmp_path / "out")
+        sft.run_sft(load_sft(str(path)))
     leaking = write_data(tmp_path, 3, split="val")
     with pytest.raises(InputError, match="no validation picture among the training rows"):
         sft.run_sft(_config(tmp_path, tiny_qwen3_vl, validation=f"[{leaking}]"))

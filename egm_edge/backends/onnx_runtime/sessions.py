@@ -19,6 +19,7 @@ from egm_edge.errors import BackendError, InputError
 VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))
 SINGLE_THREAD_BYTES = 16 << 20
 FAST_MODE_MARGIN_BYTES = 1 << 30  # activations, KV cache and the rest of the process
+MAPPED_BYTES = 9 << 30  # more than any quantized decoder of 8 billion parameters
 SPIN_US = 20  # how long a thread waits awake for the next of a step's few hundred short operators
 SPIN_DURATION_SINCE = (1, 26)  # the ONNX Runtime that can be told; older ones would spin for milliseconds
 
@@ -100,6 +101,7 @@ def _fits(bundle: Bundle) -> bool:
 
 
 def _open(path: Path, threads: int) -> ort.InferenceSession:
+    data = path.with_name(path.name + ".data")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -107,6 +109,8 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options.enable_mem_pattern = False  # shapes change with every image and prompt
     for key, value in (_spinning() | product_options()).items():
         options.add_session_config_entry(key, value)
+    if data.is_file() and data.stat().st_size > MAPPED_BYTES:  # a reordered copy of such weights would not fit beside them
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class

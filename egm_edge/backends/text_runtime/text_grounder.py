@@ -29,7 +29,7 @@ from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts, Truncation
 from egm_edge.images import load_image
 from egm_edge.openai import ChatReply, Limits, ask
-from egm_edge.parsing import parse_answer
+from egm_edge.parsing import Parsed, parse_answer
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -215,26 +215,11 @@ class TextGrounder:
     ) -> Grounding:
         generated = time.perf_counter()
         parsed = parse_answer(reply.text, task=task, in_thought=reply.opened_in_thought, expression=expression)
-        outcome, cut = parsed.outcome, set[Truncation]()
-        if reply.stopped and outcome is not Outcome.FOUND:
-            outcome = Outcome.CANCELLED
-        elif reply.out_of_time:
-            outcome = outcome if outcome is Outcome.FOUND else Outcome.TIMED_OUT
-            cut = {Truncation.ANSWER} if outcome is Outcome.FOUND else cut
-        elif reply.stopped:
-            outcome = Outcome.CANCELLED
-        elif reply.finish_reason == "length":
-            cut = {Truncation.MAX_NEW_TOKENS}
+        outcome, cut = _outcome(reply, parsed)
         box = None
         if outcome is Outcome.FOUND and parsed.box_norm1000 is not None:
             box = Box.from_norm1000(parsed.box_norm1000, *frame.image_wh)
         finished = time.perf_counter()
-        first = reply.piece_times[0] if reply.piece_times else generated
-        measured = reply.measured
-        prefill_ms = measured.prefill_ms
-        if prefill_ms is None:
-            prefill_ms = max(0.0, (first - reply.sent_at) * 1e3 - measured.preprocess_ms)
-        shared_tokens = self.served.frame_tokens(frame.image_tokens)
         return Grounding(
             outcome=outcome,
             expression=expression,
@@ -252,25 +237,35 @@ class TextGrounder:
                 image=frame.image_tokens,
                 think=reply.think_tokens,
                 completion=reply.completion_tokens,
-                decode_steps=measured.decode_steps or reply.completion_tokens,
+                decode_steps=reply.measured.decode_steps or reply.completion_tokens,
             ),
-            timings=Timings(
-                decode_image_ms=frame.decode_image_ms if made_here else 0.0,
-                preprocess_ms=(frame.preprocess_ms if made_here else 0.0) + measured.preprocess_ms,
-                prefill_ms=prefill_ms,
-                think_ms=max(0.0, (reply.answer_from or generated) - first) * 1e3 if reply.think_tokens else 0.0,
-                answer_ms=max(0.0, generated - (reply.answer_from or first)) * 1e3,
-                parse_ms=(finished - generated) * 1e3,
-                ttft_ms=(first - started) * 1e3,
-                total_ms=(finished - started) * 1e3,
-                frame_reused=0 < shared_tokens <= measured.cached_tokens,
-            ),
+            timings=self._timings(frame, reply, started, generated, finished, made_here=made_here),
             stamp_ns=frame.stamp_ns,
             deadline_met=None if due_at == math.inf else box is not None and time.monotonic() <= due_at,
-            truncated_by=frozenset(cut),
+            truncated_by=cut,
             bundle_hash=self.bundle_hash,
             pixel_spec_hash=self.pixel_spec_hash,
             prompt_spec_hash=self.prompt_spec_hash,
+        )
+
+    def _timings(
+        self, frame: TextFrame, reply: ChatReply, started: float, generated: float, finished: float, *, made_here: bool
+    ) -> Timings:
+        measured, shared_tokens = reply.measured, self.served.frame_tokens(frame.image_tokens)
+        first = reply.piece_times[0] if reply.piece_times else generated
+        prefill_ms = measured.prefill_ms
+        if prefill_ms is None:
+            prefill_ms = max(0.0, (first - reply.sent_at) * 1e3 - measured.preprocess_ms)
+        return Timings(
+            decode_image_ms=frame.decode_image_ms if made_here else 0.0,
+            preprocess_ms=(frame.preprocess_ms if made_here else 0.0) + measured.preprocess_ms,
+            prefill_ms=prefill_ms,
+            think_ms=max(0.0, (reply.answer_from or generated) - first) * 1e3 if reply.think_tokens else 0.0,
+            answer_ms=max(0.0, generated - (reply.answer_from or first)) * 1e3,
+            parse_ms=(finished - generated) * 1e3,
+            ttft_ms=(first - started) * 1e3,
+            total_ms=(finished - started) * 1e3,
+            frame_reused=0 < shared_tokens <= measured.cached_tokens,
         )
 
     def _compare_prompt(self, frame: TextFrame, expression: str, task: Task, reply: ChatReply) -> None:
@@ -284,6 +279,17 @@ class TextGrounder:
             "differs, and so may its boxes",
             self.runtime.where, reply.prompt_tokens, expected,
         )  # fmt: skip
+
+
+def _outcome(reply: ChatReply, parsed: Parsed) -> tuple[Outcome, frozenset[Truncation]]:
+    """How a request ended, and what was cut short of it."""
+    found = parsed.outcome is Outcome.FOUND
+    if reply.out_of_time:
+        return (parsed.outcome, frozenset({Truncation.ANSWER})) if found else (Outcome.TIMED_OUT, frozenset())
+    if reply.stopped:
+        return Outcome.CANCELLED, frozenset()
+    cut = {Truncation.MAX_NEW_TOKENS} if reply.finish_reason == "length" else ()
+    return parsed.outcome, frozenset(cut)
 
 
 def _greedy(options: DecodingOptions, where: str) -> DecodingOptions:

@@ -66,8 +66,9 @@ def angle_one_step_behind(patch: Patch) -> None:
         binding = original(self, session, new_tokens)
         for name, table in (("cos", self._cos), ("sin", self._sin)):
             late = table.copy()
-            late[self.length :] = table[self.length - 1 : -1]
-            binding.bind_cpu_input(name, late if new_tokens == 1 else table)
+            if self.length and new_tokens == 1:
+                late[self.length :] = table[self.length - 1 : -1]
+            binding.bind_cpu_input(name, late)
         return binding
 
     _wrap(patch, KvCache, "binding", behind)
