@@ -19,33 +19,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from egm_edge.errors import CheckpointError
+from egm_edge.families.weight_names import canonical_name
 
 MAX_JSON_BYTES = 64 << 20
 INDEX_NAME = "model.safetensors.index.json"
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
-# transformers writes `model.language_model.*`; InternVL `-hf` files published before the 2025 rename write
-# `language_model.model.*`, `vision_tower.*`, `multi_modal_projector.*` and `language_model.lm_head.*`.
-_CANONICAL_PREFIXES = (
-    (r"^(model\.)?language_model\.lm_head\.", "head."),
-    (r"^lm_head\.", "head."),
-    (r"^(model\.language_model|language_model\.model)\.", "text."),
-    (r"^(model\.)?(visual|vision_tower)\.", "vision."),
-    (r"^(model\.)?multi_modal_projector\.", "projector."),
-)
-
-
 _LAYER = re.compile(r"(?P<stack>text\.layers|vision\.blocks|vision\.encoder\.layer)\.(?P<layer>\d+)\.(?P<part>.+)")
-
-
-def canonical_name(key: str) -> str:
-    """The canonical name of a checkpoint key; unknown keys come back unchanged."""
-    for pattern, replacement in _CANONICAL_PREFIXES:
-        renamed, count = re.subn(pattern, replacement, key)
-        if count:
-            return renamed
-    return key
 
 
 class CheckpointSettings(dict[str, Any]):

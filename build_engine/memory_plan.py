@@ -28,6 +28,7 @@ STORED_BITS: Mapping[str, float] = {
 # Orin after weights and cache. The others are assumptions.
 RUNTIME_GB: Mapping[Runtime, float] = {
     Runtime.EDGE_LLM: 1.5, Runtime.TENSORRT_RTX: 1.0, Runtime.TENSORRT_LLM: 3.0, Runtime.OPENAI_SERVER: 3.0,
+    Runtime.PYTORCH: 1.5,
 }  # fmt: skip
 ENGINE_BUILD_FACTOR = 3.5  # host memory over parameter bytes, users' reports (TensorRT-Edge-LLM issue 30: 3 to 4)
 EXPORT_FACTOR = 2.0  # host memory over checkpoint bytes: 1.9 measured with EGM-4B widths

@@ -30,6 +30,7 @@ class Runtime(str, Enum):
     TENSORRT_RTX = "tensorrt-rtx"
     TENSORRT_LLM = "tensorrt-llm"
     OPENAI_SERVER = "openai-server"
+    PYTORCH = "pytorch"
 
 
 class Support(str, Enum):
@@ -342,6 +343,21 @@ _ROWS = (
         versions={"onnxruntime-gpu": ">=1.22", "CUDA": "13 (12 with older wheels)", "cuDNN": "9"},
         steps={"graphs": "host", "check graphs": "host"},
         notes=("the graphs are run on a CPU here; no GPU has run them", "bf16 needs sm80 or newer"),
+    ),
+    Target(
+        name="torch",
+        devices=("datacenter GPUs (A100, H100, H200, B200)", "RTX 20 series and newer", "Jetson with JetPack's torch"),
+        runtime=Runtime.PYTORCH,
+        precisions=("bf16", "fp16"),
+        compiler="build_engine.compilers.torch_checkpoint:compile_torch",
+        support=Support.HOST_HALF,
+        sm=("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm110", "sm120", "sm121"),
+        versions={"torch": ">=2.5 with CUDA"},
+        steps={"checkpoint": "host", "check engine": "host", "CUDA graphs": "device, at first use"},
+        notes=(
+            "the bundle holds the checkpoint's own weights; the engine's code is checked on a CPU in float32; no GPU has run it",
+            "bf16 is run as fp16 before sm80",
+        ),
     ),
     _any_tensorrt_llm(),
     *(_tensorrt_llm(f"tensorrt-llm-{name}", *gpus) for name, gpus in _TENSORRT_LLM_GPUS.items()),

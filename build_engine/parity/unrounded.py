@@ -68,7 +68,8 @@ def unrounded(bundle: Bundle, checkpoint: Checkpoint, *, one_decoder: bool = Fal
             elif not target.name.endswith(".onnx.data"):
                 os.symlink(source.resolve(), target)
         model = dict(bundle.manifest.model)
-        if model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
+        has_table = (root / EMBEDDING).exists()  # a bundle of the PyTorch engine has none
+        if has_table and model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
             (root / EMBEDDING).unlink()
             table = np.load(bundle.path(EMBEDDING)).astype(np.float32)
             truth = checkpoint.float32(EMBEDDING_WEIGHT)

@@ -91,7 +91,24 @@ def _tensorrt_rtx(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     return PortableBackend(bundle, RtxRunner(bundle, *import_runtime()))
 
 
-def _transformers(bundle: Bundle, memory: str, threads: int | None) -> Backend:
+def _torch(bundle: Bundle, memory: str, threads: int | None) -> Backend:
+    try:
+        from egm_edge.backends.torch_gpu.backend import TorchBackend
+    except ImportError as error:
+        raise BackendError("torch and safetensors", str(error), "pip install 'egm-edge[gpu]'") from None
+    return TorchBackend(bundle)
+
+
+def _checkpoint(bundle: Bundle, memory: str, threads: int | None) -> Backend:
+    """On a GPU this project's own engine in 16 bits; on a CPU transformers in float32, the reference of everything."""
+    try:
+        import torch
+    except ImportError:
+        on_gpu = False  # what is missing is told by TransformersBackend
+    else:
+        on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        return _torch(bundle, memory, threads)
     from egm_edge.backends.transformers_backend import TransformersBackend
 
     return TransformersBackend(bundle, threads=threads)
@@ -101,5 +118,6 @@ _BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {
     "cpu": _onnx_runtime,
     "cuda": _cuda,
     "rtx": _tensorrt_rtx,
-    CHECKPOINT_TARGET: _transformers,
+    "torch": _torch,
+    CHECKPOINT_TARGET: _checkpoint,
 }

@@ -1,0 +1,365 @@
+"""TorchBackend: a checkpoint on a GPU (or, for tests, a CPU) behind the same protocol as every engine.
+
+Steps of 1, 2, 4, 8 and 16 tokens and the vision tower of each picture size are captured once and replayed; a step between
+two of these sizes is filled up with tokens whose places the next step overwrites. One KV cache; the frame's prefix stays in it.
+
+Notation: n fed tokens, p prefix tokens, t image tokens, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
+from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs, Eager
+from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
+from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
+from egm_edge.backends.torch_gpu.weights import Weights, read_config
+from egm_edge.bundle import Bundle
+from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
+from egm_edge.decoding.session import InterruptedRunError
+from egm_edge.errors import BackendError, InputError
+from egm_edge.families import family_for
+from egm_edge.pixels import Pixels, PixelSpec
+
+STEP_TOKENS = (1, 2, 4, 8, 16)
+FIRST_CAPACITY, CAPACITY_STEP = 1024, 256
+TOWERS: Mapping[str, Callable[[Weights, Mapping[str, Any], PixelSpec], VisionTower]] = {
+    "qwen3_vl": Qwen3VlVision,
+    "internvl": InternVl3Vision,
+}
+
+
+@dataclass(slots=True, eq=False)
+class TorchFrame:
+    """A frame's image features on the device, and its prefix.
+
+    Attributes:
+        positions: [3, p] rotary positions. features: [t, H] embeddings, then deep-stack features of that shape.
+        opening: tokens of the prefix before the image, the same for every frame.
+    """
+
+    prefix_ids: tuple[int, ...]
+    opening: int
+    positions: NDArray[np.int64]
+    features: list[Tensor]
+    vision_ms: float
+    prefill_ms: float = 0.0
+
+    @property
+    def prefix_token_count(self) -> int:
+        return len(self.prefix_ids)
+
+    @property
+    def image_token_count(self) -> int:
+        return len(self.features[0])
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """[t, H], for comparisons."""
+        return np.asarray(self.features[0].float().cpu().numpy())
+
+    @property
+    def deepstack(self) -> list[NDArray[np.float32]]:
+        """[t, H] each, for comparisons; may be set."""
+        return [np.asarray(feature.float().cpu().numpy()) for feature in self.features[1:]]
+
+    @deepstack.setter
+    def deepstack(self, features: Sequence[NDArray[np.float32]]) -> None:
+        like = self.features[0]
+        self.features[1:] = [torch.from_numpy(feature).to(like) for feature in features]
+
+    @property
+    def shift(self) -> int:
+        """What a token behind the prefix adds to its place for its rotary position."""
+        return int(self.positions.max()) + 1 - self.prefix_token_count
+
+
+@dataclass(slots=True)
+class TorchSession:
+    """One request after its frame's prefix."""
+
+    backend: TorchBackend
+    frame: TorchFrame
+
+    @property
+    def length(self) -> int:
+        return self.backend.length
+
+    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        self.backend.require_resident(self.frame)
+        require_tokens(token_ids)
+        logits = self.backend.feed(token_ids, every_position=every_position)
+        return logits if every_position else logits[0]
+
+    def truncate(self, length: int) -> None:
+        self.backend.require_resident(self.frame)
+        require_reached(length, self.length)
+        self.backend.length = length
+
+    def fork(self, rows: int, room: int) -> TorchBranches:
+        self.backend.require_resident(self.frame)
+        return TorchBranches(self.backend, self.frame.shift, rows, room)
+
+
+class TorchBranches:
+    """Several continuations of one session in one batch, each row of the cache a sequence of its own."""
+
+    def __init__(self, backend: TorchBackend, shift: int, rows: int, room: int) -> None:
+        self._backend, self.shift = backend, shift
+        self.lengths = [backend.length] * rows
+        self.cache = backend.branch_cache(rows, backend.length + room)
+        self.cache.copy_from(backend.cache, backend.length)
+
+    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        rows = len(token_ids)
+        own = KvCache(self.cache.keys[:, :rows], self.cache.values[:, :rows])
+        logits = self._backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.shift, own)
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits[:, 0]
+
+    def drop(self, row: int) -> None:
+        last = len(self.lengths) - 1
+        if row != last:
+            for part in self.cache:
+                part[:, row, : self.lengths[last]] = part[:, last, : self.lengths[last]]
+            self.lengths[row] = self.lengths[last]
+        self.lengths = self.lengths[:last]
+
+    def row(self, row: int) -> TorchBranch:
+        return TorchBranch(self._backend, self, row)
+
+
+@dataclass(slots=True)
+class TorchBranch:
+    """One of several continuations, by itself."""
+
+    backend: TorchBackend
+    branches: TorchBranches
+    place: int
+
+    @property
+    def length(self) -> int:
+        return self.branches.lengths[self.place]
+
+    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        require_tokens(token_ids)
+        places = np.arange(self.length, self.length + len(token_ids))[None]
+        own = self.branches.cache.row(self.place)
+        logits = self.backend.run(np.array([token_ids]), places, self.branches.shift, own)[0]
+        self.branches.lengths[self.place] += len(token_ids)
+        return logits if every_position else logits[-1]
+
+    def truncate(self, length: int) -> None:
+        require_reached(length, self.length)
+        self.branches.lengths[self.place] = length
+
+
+class TorchBackend:
+    """The backend of checkpoints on a GPU. One thread at a time.
+
+    Args:
+        bundle: built for "torch", or a checkpoint described by `bundle_from_checkpoint.describe_checkpoint`.
+        device: "cuda", "cuda:1", "cpu"; None for the GPU that torch sees, else the CPU.
+        dtype: None for the bundle's precision, bfloat16 unless it says otherwise, float16 on GPUs before sm80, float32 on a
+            CPU.
+        capture: how repeated steps run; None for CUDA graphs on a GPU.
+
+    Raises:
+        CheckpointError: the directory is no whole checkpoint of a known family.
+    """
+
+    capabilities = Capabilities(interrupt=True, branches=True)
+
+    def __init__(
+        self, bundle: Bundle, *, device: str | None = None, dtype: torch.dtype | None = None, capture: Capture | None = None
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_gpu = self.device.type == "cuda"
+        directory, manifest = Path(bundle.root), bundle.manifest
+        config = read_config(directory)
+        self.spec, self.family = PixelSpec.from_dict(manifest.pixel_spec), family_for(manifest.family)
+        self.image_token_id = int(manifest.model["image_token_id"])
+        self.context_tokens = int(manifest.limits["context_tokens"])
+        weights = Weights(directory, self.device, dtype or _dtype(self.device, bundle))
+        self.decoder = TextDecoder(weights, config)
+        self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
+        self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
+        self.length = 0
+        self._capture: Capture = capture or (CudaGraphs() if on_gpu else Eager())
+        self._branches: KvCache | None = None
+        self._resident: TorchFrame | None = None
+        self._interrupted = self._closed = False
+        name = str(weights.dtype).removeprefix("torch.")
+        self.facts = RuntimeFacts(
+            f"torch {torch.__version__} ({name})", str(self.device), 0 if on_gpu else torch.get_num_threads()
+        )
+
+    @torch.inference_mode()
+    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> TorchFrame:
+        """Run the vision tower and the prefix; the frame is resident afterwards."""
+        self._require_running()
+        pads = sum(token == self.image_token_id for token in prefix_ids)
+        if pads != pixels.image_token_count:
+            found = f"{pads} pad tokens in the prefix"
+            raise BackendError(f"{pixels.image_token_count} image tokens", found, "take prompt and pixels from one checkpoint")
+        started = self._now()
+        captured = self._capture(("vision", pixels.patches.shape, pixels.grid_hw), self.vision.forward, self.vision.inputs(pixels))
+        features = [feature.clone() for feature in captured]
+        frame = TorchFrame(
+            tuple(prefix_ids),
+            prefix_ids.index(self.image_token_id),
+            self.family.positions(prefix_ids, self.image_token_id, pixels),
+            features,
+            vision_ms=(self._now() - started) * 1e3,
+        )
+        self._make_resident(frame)
+        return frame
+
+    def open_session(self, frame: EngineFrame) -> TorchSession:
+        """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
+        if not isinstance(frame, TorchFrame):
+            raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
+        self._require_running()
+        if self._resident is not frame:
+            self._make_resident(frame)
+        self.length = frame.prefix_token_count
+        return TorchSession(self, frame)
+
+    def feed(self, token_ids: Sequence[int], *, every_position: bool) -> NDArray[np.float32]:
+        """Feed text tokens behind what the cache holds; logits [n, V], or [1, V] after the last one."""
+        assert self._resident is not None
+        count = len(token_ids)
+        self._reserve(count)
+        places = np.arange(self.length, self.length + count)[None]
+        logits = self.run(np.array([token_ids]), places, self._resident.shift, self.cache, every_position=every_position)[0]
+        self.length += count
+        return logits
+
+    @torch.inference_mode()
+    def run(
+        self, token_ids: NDArray[np.int64], places: NDArray[np.int64], shift: int, cache: KvCache, *, every_position: bool = True
+    ) -> NDArray[np.float32]:
+        """Logits [B, n, V] (or [B, 1, V] of the last tokens) of text tokens [B, n] at their places.
+
+        Up to the largest step, counts are filled up to the next captured size: the surplus writes behind the sequence, where
+        nobody looks before it is written again.
+        """
+        self._require_running()
+        rows, count = token_ids.shape
+        size = next((n for n in STEP_TOKENS if n >= count), count)
+        if size > count and int(places.max()) + size - count < cache.places:
+            surplus = np.arange(1, size - count + 1)
+            token_ids = np.pad(token_ids, ((0, 0), (0, size - count)))
+            places = np.concatenate([places, places[:, -1:] + surplus], 1)
+        else:
+            size = count
+        seen = min(-(-(int(places.max()) + 1) // CAPACITY_STEP) * CAPACITY_STEP, cache.places)
+        inputs = [torch.from_numpy(np.ascontiguousarray(part)).to(self.device) for part in (token_ids, places, places + shift)]
+
+        def step(ids: Tensor, at: Tensor, positions: Tensor) -> list[Tensor]:
+            rotary = self.decoder.rotary(positions[None].expand(3, -1, -1))
+            return [self.decoder.logits(self.decoder.forward(self.decoder.embedding[ids], rotary, cache, at, seen))]
+
+        if size <= STEP_TOKENS[-1]:
+            # the key names the memory too: rows of a batch and the session's own cache are different graphs
+            (logits,) = self._capture(("step", rows, size, seen, cache.keys.data_ptr()), step, inputs)
+        else:
+            (logits,) = step(*inputs)
+        chosen = logits[:, :count] if every_position else logits[:, count - 1 : count]
+        return np.asarray(chosen.to("cpu").numpy())
+
+    def branch_cache(self, rows: int, places: int) -> KvCache:
+        """Memory for `rows` sequences, kept from one vote to the next so that its graphs are too."""
+        kept = self._branches
+        if kept is None or kept.keys.shape[1] < rows or kept.places < places:
+            places = -(-places // CAPACITY_STEP) * CAPACITY_STEP
+            kept = self._branches = KvCache.empty(self.decoder.shape, rows, places, self.decoder.embedding)
+            self._capture.forget()
+        return KvCache(kept.keys[:, :rows], kept.values[:, :rows])
+
+    def arm(self) -> None:
+        """Nothing to prepare."""
+
+    def interrupt(self) -> None:
+        """A prefill that runs ends before its next layer; a captured step goes on; later calls raise InterruptedRunError."""
+        self._interrupted = True
+
+    def disarm(self) -> None:
+        self._interrupted = False
+
+    def close(self) -> None:
+        self._closed, self._resident = True, None
+        self._capture.forget()
+
+    def require_resident(self, frame: TorchFrame) -> None:
+        """Refuse a session whose frame was displaced from the cache."""
+        self._require_running()
+        if self._resident is not frame:
+            found = "another frame, opened since"
+            raise BackendError("the session's own frame in the engine", found, "open the session again")
+
+    @torch.inference_mode()
+    def _make_resident(self, frame: TorchFrame) -> None:
+        """Write the frame's prefix into the cache; what stands before the image is kept from the frame before."""
+        started = self._now()
+        last, self._resident = self._resident, None
+        kept = frame.opening if last and last.prefix_ids[: frame.opening] == frame.prefix_ids[: frame.opening] else 0
+        self.length = kept
+        count = frame.prefix_token_count - kept
+        self._reserve(count)
+        ids = torch.tensor(frame.prefix_ids[kept:], device=self.device)
+        x, at_image = self.decoder.embedding[ids][None].clone(), ids == self.image_token_id
+        x[0, at_image] = frame.features[0].to(x.dtype)
+        extras = [torch.zeros_like(x) for _ in frame.features[1:]]
+        for extra, feature in zip(extras, frame.features[1:], strict=True):
+            extra[0, at_image] = feature.to(x.dtype)
+        rotary = self.decoder.rotary(torch.from_numpy(frame.positions[:, kept:]).to(self.device))
+        places = torch.arange(kept, frame.prefix_token_count, device=self.device)[None]
+        self.decoder.forward(
+            x, rotary, self.cache, places, frame.prefix_token_count, deepstack=extras, check=self._require_running
+        )
+        self.length, self._resident = frame.prefix_token_count, frame
+        frame.prefill_ms = (self._now() - started) * 1e3
+
+    def _reserve(self, count: int) -> None:
+        """Make room for `count` tokens, doubling the cache up to the checkpoint's own limit."""
+        needed = self.length + count
+        if needed > self.context_tokens:
+            hint = "shorten the expression, lower max_new_tokens, or use fewer pixels"
+            raise InputError(f"at most {self.context_tokens} tokens", str(needed), hint)
+        if needed > self.cache.places:
+            places = min(max(needed, 2 * self.cache.places), self.context_tokens)
+            grown = KvCache.empty(self.decoder.shape, 1, places, self.decoder.embedding)
+            grown.copy_from(self.cache, self.length)
+            self.cache = grown
+            self._capture.forget()
+
+    def _require_running(self) -> None:
+        if self._closed:
+            raise BackendError("an open engine", "one that was closed", "open the checkpoint again")
+        if self._interrupted:
+            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
+
+    def _now(self) -> float:
+        """`time.perf_counter()` when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _dtype(device: torch.device, bundle: Bundle) -> torch.dtype:
+    wanted = "bf16" if bundle.manifest.target == CHECKPOINT_TARGET else bundle.manifest.precision
+    if device.type != "cuda" or wanted == "fp32":
+        return torch.float32
+    native = wanted == "bf16" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if native else torch.float16

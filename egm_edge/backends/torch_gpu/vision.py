@@ -1,0 +1,180 @@
+"""The vision towers of both families: uint8 patches to image embeddings and deep-stack features, on the device.
+
+Notation: N patches in merge-block order, T tiles of side S, D vision hidden size, h heads, H decoder hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
+from egm_edge.backends.torch_gpu.text_decoder import rotated
+from egm_edge.backends.torch_gpu.weights import Weights
+from egm_edge.errors import CheckpointError
+from egm_edge.pixels import Pixels, PixelSpec
+
+NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py
+PROJECTOR_EPSILON = 1e-5  # torch's LayerNorm default
+_GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
+
+
+class VisionTower(Protocol):
+    """What both towers are to the engine: inputs made on the host, and a function of tensors alone, so that it can be captured."""
+
+    def inputs(self, pixels: Pixels) -> list[Tensor]:
+        """Tensors that `forward` takes, on the device."""
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """Image embeddings [t, H], then deep-stack features of that shape."""
+
+
+class _Tower:
+    """What the towers share: linear layers, norms and the table of pixel values."""
+
+    def __init__(self, weights: Weights, spec: PixelSpec, activation: str) -> None:
+        if activation not in _GELU:
+            raise CheckpointError(f"vision activation {' or '.join(_GELU)}", repr(activation), "it is not supported")
+        self._weights: dict[str, Tensor] = {}
+        self._source, self.spec, self._approximate = weights, spec, _GELU[activation]
+        levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[None, :]
+        mean, std = (np.asarray(values, np.float32)[:, None] for values in (spec.mean, spec.std))
+        self._levels = torch.from_numpy((levels - mean) / std).to(weights.device)  # [3, 256], the processor's own values
+
+    def _weight(self, name: str) -> Tensor:
+        if name not in self._weights:
+            self._weights[name] = self._source.take(name)
+        return self._weights[name]
+
+    def _maybe(self, name: str) -> Tensor | None:
+        return self._weight(name) if name in self._source else None
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self._weight(f"{name}.weight"), self._maybe(f"{name}.bias"))
+
+    def _norm(self, x: Tensor, name: str, epsilon: float) -> Tensor:
+        """LayerNorm, or RMSNorm where the checkpoint holds no bias."""
+        weight, bias = self._weight(f"{name}.weight"), self._maybe(f"{name}.bias")
+        if bias is not None:
+            return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+        wide = x.float()
+        return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+
+    def _mlp(self, x: Tensor, first: str, second: str, approximate: str) -> Tensor:
+        return self._linear(F.gelu(self._linear(x, first), approximate=approximate), second)
+
+    def _values(self, patches: Tensor) -> Tensor:
+        """uint8 [..., 3, samples] as normalised values."""
+        channel = torch.arange(3, device=patches.device)[:, None]
+        return self._levels[channel, patches.long()].to(self._source.dtype)
+
+    def _device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._source.device)
+
+
+class Qwen3VlVision(_Tower):
+    """Qwen3-VL's tower with its mergers. The learned grid and the rotary angles of a picture's size come from the host."""
+
+    def __init__(self, weights: Weights, config: Mapping[str, Any], spec: PixelSpec) -> None:
+        vision = config["vision_config"]
+        super().__init__(weights, spec, vision.get("hidden_act", "gelu_pytorch_tanh"))
+        self._depth, self._heads = int(vision["depth"]), int(vision["num_heads"])
+        self._head_dim = int(vision["hidden_size"]) // self._heads
+        rope = vision.get("rope_parameters") or {}
+        self._theta = float(rope.get("rope_theta", vision.get("rope_theta", 10000.0)))
+        self._deepstack = [int(i) for i in vision.get("deepstack_visual_indexes", [])]
+        kernel = weights.take_float32("vision.patch_embed.proj.weight")  # [D, 3, time, P, P]
+        self._kernel = kernel.sum(2).reshape(len(kernel), -1).to(weights.dtype)  # a still image fills every time slot alike
+        self._grid = weights.take_float32("vision.pos_embed.weight").cpu().numpy()
+
+    def inputs(self, pixels: Pixels) -> list[Tensor]:
+        merge = self.spec.merge_size
+        cos, sin = vision_table(pixels.grid_hw, merge, self._head_dim, self._theta)
+        position = resampled_positions(self._grid, pixels.grid_hw, merge)
+        tables = (np.concatenate([table, table], 1) for table in (cos, sin))  # [N, d]
+        return [self._device(pixels.patches), self._device(position), *(self._device(table) for table in tables)]
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        patches, position, cos, sin = inputs
+        values = self._values(patches.view(len(patches), 3, -1)).flatten(1)  # [N, 3*P*P]
+        x = F.linear(values, self._kernel, self._weight("vision.patch_embed.proj.bias")) + position.to(values.dtype)
+        features: dict[int, Tensor] = {}
+        for i in range(self._depth):
+            base = f"vision.blocks.{i}"
+            x = x + self._attention(self._norm(x, f"{base}.norm1", NORM_EPSILON), base, (cos, sin))
+            normed = self._norm(x, f"{base}.norm2", NORM_EPSILON)
+            x = x + self._mlp(normed, f"{base}.mlp.linear_fc1", f"{base}.mlp.linear_fc2", self._approximate)
+            if i in self._deepstack:
+                place = self._deepstack.index(i)
+                merger = f"vision.deepstack_merger_list.{place}"
+                features[place] = self._merged(self._norm(self._blocks(x), f"{merger}.norm", NORM_EPSILON), merger)
+        merged = self._merged(self._blocks(self._norm(x, "vision.merger.norm", NORM_EPSILON)), "vision.merger")
+        return [merged, *(features[place] for place in sorted(features))]
+
+    def _attention(self, x: Tensor, base: str, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        qkv = self._linear(x, f"{base}.attn.qkv").view(len(x), 3, self._heads, -1)
+        query, key, value = qkv.unbind(1)  # [N, h, d]
+        query, key, value = (part.transpose(0, 1)[None] for part in (rotated(query, rotary), rotated(key, rotary), value))
+        attended = F.scaled_dot_product_attention(query, key, value)[0]  # [h, N, d]
+        return self._linear(attended.transpose(0, 1).reshape(len(x), -1), f"{base}.attn.proj")
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """Neighbouring patches in one row: [N, D] to [N / merge**2, D * merge**2]."""
+        return x.reshape(-1, x.shape[-1] * self.spec.merge_size**2)
+
+    def _merged(self, x: Tensor, merger: str) -> Tensor:
+        return self._mlp(x, f"{merger}.linear_fc1", f"{merger}.linear_fc2", "none")
+
+
+class InternVl3Vision(_Tower):
+    """InternVL3's tower over tiles, pixel shuffle and projector."""
+
+    def __init__(self, weights: Weights, config: Mapping[str, Any], spec: PixelSpec) -> None:
+        vision = config["vision_config"]
+        super().__init__(weights, spec, vision.get("hidden_act", "gelu"))
+        self._depth, self._heads = int(vision["num_hidden_layers"]), int(vision["num_attention_heads"])
+        self._epsilon = float(vision["layer_norm_eps"])
+        self._last_norm = not vision.get("use_mean_pooling", True)
+
+    def inputs(self, pixels: Pixels) -> list[Tensor]:
+        return [self._device(pixels.patches)]
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        (tiles,) = inputs
+        values = self._values(tiles.flatten(2)).view(tiles.shape)  # [T, 3, S, S]
+        embeddings = "vision.embeddings"
+        kernel, bias = (self._weight(f"{embeddings}.patch_embeddings.projection.{part}") for part in ("weight", "bias"))
+        x = F.conv2d(values, kernel, bias, stride=kernel.shape[-1]).flatten(2).transpose(1, 2)  # [T, G*G, D]
+        x = torch.cat([self._weight(f"{embeddings}.cls_token").expand(len(x), -1, -1), x], 1)
+        positions = self._maybe(f"{embeddings}.position_embeddings")
+        x = x if positions is None else x + positions
+        for i in range(self._depth):
+            base = f"vision.encoder.layer.{i}"
+            attended = self._attention(self._norm(x, f"{base}.layernorm_before", self._epsilon), f"{base}.attention")
+            x = x + attended * self._weight(f"{base}.lambda_1")
+            normed = self._norm(x, f"{base}.layernorm_after", self._epsilon)
+            x = x + self._mlp(normed, f"{base}.mlp.fc1", f"{base}.mlp.fc2", self._approximate) * self._weight(f"{base}.lambda_2")
+        x = self._norm(x, "vision.layernorm", self._epsilon) if self._last_norm else x
+        projected = self._norm(_pixel_shuffled(x[:, 1:]), "projector.layer_norm", PROJECTOR_EPSILON)
+        return [self._mlp(projected, "projector.linear_1", "projector.linear_2", "none")]
+
+    def _attention(self, x: Tensor, base: str) -> Tensor:
+        query, key, value = (self._linear(x, f"{base}.{part}_proj") for part in "qkv")
+        if f"{base}.q_norm.weight" in self._source:
+            query, key = self._norm(query, f"{base}.q_norm", 1e-6), self._norm(key, f"{base}.k_norm", 1e-6)
+        query, key, value = (p.view(*p.shape[:2], self._heads, -1).transpose(1, 2) for p in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self._linear(attended, f"{base}.projection_layer")
+
+
+def _pixel_shuffled(x: Tensor) -> Tensor:
+    """[T, G*G, D] to [T * G*G/4, 4*D], each 2x2 block row by row."""
+    side = int(x.shape[1] ** 0.5)
+    blocks = x.view(len(x), side // 2, 2, side // 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(-1, 4 * x.shape[-1])

@@ -1,0 +1,83 @@
+"""Weights of a checkpoint on a device, read tensor by tensor from safetensors under their canonical names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from egm_edge.errors import CheckpointError
+from egm_edge.families.weight_names import canonical_name
+
+MAX_CONFIG_BYTES = 4 << 20
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: not there, oversized or no object.
+    """
+    path = directory / "config.json"
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path} of a few kB", f"{path.stat().st_size >> 20} MB", "check the file")
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"a readable {path}", str(error)[:200], "copy the whole checkpoint directory") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"a JSON object in {path}", type(values).__name__, "download the file again")
+    return values
+
+
+class Weights:
+    """Tensors by canonical name, on `device` in `dtype` when they are taken.
+
+    Args:
+        directory: of the checkpoint; its *.safetensors are opened, nothing else.
+
+    Raises:
+        CheckpointError: no safetensors, or damaged ones.
+    """
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.directory, self.device, self.dtype = directory, device, dtype
+        self._homes: dict[str, tuple[Any, str]] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            try:
+                file = safe_open(path, framework="pt", device=str(device))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"whole safetensors in {path}", str(error)[:200], "download it again") from None
+            self._homes |= {canonical_name(key): (file, key) for key in file.keys()}
+        if not self._homes:
+            raise CheckpointError(f"*.safetensors in {directory}", "none", "download the checkpoint without its pickles")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._homes
+
+    def take(self, name: str) -> Tensor:
+        """One tensor."""
+        return self.take_float32(name).to(self.dtype) if self.dtype is torch.float32 else self._read(name).to(self.dtype)
+
+    def take_float32(self, name: str) -> Tensor:
+        """One tensor in float32, for what is summed or normalised in it."""
+        return self._read(name).float()
+
+    def maybe(self, name: str) -> Tensor | None:
+        """As `take`; None where the checkpoint has none of that name."""
+        return self.take(name) if name in self else None
+
+    def stacked(self, *names: str) -> Tensor | None:
+        """Tensors of several layers below each other, so that one product serves all; None where there are none."""
+        return torch.cat([self.take(name) for name in names]) if names[0] in self else None
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._homes:
+            raise CheckpointError(f"the weight {name} in {self.directory}", "none", "save the model again, whole")
+        file, key = self._homes[name]
+        found: Tensor = file.get_tensor(key)
+        return found
