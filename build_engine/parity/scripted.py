@@ -75,7 +75,7 @@ class _ScriptSession:
         logits = np.zeros((len(token_ids), self.vocabulary), np.float32)
         for row in range(len(token_ids)):
             at = min(max(start + row + 1 - self.opening, 0), len(self.script) - 1)
-            logits[row, self.script[at]] = 1.0  # barely ahead, so that only the greedy choice keeps to the script
+            logits[row, self.script[at]] = 20.0
         return logits if every_position else logits[-1]
 
     def truncate(self, length: int) -> None:
