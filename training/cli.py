@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
         "--direct", action="store_true", help="with --evaluate: ask for the box at once, without a thought"
     )
     nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    nano.add_argument("--table", type=Path, metavar="FILE", help="with --evaluate: write a Markdown table too")
     nano.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after so long, saved; the same command goes on"
     )

@@ -290,8 +290,9 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
             )
             same = answer.text == reference.text(reply)
             if number < traced:
-                naive, lead = side.naive_reply(case, asked.max_new_tokens)
-                if lead > TIE_SPREADS and answer.text != reference.text(naive):
+                naive, leads = side.naive_reply(case, asked.max_new_tokens)
+                parted = _parted(answer.text, [reference.text(naive[:i]) for i in range(len(naive) + 1)])
+                if parted is not None and (parted >= len(leads) or leads[parted] > TIE_SPREADS):
                     run.note("text", f"{answer.text[:40]!r} where greedy decoding gives {reference.text(naive)[:40]!r}")
             if not same and bounds.same_text and not _tie(side, asked, case, reply):
                 run.note("text", f"{answer.text[:60]!r} instead of {reference.text(reply)[:60]!r}")
@@ -311,6 +312,13 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
         asked.pairs.append(run_pair)
         advance(1)
     return run
+
+
+def _parted(text: str, prefixes: Sequence[str]) -> int | None:
+    """The greedy token at which a text leaves the greedy one, whose beginnings are `prefixes`; None where they are equal."""
+    if text == prefixes[-1]:
+        return None
+    return next((i - 1 for i, prefix in enumerate(prefixes) if not text.startswith(prefix.rstrip("\ufffd"))), len(prefixes) - 1)
 
 
 def _off(a: float, b: float) -> float:

@@ -101,21 +101,21 @@ class BackendSide:
         rows = [opening[[2, 1]], *(branches.step(pair) for pair in zip(first[1:], second[1:], strict=True))]
         return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
 
-    def naive_reply(self, case: Case, max_new_tokens: int) -> tuple[list[int], float]:
-        """The greedy reply without its end token, and the smallest lead of a chosen logit over the next, in spreads of logits."""
+    def naive_reply(self, case: Case, max_new_tokens: int) -> tuple[list[int], list[float]]:
+        """The greedy reply without its end token, and the lead of every chosen logit (the end's too) in spreads of logits."""
         session = self.grounder.backend.open_session(self.engine_frame(case))
-        logits, lead = session.extend(self.request_ids(case)), np.inf
+        logits, leads = session.extend(self.request_ids(case)), []
         reply: list[int] = []
         while len(reply) < max_new_tokens:
             second, first = np.partition(logits, -2)[-2:]
-            lead = min(lead, float(first - second) / float(logits.std() + 1e-12))
+            leads.append(float(first - second) / float(logits.std() + 1e-12))
             token = int(logits.argmax())
             if token in self.grounder.stop_ids:
                 break
             reply.append(token)
             if len(reply) < max_new_tokens:
                 logits = session.extend([token])
-        return reply, lead
+        return reply, leads
 
     @contextmanager
     def without_deepstack(self, case: Case) -> Iterator[None]:

@@ -29,7 +29,7 @@ FEATURES = (
     "log_box_area",  # share of the image
     "amodal",
     "agreement",  # of the samples; 1 for a single one
-    "label_in_expression",  # share of the label's words that the expression has; 1 where nothing can be compared
+    "label_contradicts",  # 1 where the label names another colour or another thing than the expression
     "log_longest_spelling",  # tokens of the expression's most spelled-out word: one that the model hardly knows
 )
 
@@ -72,21 +72,30 @@ def evidence(
         math.log(width * height / 1e6),
         float(amodal),
         1.0 if agreement is None else agreement,
-        label_in_expression(label, expression),
+        float(label_contradicts(label, expression)),
         math.log(max(longest_spelling, 1)),
     )
     return dict(zip(FEATURES, values, strict=True))
 
 
 ANYTHING = frozenset({"object", "thing", "item", "one", "something"})
+COLOUR_WORDS = frozenset(
+    ("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "black", "white", "grey", "gray", "brown")
+)
 
 
-def label_in_expression(label: str | None, expression: str) -> float:
-    """Share of the label's words that the expression has; 1 without a label, or where anything at all is asked for."""
-    words = (label or "").lower().split()
-    asked = set(re.findall(r"\w+", expression.lower()))
-    compared = words and not asked & ANYTHING
-    return sum(word in asked for word in words) / len(words) if compared else 1.0
+def label_contradicts(label: str | None, expression: str) -> bool:
+    """Whether a label names another colour than the expression does, or another thing (its last word).
+
+    Example:
+        >>> label_contradicts("black ball", "the rightmost blue ball"), label_contradicts("black ball", "the ball")
+        (True, False)
+    """
+    words, asked = re.findall(r"\w+", (label or "").lower()), set(re.findall(r"\w+", expression.lower()))
+    if not words:
+        return False
+    colours, wanted = COLOUR_WORDS.intersection(words), COLOUR_WORDS & asked
+    return bool(colours and wanted and not colours & wanted) or (words[-1] not in asked and not asked & ANYTHING)
 
 
 def _mean(values: list[float]) -> float:

@@ -43,8 +43,9 @@ class ByteBudget:
 @asynccontextmanager
 async def read_body(
     request: Request, budget: ByteBudget, settings: ServeSettings, media_type: str = "application/json"
-) -> AsyncIterator[bytes]:
-    """The whole body; its bytes go back to the budget at the end of the `with` block.
+) -> AsyncIterator[list[bytes]]:
+    """The whole body, as the one element of a list: popped from there it is free as soon as it was parsed. Its bytes go back to
+    the budget at the end of the `with` block.
 
     Raises:
         RequestError: 408 too slow, 413 too large, 415 of another type, 429 no memory. ClientGoneError: it broke off.
@@ -69,7 +70,8 @@ async def read_body(
             chunks.append(chunk)
             if not message.get("more_body", False):
                 break
-        yield b"".join(chunks)
+        chunks[:] = [b"".join(chunks)]
+        yield chunks
     finally:
         budget.give_back(taken)
 

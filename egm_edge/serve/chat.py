@@ -42,7 +42,7 @@ class Chat:
         note: dict[str, object] = scope["state"]
         try:
             async with read_body(Request(scope, receive), self._budget, self._settings) as body:
-                request = await run_in_threadpool(parse_request, body, self._settings)
+                request = await run_in_threadpool(parse_request, body.pop(), self._settings)
                 await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
             note["outcome"] = GONE

@@ -54,7 +54,7 @@ class LiveTracks:
     async def track(self, request: Request) -> Response:
         """One request."""
         async with read_body(request, self._budget, self._settings, "image/jpeg") as body:
-            frame = _frame(request, body)
+            frame = _frame(request, body.pop())
             reply = await asyncio.get_running_loop().run_in_executor(self._thread, self._follow, frame)
         return JSONResponse(reply)
 

@@ -19,6 +19,7 @@ _DATA_URL = re.compile(
     r"data:(?P<type>[a-z0-9.+/-]{0,80})(?:\s{0,4};\s{0,4}[a-z0-9=._-]{1,80}){0,4};\s{0,4}base64,", re.IGNORECASE
 )
 _SPACE = b" \t\r\n"
+_NOT_PLAIN = re.compile(rb"[%\s]")
 WHERE = "messages.content.image_url"
 
 
@@ -43,7 +44,7 @@ def read_picture(url: str, settings: ServeSettings) -> EncodedPicture:
         RequestError: 400, no picture, or an address where none is fetched; 413, too many pixels or bytes.
     """
     if match := _DATA_URL.match(url):
-        data = _decoded(url[match.end() :])
+        data = _decoded(memoryview(url.encode("ascii", "replace"))[match.end() :])
     elif settings.fetch_pictures and url[:8].lower().startswith(("http://", "https://")):
         data = fetch_picture(url, settings)
     else:
@@ -61,11 +62,13 @@ def read_picture(url: str, settings: ServeSettings) -> EncodedPicture:
     return EncodedPicture(data, hashlib.sha256(data).hexdigest(), width * height)
 
 
-def _decoded(text: str) -> bytes:
-    """Base64, in lines or percent-encoded as some clients write it."""
-    data = unquote_to_bytes(text) if "%" in text else text.encode("ascii", "replace")
+def _decoded(text: memoryview) -> bytes:
+    """Base64, in lines or percent-encoded as some clients write it; no copy of what is plain."""
+    data: bytes | memoryview = text
+    if _NOT_PLAIN.search(text):
+        data = unquote_to_bytes(bytes(text)).translate(None, _SPACE)
     try:
-        return base64.b64decode(data.translate(None, _SPACE), validate=True)
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         message = f"expected base64 after 'base64,'; found {error}"
         raise RequestError(400, message, "invalid_base64", param=WHERE) from None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from egm_edge.bundle import Bundle
-from egm_edge.confidence.features import FEATURES, label_in_expression
+from egm_edge.confidence.features import FEATURES, label_contradicts
 from egm_edge.confidence.logistic_calibration import MIN_ROWS, LogisticCalibration, fit
 from egm_edge.confidence.quality import area_under_risk_coverage, expected_calibration_error, risk_coverage
 from egm_edge.confidence.store import keep_with, store
@@ -94,15 +94,16 @@ def test_the_operating_point_gives_up_one_right_box_in_a_hundred(fitted: Logisti
 @pytest.mark.parametrize(
     ("label", "expression", "expected"),
     [
-        ("red mug", "the red mug", 1.0),
-        ("blue mug", "The Red mug", 0.5),
-        (None, "the mug", 1.0),
-        ("mug", "the dog", 0.0),
-        ("red mug", "the leftmost object", 1.0),
+        pytest.param("red mug", "the Red mug left of the ball", False, id="what was asked for"),
+        pytest.param("red mug", "the largest mug", False, id="a colour that was not asked for"),
+        pytest.param("red mug", "the blue mug", True, id="another colour"),
+        pytest.param("blue star", "the blue mug", True, id="another thing"),
+        pytest.param("red mug", "the leftmost object", False, id="anything"),
+        pytest.param(None, "the mug", False, id="no label"),
     ],
 )
-def test_a_label_that_was_not_asked_for_is_evidence(label: str | None, expression: str, expected: float) -> None:
-    assert label_in_expression(label, expression) == expected
+def test_a_label_that_was_not_asked_for_is_evidence(label: str | None, expression: str, expected: bool) -> None:
+    assert label_contradicts(label, expression) is expected
 
 
 def test_a_box_below_the_operating_point_is_not_found(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:

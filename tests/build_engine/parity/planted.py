@@ -77,8 +77,9 @@ def angle_one_step_behind(patch: Patch) -> None:
 def sampled(patch: Patch) -> None:
     from egm_edge.decoding import sampler
 
-    def hot(original: Any, self: Any, temperature: float = 0.0, top_p: float = 1.0, seed: Any = None) -> None:
-        original(self, temperature or 0.9, top_p, 3)
+    def hot(original: Any, self: Any, *values: Any, **named: Any) -> None:
+        original(self, *values, **named)
+        self.temperature, self._rng = 0.9, np.random.default_rng(3)
 
     _wrap(patch, sampler.Sampler, "__init__", hot)
 

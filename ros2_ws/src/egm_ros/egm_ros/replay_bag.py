@@ -128,7 +128,7 @@ class Replayer(Node):
     def __init__(self, messages: Sequence[BagMessage], *, restamp: bool, clock: bool) -> None:
         super().__init__("replay_bag")
         self._messages, self._restamp = messages, restamp
-        self._clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self._time = self.create_publisher(Clock, "/clock", 10) if clock else None
         self._out = {
             m.topic: self.create_publisher(message_class(m.type_name), m.topic, 10)
             for m in {m.topic: m for m in messages}.values()
@@ -150,8 +150,8 @@ class Replayer(Node):
                 time.sleep(min(left, 0.05))
             if stop.is_set:
                 return
-            if self._clock is not None:
-                self._clock.publish(Clock(clock=to_time(message.stamp_ns)))
+            if self._time is not None:
+                self._time.publish(Clock(clock=to_time(message.stamp_ns)))
             self._out[message.topic].publish(self._stamped(message) if self._restamp else message.cdr)
 
     def _stamped(self, message: BagMessage) -> bytes:
