@@ -72,7 +72,7 @@ def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
         measured = json.loads((out / f"measure-{model}.json").read_text("utf-8"))
         assert measured["64x48"]["4 votes"]["total_ms"]["p50"] > 0 and measured["beside"]["ratio"] > 0
         assert f"| {model} |" in (out / "report.md").read_text("utf-8")
-    assert json.loads((out / "train.json").read_text("utf-8"))["rc"] == 0
+    assert json.loads((out / "train.json").read_text("utf-8"))["rc"] in (0, 130)  # 130: stopped by --minutes, saved
     assert not list(tmp_path.glob("gpu_check.*"))
 
 

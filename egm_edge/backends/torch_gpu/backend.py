@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egm_edge._processor_config import read_json
 from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
 from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs, Eager
 from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
 from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
-from egm_edge.backends.torch_gpu.weights import Weights, read_config
+from egm_edge.backends.torch_gpu.weights import Weights
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
 from egm_edge.decoding.session import InterruptedRunError
@@ -186,7 +187,7 @@ class TorchBackend:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_gpu = self.device.type == "cuda"
         directory, manifest = Path(bundle.root), bundle.manifest
-        config = read_config(directory)
+        config = read_json(directory / "config.json")
         self.spec, self.family = PixelSpec.from_dict(manifest.pixel_spec), family_for(manifest.family)
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
@@ -276,7 +277,12 @@ class TorchBackend:
         else:
             (logits,) = step(*inputs)
         chosen = logits[:, :count] if every_position else logits[:, count - 1 : count]
-        return np.asarray(chosen.to("cpu").numpy())
+        if self.device.type != "cuda":
+            return np.asarray(chosen.numpy())
+        host = torch.empty(chosen.shape, pin_memory=True)  # PyTorch keeps such memory for the next step
+        host.copy_(chosen, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()
+        return np.asarray(host.numpy())
 
     def branch_cache(self, rows: int, places: int) -> KvCache:
         """Memory for `rows` sequences, kept from one vote to the next so that its graphs are too."""

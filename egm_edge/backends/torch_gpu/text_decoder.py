@@ -33,7 +33,6 @@ class TextShape:
     epsilon: float
     theta: float
     section: tuple[int, ...] | None
-    max_positions: int
 
     @classmethod
     def of(cls, config: Mapping[str, Any], head_dim: int) -> TextShape:
@@ -49,7 +48,6 @@ class TextShape:
             epsilon=float(text.get("rms_norm_eps", 1e-6)),
             theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
             section=tuple(int(n) for n in section) if section else None,
-            max_positions=int(text["max_position_embeddings"]),
         )
 
 

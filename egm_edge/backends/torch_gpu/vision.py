@@ -61,10 +61,9 @@ class _Tower:
     def _norm(self, x: Tensor, name: str, epsilon: float) -> Tensor:
         """LayerNorm, or RMSNorm where the checkpoint holds no bias."""
         weight, bias = self._weight(f"{name}.weight"), self._maybe(f"{name}.bias")
-        if bias is not None:
-            return F.layer_norm(x, weight.shape, weight, bias, epsilon)
-        wide = x.float()
-        return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+        if bias is None:
+            return F.rms_norm(x, weight.shape, weight, epsilon)
+        return F.layer_norm(x, weight.shape, weight, bias, epsilon)
 
     def _mlp(self, x: Tensor, first: str, second: str, approximate: str) -> Tensor:
         return self._linear(F.gelu(self._linear(x, first), approximate=approximate), second)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,6 @@ from torch import Tensor
 
 from egm_edge.errors import CheckpointError
 from egm_edge.families.weight_names import canonical_name
-
-MAX_CONFIG_BYTES = 4 << 20
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a checkpoint.
-
-    Raises:
-        CheckpointError: not there, oversized or no object.
-    """
-    path = directory / "config.json"
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path} of a few kB", f"{path.stat().st_size >> 20} MB", "check the file")
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"a readable {path}", str(error)[:200], "copy the whole checkpoint directory") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"a JSON object in {path}", type(values).__name__, "download the file again")
-    return values
 
 
 class Weights:
@@ -61,7 +40,7 @@ class Weights:
 
     def take(self, name: str) -> Tensor:
         """One tensor."""
-        return self.take_float32(name).to(self.dtype) if self.dtype is torch.float32 else self._read(name).to(self.dtype)
+        return self._read(name).to(self.dtype)
 
     def take_float32(self, name: str) -> Tensor:
         """One tensor in float32, for what is summed or normalised in it."""
