@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -116,6 +117,15 @@ class Grounder:
             BackendError: torch or transformers is missing (`pip install 'egm-edge[verify]'`).
         """
         return cls.from_opened(describe_checkpoint(path, max_pixels=max_pixels), threads=threads)
+
+    @contextmanager
+    def answers_unjudged(self) -> Iterator[None]:
+        """Inside the block answers are the model's own: no confidence, and no box that a low one turns into NOT_FOUND."""
+        kept, self.model.confidence_map = self.model.confidence_map, None
+        try:
+            yield
+        finally:
+            self.model.confidence_map = kept
 
     def __enter__(self) -> Grounder:
         return self

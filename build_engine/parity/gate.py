@@ -285,9 +285,10 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
         reply = asked.reply(number)
         try:
             frame = side.frame(case.picture)
-            answer = side.grounder.ground(
-                frame, case.expression, task=case.task, max_new_tokens=asked.max_new_tokens, force_syntax=False
-            )
+            with side.grounder.answers_unjudged():
+                answer = side.grounder.ground(
+                    frame, case.expression, task=case.task, max_new_tokens=asked.max_new_tokens, force_syntax=False
+                )
             same = answer.text == reference.text(reply)
             if number < traced:
                 naive, leads = side.naive_reply(case, asked.max_new_tokens)

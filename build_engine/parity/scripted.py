@@ -35,7 +35,8 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
                 expected = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task)
                 try:
                     grounder = Grounder(_Script(ids, bundle), bundle, tokenizer)
-                    box = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax).box
+                    with grounder.answers_unjudged():
+                        box = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax).box
                 except EgmError as error:
                     return [f"a scripted reply ends in: {error}"]
                 found = None if box is None else box.xyxy

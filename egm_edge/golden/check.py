@@ -7,6 +7,7 @@ Bounds come from the bundle. A shift of all boxes is looked for by itself: boxes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,9 +104,10 @@ def check_golden(
     for reply in asked if not (brief and logits) else ():
         options = {"force_syntax": False} if logits else {}
         frame = grounder.frame(reply.picture)
-        answer = grounder.ground(
-            frame, reply.expression, task=reply.task, max_new_tokens=golden.max_new_tokens, **options
-        )
+        with grounder.answers_unjudged() if logits else nullcontext():
+            answer = grounder.ground(
+                frame, reply.expression, task=reply.task, max_new_tokens=golden.max_new_tokens, **options
+            )
         answers.append((reply, answer.text, answer.box))
         advance(1)
     return _report(facts, golden, answers, [value for values in divergences for value in values] if logits else None)
