@@ -333,18 +333,6 @@ _ROWS = (
         ),
     ),
     Target(
-        name="cuda",
-        devices=("any GPU of ONNX Runtime's CUDA provider (sm75 to sm120, H100 and H200 included)",),
-        runtime=Runtime.ONNX_RUNTIME,
-        precisions=("fp16", "int4", "bf16"),
-        compiler="build_engine.compilers.cuda:compile_cuda",
-        support=Support.HOST_HALF,
-        sm=("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120"),
-        versions={"onnxruntime-gpu": ">=1.22", "CUDA": "13 (12 with older wheels)", "cuDNN": "9"},
-        steps={"graphs": "host", "check graphs": "host"},
-        notes=("the graphs are run on a CPU here; no GPU has run them", "bf16 needs sm80 or newer"),
-    ),
-    Target(
         name="torch",
         devices=("datacenter GPUs (A100, H100, H200, B200)", "RTX 20 series and newer", "Jetson with JetPack's torch"),
         runtime=Runtime.PYTORCH,

@@ -18,7 +18,7 @@ from egm_edge.assets import SHIPPED_NAME
 from egm_edge.backends import Backend, load_backend
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, whole_number
-from egm_edge.errors import BundleError, EgmError
+from egm_edge.errors import BundleError
 from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import read_golden
@@ -66,30 +66,14 @@ def _against_golden(bundle: Bundle, arguments: argparse.Namespace) -> int:
 
 
 def _reached(bundle: Bundle, arguments: argparse.Namespace) -> Any:
-    """What answers: a server, the bundle's runtime, or for a CUDA bundle without that GPU its graphs on the CPU."""
+    """What answers: a server, or the bundle's own runtime."""
     from egm_edge.auto import open_grounder
 
     if arguments.url is not None:
         from egm_edge.backends.text_runtime.http import RemoteGrounder
 
         return RemoteGrounder.from_url(arguments.url, served_model=bundle.root, model=arguments.model)
-    try:
-        return open_grounder(bundle, threads=arguments.threads, check=False)
-    except EgmError:
-        if bundle.manifest.target != "cuda":
-            raise
-        return _on_this_cpu(bundle, arguments.threads)
-
-
-def _on_this_cpu(bundle: Bundle, threads: int | None) -> Any:
-
-    from egm_edge.backends.portable.backend import PortableBackend
-    from egm_edge.backends.portable.ort_runner import OrtRunner
-    from egm_edge.grounder import Grounder
-    from egm_edge.loaded_model import read_tokenizer
-
-    backend = PortableBackend(bundle, OrtRunner(bundle, "cpu", threads=threads))
-    return Grounder(backend, bundle, read_tokenizer(bundle))
+    return open_grounder(bundle, threads=arguments.threads, check=False)
 
 
 def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:

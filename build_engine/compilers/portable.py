@@ -11,7 +11,7 @@ from build_engine.compilers.bf16_to_fp32 import bf16_to_fp32
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
-from build_engine.exporters.portable_graph import INT4_BLOCKS, BlockProduct, PortableGraphWriter
+from build_engine.exporters.portable_graph import INT4_BLOCKS, PortableGraphWriter
 from build_engine.parity import build_gate
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
@@ -77,13 +77,12 @@ def write_graphs(
     precision: str,
     bar: ProgressBar,
     *,
-    product: BlockProduct = BlockProduct.STANDARD,
     ranges: Mapping[str, float] | None = None,
 ) -> None:
     """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
 
     Args:
-        product: how INT4 layers are written. ranges: of decoder layers' inputs, for FP8.
+        ranges: of decoder layers' inputs, for FP8.
 
     Raises:
         BuildError: no layer can be written in the precision asked for.
@@ -94,7 +93,7 @@ def write_graphs(
         (root / name).parent.mkdir(parents=True, exist_ok=True)
 
     def graph(name: str) -> PortableGraphWriter:
-        return PortableGraphWriter(root / name, precision=formats.native, product=product, ranges=ranges)
+        return PortableGraphWriter(root / name, precision=formats.native, ranges=ranges)
 
     bar.stage(f"vision ({formats.native})")
     plan.tower.write_vision(checkpoint, plan.pixel_spec, graph(VISION), WeightFormat.FP32)
@@ -141,4 +140,4 @@ def _widened_on_cpu(candidate: Bundle) -> PortableBackend:
 
 
 def _on_cpu(candidate: Bundle) -> PortableBackend:
-    return PortableBackend(candidate, OrtRunner(candidate, "cpu"))
+    return PortableBackend(candidate, OrtRunner(candidate))

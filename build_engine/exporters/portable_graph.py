@@ -8,7 +8,6 @@ and pixels are computed in float32. INT4 and FP8 layers stay so in the graph. Kn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,12 @@ FLOAT = 1
 INT4_BLOCKS = (128, 64)  # inputs per scale: all that TensorRT takes, the cheaper first
 
 
-class BlockProduct(str, Enum):
-    """How a graph multiplies by INT4 weights: ONNX's own operators [DequantizeLinear, MatMul], which TensorRT fuses, or ONNX
-    Runtime's [MatMulNBits]. Both use the same rounded weights."""
-
-    STANDARD = "standard"
-    ONNX_RUNTIME = "onnxruntime"
-
-
 class PortableGraphWriter(GraphWriter):
     """As GraphWriter. Linear layers are FP32, by which the graph's own type is meant; INT4, which falls back to it where no
     block size divides the inputs; or FP8 (E4M3), inputs rounded too, with one scale a tensor.
 
     Args:
         precision: of activations and plain weights: "fp16", "bf16", or "fp32" for checks.
-        product: how INT4 layers are written.
         ranges: largest magnitude of a layer's input, by layer name; for FP8.
 
     Attributes:
@@ -53,13 +43,11 @@ class PortableGraphWriter(GraphWriter):
         path: Path,
         *,
         precision: str,
-        product: BlockProduct = BlockProduct.STANDARD,
         ranges: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(path)
         self.ranges = ranges or {}
         self._fp8_inputs: dict[tuple[str, float], str] = {}
-        self.product = product
         self.int4_layers: list[str] = []
         self.plain_layers: list[str] = []
         self.dtype = np.dtype(DTYPES[precision])
@@ -121,10 +109,6 @@ class PortableGraphWriter(GraphWriter):
             stop = min(start + ROWS_PER_CHUNK, n)
             rounded = round_blocks(rows(start, stop), bits, block, signed_scales=False, scale_dtype=self.dtype)
             values[start:stop], scales[start:stop] = rounded.values.reshape(stop - start, k), rounded.scales
-        if self.product is BlockProduct.ONNX_RUNTIME:
-            packed = pack_nibbles(values + np.int8(8)).reshape(n, k // block, block // 2)
-            weight, scale = self.weight(f"{name}.int4", packed), self.weight(f"{name}.scales", scales.reshape(-1))
-            return str(super().contrib("MatMulNBits", x, weight, scale, K=k, N=n, bits=bits, block_size=block))
         packed = pack_nibbles(np.ascontiguousarray(values.T).reshape(-1))
         weight = self._stream(f"{name}.int4", TensorProto.INT4, (k, n), [packed])
         scale = self.weight(f"{name}.scales", np.ascontiguousarray(scales.T))

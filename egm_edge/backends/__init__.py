@@ -77,13 +77,6 @@ def _onnx_runtime(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     return OnnxBackend(bundle, memory=memory, threads=threads)
 
 
-def _cuda(bundle: Bundle, memory: str, threads: int | None) -> Backend:
-    from egm_edge.backends.portable.backend import PortableBackend
-    from egm_edge.backends.portable.ort_runner import OrtRunner
-
-    return PortableBackend(bundle, OrtRunner(bundle, "cuda", threads=threads))
-
-
 def _tensorrt_rtx(bundle: Bundle, memory: str, threads: int | None) -> Backend:
     from egm_edge.backends.portable.backend import PortableBackend
     from egm_edge.backends.tensorrt_rtx import RtxRunner, import_runtime
@@ -116,7 +109,6 @@ def _checkpoint(bundle: Bundle, memory: str, threads: int | None) -> Backend:
 
 _BACKENDS: dict[str, Callable[[Bundle, str, int | None], Backend]] = {
     "cpu": _onnx_runtime,
-    "cuda": _cuda,
     "rtx": _tensorrt_rtx,
     "torch": _torch,
     CHECKPOINT_TARGET: _checkpoint,

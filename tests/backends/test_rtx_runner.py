@@ -17,7 +17,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from build_engine.compilers.cuda import compile_cuda
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.backends import tensorrt_rtx
@@ -28,6 +27,7 @@ from egm_edge.bundle import Bundle, FileRecord
 from egm_edge.errors import BackendError
 from egm_edge.grounder import Grounder
 from egm_edge.loaded_model import read_tokenizer
+from tests.support.portable_bundle import write_portable_bundle
 
 VERSION = "1.7.1.116"
 
@@ -141,25 +141,25 @@ def fake_trt(graphs: Path, log: list[int], seen_caches: list[bytes]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cuda_bundle(tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def portable_bundle(tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out_dir = tmp_path_factory.mktemp("rtx") / "bundle"
     request = BuildRequest(
-        checkpoint=tiny_qwen3_vl, out_dir=out_dir, target=target_for("cuda"), precision="fp16", gate=False
+        checkpoint=tiny_qwen3_vl, out_dir=out_dir, target=target_for("rtx"), precision="fp16", gate=False
     )
-    return compile_cuda(request)
+    return write_portable_bundle(request)
 
 
 @pytest.fixture
-def bundle(cuda_bundle: Bundle) -> Bundle:
+def bundle(portable_bundle: Bundle) -> Bundle:
     """The same bundle as if its engines had been built."""
-    manifest = cuda_bundle.manifest
+    manifest = portable_bundle.manifest
     engines = {name: f"engines/{name}.engine" for name in ("vision", "decoder", "head")}
     for name, path in engines.items():
-        (cuda_bundle.root / path).parent.mkdir(exist_ok=True)
-        (cuda_bundle.root / path).write_bytes(name.encode())
+        (portable_bundle.root / path).parent.mkdir(exist_ok=True)
+        (portable_bundle.root / path).write_bytes(name.encode())
     records = {path: FileRecord("0" * 64, 1) for path in engines.values()}
     versions = {**manifest.versions, "tensorrt-rtx": VERSION}
-    return Bundle(cuda_bundle.root, replace(manifest, files=manifest.files | records, versions=versions))
+    return Bundle(portable_bundle.root, replace(manifest, files=manifest.files | records, versions=versions))
 
 
 def _text(bundle: Bundle, runner: Any) -> str:
@@ -174,7 +174,7 @@ def test_the_loop_over_engines_is_the_loop_over_graphs(bundle: Bundle, tmp_path:
     cuda = Cuda()
     runner = RtxRunner(bundle, fake_trt(bundle.root / "graphs", log, []), cuda, cache_dir=tmp_path)
     ours = _text(bundle, runner)
-    assert ours == _text(bundle, OrtRunner(bundle, "cpu", threads=1))
+    assert ours == _text(bundle, OrtRunner(bundle, threads=1))
     assert runner.facts.device == "cuda:0 (sm89)"
     assert log[0] == tensorrt_rtx.PREFILL_PROFILE and set(log[2:]) == {tensorrt_rtx.DECODE_PROFILE}
     runner.close()

@@ -1,4 +1,4 @@
-"""OrtRunner: portable graphs on ONNX Runtime, CUDA or CPU, the KV cache bound in place on the device.
+"""OrtRunner: portable graphs on ONNX Runtime on a CPU, the very graphs that GPU engines are made of, for checks.
 
 Two buffers per layer and kind take turns: a step reads the cache from one and writes it, with the new tokens behind it, into
 the other. Forgetting tokens is a shorter view of the same memory.
@@ -20,11 +20,10 @@ from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
 
 VISION, DECODER, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "head"))
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+PROVIDER = "CPUExecutionProvider"
 FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"  # on a CPU they would be rounded to 8 bits otherwise
 # As ONNX Runtime's bindings take them: NumPy's type, or ONNX's number of one that NumPy does not have.
 KV_TYPES: dict[str, Any] = {"tensor(float16)": np.float16, "tensor(bfloat16)": 16, "tensor(float)": np.float32}
-CUDA_MEND = "pip install onnxruntime-gpu[cuda,cudnn] nvidia-cublas (and no plain onnxruntime beside it)"
 
 
 class OrtRunner:
@@ -32,22 +31,17 @@ class OrtRunner:
 
     Args:
         bundle: with portable graphs under graphs/.
-        device: "cuda" or "cpu" (which runs the very same graphs, for checks).
-        device_id: which GPU.
         threads: CPU threads, None for ONNX Runtime's choice.
 
     Raises:
-        BackendError: the device's execution provider is missing or cannot load the graphs.
+        BackendError: the graphs do not load, or do not fit the manifest.
     """
 
-    def __init__(self, bundle: Bundle, device: str, *, device_id: int = 0, threads: int | None = None) -> None:
-        self.device, self.device_id = device, device_id
-        self._require_provider()
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         config = EngineConfig.from_dict(bundle.manifest.model)
         self.capacity = int(bundle.manifest.limits["context_tokens"])
         self._sessions = {name: self._open(bundle.path(name), threads) for name in (VISION, DECODER, HEAD)}
-        where = f"cuda:{device_id}" if device == "cuda" else device
-        self.facts = RuntimeFacts(f"onnxruntime {ort.__version__}", where, threads or 0)
+        self.facts = RuntimeFacts(f"onnxruntime {ort.__version__}", "cpu", threads or 0)
         self.cache_tokens = 0
         self._row = (config.kv_heads, config.head_dim)
         self._names = [f"{part}_{i}" for i in range(config.layers) for part in ("key", "value")]
@@ -104,10 +98,10 @@ class OrtRunner:
 
     def _allocate(self) -> ort.OrtValue:
         shape = [self.capacity, *self._row]
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, self._kv_dtype, self.device, self.device_id)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, self._kv_dtype, "cpu", 0)
 
     def _bind(self, bind: Any, name: str, buffer: ort.OrtValue, tokens: int) -> None:
-        bind(name, self.device, self.device_id, self._kv_dtype, [tokens, *self._row], buffer.data_ptr())
+        bind(name, "cpu", 0, self._kv_dtype, [tokens, *self._row], buffer.data_ptr())
 
     def _require_deepstack(self, count: int) -> None:
         known = [v.name for v in self._sessions[DECODER].get_inputs() if v.name.startswith("deepstack_")]
@@ -118,26 +112,13 @@ class OrtRunner:
                 "rebuild the bundle",
             )
 
-    def _require_provider(self) -> None:
-        provider = PROVIDERS[self.device]
-        if provider not in ort.get_available_providers():
-            raise BackendError(
-                f"ONNX Runtime with its {provider}", f"onnxruntime {ort.__version__} without it", CUDA_MEND
-            )
-
     def _open(self, path: Path, threads: int | None) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry(FLOAT_ACTIVATIONS, "1")
-        providers: list[Any] = [PROVIDERS["cpu"]]
-        if self.device == "cuda":
-            providers.insert(0, (PROVIDERS["cuda"], {"device_id": self.device_id}))
         try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
+            return ort.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime's exceptions share no public base class
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BackendError(f"{path.name} to load into ONNX Runtime", first[:300], "rebuild the bundle") from None
-        if PROVIDERS[self.device] not in session.get_providers():  # ONNX Runtime falls back to the CPU without a word
-            raise BackendError(f"{path.name} on {PROVIDERS[self.device]}", "the CPU instead", CUDA_MEND)
-        return session

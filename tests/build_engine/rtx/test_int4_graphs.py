@@ -1,4 +1,4 @@
-"""INT4 weights in portable graphs: the very weights that were rounded, in both forms; mistakes that the build's gate refuses."""
+"""INT4 weights in portable graphs: the very weights that were rounded; mistakes that the build's gate refuses."""
 
 from __future__ import annotations
 
@@ -11,32 +11,28 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from build_engine.compilers import cuda
-from build_engine.compilers.cuda import compile_cuda
 from build_engine.exporters import portable_graph
 from build_engine.exporters.graph import WeightFormat
-from build_engine.exporters.portable_graph import BlockProduct, PortableGraphWriter
+from build_engine.exporters.portable_graph import PortableGraphWriter
 from build_engine.quantize import BlockRounded, round_blocks
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
+from tests.support.portable_bundle import write_portable_bundle
 
-FORMS = pytest.mark.parametrize("product", list(BlockProduct))
 
-
-def _written(path: Path, weight: np.ndarray, product: BlockProduct) -> Path:
+def _written(path: Path, weight: np.ndarray) -> Path:
     """A graph of one INT4 layer, x f32 [1, n, K] to y f32 [1, n, N]."""
     n, k = weight.shape
-    with PortableGraphWriter(path, precision="fp16", product=product) as graph:
+    with PortableGraphWriter(path, precision="fp16") as graph:
         x = graph.input("x", np.float32, [1, "n", k])
         y = graph.linear(x, "layer", (n, k), lambda a, b: weight[a:b], WeightFormat.INT4)
         graph.output(y, np.float32, [1, "n", n], name="y")
     return path
 
 
-@FORMS
 @pytest.mark.parametrize(
     ("shape", "block"),
     [
@@ -46,29 +42,28 @@ def _written(path: Path, weight: np.ndarray, product: BlockProduct) -> Path:
     ],
 )
 def test_a_layer_multiplies_by_the_rounded_weights(
-    tmp_path: Path, shape: tuple[int, int], block: int, product: BlockProduct
+    tmp_path: Path, shape: tuple[int, int], block: int
 ) -> None:
     weight = np.random.default_rng(0).normal(0, 0.05, shape).astype(np.float32)
     rounded = round_blocks(weight, 4, block, signed_scales=False, scale_dtype=np.float16)
     expected = (rounded.values * rounded.scales[..., None]).reshape(shape)
     session = ort.InferenceSession(
-        str(_written(tmp_path / "g.onnx", weight, product)), providers=["CPUExecutionProvider"]
+        str(_written(tmp_path / "g.onnx", weight)), providers=["CPUExecutionProvider"]
     )
     eye = np.eye(shape[1], dtype=np.float32)[None]
     found = np.concatenate([session.run(["y"], {"x": eye[:, i : i + 1]})[0] for i in range(shape[1])], 1)[0].T
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)  # the CPU kernels round a row to 8 bits
 
 
-@FORMS
-def test_a_layer_that_no_block_divides_stays_in_16_bits(tmp_path: Path, product: BlockProduct) -> None:
+def test_a_layer_that_no_block_divides_stays_in_16_bits(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(0, 0.05, (8, 160)).astype(np.float32)
-    model = onnx.load(str(_written(tmp_path / "g.onnx", weight, product)))
+    model = onnx.load(str(_written(tmp_path / "g.onnx", weight)))
     assert {node.op_type for node in model.graph.node} == {"Cast", "MatMul", "Identity"}
 
 
 def test_the_graph_for_tensorrt_is_standard_onnx_with_positive_scales(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(0, 0.05, (64, 256)).astype(np.float32)
-    path = _written(tmp_path / "g.onnx", weight, BlockProduct.STANDARD)
+    path = _written(tmp_path / "g.onnx", weight)
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(str(path))
     assert {node.domain for node in model.graph.node} == {""}
@@ -78,25 +73,18 @@ def test_the_graph_for_tensorrt_is_standard_onnx_with_positive_scales(tmp_path: 
 
 
 def _built(checkpoint: Path, out_dir: Path, **options: Any) -> Bundle:
-    return compile_cuda(
-        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for("cuda"), precision="int4", **options)
+    return write_portable_bundle(
+        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for("rtx"), precision="int4", **options)
     )
 
 
 @pytest.mark.parametrize(
-    ("family", "product"),
-    [
-        ("nano", BlockProduct.STANDARD),
-        ("nano", BlockProduct.ONNX_RUNTIME),
-        ("tiny_qwen3_vl", BlockProduct.STANDARD),
-        ("tiny_internvl3", BlockProduct.STANDARD),
-    ],
+    "family", ["nano", "tiny_qwen3_vl", "tiny_internvl3"]
 )
 def test_int4_graphs_follow_transformers(
-    family: str, product: BlockProduct, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(cuda, "INT4_PRODUCT", product)
     checkpoint = shipped_checkpoint() if family == "nano" else request.getfixturevalue(family)
     graphs = _built(checkpoint, tmp_path / "bundle").manifest.parity["graphs"]
     assert (graphs["status"], graphs["precision"]) == ("verified", "int4")
@@ -143,7 +131,6 @@ def test_the_gate_refuses_weights_that_are_packed_or_scaled_wrongly(
     what: str, mistake: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(cuda, "INT4_PRODUCT", BlockProduct.STANDARD)
     monkeypatch.setattr(portable_graph, what, mistake)
     with pytest.raises(BuildError, match="prefill logits"):
         _built(shipped_checkpoint(), tmp_path / "bundle")
