@@ -37,7 +37,7 @@ test-core: venv edgellm ## every test that needs no ROS 2
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
 test-long: venv edgellm ros ## soak, load, long fuzz and whole-table tests, ROS 2 included
-	$(PYTHON) -m pytest -m long $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PARALLEL) -m long $(PYTEST_ARGS)
 	.ci/ros_run.sh python -m pytest tests/ros -m long $(PYTEST_ARGS)
 
 test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2

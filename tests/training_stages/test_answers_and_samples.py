@@ -38,7 +38,7 @@ def processor(request: pytest.FixtureRequest) -> EgmProcessor:
             replace(ROW, expression='a "quoted" one, [1, 2, 3, 4]'), id="brackets and quotes in the expression"
         ),
         pytest.param(replace(ROW, box=Box(639.9, 479.9, 640.0, 480.0)), id="thinner than half a unit"),
-        pytest.param(replace(ROW, box=Box(0.0, 0.0, 0.1, 0.1)), id="thin at the origin"),
+        pytest.param(replace(ROW, box=Box(0.0, 0.0, 2.0, 0.1)), id="thin at the origin"),
         pytest.param(replace(ROW, reasoning="Not the one at [5, 6, 7, 8]."), id="a list in the thought"),
     ],
 )
