@@ -5,7 +5,7 @@ that must come of it. So decoding, parsing and geometry are checked whether or n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from build_engine.parity.witnesses import SCRIPTED_BOXES, SCRIPTS, THOUGHT, in_pixels
 from egm_edge.backends.base import Capabilities, RuntimeFacts
 from egm_edge.bundle import Bundle
+from egm_edge.bundle_from_checkpoint import MAX_NEW_TOKENS
 from egm_edge.errors import EgmError
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Task
@@ -25,6 +26,8 @@ TOLERANCE_PX = 0.01
 def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
     """What the pipeline makes of scripted replies, where it is not their box."""
     problems, family = [], bundle.manifest.family
+    limits = {**bundle.manifest.limits, "max_new_tokens": MAX_NEW_TOKENS}  # a bundle's own may be shorter than these replies
+    bundle = Bundle(bundle.root, replace(bundle.manifest, limits=limits))
     thinking = str(bundle.manifest.prompt_spec["suffix"]).rstrip().endswith("<think>")
     picture = np.zeros((*SCRIPT_HW, 3), np.uint8)
     for task in Task:
