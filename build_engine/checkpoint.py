@@ -23,6 +23,7 @@ from egm_edge.families.weight_names import canonical_name
 
 MAX_JSON_BYTES = 64 << 20
 INDEX_NAME = "model.safetensors.index.json"
+ROWS_AT_ONCE = 4096  # of a large table, where a copy in float32 is looked at
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -135,8 +136,10 @@ class Checkpoint:
 
     def bfloat16_bits(self, name: str) -> NDArray[np.uint16]:
         """A BF16 tensor as its raw bits, uint16."""
-        self._require_finite(name, np.ascontiguousarray(self._slice(name)[:]).astype(np.float32))
-        return np.ascontiguousarray(self._slice(name)[:]).astype(ml_dtypes.bfloat16, copy=False).view(np.uint16)
+        rows = np.ascontiguousarray(self._slice(name)[:]).astype(ml_dtypes.bfloat16, copy=False)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._require_finite(name, rows[start : start + ROWS_AT_ONCE].astype(np.float32))
+        return rows.view(np.uint16)
 
     def _require_finite(self, name: str, rows: NDArray[np.float32]) -> None:
         if not np.isfinite(rows).all():

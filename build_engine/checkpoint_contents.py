@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import ROWS_AT_ONCE, Checkpoint
 from egm_edge.errors import CheckpointError
 
-ROWS_AT_ONCE = 4096
 _WB = r"\.(weight|bias)"
 _TEXT = (
     r"text\.(embed_tokens|norm)\.weight|head\.weight",

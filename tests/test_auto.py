@@ -7,6 +7,7 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from build_engine.compilers.serving import compile_server
 from build_engine.request import BuildRequest
 from build_engine.targets import target_for
 from egm_edge import Grounder, open_grounder
-from egm_edge.backends import load_backend
+from egm_edge.backends import RuntimeFacts, load_backend
 from egm_edge.backends.text_runtime.edge_llm import EdgeLlmGrounder
 from egm_edge.backends.text_runtime.tensorrt_llm import TensorRtLlmGrounder
 from egm_edge.bundle import Bundle
@@ -43,7 +44,8 @@ def described(checkpoint: Path, **fields: Any) -> Bundle:
 def test_runtimes_that_answer_whole_requests(
     tiny_qwen3_vl: Path, monkeypatch: pytest.MonkeyPatch, target: str, runtime: str, kind: type
 ) -> None:
-    bundle, opened = described(tiny_qwen3_vl, target=target, text_runtime=runtime), object()
+    bundle = described(tiny_qwen3_vl, target=target, text_runtime=runtime)
+    opened = SimpleNamespace(facts=RuntimeFacts("a stand-in"))
     monkeypatch.setattr(kind, "from_opened", lambda given: opened if given is bundle else None)
     assert open_grounder(bundle) is opened
     with pytest.raises(BackendError, match=rf"open_grounder.*{kind.__name__}") as raised:

@@ -190,6 +190,9 @@ class TransformersReference:
         with torch.inference_mode():
             features = self.model.get_image_features(**vision, return_dict=True)
             positions = self.positions(inputs)
+            if int(self.model.config.image_token_id) in reply:  # random weights say it; no picture belongs to it
+                logits = self._behind_the_prompt(inputs, reply, int(positions.max()) + 1, last, without_deepstack)
+                return ReferenceTrace(_rows(features.pooler_output), _features(features), positions, logits)
             appended = torch.tensor([list(reply)], dtype=torch.int64, device=self.device)
             inputs["input_ids"] = torch.cat([inputs["input_ids"], appended], 1)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -198,12 +201,26 @@ class TransformersReference:
             self.model.model.rope_deltas = None  # kept from the last `generate`, for a batch of another size
             with _deepstack_zeroed(self.model.model.language_model) if without_deepstack else nullcontext():
                 logits = self.model(**inputs, logits_to_keep=last, use_cache=False).logits[0]
-        return ReferenceTrace(
-            embeddings=_rows(features.pooler_output),
-            deepstack=[_rows(feature) for feature in getattr(features, "deepstack_features", None) or []],
-            positions=positions,
-            logits=np.asarray(logits.float().cpu().numpy()),
-        )
+        found = np.asarray(logits.float().cpu().numpy())
+        return ReferenceTrace(_rows(features.pooler_output), _features(features), positions, found)
+
+    def _behind_the_prompt(
+        self, inputs: dict[str, Any], reply: Sequence[int], start: int, last: int, without_deepstack: bool
+    ) -> NDArray[np.float32]:
+        """Logits of the last tokens of prompt and reply, the reply fed by itself behind the prompt as `generate` feeds it."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self.model.model.rope_deltas = None
+        with _deepstack_zeroed(self.model.model.language_model) if without_deepstack else nullcontext():
+            before = self.model(**inputs, past_key_values=cache, use_cache=True).logits[0]
+        ids = torch.tensor([list(reply)], dtype=torch.int64, device=self.device)
+        places = torch.arange(start, start + len(reply), device=self.device)[None]
+        if "image_grid_thw" in inputs:
+            places = places.expand(3, 1, -1)  # time, height, width
+        behind = self.model(input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True).logits[0]
+        return np.asarray(torch.cat([before, behind])[-last:].float().cpu().numpy())
 
     def text(self, ids: Sequence[int], *, marked: bool = False) -> str:
         """Reply text; `marked` keeps special tokens, which InternVL's answer syntax is made of."""
@@ -313,6 +330,10 @@ def _end_tokens(stated: int | list[int] | None) -> frozenset[int]:
 def _until_end(ids: list[int], end_ids: frozenset[int]) -> list[int]:
     ends = [i for i, token in enumerate(ids) if token in end_ids]
     return ids[: ends[0]] if ends else ids
+
+
+def _features(features: Any) -> list[NDArray[np.float32]]:
+    return [_rows(feature) for feature in getattr(features, "deepstack_features", None) or []]
 
 
 def _rows(features: Any) -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ def test_a_checkpoint_is_not_suspected_of_other_boxes(tiny_qwen3_vl: Path, caplo
 
 def test_without_torch_the_message_says_what_to_install(tiny_qwen3_vl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match=r"pip install 'egm-edge\[train\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'egm-edge\[verify\]'"):
         Grounder.from_checkpoint(tiny_qwen3_vl)
 
 

@@ -36,8 +36,8 @@ def test_one_line_per_text(ask: Egm, picture: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
-    assert first.endswith("  the red mug")
-    assert second.endswith("  左边的杯子")
+    assert "  the red mug" in first  # behind it: why there is no box, and that the cap was met
+    assert "  左边的杯子" in second
     assert "amodal" in first
     assert "uncalibrated" in first
 
@@ -245,7 +245,7 @@ def _age(bundle: Path) -> None:
         pytest.param(lambda b: (b / MANIFEST_NAME).unlink(), ["without bundle.json"], id="not a bundle"),
         pytest.param(_truncate, ["bytes", "found"], id="truncated"),
         pytest.param(_tamper, ["sha256", "altered"], id="tampered with"),
-        pytest.param(_age, ["schema 1", "schema 99", "9.9"], id="another version"),
+        pytest.param(_age, ["schema 2", "schema 99", "9.9"], id="another version"),
     ],
 )
 def test_damaged_bundles_are_refused(

@@ -34,7 +34,7 @@ def test_a_checkpoint_shows_what_it_is(
 
 def test_the_shipped_checkpoint_goes_by_its_name(egm: Egm) -> None:
     facts = json.loads(egm("inspect", "egm-nano", "--json").stdout)
-    assert facts["parameters"] == 3_014_528 and facts["licence"] == "apache-2.0"
+    assert facts["parameters"] == 3_072_512 and facts["licence"] == "apache-2.0"
 
 
 def test_a_bundle_shows_its_manifest_as_before(egm: Egm, tiny_bundle: Path) -> None:

@@ -59,7 +59,7 @@ def _walk(syntax: AnswerSyntax, text: str) -> State | None:
 def test_random_walks_through_the_syntax_always_parse(syntax: AnswerSyntax) -> None:
     rng = np.random.default_rng(0)
     outcomes = set()
-    for _ in range(12):
+    for _ in range(60):
         state, tokens = syntax.automaton.start, []
         while not syntax.automaton.accepts(state) and len(tokens) < 40:
             token = int(rng.choice(syntax.allowed(state)))
