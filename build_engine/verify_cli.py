@@ -145,7 +145,7 @@ def _cases(arguments: argparse.Namespace) -> Sequence[Any]:
     if arguments.data is not None:
         return rows(arguments.data, arguments.images, arguments.limit)
     count = arguments.scenes or (NANO_SCENES if arguments.reference == SHIPPED_NAME else 0)
-    return [*islice(scenes(count), count)] if count else probes()
+    return [*probes(), *islice(scenes(count), count)]
 
 
 def _require_comparable(bundle: Bundle) -> None:

@@ -21,6 +21,10 @@ from egm_edge.grounding import Task
 
 SCRIPT_HW = (300, 700)
 TOLERANCE_PX = 0.01
+CLEAR, BARE = (
+    20.0,
+    1.0,
+)  # lead of the script's tokens; where nothing forces it, so little that only the greedy choice keeps to it
 
 
 def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
@@ -35,9 +39,11 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
             for force_syntax in (False, True):
                 text = (f"{THOUGHT}\n</think>\n\n" if thinking else "") + SCRIPTS[family].format(*numbers)
                 ids = tokenizer.encode(text, add_special_tokens=False).ids
+                if len(ids) >= int(bundle.manifest.limits["max_new_tokens"]):
+                    continue  # a bundle for shorter replies than that
                 expected = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task)
                 try:
-                    grounder = Grounder(_Script(ids, bundle), bundle, tokenizer)
+                    grounder = Grounder(_Script(ids, bundle, CLEAR if force_syntax else BARE), bundle, tokenizer)
                     with grounder.answers_unjudged():
                         box = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax).box
                 except EgmError as error:
@@ -65,6 +71,7 @@ class _ScriptSession:
     script: Sequence[int]
     vocabulary: int
     prefix: int
+    lead: float
     opening: int = -1  # where the reply begins: behind the first tokens that are fed
     fed: list[int] = field(default_factory=list)
 
@@ -79,7 +86,7 @@ class _ScriptSession:
         logits = np.zeros((len(token_ids), self.vocabulary), np.float32)
         for row in range(len(token_ids)):
             at = min(max(start + row + 1 - self.opening, 0), len(self.script) - 1)
-            logits[row, self.script[at]] = 20.0
+            logits[row, self.script[at]] = self.lead
         return logits if every_position else logits[-1]
 
     def truncate(self, length: int) -> None:
@@ -92,7 +99,8 @@ class _Script:
     capabilities = Capabilities()
     facts = RuntimeFacts("script")
 
-    def __init__(self, ids: Sequence[int], bundle: Bundle) -> None:
+    def __init__(self, ids: Sequence[int], bundle: Bundle, lead: float) -> None:
+        self._lead = lead
         model = bundle.manifest.model
         self._script = [*ids, *model["stop_token_ids"][:1]]
         self._vocabulary = int(model["vocab_size"])
@@ -101,7 +109,7 @@ class _Script:
         return _ScriptFrame(len(prefix_ids), getattr(pixels, "image_token_count", 0))
 
     def open_session(self, frame: object) -> _ScriptSession:
-        return _ScriptSession(self._script, self._vocabulary, getattr(frame, "prefix_token_count", 0))
+        return _ScriptSession(self._script, self._vocabulary, getattr(frame, "prefix_token_count", 0), self._lead)
 
     def arm(self) -> None: ...
 

@@ -188,11 +188,11 @@ def period_added(patch: Patch) -> None:
 
 
 def axes_of_boxes_swapped(patch: Patch) -> None:
-    def swapped(original: Any, numbers: Any, task: Any) -> Any:
-        box = original(numbers, task)
-        return box and (box[1], box[0], box[3], box[2])
+    def swapped(original: Any, *values: Any, **named: Any) -> Any:
+        box = original(*values, **named)
+        return (box[1], box[0], box[3], box[2]) if isinstance(box, tuple) else box
 
-    _wrap(patch, __import__("egm_edge.parsing", fromlist=["_"]), "_usable_box", swapped)
+    _wrap(patch, __import__("egm_edge.parsing", fromlist=["_"]), "_box_or_fault", swapped)
 
 
 def dropped_branch_kept(patch: Patch) -> None:
