@@ -21,10 +21,8 @@ from egm_edge.grounding import Task
 
 SCRIPT_HW = (300, 700)
 TOLERANCE_PX = 0.01
-CLEAR, BARE = (
-    20.0,
-    1.0,
-)  # lead of the script's tokens; where nothing forces it, so little that only the greedy choice keeps to it
+# Lead of the script's tokens; where nothing forces it, so little that only the greedy choice keeps to it.
+CLEAR, BARE = 20.0, 1.0
 
 
 def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
@@ -39,8 +37,6 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
             for force_syntax in (False, True):
                 text = (f"{THOUGHT}\n</think>\n\n" if thinking else "") + SCRIPTS[family].format(*numbers)
                 ids = tokenizer.encode(text, add_special_tokens=False).ids
-                if len(ids) >= int(bundle.manifest.limits["max_new_tokens"]):
-                    continue  # a bundle for shorter replies than that
                 expected = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task)
                 try:
                     grounder = Grounder(_Script(ids, bundle, CLEAR if force_syntax else BARE), bundle, tokenizer)
