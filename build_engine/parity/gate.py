@@ -34,7 +34,7 @@ from egm_edge.pixels import PixelSpec
 
 TRACED = 5  # cases whose every stage is compared; the others are compared by text and box
 TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation decides between them
-TIE_SPREADS = 1e-2  # the same of one engine's own logits, in spreads of them
+TIE_SPREADS = 3e-2  # the same of one engine's own logits, in spreads of them; W8A8 steps of several tokens part at up to 0.02
 LONG_TOKENS = 1100  # more than an engine's cache holds at first
 LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 640_000, 400_000  # of the largest probe: 2,500 and 1,562 patches of 16
 SMALL_PARAMETERS = 50_000_000

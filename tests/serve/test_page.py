@@ -78,7 +78,7 @@ def test_a_sentence_gets_its_box_drawn_where_it_belongs(page: Browser, nano_bund
     expected = np.array(wanted.box.xyxy) * scale + [x, y, x, y]
     assert np.abs(drawn_box(page) - expected).max() <= 4
     text = page.run("document.getElementById('answer').innerText")
-    assert "Found: the red bowl" in text and wanted.reasoning in text and "uncalibrated" in text
+    assert "Found: the red bowl" in text and wanted.reasoning in text and "that the box is right" in text
     assert ", ".join(f"{v:.1f}" for v in wanted.box.xyxy) in text
     stages = page.run(
         "[...document.querySelectorAll('#stages tbody tr')].map(r => [r.cells[0].innerText, +r.cells[1].innerText])"
