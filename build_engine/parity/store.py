@@ -11,7 +11,7 @@ from egm_edge.files import whole_file
 
 
 def store(bundle: Bundle, parity: dict[str, Any]) -> Bundle:
-    """The same bundle with this parity section; its hash changes, its content hash does not.
+    """The same bundle with this parity section; its hash stays, its seal changes.
 
     Raises:
         BuildError: the directory cannot be written.

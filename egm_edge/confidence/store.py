@@ -1,7 +1,7 @@
-"""Puts a confidence map into a bundle: a new manifest with a new hash takes the old one's place in one rename.
+"""Puts a confidence map into a bundle: a new manifest takes the old one's place in one rename.
 
-The map lies in the manifest, not beside it: the manifest's own hash then covers it, and every Grounding names by its bundle
-hash the map that its confidence came from.
+The map lies in the manifest, not beside it: the manifest's seal covers it and tells when it was edited; the bundle's hash
+does not.
 """
 
 from __future__ import annotations
