@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from egm_edge.benchmark.sample import STAGES
 from egm_edge.bundle import Bundle
 from egm_edge.cli.measure import main
 from egm_edge.errors import InputError
+from tests.support.browser import Browser, find_browser
 
 PLOTS = (
     "Stages of one request",
@@ -28,7 +26,6 @@ PLOTS = (
     "Sweep over tokens",
     "Sweep over commands",
 )
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -126,37 +123,18 @@ def test_the_page_escapes_what_others_wrote(report: dict[str, Any]) -> None:
 
 
 def test_a_browser_draws_the_plots_and_no_request_leaves(out: Path, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(
-            f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt install chromium-headless-shell)"
-        )
-    log = tmp_path / "net.json"
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-    ]
-    options += [
-        "--disable-component-update",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--log-net-log={log}",
-    ]
-    command = [browser, *options, "--dump-dom", (out / "measure.html").as_uri()]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env=os.environ | {"HOME": str(tmp_path)}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    page = _Page()
-    page.feed(done.stdout)
+    program = find_browser()
+    if program is None:
+        pytest.skip("no browser is installed (Debian: apt install chromium-headless-shell)")
+    address = (out / "measure.html").as_uri()
+    with Browser(program, tmp_path) as browser:
+        browser.open(address)
+        page = _Page()
+        page.feed(browser.run("document.documentElement.outerHTML"))
+        assert browser.requested_urls() == [address]
+        assert browser.complaints() == []
     assert set(PLOTS) <= set(page.labels)
     assert page.tags.count("polyline") > 20 and page.tags.count("circle") >= 6
-    events = log.read_text(errors="replace")
-    wanted = [part.split('"', 1)[0] for part in events.split('"url":"')[1:]]
-    assert [url for url in wanted if not url.startswith(("file:", "data:", "chrome", "devtools:", "about:"))] == []
 
 
 def test_a_report_compared_with_itself_is_noise(report: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.serve.browser import Browser, find_browser
 from tests.serve.test_page import DONE, panned_video
+from tests.support.browser import Browser, find_browser
 
 LIVE = (
     '(text => text.includes("the tracker\'s box") && +text.match(/answers (\\d+)/)[1] > 30)'

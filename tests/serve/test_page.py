@@ -16,8 +16,8 @@ from PIL import Image
 from egm_edge.boxes import Box
 from egm_edge.grounder import Grounder
 from egm_edge.serve.app import PAGE_DIR
-from tests.serve.browser import BROWSERS, Browser, find_browser
 from tests.serve.conftest import FRAMES, Server, Start, error_of
+from tests.support.browser import BROWSERS, Browser, find_browser
 
 PICTURE = FRAMES / "tabletop_1.png"
 BOX_COLOUR = (255, 210, 63)  # --box in page.css
