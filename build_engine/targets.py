@@ -162,7 +162,7 @@ SERVER_RELEASES: Mapping[str, Mapping[str, str]] = {
     "vllm": dict.fromkeys(("qwen3_vl", "internvl3"), ">=0.11.0,!=0.11.1,!=0.11.2,!=0.12.0,<=0.33.0"),
     "sglang": {"qwen3_vl": ">=0.5.5,!=0.5.17,<=0.5.23", "internvl3": ">=0.5.10,!=0.5.17,<=0.5.23"},
 }
-_RELEASES_READ = "28 November 2026: command-line options and model classes of the first and last release read; none was run on a GPU"
+_RELEASES_READ = "28 November 2026: options and model classes of the first and last release read; none was run on a GPU"
 _SERVER: Mapping[str, Any] = {
     "compiler": "build_engine.compilers.serving:compile_server",
     "support": Support.NOT_RUN,
