@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from build_engine.server_releases import READ_ON, SERVER_RELEASES
 from egm_edge.errors import BuildError, InputError
 
 if TYPE_CHECKING:
@@ -155,14 +156,6 @@ _TENSORRT_LLM_GPUS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[s
     "sm100": (("B200", "GB200", "B300", "GB300"), ("sm100", "sm103"), ("bf16", "fp8", "nvfp4")),
     "sm121": (("DGX Spark (beta)",), ("sm121",), ("bf16", "fp8", "nvfp4")),
 }
-# Server -> family that it serves -> its releases, both ends. Left out are those known to shift boxes (docs/datacenter.md).
-# SGLang before 0.5.10 has no class at all that sees pictures for InternVL3 in this layout.
-SERVER_RELEASES: Mapping[str, Mapping[str, str]] = {
-    "tensorrt-llm": {"qwen3_vl": ">=1.3.0rc7,<1.4"},
-    "vllm": dict.fromkeys(("qwen3_vl", "internvl3"), ">=0.11.0,!=0.11.1,!=0.11.2,!=0.12.0,<=0.33.0"),
-    "sglang": {"qwen3_vl": ">=0.5.5,!=0.5.17,<=0.5.23", "internvl3": ">=0.5.10,!=0.5.17,<=0.5.23"},
-}
-_RELEASES_READ = "28 November 2026: options and model classes of the first and last release read; none was run on a GPU"
 _SERVER: Mapping[str, Any] = {
     "compiler": "build_engine.compilers.serving:compile_server",
     "support": Support.NOT_RUN,
@@ -364,7 +357,7 @@ _ROWS = (
         precisions=("bf16", "fp8"),
         versions={"vllm": SERVER_RELEASES["vllm"]["qwen3_vl"]},
         steps=_SERVER_STEPS,
-        notes=(_RELEASES_READ, _MODELOPT_FP8),
+        notes=(READ_ON, _MODELOPT_FP8),
         **_SERVER,
     ),
     Target(
@@ -375,7 +368,7 @@ _ROWS = (
         versions={"sglang": SERVER_RELEASES["sglang"]["qwen3_vl"]},
         steps=_SERVER_STEPS,
         notes=(
-            _RELEASES_READ,
+            READ_ON,
             "InternVL3 runs through SGLang's transformers fallback (--model-impl transformers, sglang"
             f"{SERVER_RELEASES['sglang']['internvl3']}), not a class of its own: slower, and no box of it was ever compared",
             _MODELOPT_FP8,

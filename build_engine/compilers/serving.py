@@ -26,7 +26,8 @@ from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from build_engine.request import BuildRequest
 from build_engine.served_settings import with_rotary_of_4, write_json, write_pixel_budget
-from build_engine.targets import SERVER_RELEASES, Runtime, Target, tensorrt_llm_sm
+from build_engine.server_releases import SERVER_RELEASES
+from build_engine.targets import Runtime, Target, tensorrt_llm_sm
 from egm_edge.backends.text_runtime import HTTP, TENSORRT_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
