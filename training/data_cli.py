@@ -13,7 +13,6 @@ from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.data.problems import DataError
 from egm_edge.data.refcoco import split_counts
 from egm_edge.data.rows import Row, write_rows
-from egm_edge.errors import EgmError
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
@@ -23,18 +22,14 @@ from training.data.splits import SPLITS, by_split
 
 
 def main(argv: list[str]) -> int:
-    """Run one data verb; returns the exit code (0 fine, 2 problems found or bad input)."""
+    """Run one data verb; returns the exit code (0 fine, 2 problems found). EgmError reaches the caller, every problem listed."""
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except DataError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        print(f"egm data: {len(error.problems)} problems", file=sys.stderr)
-        return error.exit_code
-    except EgmError as error:
-        print(f"egm data: {error}", file=sys.stderr)
-        return error.exit_code
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,7 +194,3 @@ def _scenes(arguments: argparse.Namespace) -> int:
 def _write(path: Path, rows: list[Row]) -> int:
     print(f"{write_rows(path, rows)} rows in {path}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -19,8 +19,8 @@ from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from egm_edge import __version__
-from egm_edge.backends.onnx_runtime.backend import EMBEDDING, POSITION_GRID
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
+from egm_edge.backends.prefix_backend import EMBEDDING, POSITION_GRID
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord, Manifest
 from egm_edge.bundle_from_checkpoint import shipped_confidence_map
 from egm_edge.errors import CheckpointError

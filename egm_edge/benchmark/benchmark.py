@@ -23,10 +23,10 @@ from egm_edge.benchmark.conditions import Conditions, others_share, snapshot
 from egm_edge.benchmark.energy import Energy
 from egm_edge.benchmark.fixed_rate import run_at_rate
 from egm_edge.benchmark.gpu import GpuWatch
-from egm_edge.benchmark.limits import Bandwidth, default_threads, measure_limits
+from egm_edge.benchmark.limits import Bandwidth, measure_limits
 from egm_edge.benchmark.report import KIND, SCHEMA_VERSION, rate_dict, samples_dict, summarise, sweep_dict
 from egm_edge.benchmark.roofline import RequestModel, reached
-from egm_edge.benchmark.runner import ask, measure_requests, measure_sweep
+from egm_edge.benchmark.runner import Told, ask, measure_requests, measure_sweep
 from egm_edge.benchmark.workload import Workload
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import open_directory
@@ -35,7 +35,6 @@ from egm_edge.grounder import Grounder
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
-Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def _measure(
             "after_requests_mb": after.rss_mb or 0.0,
             "peak_mb": (before if in_turns else after).peak_rss_mb or 0.0,  # the probe's own buffer is not the engine's
         },
-        "gpu": gpu.run.to_dict() if gpu.run else None,
+        "gpu": asdict(gpu.run) if gpu.run else None,
         "energy": {"joules_per_request": {name: value / len(samples) for name, value in joules.items()}},
         "summary": summarise(sample_dicts),
         "roofline": roofline,
@@ -216,7 +215,7 @@ def _request_model(grounder: AnyGrounder) -> RequestModel | None:
 
 
 def _threads(grounder: AnyGrounder) -> int:
-    return grounder.facts.threads or default_threads()
+    return grounder.facts.threads or usable_cpus()
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:

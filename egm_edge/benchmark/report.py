@@ -64,7 +64,7 @@ def sweep_dict(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
             "setting": p.setting,
             "x": p.x,
             "group_ms": p.group_ms,
-            "summary": summarise([s.to_dict() for s in p.samples]),
+            "summary": summarise([asdict(s) for s in p.samples]),
         }
         for p in points
     ]
@@ -72,7 +72,7 @@ def sweep_dict(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
 
 def samples_dict(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """JSON-ready, tuples as JSON gives them back."""
-    found: list[dict[str, Any]] = json.loads(json.dumps([s.to_dict() for s in samples]))
+    found: list[dict[str, Any]] = json.loads(json.dumps([asdict(s) for s in samples]))
     return found
 
 

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     from egm_edge.confidence.run import ask_rows
     from egm_edge.confidence.shifts import SHIFTS
     from egm_edge.data.pictures import find_pictures
-    from egm_edge.files import replace_text
+    from egm_edge.files import make_folder, replace_text
     from egm_edge.grounder import Grounder
     from egm_edge.reporting.progress import ProgressBar
 
@@ -85,13 +85,7 @@ def main(argv: list[str]) -> int:
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
     if arguments.out:
-        out = Path(arguments.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"a folder to write to at {out}", error.strerror or str(error), "choose another --out"
-            ) from None
+        out = make_folder(Path(arguments.out))
         replace_text(out / "calibration.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         replace_text(out / "calibration.md", markdown + "\n")
         for file_name, svg in pictures(parts).items():
