@@ -4,8 +4,8 @@
     grounding = grounder.ground("frame.png", "the red mug left of the kettle", deadline_ms=1500)
 
 The server renders the chat template, tokenises and decodes. With a `served_model` (a bundle of the same checkpoint, or the
-checkpoint itself) the picture is resized here by the checkpoint's own rule and sent losslessly, so that the server's processor
-finds nothing left to resize.
+checkpoint itself) the picture is resized here by the checkpoint's own rule wherever the server's processor then finds nothing
+left to resize, and sent losslessly.
 """
 
 from __future__ import annotations

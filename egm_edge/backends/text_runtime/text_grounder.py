@@ -1,6 +1,6 @@
 """TextGrounder: `Grounder.ground` over a TextRuntime, which takes a picture and text and gives text.
 
-This side owns the task text, the resize (so that the runtime finds nothing left to resize) and the parser; the runtime decodes.
+This side owns the task text, the resize (see `ServedModel.picture_to_send`) and the parser; the runtime decodes.
 Logits stay there: no forced syntax, no confidence, no voting.
 """
 
