@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egm_edge.cli.parser import Parser, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
 from egm_edge.sources import SourceKind, resolve
@@ -125,7 +125,6 @@ def _parser() -> Parser:
     parser.add_argument("--keep-in", metavar="CHECKPOINT", help="write the map beside these weights too, for later builds")
     parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
     parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
-    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.cli.inputs import InputPicture, expand, read
-from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Outcome, Task
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from egm_edge.auto import AnyGrounder
 
-MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
-MAX_THREADS = 512
 MAX_SAMPLES = 32
 
 EPILOG = """\
@@ -96,8 +94,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="of a video or camera, every Nth frame")
     parser.add_argument("--allow-urls", action="store_true", help="fetch pictures that are named by http(s) addresses")
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
-    parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
-    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
+    add_engine_options(parser)
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
     parser.add_argument("--deadline-ms", type=positive_float, metavar="MS", help="a box this long after asking, warmed up")
     parser.add_argument("--max-think-tokens", type=whole_number(0, 2**31 - 1), metavar="N", help="0: no reasoning")

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.cli.parser import Parser, add_engine_options, positive_int
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 EPILOG = """\
@@ -146,8 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beside-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of transformers")
     parser.add_argument("--pairs", type=positive_int, default=5, metavar="N", help="turns beside the peer (default: 5)")
     parser.add_argument("--out", metavar="DIR", help="write measure.json, measure.md and measure.html there")
-    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 

@@ -9,11 +9,10 @@ import argparse
 import os
 import sys
 
-from egm_edge.cli.parser import Parser, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, whole_number
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 DEFAULT_PORT = 30000
-MEMORY_MODES = ("auto", "fast", "low")
 KEY_VARIABLE = "EGM_API_KEY"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -94,8 +93,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         add(name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
     for name, (low, high, default, metavar, text) in NUMBERS.items():
         add(name, type=whole_number(low, high), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
-    add("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
-    add("--threads", type=whole_number(1, 512), metavar="N", help="CPU threads (default: all cores)")
+    add_engine_options(parser)
     return parser.parse_args(argv)
 
 

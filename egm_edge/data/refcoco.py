@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egm_edge.data.jsonl import read_json_object
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
 from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 # Sentences per split (unc for RefCOCO and RefCOCO+, umd for RefCOCOg); several public manifests agree on them.

@@ -14,7 +14,7 @@ from typing import Any
 
 from egm_edge.data.journal import Journal
 from egm_edge.errors import InputError
-from egm_edge.files import replace_text
+from egm_edge.files import read_json_object, replace_text
 from egm_edge.grounding import Timings, TokenCounts
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
@@ -122,7 +122,7 @@ class RecordLog:
     def _claim(self, identity: dict[str, Any]) -> None:
         path = self._directory / RUN_NAME
         if path.exists():
-            found = _json(path)
+            found = read_json_object(path, hint="choose another --out")
             differs = sorted(name for name in identity.keys() | found.keys() if identity.get(name) != found.get(name))
             if differs:
                 name = differs[0]
@@ -161,17 +161,7 @@ def read_records(directory: Path) -> Iterator[Record]:
 
 def read_identity(directory: Path) -> dict[str, Any]:
     """What run a folder holds."""
-    return _json(directory / RUN_NAME)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError("the description of a run", f"{path}: {error}", "choose another --out") from None
-    if not isinstance(values, dict):
-        raise InputError("the description of a run", f"{path}: a {type(values).__name__}", "choose another --out")
-    return values
+    return read_json_object(directory / RUN_NAME, hint="choose another --out")
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egm_edge.data.jsonl import read_json_object
 from egm_edge.data.pictures import find_picture, load_picture, picture_wh
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.readers import at_row, read_rows, repeated_ids
@@ -19,6 +18,7 @@ from egm_edge.data.refcoco import REFS_FILE, SplitCount, split_counts
 from egm_edge.data.rows import Row
 from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import EgmError
+from egm_edge.files import read_json_object
 from training.data.coco_amodal import is_coco_amodal, read_coco_amodal
 from training.data.leaks import EVALUATION_SPLITS, find_leaks
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from egm_edge.boxes import Box
-from egm_edge.data.jsonl import read_json_object
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
 from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 

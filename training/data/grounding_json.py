@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.boxes import Box
-from egm_edge.data.jsonl import read_json_object, read_objects
+from egm_edge.data.jsonl import read_objects
 from egm_edge.data.pictures import picture_wh
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from, box_from_xywh, settled_box, size_from, text_from
 from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 SEVERAL = "phrases that name several regions"
