@@ -71,12 +71,7 @@ def limit_context(plan: CheckpointPlan) -> None:
 
 
 def write_graphs(
-    plan: CheckpointPlan,
-    root: Path,
-    precision: str,
-    bar: ProgressBar,
-    *,
-    ranges: Mapping[str, float] | None = None,
+    plan: CheckpointPlan, root: Path, precision: str, bar: ProgressBar, *, ranges: Mapping[str, float] | None = None
 ) -> None:
     """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
 

@@ -9,12 +9,7 @@ import numpy as np
 
 from egm_edge.confidence.features import FEATURES, MEAN_LOG_PROBABILITY
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
-from egm_edge.confidence.quality import (
-    area_under_risk_coverage,
-    expected_calibration_error,
-    reliability,
-    risk_coverage,
-)
+from egm_edge.confidence.quality import area_under_risk_coverage, expected_calibration_error, reliability, risk_coverage
 from egm_edge.confidence.run import Answered
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import wilson

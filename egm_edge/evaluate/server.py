@@ -67,9 +67,7 @@ class EvaluatedServer:
             return self._record(row, budget, image_wh, ChatReply(finish_reason=error.found), REFUSED)
         return self._record(row, budget, image_wh, reply)
 
-    def _record(
-        self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
-    ) -> Record:
+    def _record(self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = "") -> Record:
         parsed = parse_answer(
             reply.text, task=row.task, in_thought=reply.opened_in_thought, expression=row.expression,
             coordinates=self._coordinates, image_wh=image_wh,
@@ -122,9 +120,7 @@ def evaluate_server(
 
 
 def _work(
-    answer: Callable[[Row, Path, int], Record],
-    jobs: queue.SimpleQueue[_Job],
-    results: queue.SimpleQueue[_Done],
+    answer: Callable[[Row, Path, int], Record], jobs: queue.SimpleQueue[_Job], results: queue.SimpleQueue[_Done]
 ) -> None:
     while True:
         try:

@@ -77,10 +77,7 @@ def openapi_document(*, with_key: bool) -> dict[str, Any]:
     schemas = chat.pop("$defs", {}) | {"ChatRequest": chat, "Error": _ERROR}
     answer = {
         "description": "The answer; server-sent events of chat.completion.chunk with stream: true.",
-        "content": {
-            "application/json": {"schema": _COMPLETION},
-            "text/event-stream": {"schema": _TEXT},
-        },
+        "content": {"application/json": {"schema": _COMPLETION}, "text/event-stream": {"schema": _TEXT}},
     }
     plain = {"description": "Prometheus text.", "content": {"text/plain": {"schema": _TEXT}}}
     model_id = {"name": "model", "in": "path", "required": True, "schema": _TEXT}

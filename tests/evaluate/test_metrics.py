@@ -66,12 +66,7 @@ def test_scores_equal_an_independent_computation() -> None:
 
 @pytest.mark.parametrize(
     ("box", "size"),
-    [
-        ((0, 0, 31, 33), "small"),
-        ((0, 0, 32, 32), "medium"),
-        ((0, 0, 95, 97), "medium"),
-        ((0, 0, 96, 96), "large"),
-    ],
+    [((0, 0, 31, 33), "small"), ((0, 0, 32, 32), "medium"), ((0, 0, 95, 97), "medium"), ((0, 0, 96, 96), "large")],
 )
 def test_box_sizes_have_cocos_bounds(box: tuple, size: str) -> None:
     assert box_size(box) == size

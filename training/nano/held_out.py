@@ -26,12 +26,7 @@ FIT_OFFSET = -50_000_000
 
 
 def write_held_out(
-    folder: Path,
-    count: int,
-    names: list[str],
-    told: Callable[[int, int], None] | None = None,
-    *,
-    seed_offset: int = 0,
+    folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None, *, seed_offset: int = 0
 ) -> list[Path]:
     """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
