@@ -21,6 +21,7 @@ from egm_edge._processor_config import read_json
 from egm_edge.errors import CheckpointError
 from egm_edge.families.weight_names import canonical_name
 
+MAX_JSON_BYTES = 64 << 20
 INDEX_NAME = "model.safetensors.index.json"
 ROWS_AT_ONCE = 4096  # of a large table, where a copy in float32 is looked at
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
@@ -73,7 +74,7 @@ class Checkpoint:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the directory; CheckpointError when it is missing, oversized or not an object."""
-        return read_json(self.directory / name)
+        return read_json(self.directory / name, MAX_JSON_BYTES)
 
     def read_json_or_empty(self, name: str) -> dict[str, Any]:
         return self.read_json(name) if (self.directory / name).is_file() else {}

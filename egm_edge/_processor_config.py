@@ -13,7 +13,7 @@ from typing import Any
 from egm_edge.errors import CheckpointError
 from egm_edge.files import read_json_object
 
-MAX_CONFIG_BYTES = 64 << 20
+MAX_CONFIG_BYTES = 4 << 20
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 INTERNVL_TOKENS_PER_TILE = 256
 # What the processors fall back on when a checkpoint leaves a setting out (transformers' class attributes).
@@ -120,10 +120,10 @@ def _image_processor_settings(directory: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object from a checkpoint file of bounded size.
 
     Raises:
         CheckpointError: unreadable, too large, or not an object.
     """
-    return read_json_object(path, CheckpointError, "copy it from the released checkpoint", MAX_CONFIG_BYTES)
+    return read_json_object(path, CheckpointError, "copy it from the released checkpoint", most_bytes)

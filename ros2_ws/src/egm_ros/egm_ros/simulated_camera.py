@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,3 +204,7 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
     node.on_end = stop.set
     spin_node(stop, node)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
