@@ -14,7 +14,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
+from egm_edge.backends.base import (
+    Capabilities,
+    EngineFrame,
+    RuntimeFacts,
+    require_reached,
+    require_room,
+    require_tokens,
+)
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.int8_products import instruction_set
@@ -24,7 +31,7 @@ from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision
 from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions, running
 from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 from egm_edge.families import family_for
 from egm_edge.pixels import Pixels, PixelSpec
 
@@ -277,11 +284,6 @@ class OnnxBackend:
     def _reserve(self, new_tokens: int) -> None:
         """Make room in the cache, doubling it as needed up to the checkpoint's own limit."""
         needed = self.cache.length + new_tokens
-        if needed > self.config.max_positions:
-            raise InputError(
-                f"at most {self.config.max_positions} tokens",
-                f"{needed}",
-                "shorten the expression, lower max_new_tokens, or use fewer pixels",
-            )
+        require_room(needed, self.config.max_positions)
         if needed > self.cache.capacity:
             self.cache = self.cache.grown(min(max(needed, 2 * self.cache.capacity), self.config.max_positions))

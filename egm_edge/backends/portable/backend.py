@@ -13,15 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, require_reached, require_tokens
+from egm_edge.backends.base import (
+    Capabilities,
+    EngineFrame,
+    Interruptible,
+    require_reached,
+    require_room,
+    require_tokens,
+)
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, text_table, vision_table
 from egm_edge.backends.portable.runner import Runner
 from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
 from egm_edge.bundle import Bundle
-from egm_edge.decoding.session import InterruptedRunError
-from egm_edge.errors import BackendError, InputError
 from egm_edge.families import family_for
 from egm_edge.pixels import Pixels, PixelSpec
 
@@ -53,7 +58,7 @@ class PortableSession:
         self.backend.runner.cache_tokens = length
 
 
-class PortableBackend:
+class PortableBackend(Interruptible):
     """The backend of bundles with portable graphs. One thread at a time.
 
     Args:
@@ -72,7 +77,6 @@ class PortableBackend:
         self.runner, self.facts = runner, runner.facts
         self._grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
         self._resident: PrefixFrame | None = None
-        self._interrupted = self._closed = False
 
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
@@ -103,12 +107,7 @@ class PortableBackend:
         """Feed embeddings [n, H] (and deep-stack features of the same shape); hidden states [1, n, H]."""
         self._require_running()
         count, past = len(embeds), self.runner.cache_tokens
-        if past + count > self.context_tokens:
-            raise InputError(
-                f"at most {self.context_tokens} tokens",
-                f"{past + count}",
-                "shorten the expression, lower max_new_tokens, or use fewer pixels",
-            )
+        require_room(past + count, self.context_tokens)
         cos, sin = text_table(self.config, self._positions(past, count))
         columns, rows = np.arange(past + count), np.arange(past, past + count)
         inputs: dict[str, NDArray[np.float32]] = {
@@ -124,25 +123,9 @@ class PortableBackend:
     def require_resident(self, frame: PrefixFrame) -> None:
         require_resident(self._resident, frame)
 
-    def arm(self) -> None:
-        """Nothing to prepare."""
-
-    def interrupt(self) -> None:
-        """The call that runs now goes on; the next one raises InterruptedRunError."""
-        self._interrupted = True
-
-    def disarm(self) -> None:
-        self._interrupted = False
-
     def close(self) -> None:
         self._closed, self._resident = True, None
         self.runner.close()
-
-    def _require_running(self) -> None:
-        if self._closed:
-            raise BackendError("an open engine", "one that was closed", "open the bundle again")
-        if self._interrupted:
-            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
 
     def _positions(self, past: int, count: int) -> NDArray[np.int64]:
         """Rotary positions [3, n] of the places from `past` on: the prefix's own, the text behind it counting on."""

@@ -9,7 +9,8 @@ Notation: n fed tokens, p prefix tokens, t image tokens, V vocabulary size.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egm_edge._processor_config import read_json
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
+from egm_edge.backends.base import (
+    Capabilities,
+    EngineFrame,
+    Interruptible,
+    RuntimeFacts,
+    require_reached,
+    require_room,
+    require_tokens,
+)
+from egm_edge.backends.torch_gpu.attention import Attention, attention_for
 from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs, Eager
 from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
 from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
 from egm_edge.backends.torch_gpu.weights import Weights
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
-from egm_edge.decoding.session import InterruptedRunError
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 from egm_edge.families import family_for
 from egm_edge.pixels import Pixels, PixelSpec
 
@@ -38,6 +47,15 @@ TOWERS: Mapping[str, Callable[[Weights, Mapping[str, Any], PixelSpec], VisionTow
     "qwen3_vl": Qwen3VlVision,
     "internvl": InternVl3Vision,
 }
+
+
+@contextmanager
+def _device_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = str(error).partition(". GPU")[0][:200]
+        raise BackendError("enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU") from None
 
 
 @dataclass(slots=True, eq=False)
@@ -165,7 +183,7 @@ class TorchBranch:
         self.branches.lengths[self.place] = length
 
 
-class TorchBackend:
+class TorchBackend(Interruptible):
     """The backend of checkpoints on a GPU. One thread at a time.
 
     Args:
@@ -174,38 +192,50 @@ class TorchBackend:
         dtype: None for the bundle's precision, bfloat16 unless it says otherwise, float16 on GPUs before sm80, float32 on a
             CPU.
         capture: how repeated steps run; None for CUDA graphs on a GPU.
+        attention: None for the fastest that runs here.
+
+    `interrupt` ends a prefill before its next layer; a captured step goes on.
 
     Raises:
         CheckpointError: the directory is no whole checkpoint of a known family.
+        BackendError: the GPU has too little memory.
     """
 
     capabilities = Capabilities(interrupt=True, branches=True)
 
     def __init__(
-        self, bundle: Bundle, *, device: str | None = None, dtype: torch.dtype | None = None, capture: Capture | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        capture: Capture | None = None,
+        attention: Attention | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_gpu = self.device.type == "cuda"
+        capability = torch.cuda.get_device_capability(self.device) if on_gpu else None
         directory, manifest = Path(bundle.root), bundle.manifest
         config = read_json(directory / "config.json")
         self.spec, self.family = PixelSpec.from_dict(manifest.pixel_spec), family_for(manifest.family)
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
-        weights = Weights(directory, self.device, dtype or _dtype(self.device, bundle))
-        self.decoder = TextDecoder(weights, config)
-        self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
-        self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
+        dtype = dtype or _dtype(bundle, capability)
+        with _device_memory():
+            weights = Weights(directory, self.device, dtype)
+            self.decoder = TextDecoder(weights, config, attention or attention_for(dtype, capability))
+            self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
+            self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
         self.length = 0
-        self._capture: Capture = capture or (CudaGraphs() if on_gpu else Eager())
+        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Eager())
         self._branches: KvCache | None = None
         self._resident: TorchFrame | None = None
-        self._interrupted = self._closed = False
-        name = str(weights.dtype).removeprefix("torch.")
-        self.facts = RuntimeFacts(
-            f"torch {torch.__version__} ({name})", str(self.device), 0 if on_gpu else torch.get_num_threads()
-        )
+        names = [str(dtype).removeprefix("torch."), *filter(None, [self.decoder.attention.name])]
+        threads = 0 if on_gpu else torch.get_num_threads()
+        self.facts = RuntimeFacts(f"torch {torch.__version__} ({', '.join(names)})", str(self.device), threads)
 
     @torch.inference_mode()
+    @_device_memory()
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> TorchFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
@@ -247,6 +277,7 @@ class TorchBackend:
         return logits
 
     @torch.inference_mode()
+    @_device_memory()
     def run(
         self, token_ids: NDArray[np.int64], places: NDArray[np.int64], shift: int, cache: KvCache, *, every_position: bool = True
     ) -> NDArray[np.float32]:
@@ -265,17 +296,18 @@ class TorchBackend:
         else:
             size = count
         seen = min(-(-(int(places.max()) + 1) // CAPACITY_STEP) * CAPACITY_STEP, cache.places)
-        inputs = [torch.from_numpy(np.ascontiguousarray(part)).to(self.device) for part in (token_ids, places, places + shift)]
+        fed = torch.from_numpy(np.stack([token_ids, places, places + shift])).to(self.device)
 
-        def step(ids: Tensor, at: Tensor, positions: Tensor) -> list[Tensor]:
+        def step(fed: Tensor) -> list[Tensor]:
+            ids, at, positions = fed
             rotary = self.decoder.rotary(positions[None].expand(3, -1, -1))
             return [self.decoder.logits(self.decoder.forward(self.decoder.embedding[ids], rotary, cache, at, seen))]
 
         if size <= STEP_TOKENS[-1]:
             # the key names the memory too: rows of a batch and the session's own cache are different graphs
-            (logits,) = self._capture(("step", rows, size, seen, cache.keys.data_ptr()), step, inputs)
+            (logits,) = self._capture(("step", rows, size, seen, cache.keys.data_ptr()), step, [fed])
         else:
-            (logits,) = step(*inputs)
+            (logits,) = step(fed)
         chosen = logits[:, :count] if every_position else logits[:, count - 1 : count]
         if self.device.type != "cuda":
             return np.asarray(chosen.numpy())
@@ -293,19 +325,11 @@ class TorchBackend:
             self._capture.forget()
         return KvCache(kept.keys[:, :rows], kept.values[:, :rows])
 
-    def arm(self) -> None:
-        """Nothing to prepare."""
-
-    def interrupt(self) -> None:
-        """A prefill that runs ends before its next layer; a captured step goes on; later calls raise InterruptedRunError."""
-        self._interrupted = True
-
-    def disarm(self) -> None:
-        self._interrupted = False
-
     def close(self) -> None:
-        self._closed, self._resident = True, None
-        self._capture.forget()
+        if not self._closed:
+            self._capture.forget()
+            del self.decoder, self.vision, self.cache  # most of the GPU's memory
+        self._closed, self._resident, self._branches = True, None, None
 
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
@@ -316,45 +340,43 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _make_resident(self, frame: TorchFrame) -> None:
-        """Write the frame's prefix into the cache; what stands before the image is kept from the frame before."""
+        """Write the frame's prefix into the cache; what stands before the image is kept from the frame before.
+
+        It is fed by itself, so that keeping it changes no bit of the rest.
+        """
         started = self._now()
         last, self._resident = self._resident, None
-        kept = frame.opening if last and last.prefix_ids[: frame.opening] == frame.prefix_ids[: frame.opening] else 0
+        opening, count = frame.opening, frame.prefix_token_count
+        kept = opening if last and last.prefix_ids[:opening] == frame.prefix_ids[:opening] else 0
         self.length = kept
-        count = frame.prefix_token_count - kept
-        self._reserve(count)
-        ids = torch.tensor(frame.prefix_ids[kept:], device=self.device)
-        x, at_image = self.decoder.embedding[ids][None].clone(), ids == self.image_token_id
-        x[0, at_image] = frame.features[0].to(x.dtype)
+        self._reserve(count - kept)
+        ids = np.array(frame.prefix_ids)
+        x = self.decoder.embedding[torch.from_numpy(ids).to(self.device)][None]
+        at_image = torch.from_numpy(np.flatnonzero(ids == self.image_token_id)).to(self.device)
         extras = [torch.zeros_like(x) for _ in frame.features[1:]]
-        for extra, feature in zip(extras, frame.features[1:], strict=True):
-            extra[0, at_image] = feature.to(x.dtype)
-        rotary = self.decoder.rotary(torch.from_numpy(frame.positions[:, kept:]).to(self.device))
-        places = torch.arange(kept, frame.prefix_token_count, device=self.device)[None]
-        self.decoder.forward(
-            x, rotary, self.cache, places, frame.prefix_token_count, deepstack=extras, check=self._require_running
-        )
-        self.length, self._resident = frame.prefix_token_count, frame
+        for target, feature in zip((x, *extras), frame.features, strict=True):
+            target[0, at_image] = feature.to(x.dtype)
+        rotary = self.decoder.rotary(torch.from_numpy(frame.positions).to(self.device))
+        places = torch.arange(count, device=self.device)[None]
+        for fed in (slice(kept, opening), slice(opening, count)):
+            if fed.start < fed.stop:
+                self.decoder.forward(
+                    x[:, fed], (rotary[0][fed], rotary[1][fed]), self.cache, places[:, fed], fed.stop,
+                    deepstack=[extra[:, fed] for extra in extras], check=self._require_running,
+                )  # fmt: skip
+        self.length, self._resident = count, frame
         frame.prefill_ms = (self._now() - started) * 1e3
 
     def _reserve(self, count: int) -> None:
         """Make room for `count` tokens, doubling the cache up to the checkpoint's own limit."""
         needed = self.length + count
-        if needed > self.context_tokens:
-            hint = "shorten the expression, lower max_new_tokens, or use fewer pixels"
-            raise InputError(f"at most {self.context_tokens} tokens", str(needed), hint)
+        require_room(needed, self.context_tokens)
         if needed > self.cache.places:
-            places = min(max(needed, 2 * self.cache.places), self.context_tokens)
+            places = min(max(-(-needed // CAPACITY_STEP) * CAPACITY_STEP, 2 * self.cache.places), self.context_tokens)
             grown = KvCache.empty(self.decoder.shape, 1, places, self.decoder.embedding)
             grown.copy_from(self.cache, self.length)
             self.cache = grown
             self._capture.forget()
-
-    def _require_running(self) -> None:
-        if self._closed:
-            raise BackendError("an open engine", "one that was closed", "open the checkpoint again")
-        if self._interrupted:
-            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
 
     def _now(self) -> float:
         """`time.perf_counter()` when the device has done what it was given."""
@@ -363,9 +385,8 @@ class TorchBackend:
         return time.perf_counter()
 
 
-def _dtype(device: torch.device, bundle: Bundle) -> torch.dtype:
+def _dtype(bundle: Bundle, capability: tuple[int, int] | None) -> torch.dtype:
     wanted = "bf16" if bundle.manifest.target == CHECKPOINT_TARGET else bundle.manifest.precision
-    if device.type != "cuda" or wanted == "fp32":
+    if capability is None or wanted == "fp32":
         return torch.float32
-    native = wanted == "bf16" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if wanted == "bf16" and capability >= (8, 0) else torch.float16
