@@ -71,7 +71,9 @@ class AnyGrounder(Protocol):
 
     def warm_up(self) -> None: ...
 
-    def frame(self, image: Any, *, color: str | None = None, stamp_ns: int | None = None) -> AnyFrame: ...
+    def frame(
+        self, image: Any, *, color: str | None = None, stamp_ns: int | None = None, reduced_decoding: bool = False
+    ) -> AnyFrame: ...
 
     def ground(
         self,
@@ -81,6 +83,7 @@ class AnyGrounder(Protocol):
         task: Task | str = Task.MODAL,
         color: str | None = None,
         stamp_ns: int | None = None,
+        reduced_decoding: bool = False,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
         **decoding: Unpack[DecodingKeywords],
