@@ -25,7 +25,7 @@ from egm_edge.pixels import Pixels, PixelSpec
 
 EMBEDDING, POSITION_GRID = "embedding.npy", "position_grid.npy"
 GRIDS_REMEMBERED = 8
-Arrays = Mapping[str, NDArray[np.float32]]
+Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class PrefixBackend(ABC):
@@ -72,7 +72,7 @@ class PrefixBackend(ABC):
 
     def _encode_image(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
-        inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
+        inputs: Arrays = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
         embeddings, *deepstack = self._run_vision(inputs, names)
         return embeddings, deepstack

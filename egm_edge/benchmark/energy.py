@@ -116,12 +116,12 @@ class NvmlMeter:
     name = "nvml"
 
     def __init__(self) -> None:
-        self._opened = open_board("nvmlDeviceGetTotalEnergyConsumption")
+        self._nvml, self._board = open_board("nvmlDeviceGetTotalEnergyConsumption")
         self._began = 0
 
     @property
     def available(self) -> bool:
-        return self._opened is not None
+        return self._nvml is not None
 
     def start(self) -> None:
         self._began = self._millijoules()
@@ -130,8 +130,7 @@ class NvmlMeter:
         return (self._millijoules() - self._began) / 1e3
 
     def _millijoules(self) -> int:
-        nvml, board = self._opened or (None, None)
-        return int(nvml.nvmlDeviceGetTotalEnergyConsumption(board))
+        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board))
 
 
 class Energy:

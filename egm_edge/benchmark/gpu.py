@@ -44,15 +44,15 @@ class GpuRun:
     throttled: tuple[str, ...]
 
 
-def open_board(asked: str) -> tuple[Any, Any] | None:
-    """NVML and its first board; None without the package, the driver, a board, or one that answers the call `asked`."""
+def open_board(asked: str) -> tuple[Any, Any]:
+    """NVML and its first board; None twice without the package, the driver, a board, or one that answers the call `asked`."""
     with contextlib.suppress(Exception):
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         board = nvml.nvmlDeviceGetHandleByIndex(0)
         getattr(nvml, asked)(board)
         return nvml, board
-    return None
+    return None, None
 
 
 class GpuWatch:
@@ -65,7 +65,7 @@ class GpuWatch:
     """
 
     def __init__(self) -> None:
-        self._nvml, self._board = open_board("nvmlDeviceGetMemoryInfo") or (None, None)
+        self._nvml, self._board = open_board("nvmlDeviceGetMemoryInfo")
         self._stop = threading.Event()
         self._rows: list[tuple[float, float, float, float | None, int]] = []
         self.run: GpuRun | None = None
