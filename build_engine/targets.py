@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from build_engine.server_releases import READ_ON, SERVER_RELEASES
 from egm_edge.errors import BuildError, InputError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _tensorrt_llm(name: str, devices: tuple[str, ...], sm: tuple[str, ...], prec
         runtime=Runtime.TENSORRT_LLM,
         precisions=precisions,
         sm=sm,
-        versions={"tensorrt-llm": ">=1.3.0rc7"},
+        versions={"tensorrt-llm": SERVER_RELEASES["tensorrt-llm"]["qwen3_vl"]},
         steps=_SERVER_STEPS,
         notes=(_PYTORCH_RUNTIME, *notes),
         **_SERVER,
@@ -354,9 +355,9 @@ _ROWS = (
         devices=("any GPU that vLLM serves",),
         runtime=Runtime.OPENAI_SERVER,
         precisions=("bf16", "fp8"),
-        versions={"vllm": ">=0.11.0, not 0.11.1, 0.11.2 or 0.12.0"},
+        versions={"vllm": SERVER_RELEASES["vllm"]["qwen3_vl"]},
         steps=_SERVER_STEPS,
-        notes=(_MODELOPT_FP8,),
+        notes=(READ_ON, _MODELOPT_FP8),
         **_SERVER,
     ),
     Target(
@@ -364,9 +365,14 @@ _ROWS = (
         devices=("any GPU that SGLang serves",),
         runtime=Runtime.OPENAI_SERVER,
         precisions=("bf16", "fp8"),
-        versions={"sglang": ">=0.5.4, not 0.5.17"},
+        versions={"sglang": SERVER_RELEASES["sglang"]["qwen3_vl"]},
         steps=_SERVER_STEPS,
-        notes=(_MODELOPT_FP8,),
+        notes=(
+            READ_ON,
+            "InternVL3 runs through SGLang's transformers fallback (--model-impl transformers, sglang"
+            f"{SERVER_RELEASES['sglang']['internvl3']}), not a class of its own: slower, and no box of it was ever compared",
+            _MODELOPT_FP8,
+        ),
         **_SERVER,
     ),
 )

@@ -143,6 +143,10 @@ class PixelSpec:
             return rows * self.tile_size, columns * self.tile_size
         return _smart_resize(self, height_px, width_px)
 
+    def resized_wh(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """As `resized_hw`, width first on both sides."""
+        return self.resized_hw(height_px, width_px)[::-1]
+
 
 _FIELDS_OF_RULE = {
     SMART_RESIZE: ("patch_size", "merge_size", "temporal_patch_size", "min_pixels", "max_pixels"),

@@ -23,6 +23,7 @@ from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.quantize import SAVED, Quantization, require_host_memory
 from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
 from build_engine.request import BuildRequest
+from build_engine.served_settings import with_rotary_of_4, write_json
 from build_engine.stages import Stages, present_bundle
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError, CheckpointError
@@ -130,7 +131,7 @@ def take_original_settings(checkpoint: Checkpoint, out: Path) -> None:
     quantized = json.loads((out / "config.json").read_text("utf-8"))["quantization_config"]
     config = _with_dtype(dict(checkpoint.config), SERVER_NUMBERS.weights)
     config = {"dtype": SERVER_NUMBERS.weights} | config | {"quantization_config": quantized}
-    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / "config.json", with_rotary_of_4(config))
     if (checkpoint.directory / "generation_config.json").is_file():
         shutil.copyfile(checkpoint.directory / "generation_config.json", out / "generation_config.json")
     names = {key for path in sorted(out.glob("*.safetensors")) for key in _keys(path)}

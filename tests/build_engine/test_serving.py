@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,19 +63,72 @@ def test_tensorrt_llm_gets_arguments_that_hold_the_largest_prompt(tiny_qwen3_vl:
 
 
 @pytest.mark.parametrize(
-    ("target", "shifted", "sound"),
+    ("target", "refused", "sound"),
     [
-        ("vllm", ("0.11.1", "0.11.2", "0.12.0"), ("0.11.0", "0.13.0")),
-        ("sglang", ("0.5.17",), ("0.5.18",)),
-        ("tensorrt-llm", ("1.2.1", "1.3.0rc6"), ("1.3.0rc7", "1.3.0")),
+        ("vllm", ("0.10.2", "0.11.1", "0.11.2", "0.12.0", "0.34.0"), ("0.11.0", "0.13.0", "0.33.0")),
+        ("sglang", ("0.5.4", "0.5.17", "0.5.24"), ("0.5.5", "0.5.18", "0.5.23")),
+        ("tensorrt-llm", ("1.2.1", "1.3.0rc6", "1.4.0"), ("1.3.0rc7", "1.3.0")),
     ],
 )
-def test_versions_that_shift_boxes_are_not_installed(
-    target: str, shifted: tuple[str, ...], sound: tuple[str, ...]
+def test_versions_that_shift_boxes_or_were_never_read_are_not_installed(
+    target: str, refused: tuple[str, ...], sound: tuple[str, ...]
 ) -> None:
-    allowed = Requirement(SERVERS[target].requirement).specifier
-    assert not [v for v in shifted if allowed.contains(v, prereleases=True)]
+    allowed = Requirement(SERVERS[target].requirements["qwen3_vl"]).specifier
+    assert not [v for v in refused if allowed.contains(v, prereleases=True)]
     assert all(allowed.contains(v, prereleases=True) for v in sound)
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang"])
+@pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
+def test_the_served_config_says_the_rotary_settings_in_the_words_of_transformers_4_and_5(
+    request: pytest.FixtureRequest, tmp_path: Path, family: str, target: str
+) -> None:
+    """4.57: `config.rope_theta`, and `config.rope_scaling["mrope_section"]` of Qwen3-VL (Qwen3VLTextRotaryEmbedding)."""
+    transformers = pytest.importorskip("transformers")
+    checkpoint = request.getfixturevalue(family)
+    bundle = _build(checkpoint, tmp_path / "bundle", target)
+    theirs, ours = (
+        transformers.AutoConfig.from_pretrained(root).text_config.rope_parameters
+        for root in (checkpoint, bundle.root / "checkpoint")
+    )
+    assert ours == theirs  # as 5.x reads it
+    stated = json.loads((bundle.root / "checkpoint/config.json").read_text())["text_config"]
+    assert stated["rope_theta"] == theirs["rope_theta"]
+    assert stated.get("rope_scaling", {}).get("mrope_section") == theirs.get("mrope_section")
+    assert "rope_theta" not in stated.get("rope_scaling", {})  # 4.57 warns of keys that it does not know
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang"])
+def test_a_budget_reaches_settings_as_transformers_5_saves_them_and_4_reads_them(
+    tiny_qwen3_vl: Path, tmp_path: Path, target: str
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    (checkpoint / "preprocessor_config.json").unlink()
+    (checkpoint / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    bundle = _build(checkpoint, tmp_path / "bundle", target, max_pixels=16384)
+    served = bundle.root / "checkpoint"
+    for read in (
+        json.loads((served / "processor_config.json").read_text())["image_processor"],
+        json.loads((served / "preprocessor_config.json").read_text()),
+    ):
+        spec = PixelSpec.from_dict(bundle.manifest.pixel_spec)
+        assert read["size"] == spec.area_limits
+        assert (read["min_pixels"], read["max_pixels"]) == (spec.min_pixels, spec.max_pixels)
+    assert PixelSpec.from_checkpoint(served).max_pixels == 16384
+
+
+def test_sglang_says_that_internvl3_runs_through_transformers(
+    tiny_qwen3_vl: Path, tiny_internvl3: Path, tmp_path: Path
+) -> None:
+    commands = [
+        (_build(checkpoint, tmp_path / name, "sglang").root / "serve.sh").read_text()
+        for name, checkpoint in (("q", tiny_qwen3_vl), ("i", tiny_internvl3))
+    ]
+    assert all("exec sglang serve --model-path checkpoint" in command for command in commands)
+    assert ["--model-impl transformers" in command for command in commands] == [False, True]
+    assert (tmp_path / "i/requirements.txt").read_text().startswith("sglang>=0.5.10")
+    assert any("transformers fallback" in note for note in target_for("sglang").notes)
 
 
 def test_a_family_that_the_server_lacks_names_the_servers_that_have_it(tiny_internvl3: Path, tmp_path: Path) -> None:

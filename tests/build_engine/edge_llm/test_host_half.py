@@ -189,11 +189,11 @@ def test_more_image_tokens_than_the_device_takes_are_refused() -> None:
 
 
 def test_the_runtimes_pixel_budget_becomes_the_bundles(tmp_path: Path) -> None:
-    from build_engine.processor_settings import write_pixel_budget
+    from build_engine.served_settings import write_pixel_budget
 
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({"size": {"longest_edge": 16777216, "shortest_edge": 65536}, "max_pixels": 16777216}))
-    write_pixel_budget(path, replace(published_spec("EGM-4B"), max_pixels=1 << 20))
+    write_pixel_budget(tmp_path, replace(published_spec("EGM-4B"), max_pixels=1 << 20))
     values = json.loads(path.read_text())
     assert values["size"] == {"longest_edge": 1 << 20, "shortest_edge": 65536}
     assert values["max_pixels"] == 1 << 20
