@@ -12,11 +12,11 @@ def main(argv: list[str]) -> int:
     """Run the verb; EgmError reaches the caller."""
     parser = Parser(prog="egm targets", description="List the targets of `egm build`, or show one with everything known.")
     parser.add_argument("target", nargs="?", help="show this one only")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON list")
     arguments = parser.parse_args(argv)
     rows = [target_for(arguments.target)] if arguments.target else list(TARGETS.values())
     if arguments.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=2))
+        print(json.dumps([row.to_dict() for row in rows], ensure_ascii=False))
     elif arguments.target:
         print(details(rows[0]))
     else:

@@ -44,7 +44,7 @@ MAY_IMPORT = {
 }
 # From the ground up: a module imports from its own floor and those below it.
 FLOORS = (
-    "errors hashing boxes grounding expression _decoding_in_place images machine files assets",
+    "errors hashing boxes grounding expression _decoding_in_place images machine files assets own_packages",
     "_resample _processor_config pixels families parsing decoding data synthetic tracking reporting bundle draw",
     "bundle_from_checkpoint sources openai backends confidence golden",
     "loaded_model frame grounding_request assembly pipeline",

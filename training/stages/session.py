@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -271,6 +272,7 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
     )
+    parser.add_argument("--json", action="store_true", help="print the checkpoint as one JSON object")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     arguments: argparse.Namespace = parser.parse_args(list(argv))
     level = logging.INFO if is_main_process() else logging.WARNING
@@ -283,5 +285,5 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
         return error.exit_code
     leave_group()
     if is_main_process():
-        print(final)
+        print(json.dumps({"checkpoint": str(final)}, ensure_ascii=False) if arguments.json else final)
     return 0

@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     try:
         overrides = dict(pair.partition("=")[::2] for pair in arguments.sets)
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
     except EgmError as error:
         print(f"egm train export-verl: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"start it with: bash {arguments.out / 'run.sh'}")
+    script = arguments.out / "run.sh"
+    print(json.dumps({"script": str(script)}, ensure_ascii=False) if arguments.json else f"start it with: bash {script}")
     return 0
 
 
