@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egm_edge.cli.parser import Parser
-from egm_edge.errors import CheckpointError, EgmError, InputError
+from egm_edge.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ _STAGES = {
 
 
 def main(argv: list[str]) -> int:
-    """Run one training verb; returns the exit code."""
+    """Run one training verb; returns the exit code. EgmError reaches the caller."""
     if argv and argv[0] in _STAGES:
         module, _ = _STAGES[argv[0]]
         return int(importlib.import_module(module).main(argv[1:]))
@@ -68,11 +68,7 @@ def main(argv: list[str]) -> int:
     nano.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        return _nano(arguments)
-    except EgmError as error:
-        print(f"egm train: {error}", file=sys.stderr)
-        return error.exit_code
+    return _nano(arguments)
 
 
 def _nano(arguments: argparse.Namespace) -> int:
@@ -126,7 +122,3 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
     if arguments.table:
         arguments.table.write_text(controls(results), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

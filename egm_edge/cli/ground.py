@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from egm_edge.assets import shipped_hash
 from egm_edge.cli.inputs import InputPicture, expand, read
-from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.grounding import Caution, Grounding, Outcome, Task
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from egm_edge.auto import AnyGrounder
 
-MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
-MAX_THREADS = 512
 MAX_SAMPLES = 32
 SHIPPED_WORLD = "EGM-Nano knows rendered tabletop scenes, not photographs"
 
@@ -101,8 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--reduced-decoding", action="store_true", help="JPEGs at their own 1/2, 1/4 or 1/8: not the reference's pixels"
     )
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
-    parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
-    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
+    add_engine_options(parser)
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
     parser.add_argument("--deadline-ms", type=positive_float, metavar="MS", help="a box this long after asking, warmed up")
     parser.add_argument("--max-think-tokens", type=whole_number(0, 2**31 - 1), metavar="N", help="0: no reasoning")

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.backends.base import RuntimeFacts
-from egm_edge.backends.text_runtime.base import ONE_TRY, TextRequest, png, require_open, words_of
+from egm_edge.backends.text_runtime.base import ONE_TRY, TextRequest, require_open, words_of
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.backends.text_runtime.text_grounder import TextGrounder
 from egm_edge.bundle import Bundle
+from egm_edge.encoding import png
 from egm_edge.errors import BackendError, BundleError
 from egm_edge.openai import TextChunk
 

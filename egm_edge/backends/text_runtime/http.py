@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.backends.base import RuntimeFacts
-from egm_edge.backends.text_runtime.base import TextRequest, png
+from egm_edge.backends.text_runtime.base import TextRequest
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.backends.text_runtime.text_grounder import TextGrounder
+from egm_edge.encoding import png
 from egm_edge.errors import InputError
 from egm_edge.openai import OpenAIClient, Retry, Server, data_url, grounding_request
 from egm_edge.openai.chat_stream import ChatStream
