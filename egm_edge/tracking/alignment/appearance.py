@@ -254,11 +254,11 @@ def _middle(values: Floats) -> float:
 def _least_squares(basis: Floats, target: Floats, weights: Floats, unknowns: NDArray[np.intp]) -> NDArray[np.float64]:
     """[K] of `basis` [K, N], weighted."""
     weighted = basis * weights
-    return np.linalg.solve(_normal(weighted, basis, unknowns), (weighted @ target).astype(np.float64))
+    return np.asarray(np.linalg.solve(_normal(weighted, basis, unknowns), weighted @ target), np.float64)
 
 
 def _normal(weighted: Floats, basis: Floats, unknowns: NDArray[np.intp]) -> NDArray[np.float64]:
-    normal = (weighted @ basis.T).astype(np.float64)
+    normal = np.asarray(weighted @ basis.T, np.float64)
     # A round object has no angle and a straight edge no position along it: damped, not solved for.
     damping = 0.01 * (normal[0, 0] + normal[1, 1]) + 1e-3
     normal.ravel()[:: len(unknowns) + 1] += (damping * DAMPED + 1e-3)[unknowns]
