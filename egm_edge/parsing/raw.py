@@ -77,8 +77,8 @@ def numbers(match: re.Match[str]) -> list[str]:
     found = [group for group in match.groups() if group is not None]
     if match.re is _ANY_FOUR and match["named"] is not None:
         named = _NAMED_ONE.findall(match["named"])
-        x, y = ([value for name, value in named if name[0].lower() in axis] for axis in ("xlr", "ytb"))
-        return [x[0], y[0], x[1], y[1]] if len(x) == len(y) == 2 else []
+        across, down = ([value for name, value in named if name[0].lower() in axis] for axis in ("xlr", "ytb"))
+        return [across[0], down[0], across[1], down[1]] if len(across) == len(down) == 2 else []
     if match.re is _ANY_FOUR and match["x1"] is not None:
         return [found[0], found[2], found[1], found[3]]
     if match.re is _ANY_FOUR and match["w"] is not None:
