@@ -6,7 +6,6 @@ Safetensors only: a directory that holds pickles alone is refused, never opened.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from egm_edge._processor_config import read_json
 from egm_edge.errors import CheckpointError
 from egm_edge.families.weight_names import canonical_name
 
@@ -74,20 +74,7 @@ class Checkpoint:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the directory; CheckpointError when it is missing, oversized or not an object."""
-        path = self.directory / name
-        if not path.is_file():
-            raise CheckpointError(f"{name} in {self.directory}", "no such file", "copy the whole checkpoint directory")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(
-                f"{name} under {MAX_JSON_BYTES >> 20} MB", f"{path.stat().st_size >> 20} MB", "check the file"
-            )
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"JSON in {path}", str(error), "download the file again") from None
-        if not isinstance(values, dict):
-            raise CheckpointError(f"a JSON object in {path}", type(values).__name__, "download the file again")
-        return values
+        return read_json(self.directory / name, MAX_JSON_BYTES)
 
     def read_json_or_empty(self, name: str) -> dict[str, Any]:
         return self.read_json(name) if (self.directory / name).is_file() else {}

@@ -7,7 +7,6 @@ nothing new is left behind. Knows how a bundle lies on disk; knows nothing of wh
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -32,11 +31,10 @@ from egm_edge.bundle import (
     sha256_of,
 )
 from egm_edge.errors import BuildError, BundleError
+from egm_edge.files import make_durable, take_place
 
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY_MARK = ".egm-build-"
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 
 
 class BundleWriter:
@@ -133,68 +131,29 @@ class BundleWriter:
         if shutil.disk_usage(self.out_dir.parent).free < needed_bytes:
             raise self._no_space()
 
-    def commit(
-        self,
-        *,
-        target: str,
-        precision: str,
-        family: str,
-        model: dict[str, Any],
-        limits: dict[str, Any],
-        pixel_spec: dict[str, Any],
-        pixel_spec_hash: str,
-        prompt_spec: dict[str, Any],
-        prompt_spec_hash: str,
-        parity: dict[str, Any],
-        versions: dict[str, Any],
-        licences: dict[str, Any],
-        calibration: dict[str, Any] | None = None,
-        text_runtime: str = "",
-    ) -> Bundle:
+    def commit(self, *, parity: dict[str, Any], **sections: Any) -> Bundle:
         """Hash what was written, write bundle.json last, and give the directory its name.
 
         Args:
-            see `egm_edge.bundle.Manifest`.
+            parity, sections: of `egm_edge.bundle.Manifest`, all but its version and files.
 
         Returns:
             The bundle at `out_dir`, opened.
         """
         with self._translated():
             names = sorted(p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if not p.is_dir())
-            for path in self.root.rglob("*"):
-                _make_durable(path)
             with ThreadPoolExecutor(HASH_THREADS) as pool:
                 hashes = list(pool.map(lambda name: sha256_of(self.root / name), names))
-            manifest = Manifest(
-                egm_edge_version=egm_edge.__version__,
-                target=target,
-                precision=precision,
-                family=family,
-                model=model,
-                limits=limits,
-                pixel_spec=pixel_spec,
-                pixel_spec_hash=pixel_spec_hash,
-                prompt_spec=prompt_spec,
-                prompt_spec_hash=prompt_spec_hash,
-                calibration=calibration,
-                text_runtime=text_runtime,
-                parity=parity,
-                versions=versions,
-                licences=licences,
-                files={
-                    name: FileRecord(sha256, (self.root / name).stat().st_size)
-                    for name, sha256 in zip(names, hashes, strict=True)
-                },
-            )
+            files = {n: FileRecord(sha256, (self.root / n).stat().st_size) for n, sha256 in zip(names, hashes, strict=True)}
+            sections = {"calibration": None} | sections
+            manifest = Manifest(egm_edge_version=egm_edge.__version__, parity=parity, files=files, **sections)
             if parity["status"] == "verified":
                 manifest = replace(manifest, parity=parity | {"content_sha256": manifest.hash})
             (self.root / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-            _make_durable(self.root / MANIFEST_NAME)
-            _make_durable(self.root)
+            make_durable(self.root)
             _check_replaceable(self.out_dir, force=self.force)
             if not _holds(self.out_dir, manifest):
-                _take_place(self.root, self.out_dir)
-                _make_durable(self.out_dir.parent)
+                take_place(self.root, self.out_dir)
         return Bundle.open(self.out_dir, verify="sizes")
 
     @contextlib.contextmanager
@@ -258,26 +217,6 @@ def _holds(out_dir: Path, manifest: Manifest) -> bool:
         return False
 
 
-def _take_place(new: Path, out_dir: Path) -> None:
-    """Rename `new` to `out_dir`; an old bundle there is left under the name `new`, to be deleted by the caller."""
-    if not out_dir.exists() or not any(out_dir.iterdir()):
-        new.rename(out_dir)
-        return
-    if not _exchange(new, out_dir):
-        aside = new.with_name(new.name + "-old")
-        out_dir.rename(aside)
-        new.rename(out_dir)
-        aside.rename(new)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step (Linux renameat2); False where kernel or file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    return renameat2 is not None and (
-        renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0
-    )
-
-
 def _remove_stale(out_dir: Path) -> None:
     """Delete temporaries that a killed build of the same bundle left: those whose lock nobody holds any more."""
     for path in out_dir.parent.iterdir():
@@ -293,13 +232,5 @@ def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -6,12 +6,12 @@ Every setting that would change the pixels is either understood or refused; none
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from egm_edge.errors import CheckpointError
+from egm_edge.files import read_json_object
 
 MAX_CONFIG_BYTES = 4 << 20
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
@@ -120,22 +120,10 @@ def _image_processor_settings(directory: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object from a checkpoint file of bounded size.
 
     Raises:
         CheckpointError: unreadable, too large, or not an object.
     """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(
-                f"at most {MAX_CONFIG_BYTES} bytes in {path}", f"{path.stat().st_size}", "check the file"
-            )
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"a JSON object in {path}", f"{error}", "copy it from the released checkpoint") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"a JSON object in {path}", f"a {type(values).__name__}", "copy it from the released checkpoint"
-        )
-    return values
+    return read_json_object(path, CheckpointError, "copy it from the released checkpoint", most_bytes)

@@ -1,13 +1,12 @@
-"""Pillow's bicubic resize of a uint8 image in strips on several cores, bit for bit equal to the installed Pillow in one piece.
+"""Pillow's bicubic resize of a uint8 image in bands on several cores, bit for bit equal to the installed Pillow in one piece.
 
-Each strip is Pillow's own resize with a `box` of its share of the source, which still reads the pixels beyond its edges.
-Strips meet without a seam where source and target are divided at whole pixels. Knows nothing of patches or models.
+Pillow resamples one axis, rounds to uint8, then the other; each of the two is done here by Pillow itself, in bands of the
+axis that stays as it is, so that they meet without a seam and a large picture is never held twice. Knows nothing of patches
+or models.
 
-Pillow resamples one axis, rounds to uint8, then the other, so the axis that goes first decides the last bit. Up to Pillow 12
-it is the width; Pillow 13 takes the height first where it shrinks by more than twice the pixels that the width does
-(python-pillow/Pillow pull 9549; 9524 for images 100 times as high as wide). Dividing the axis that goes first keeps that
-choice: its own change only looks larger to Pillow. Newer versions may choose otherwise, so with them an image that changes
-on both axes is left to Pillow in one piece.
+Which axis goes first decides the last bit. Up to Pillow 12 it is the width; Pillow 13 takes the height first where it shrinks
+by more than twice the pixels that the width does (python-pillow/Pillow pull 9549; 9524 for images 100 times as high as wide).
+Newer versions may choose otherwise, so with them an image that changes on both axes is left to Pillow in one piece.
 """
 
 from __future__ import annotations
@@ -24,70 +23,61 @@ from PIL import Image
 
 THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 MIN_PIXELS = 1 << 17  # below this the hand-over to other threads costs more than it saves
+BAND_PIXELS = 1 << 20  # Pillow holds 4 bytes a pixel of every band that is in work
 PILLOW_MAJOR = int(PIL.__version__.split(".")[0])
 NEWEST_KNOWN_PILLOW = 13
+ROWS, COLUMNS = 0, 1  # axes of [H, W, 3]
 
 
 def resize_bicubic(image: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
     """`image` ([H, W, 3] uint8) resized to [height_px, width_px, 3]; the very same array when the size is unchanged."""
     height, width = image.shape[:2]
-    if (width, height) == (width_px, height_px):
-        return image
-    source = Image.fromarray(image)
-    if max(width * height, width_px * height_px) >= MIN_PIXELS:
-        axis = _axis_to_divide(width, height, width_px, height_px)
-        if axis == "height" and (strips := _strip_count(height, height_px)) > 1:
-            return _in_strips_of_rows(source, width_px, height_px, strips)
-        if axis == "width" and (strips := _strip_count(width, width_px)) > 1:
-            return _in_strips_of_columns(source, width_px, height_px, strips)
-    return np.asarray(source.resize((width_px, height_px), Image.Resampling.BICUBIC))
+    axes = _axes_in_order(width, height, width_px, height_px)
+    if axes is None or max(width * height, width_px * height_px) < MIN_PIXELS:
+        return np.asarray(Image.fromarray(image).resize((width_px, height_px), Image.Resampling.BICUBIC))
+    for axis in axes:
+        image = _resize_axis(image, axis, height_px if axis == ROWS else width_px)
+    return image
 
 
-def _axis_to_divide(width: int, height: int, width_px: int, height_px: int) -> str:
-    """The axis that Pillow resamples alone or first: "width", "height", or "" when it is not known which."""
-    if width == width_px:
-        return "height"
-    if height == height_px:
-        return "width"
+def _axes_in_order(width: int, height: int, width_px: int, height_px: int) -> tuple[int, ...] | None:
+    """The axes that Pillow resamples, in its order; None when that is not known."""
+    if width == width_px or height == height_px:
+        return (ROWS,) * (height != height_px) + (COLUMNS,) * (width != width_px)
     if PILLOW_MAJOR > NEWEST_KNOWN_PILLOW or height > 100 * width:
-        return ""
-    height_first = PILLOW_MAJOR >= 13 and height - height_px > max(0, 2 * (width - width_px))
-    return "height" if height_first else "width"
+        return None
+    rows_first = PILLOW_MAJOR >= 13 and height - height_px > max(0, 2 * (width - width_px))
+    return (ROWS, COLUMNS) if rows_first else (COLUMNS, ROWS)
 
 
-def _strip_count(source_px: int, target_px: int) -> int:
-    return next((n for n in range(THREADS, 1, -1) if source_px % n == 0 and target_px % n == 0), 1)
+def _resize_axis(image: NDArray[np.uint8], axis: int, target_px: int) -> NDArray[np.uint8]:
+    """[H, W, 3] with `target_px` along `axis`."""
+    height, width = image.shape[:2]
+    across = width if axis == ROWS else height
+    resized = np.empty((target_px, width, 3) if axis == ROWS else (height, target_px, 3), np.uint8)
+    count = min(across, max(THREADS, -(-height * width // BAND_PIXELS)))
+    edges = [across * i // count for i in range(count + 1)]
 
+    def one_band(i: int) -> None:
+        band = slice(edges[i], edges[i + 1])
+        part = (slice(None), band) if axis == ROWS else (band, slice(None))
+        source = Image.fromarray(np.ascontiguousarray(image[part]))
+        size = (source.width, target_px) if axis == ROWS else (target_px, source.height)
+        resized[part] = np.asarray(source.resize(size, Image.Resampling.BICUBIC))
 
-def _in_strips_of_rows(source: Image.Image, width_px: int, height_px: int, strips: int) -> NDArray[np.uint8]:
-    resized = np.empty((height_px, width_px, 3), np.uint8)
-    rows, source_rows = height_px // strips, source.height // strips
-
-    def one_strip(i: int) -> None:
-        box = (0, i * source_rows, source.width, (i + 1) * source_rows)
-        resized[i * rows : (i + 1) * rows] = np.asarray(source.resize((width_px, rows), Image.Resampling.BICUBIC, box))
-
-    _run_all(one_strip, strips)
-    return resized
-
-
-def _in_strips_of_columns(source: Image.Image, width_px: int, height_px: int, strips: int) -> NDArray[np.uint8]:
-    resized = np.empty((height_px, width_px, 3), np.uint8)
-    columns, source_columns = width_px // strips, source.width // strips
-
-    def one_strip(i: int) -> None:
-        box = (i * source_columns, 0, (i + 1) * source_columns, source.height)
-        strip = source.resize((columns, height_px), Image.Resampling.BICUBIC, box)
-        resized[:, i * columns : (i + 1) * columns] = np.asarray(strip)
-
-    _run_all(one_strip, strips)
+    _run_all(one_band, count)
     return resized
 
 
 def _run_all(work: Callable[[int], None], count: int) -> None:
-    """The first on this thread, the others beside it (Pillow lets go of the interpreter lock)."""
-    pending = [_pool().submit(work, i) for i in range(1, count)]
-    work(0)
+    """A share on this thread, the others beside it (Pillow lets go of the interpreter lock)."""
+
+    def share(first: int) -> None:
+        for i in range(first, count, THREADS):
+            work(i)
+
+    pending = [_pool().submit(share, first) for first in range(1, THREADS)]
+    share(0)
     for future in pending:
         future.result()
 

@@ -109,6 +109,7 @@ def _stamped(model: LoadedModel, frame: Frame, request: GroundingRequest, ground
     return replace(
         grounding,
         stamp_ns=frame.stamp_ns,
+        reduced_by=frame.reduced_by,
         deadline_met=None if request.due_at == math.inf else answered and time.monotonic() <= request.due_at,
         bundle_hash=model.bundle_hash,
         pixel_spec_hash=manifest.pixel_spec_hash,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
 
-from egm_edge.errors import CheckpointError
+from egm_edge.errors import CheckpointError, EgmError
 
 SHIPPED_NAME = "egm-nano"
 ASSETS_DIR = Path(__file__).parent / "assets"
@@ -26,6 +28,15 @@ def shipped_bundle() -> Path:
         CheckpointError: this installation has none.
     """
     return _shipped(f"{SHIPPED_NAME}-cpu", "bundle.json")
+
+
+@lru_cache(maxsize=1)
+def shipped_hash() -> str:
+    """The hash of that bundle, "" where this installation has none."""
+    try:
+        return str(json.loads((shipped_bundle() / "bundle.json").read_text("utf-8")).get("hash", ""))
+    except (EgmError, OSError, ValueError):
+        return ""
 
 
 def _shipped(name: str, marker: str) -> Path:

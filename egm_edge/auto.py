@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from egm_edge.backends.base import RuntimeFacts
@@ -66,15 +65,15 @@ class AnyGrounder(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def close(self) -> None: ...
 
     def warm_up(self) -> None: ...
 
-    def frame(self, image: Any, *, color: str | None = None, stamp_ns: int | None = None) -> AnyFrame: ...
+    def frame(
+        self, image: Any, *, color: str | None = None, stamp_ns: int | None = None, reduced_decoding: bool = False
+    ) -> AnyFrame: ...
 
     def ground(
         self,
@@ -84,6 +83,7 @@ class AnyGrounder(Protocol):
         task: Task | str = Task.MODAL,
         color: str | None = None,
         stamp_ns: int | None = None,
+        reduced_decoding: bool = False,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
         **decoding: Unpack[DecodingKeywords],

@@ -5,9 +5,6 @@ Images are [H, W, 3] uint8 RGB. Knows nothing of models; a grounding's box, task
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_edge.files import whole_file
 from egm_edge.grounding import Grounding, Task
 from egm_edge.tracking.tracked import TrackedBox, TrackState
 
@@ -191,15 +189,7 @@ def save_image(path: str | Path, image_rgb: Image) -> None:
     parameters: Sequence[int] = () if path.suffix.lower() == ".png" else (cv2.IMWRITE_JPEG_QUALITY, 92)
     encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), parameters)[1]
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(encoded.tobytes())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with whole_file(path, "wb") as stream:
+            stream.write(encoded.tobytes())
     except OSError as error:
         raise InputError(f"to write {path}", error.strerror or str(error), "choose another place") from None

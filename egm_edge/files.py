@@ -1,14 +1,19 @@
-"""Files that are written whole or not at all. Knows nothing of what is in them."""
+"""Files and folders that are written whole or not at all, JSON files of bounded size. Knows nothing of what they say."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from egm_edge.errors import InputError
+from egm_edge.errors import EgmError, InputError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h and linux/fs.h
+MOST_JSON_BYTES = 2 << 30
 
 
 @contextlib.contextmanager
@@ -46,6 +51,81 @@ def replace_text(path: Path, text: str) -> None:
             stream.write(text)
     except OSError as error:
         raise unwritable(path.parent, error) from None
+
+
+def read_json_object(
+    path: Path, kind: type[EgmError] = InputError, hint: str = "download it again", most_bytes: int = MOST_JSON_BYTES
+) -> dict[str, Any]:
+    """A JSON object of bounded size.
+
+    Args:
+        kind, hint: of the error.
+
+    Raises:
+        EgmError: missing, too large, damaged, or not an object.
+    """
+    try:
+        if (size := path.stat().st_size) > most_bytes:
+            raise kind(f"{path} of at most {most_bytes:,} bytes", f"{size:,}", "check the file")
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise kind(f"{path.name} in {path.parent}", (error.strerror or str(error)).lower(), hint) from None
+    except (ValueError, RecursionError) as error:
+        raise kind(f"a JSON object in {path}", f"{type(error).__name__}: {str(error)[:100]}", hint) from None
+    if not isinstance(values, dict):
+        raise kind(f"a JSON object in {path}", f"a {type(values).__name__}", hint)
+    return values
+
+
+def take_place(new: Path, final: Path) -> None:
+    """Give the directory `new` the name `final`, in one step where kernel and file system can (Linux renameat2). A directory
+    that was there is left under the name `new`, to be deleted by the caller.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    if not final.exists() or not any(final.iterdir()):
+        new.rename(final)
+    elif not _exchange(new, final):
+        aside = new.with_name(new.name + "-old")
+        final.rename(aside)
+        new.rename(final)
+        aside.rename(new)
+    _sync(final.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories in one step; False where kernel or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = (AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
+    return renameat2 is not None and renameat2(*names) == 0
+
+
+def make_durable(directory: Path) -> None:
+    """Flush every file under a directory, and the directory itself, to the disk."""
+    for path in (*directory.rglob("*"), directory):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made where it is not there yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    return path
 
 
 def unwritable(directory: Path, error: OSError) -> InputError:

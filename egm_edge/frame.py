@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import EngineFrame
 from egm_edge.decoding.speculative.reply_cache import ReplyCache
 from egm_edge.grounding import Grounding
-from egm_edge.images import load_image
+from egm_edge.images import load_picture
 from egm_edge.loaded_model import LoadedModel
 from egm_edge.pixels import TILES, Pixels, preprocess
 
@@ -28,6 +28,7 @@ class Frame:
 
     Attributes:
         image_wh: width and height of the original image, pixels.
+        reduced_by: 1, or at which fraction (1/2, 1/4, 1/8) a JPEG was decoded; its pixels are then not the reference's.
         stamp_ns: the caller's stamp, carried to every Grounding of this frame.
         decode_image_ms, preprocess_ms: what making the frame cost.
         engine_frame: the whole image inside the engine. smaller: the same with fewer tokens, by their count.
@@ -40,6 +41,7 @@ class Frame:
     preprocess_ms: float
     pixels: Pixels = field(repr=False)
     image_rgb: NDArray[np.uint8] = field(repr=False)
+    reduced_by: int = 1
     engine_frame: EngineFrame | None = field(default=None, repr=False)
     smaller: dict[int, EngineFrame] = field(default_factory=dict, repr=False)
     replies: ReplyCache = field(default_factory=ReplyCache, repr=False)
@@ -51,22 +53,29 @@ class Frame:
 
 
 def make_frame(
-    model: LoadedModel, image: ImageSource, *, color: str | None, stamp_ns: int | None, owner: object
+    model: LoadedModel,
+    image: ImageSource,
+    *,
+    color: str | None,
+    stamp_ns: int | None,
+    reduced_decoding: bool = False,
+    owner: object,
 ) -> Frame:
     """Read and preprocess an image; arguments and errors as `Grounder.frame`."""
     started = time.perf_counter()
-    array = load_image(image, color=color)
+    picture = load_picture(image, color, reduced_to=model.pixel_spec.resized_wh if reduced_decoding else None)
     decoded = time.perf_counter()
-    pixels = preprocess(array, model.pixel_spec)
+    pixels = preprocess(picture.image_rgb, model.pixel_spec)
     finished = time.perf_counter()
     from_array = isinstance(image, np.ndarray)
     return Frame(
-        image_wh=pixels.image_wh,
+        image_wh=picture.original_wh,
         stamp_ns=stamp_ns,
         decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
         preprocess_ms=(finished - (started if from_array else decoded)) * 1e3,
         pixels=pixels,
-        image_rgb=array,
+        image_rgb=picture.image_rgb,
+        reduced_by=picture.reduced_by,
         owner=owner,
     )
 

@@ -65,6 +65,13 @@ class UnparsableReason(str, Enum):
     MALFORMED = "malformed"  # not four finite numbers
 
 
+class Caution(str, Enum):
+    """What a calibrated confidence warns of."""
+
+    REFUSED = "refused"  # the answer named a box, whose confidence is below the bundle's operating point
+    GUESS = "guess"  # the box is likelier wrong than right
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Wall-clock milliseconds of one request, stage by stage.
@@ -139,6 +146,8 @@ class Grounding:
         tokens: token counts.
         timings: per-stage wall clock.
         stamp_ns: the caller's stamp of the frame, carried through untouched.
+        reduced_by: 1, or the fraction (1/2, 1/4, 1/8) at which a JPEG was decoded because the caller asked for it: the pixels
+            were then not the reference's, and neither parity nor the calibration was measured on such.
         deadline_met: None when no deadline was asked for.
         truncated_by: what was cut short, empty for nothing. A box that stands beside MAX_NEW_TOKENS is whole.
         agreement: share of the samples that agree with this answer, 0.0-1.0; None for a single one.
@@ -164,6 +173,7 @@ class Grounding:
     tokens: TokenCounts = field(default_factory=TokenCounts)
     timings: Timings = field(default_factory=Timings)
     stamp_ns: int | None = None
+    reduced_by: int = 1
     deadline_met: bool | None = None
     truncated_by: frozenset[Truncation] = frozenset()
     agreement: float | None = None
@@ -177,6 +187,15 @@ class Grounding:
     def __post_init__(self) -> None:
         if (self.box is not None) != (self.outcome is Outcome.FOUND):
             raise InputError("a box if and only if the outcome is FOUND", f"{self.outcome.value} with {self.box}", "report this")
+
+    @property
+    def caution(self) -> Caution | None:
+        """What to think of before acting on the answer; None also where nothing was calibrated."""
+        if self.confidence is None:
+            return None
+        if self.outcome is Outcome.NOT_FOUND:
+            return Caution.REFUSED
+        return Caution.GUESS if self.outcome is Outcome.FOUND and self.confidence < 0.5 else None
 
     @property
     def cut(self) -> str:
@@ -233,6 +252,7 @@ class Grounding:
             "box": list(self.box.xyxy) if self.box else None,
             "truncated_by": self._truncations(),
             "cut": self.cut,
+            "caution": self.caution.value if self.caution else None,
             "candidates": [{"box": list(c.box.xyxy), "label": c.label} for c in self.candidates],
             "reason": self.reason.value if self.reason else None,
             "std_px": list(self.std_px) if self.std_px else None,

@@ -2,7 +2,8 @@
 
 A picture is judged by its header before anything is decoded. Knows nothing of models; every failure, Pillow's included,
 becomes one InputError. Decisions: EXIF orientation is applied; alpha is dropped, as the Hugging Face processors drop it;
-16-bit samples keep their high byte; of an animation the first frame is taken.
+16-bit samples keep their high byte; of an animation the first frame is taken. Pixels are those of Pillow's decoders, unless
+a reduced decoding is asked for, which says so in its result.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from egm_edge._decoding_in_place import SLANTED, load_into_pages, upright_rgb
 from egm_edge.errors import InputError
 
 MAX_FILE_BYTES = 256 << 20
@@ -25,6 +28,9 @@ MAX_PIXELS = 64_000_000
 COLOR_ORDERS = ("rgb", "bgr")
 EXIF_ORIENTATION = 0x0112
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
+BAND_PIXELS = 1 << 21  # converted at a time
+IN_PLACE_FROM_PIXELS = 1 << 21  # smaller pictures are copied faster than pages are mapped
+_HEADER_BYTES = 64
 _FORMATS = "a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"
 _PLAIN_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -40,9 +46,26 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def load_image(
-    source: str | Path | bytes | bytearray | memoryview | NDArray[np.uint8], color: str | None = None
-) -> NDArray[np.uint8]:
+PictureSource = str | Path | bytes | bytearray | memoryview | NDArray[np.uint8]
+NeededWH = Callable[[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPicture:
+    """An upright picture and what it is of.
+
+    Attributes:
+        image_rgb: [H, W, 3] uint8 RGB, C-contiguous.
+        original_wh: width and height of the picture as it is displayed, pixels.
+        reduced_by: 1, or 2, 4 or 8 where a JPEG was decoded at that fraction of its width and height.
+    """
+
+    image_rgb: NDArray[np.uint8]
+    original_wh: tuple[int, int]
+    reduced_by: int = 1
+
+
+def load_image(source: PictureSource, color: str | None = None) -> NDArray[np.uint8]:
     """An upright RGB picture.
 
     Args:
@@ -56,17 +79,26 @@ def load_image(
     Raises:
         InputError: anything that cannot be read as a picture of at most MAX_PIXELS pixels.
     """
+    return load_picture(source, color).image_rgb
+
+
+def load_picture(source: PictureSource, color: str | None = None, *, reduced_to: NeededWH | None = None) -> DecodedPicture:
+    """As `load_image`, with the size of the original.
+
+    Args:
+        reduced_to: width and height, of the displayed original, to the least size that is needed. A JPEG is then decoded by
+            its own 1/2, 1/4 or 1/8 scale where that is still as large; other pictures are decoded as they are.
+    """
     if color is not None and color not in COLOR_ORDERS:
         raise InputError("color 'rgb' or 'bgr'", repr(color), "pass one of the two")
     if isinstance(source, np.ndarray):
-        return _from_array(source, color)
-    if isinstance(source, (str, Path)):
-        return _from_bytes(_read(Path(source)), str(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(source), f"{len(source)} bytes")
-    raise InputError(
-        "a path, encoded bytes or an HWC uint8 array", f"a {type(source).__name__}", "pass one of the three"
-    )
+        array = _from_array(source, color)
+        return DecodedPicture(array, (array.shape[1], array.shape[0]))
+    if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
+        found = f"a {type(source).__name__}"
+        raise InputError("a path, encoded bytes or an HWC uint8 array", found, "pass one of the three")
+    with _stream(source) as (stream, name), _opened(stream, name) as image:
+        return _decoded(image, reduced_to)
 
 
 def read_image_wh(data: bytes, name: str | None = None) -> tuple[int, int]:
@@ -75,7 +107,7 @@ def read_image_wh(data: bytes, name: str | None = None) -> tuple[int, int]:
     Raises:
         InputError: no picture of a known format, or more than MAX_PIXELS.
     """
-    with _opened(data, name or f"{len(data)} bytes") as image:
+    with _opened(io.BytesIO(data), name or f"{len(data)} bytes") as image:
         return image.width, image.height
 
 
@@ -85,7 +117,8 @@ def check_image_file(path: Path) -> None:
     Raises:
         InputError: it is not.
     """
-    read_image_wh(_read(path), str(path))
+    with _stream(path) as (stream, name), _opened(stream, name):
+        pass
 
 
 def plain_media_type(data: bytes) -> str:
@@ -97,7 +130,7 @@ def plain_media_type(data: bytes) -> str:
     Raises:
         InputError: it cannot be read as a picture.
     """
-    with _opened(data, f"{len(data)} bytes") as image:
+    with _opened(io.BytesIO(data), f"{len(data)} bytes") as image:
         deep = image.format == "PNG" and data[24] > 8  # IHDR's bit depth; Pillow shows 16-bit RGB as RGB
         plain = image.mode in ("RGB", "L") and not deep and "transparency" not in image.info
         if not plain or getattr(image, "n_frames", 1) > 1 or _orientation(image) != 1:
@@ -125,7 +158,16 @@ def _from_array(array: NDArray[Any], color: str | None) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if color == "bgr" else image
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _stream(source: str | Path | bytes | bytearray | memoryview) -> Iterator[tuple[BinaryIO, str]]:
+    """The encoded picture and what it is called; files are read as the decoder asks for them."""
+    if not isinstance(source, (str, Path)):
+        size, name = len(source), f"{len(source)} bytes"
+        if size > MAX_FILE_BYTES:
+            raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{size >> 20} MiB", "make it smaller")
+        yield io.BytesIO(source), name
+        return
+    path = Path(source)
     try:
         if not path.exists():
             raise InputError("an image file", f"nothing at {path}", "check the path")
@@ -136,31 +178,26 @@ def _read(path: Path) -> bytes:
             raise InputError(
                 f"an image file of at most {MAX_FILE_BYTES >> 20} MiB", f"{size >> 20} MiB", "make it smaller"
             )
-        with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+        file = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError("a readable image file", f"{path}: {error}", "check the path and its permissions") from None
-
-
-def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"an image of at most {MAX_FILE_BYTES >> 20} MiB", f"{len(data) >> 20} MiB", "make it smaller")
-    with _opened(data, name) as image:
-        image.load()
-        return _upright_rgb(image)
+    with file:
+        yield file, str(source)
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     """An image whose header was checked and whose pixels are not decoded yet; Pillow's errors become InputErrors."""
-    if not data:
-        raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
-    opener = _opener(data, name)
-    if opener is None:
-        raise InputError(_FORMATS, f"{name}, beginning with {data[:8]!r}", "convert it to one of these")
     try:
+        header = stream.read(_HEADER_BYTES)
+        stream.seek(0)
+        if not header:
+            raise InputError(_FORMATS, f"{name}: no bytes", "check where it comes from")
+        opener = _opener(header, name)
+        if opener is None:
+            raise InputError(_FORMATS, f"{name}, beginning with {header[:8]!r}", "convert it to one of these")
         # Pillow's own limits are process-wide settings, so the header's size is checked here before load() decodes.
-        with opener(io.BytesIO(data)) as image:
+        with opener(stream) as image:
             _check_size(image.width, image.height, name)
             yield image
     except InputError:
@@ -170,7 +207,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise InputError(f"{_FORMATS}, complete and undamaged", reason, "take or copy the picture again") from None
 
 
-def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | None:
+def _opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | None:
     """Pillow's reader for the format that the first bytes announce; imported one by one, `Image.open` loads them all."""
     if data.startswith(b"\xff\xd8\xff"):
         from PIL.JpegImagePlugin import JpegImageFile
@@ -205,7 +242,7 @@ def _opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | Non
     return None
 
 
-def _iso_opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] | None:
+def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | None:
     """AVIF comes with newer Pillows, HEIC with the plugin pillow-heif, where it is installed."""
     brands = data[8:64]
     wanted, plugin, hint = (
@@ -215,7 +252,7 @@ def _iso_opener(data: bytes, name: str) -> Callable[[io.BytesIO], Image.Image] |
     )
     module, _, kind = plugin.partition(":")
     try:
-        opener: Callable[[io.BytesIO], Image.Image] = getattr(importlib.import_module(module), kind)
+        opener: Callable[[BinaryIO], Image.Image] = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError):
         raise InputError(f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint) from None
     return opener
@@ -244,16 +281,38 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise InputError(f"an image of at most {MAX_PIXELS // 1_000_000} megapixels", found, "scale it down first")
 
 
-def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _decoded(image: Image.Image, reduced_to: NeededWH | None) -> DecodedPicture:
+    orientation = _orientation(image) if image.format == "JPEG" else 1  # a JPEG's EXIF block stands before its pixels
+    turned = orientation in SLANTED
+    original_wh = (image.height, image.width) if turned else (image.width, image.height)
+    reduced_by = 1
+    if reduced_to is not None and image.format == "JPEG":
+        needed = reduced_to(*original_wh)
+        stored_width = image.width
+        image.draft(None, needed[::-1] if turned else needed)
+        reduced_by = round(stored_width / image.width)
+    if image.format == "JPEG" and image.mode == "RGB" and image.width * image.height >= IN_PLACE_FROM_PIXELS:
+        return DecodedPicture(upright_rgb(load_into_pages(image), orientation), original_wh, reduced_by)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    array = np.ascontiguousarray(turn(_rgb(image)) if turn else _rgb(image))
+    return DecodedPicture(array, original_wh if reduced_by > 1 else (array.shape[1], array.shape[0]), reduced_by)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """[H, W, 3] of a loaded image as it is stored, converted in bands: Pillow's conversions would hold all of it again."""
     if image.mode.startswith("I"):
         # 16-bit grey. Pillow's own conversion to 8 bit clips instead of scaling; 16-bit RGB it scales while decoding.
         grey = (np.clip(np.asarray(image, np.int64), 0, 0xFFFF) >> 8).astype(np.uint8)
-        array = np.repeat(grey[..., None], 3, axis=2)
-    else:
-        image.info.pop("transparency", None)  # dropped like every alpha; Pillow would warn on stderr before it drops it
-        array = np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
-    turn = _UPRIGHT.get(_orientation(image))
-    return np.ascontiguousarray(turn(array) if turn else array)
+        return np.repeat(grey[..., None], 3, axis=2)
+    image.info.pop("transparency", None)  # dropped like every alpha; Pillow would warn on stderr before it drops it
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        band = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+        array[top:bottom] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+    return array
 
 
 def _orientation(image: Image.Image) -> int:

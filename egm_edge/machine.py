@@ -12,7 +12,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_i
 
 def cpu_name() -> str:
     """The processor as it names itself, "unknown CPU" where the system does not say."""
-    for line in _read("/proc/cpuinfo").splitlines():
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
         if line.startswith(("model name", "Model", "Hardware")):
             return line.partition(":")[2].strip()
     return "unknown CPU"
@@ -20,7 +20,7 @@ def cpu_name() -> str:
 
 def cpu_flags() -> list[str]:
     """The instruction sets that decide how fast low-bit arithmetic is here, of those in `CPU_FLAGS`."""
-    words = set(_read("/proc/cpuinfo").split())
+    words = set(read_text(Path("/proc/cpuinfo")).split())
     return [flag for flag in CPU_FLAGS if flag in words]
 
 
@@ -31,20 +31,14 @@ def usable_cpus() -> int:
 
 def memory_gb() -> tuple[float, float]:
     """Total and available memory, GB of 10^9 bytes; zeros where the system does not say."""
-    kib = {}
-    for line in _read("/proc/meminfo").splitlines():
-        name, _, value = line.partition(":")
-        kib[name] = int(value.split()[0])
-    return kib.get("MemTotal", 0) * 1024 / 1e9, kib.get("MemAvailable", 0) * 1024 / 1e9
+    table = read_table(Path("/proc/meminfo"))
+    return (kib_as_mb(table, "MemTotal") or 0.0) / 1e3, (kib_as_mb(table, "MemAvailable") or 0.0) / 1e3
 
 
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, MB of 10^6 bytes; 0.0 where the system does not say. (`getrusage` would
     give the peak of whatever started this process, if that is larger.)"""
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    return kib_as_mb(read_table(Path("/proc/self/status")), "VmHWM") or 0.0
 
 
 def limit_heaps(count: int = 2) -> None:
@@ -59,11 +53,30 @@ _M_ARENA_MAX = -8  # malloc.h
 
 def board_name() -> str:
     """The board's own name on a Jetson or another device-tree machine, "" elsewhere."""
-    return _read("/proc/device-tree/model").strip("\0\n")
+    return read_text(Path("/proc/device-tree/model"))
 
 
-def _read(path: str) -> str:
+def read_text(path: Path) -> str:
+    """What a file of the kernel's says, "" where there is none."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         return ""
+
+
+def read_int(path: Path) -> int | None:
+    """The whole number in a file of the kernel's, None where there is none."""
+    try:
+        return int(read_text(path))
+    except ValueError:
+        return None
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Lines of `name: value`."""
+    return dict(line.split(":", 1) for line in read_text(path).splitlines() if ":" in line)
+
+
+def kib_as_mb(table: dict[str, str], name: str) -> float | None:
+    """A size in the kernel's KiB as MB of 10^6 bytes."""
+    return int(table[name].split()[0]) * 1024 / 1e6 if name in table else None

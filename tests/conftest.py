@@ -1,10 +1,13 @@
-"""Fixtures shared by all tests: tiny checkpoints, written once a session."""
+"""Fixtures shared by all tests: tiny checkpoints and a bundle, written once a session."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+
+from egm_edge.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,17 @@ def tiny_internvl3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny_checkpoints import write_tiny_internvl3
 
     return write_tiny_internvl3(tmp_path_factory.mktemp("internvl3"))
+
+
+@pytest.fixture(scope="session")
+def tiny_cpu_bundle(tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of it in 32-bit floats, to read and not to change."""
+    from build_engine.compilers.cpu import build_cpu
+
+    return build_cpu(tiny_qwen3_vl, tmp_path_factory.mktemp("tiny") / "bundle", precision="fp32", gate=False)
+
+
+@pytest.fixture
+def own_bundle(tiny_cpu_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of it for one test alone."""
+    return Bundle.open(shutil.copytree(tiny_cpu_bundle.root, tmp_path / "bundle"))

@@ -222,7 +222,7 @@ def test_a_differing_bundle_is_replaced_and_an_equal_one_left_alone(bundle_dir: 
 
 
 def test_replacing_works_where_the_kernel_cannot_exchange(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("build_engine.manifest._exchange", lambda first, second: False)
+    monkeypatch.setattr("egm_edge.files._exchange", lambda first, second: False)
     replaced = write_bundle(bundle_dir, weights=b"new")
     assert Bundle.open(bundle_dir).hash == replaced.hash
     assert leftovers(bundle_dir.parent) == ["bundle"]

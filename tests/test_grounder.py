@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,11 +64,28 @@ def test_an_answer_that_fills_the_context_is_cut_there(tiny_qwen3_vl: Path, tmp_
             grounder.ground(IMAGE, "the mug " * 20, color="rgb")
 
 
-def test_the_stages_add_up(grounder: Grounder) -> None:
+def test_the_stages_add_up(grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the engine moves, everything it does is in exactly one stage."""
+    now_s = 0.0
+
+    def takes(name: str, seconds: float) -> None:
+        work = getattr(grounder.backend, name)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            nonlocal now_s
+            now_s += seconds
+            return work(*arguments, **options)
+
+        monkeypatch.setattr(grounder.backend, name, timed)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    takes("_run_vision", 0.5)
+    takes("decode", 0.125)
     t = grounder.ground(IMAGE, "the mug", color="rgb", max_new_tokens=40).timings
+    assert t.vision_ms == 500.0 and t.prefill_ms >= 125.0 and t.answer_ms + t.think_ms >= 125.0
     stages = t.decode_image_ms + t.preprocess_ms + t.vision_ms + t.prefill_ms + t.think_ms + t.answer_ms + t.parse_ms
-    assert stages == pytest.approx(t.total_ms, rel=0.15)
-    assert t.ttft_ms == pytest.approx(t.total_ms - t.think_ms - t.answer_ms, rel=0.15)
+    assert stages == pytest.approx(t.total_ms) == pytest.approx(now_s * 1e3)
+    assert t.ttft_ms == pytest.approx(t.total_ms - t.think_ms - t.answer_ms)
 
 
 def test_path_bytes_and_array_give_one_answer(grounder: Grounder, tmp_path: Path) -> None:

@@ -9,8 +9,19 @@ from dataclasses import replace
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.cli.ground import SHIPPED_WORLD, describe
 from egm_edge.errors import InputError
-from egm_edge.grounding import Candidate, Grounding, Outcome, Task, Timings, TokenCounts, Truncation, UnparsableReason
+from egm_edge.grounding import (
+    Candidate,
+    Caution,
+    Grounding,
+    Outcome,
+    Task,
+    Timings,
+    TokenCounts,
+    Truncation,
+    UnparsableReason,
+)
 
 FOUND = Grounding(
     outcome=Outcome.FOUND,
@@ -49,6 +60,23 @@ def test_json_round_trip_loses_nothing(grounding: Grounding) -> None:
 def test_json_shows_the_box_as_pixels() -> None:
     assert FOUND.to_dict()["box"] == [-10.5, 0.0, 320.0, 470.25]
     assert LOST.to_dict()["box"] is None
+
+
+@pytest.mark.parametrize(
+    ("grounding", "caution", "said"),
+    [
+        pytest.param(FOUND, None, "", id="sure"),
+        pytest.param(replace(FOUND, confidence=0.31), Caution.GUESS, f"a guess; {SHIPPED_WORLD}", id="likelier wrong than right"),
+        pytest.param(replace(LOST, confidence=0.05), Caution.REFUSED, "refused", id="below the operating point"),
+        pytest.param(replace(FOUND, confidence=None), None, "", id="uncalibrated"),
+        pytest.param(LOST, None, "", id="the model says that there is none"),
+    ],
+)
+def test_a_low_confidence_is_a_caution(grounding: Grounding, caution: Caution | None, said: str) -> None:
+    assert grounding.caution is caution
+    assert grounding.to_dict()["caution"] == (caution.value if caution else None)
+    line = describe(grounding, world=SHIPPED_WORLD)
+    assert said in line and ("(" in line) == bool(said)
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.FOUND])

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, features
 
 from egm_edge import images
 from egm_edge.errors import InputError
-from egm_edge.images import load_image
+from egm_edge.images import load_image, load_picture
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8)
 
@@ -219,7 +219,7 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "AVIF"])
 def test_what_cameras_and_browsers_save_is_read(kind: str) -> None:
-    if not features.check(kind.lower()) and kind == "AVIF":
+    if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     flat = np.full((24, 32, 3), (200, 40, 40), np.uint8)
     found = load_image(encoded(Image.fromarray(flat), kind))
@@ -232,3 +232,32 @@ def test_heic_without_its_plugin_names_it() -> None:
         pytest.skip("pillow-heif is here")
     with pytest.raises(InputError, match="pip install pillow-heif"):
         load_image(b"\0\0\0\x18ftypheic" + bytes(64))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_pictures_converted_in_bands_are_those_converted_at_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "BAND_PIXELS", 150)
+    image = Image.fromarray(PHOTO).convert(mode)
+    np.testing.assert_array_equal(load_image(encoded(image, "PNG")), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("needed", "by"), [((20, 15), 8), ((39, 29), 4), ((80, 60), 2), ((161, 121), 1), ((900, 900), 1)])
+def test_a_reduced_jpeg_is_as_large_as_needed_and_knows_its_original(needed: tuple[int, int], by: int, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    upright = Image.fromarray(np.random.default_rng(3).integers(0, 256, (121, 161, 3), np.uint8))
+    stored = upright.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else upright
+    data = encoded(stored, "JPEG", exif=exif)
+    found = load_picture(data, reduced_to=lambda width, height: needed)
+    assert found.original_wh == (161, 121)
+    assert found.reduced_by == by
+    assert found.image_rgb.shape == (-(-121 // by), -(-161 // by), 3)
+    if by == 1:
+        np.testing.assert_array_equal(found.image_rgb, load_image(data))
+
+
+def test_what_is_no_jpeg_is_decoded_whole() -> None:
+    found = load_picture(RGB_PNG, reduced_to=lambda width, height: (4, 3))
+    assert found.reduced_by == 1
+    np.testing.assert_array_equal(found.image_rgb, PHOTO)

@@ -87,13 +87,7 @@ def require_passed(findings: Sequence[CheckFinding]) -> None:
 
 
 def step_zero(
-    model: PreTrainedModel,
-    processor: EgmProcessor,
-    rows: Sequence[Row],
-    images: Path,
-    *,
-    max_tokens: int,
-    strict: bool,
+    model: PreTrainedModel, processor: EgmProcessor, rows: Sequence[Row], images: Path, *, max_tokens: int, strict: bool
 ) -> list[CheckFinding]:
     """All checks, on a few rows."""
     with_box = [row for row in rows if row.box is not None] or list(rows)

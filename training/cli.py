@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egm_edge.errors import CheckpointError, EgmError, InputError
+from egm_edge.cli.parser import Parser
+from egm_edge.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,11 @@ _STAGES = {
 
 
 def main(argv: list[str]) -> int:
-    """Run one training verb; returns the exit code."""
+    """Run one training verb; returns the exit code. EgmError reaches the caller."""
     if argv and argv[0] in _STAGES:
         module, _ = _STAGES[argv[0]]
         return int(importlib.import_module(module).main(argv[1:]))
-    parser = argparse.ArgumentParser(prog="egm train", description="Train EGM checkpoints.")
+    parser = Parser(prog="egm train", description="Train EGM checkpoints.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (_, summary) in _STAGES.items():
         verbs.add_parser(name, help=summary)
@@ -66,11 +67,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        return _nano(arguments)
-    except EgmError as error:
-        print(f"egm train: {error}", file=sys.stderr)
-        return error.exit_code
+    return _nano(arguments)
 
 
 def _nano(arguments: argparse.Namespace) -> int:
@@ -120,7 +117,3 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
     if arguments.table:
         arguments.table.write_text(controls(results), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

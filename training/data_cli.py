@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.data.problems import DataError
 from egm_edge.data.refcoco import split_counts
 from egm_edge.data.rows import Row, write_rows
-from egm_edge.errors import EgmError
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
@@ -23,84 +23,62 @@ from training.data.splits import SPLITS, by_split
 
 
 def main(argv: list[str]) -> int:
-    """Run one data verb; returns the exit code (0 fine, 2 problems found or bad input)."""
+    """Run one data verb; returns the exit code (0 fine, 2 problems found). EgmError reaches the caller, every problem listed."""
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except DataError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        print(f"egm data: {len(error.problems)} problems", file=sys.stderr)
-        return error.exit_code
-    except EgmError as error:
-        print(f"egm data: {error}", file=sys.stderr)
-        return error.exit_code
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm data", description="Grounding data: check, convert, mirror, filter.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    check = verbs.add_parser("check", help="list every problem of a directory, with file and line")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, *, rows: bool = True) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(name, help=text)
+        made.set_defaults(run=run)
+        if rows:
+            made.add_argument("rows", type=Path, nargs="+")
+        return made
+
+    check = verb("check", _check, "list every problem of a directory, with file and line", rows=False)
     check.add_argument("directory", type=Path)
     check.add_argument("--images", type=Path, help="root of the pictures (default: DIRECTORY)")
     check.add_argument("--decode", action="store_true", help="decode every picture, not only its header")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    check.set_defaults(run=_check)
-    convert = verbs.add_parser("convert", help="read a public format, write rows")
+    convert = verb("convert", _convert, "read a public format, write rows", rows=False)
     convert.add_argument("source", type=Path, nargs="+", help="files, or folders of them")
     convert.add_argument("--kind", choices=sorted(SOURCES), required=True)
-    convert.add_argument(
-        "--split", choices=SPLITS, help="of every row (default: the source's own, else its file's name)"
-    )
-    convert.add_argument(
-        "--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all"
-    )
+    convert.add_argument("--split", choices=SPLITS, help="of every row (default: the source's own, else its file's name)")
+    convert.add_argument("--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all")
     convert.add_argument("--pictures", type=Path, metavar="DIR", help="where pictures inside a parquet are written")
-    convert.set_defaults(run=_convert)
-    split = verbs.add_parser("split", help="one file a split, so that each can be named where it belongs")
-    split.add_argument("rows", type=Path, nargs="+")
+    split = verb("split", _split, "one file a split, so that each can be named where it belongs")
     split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
-    split.add_argument(
-        "--out", "-o", type=Path, required=True, metavar="DIR", help="folder for train.jsonl, val.jsonl, ..."
-    )
-    split.set_defaults(run=_split)
-    flip = verbs.add_parser("flip", help="add mirrored copies of the rows that can be mirrored")
-    flip.add_argument("rows", type=Path, nargs="+")
-    flip.add_argument(
-        "--any-language", action="store_true", help="mirror text that is not English too, words unchanged"
-    )
-    flip.set_defaults(run=_flip)
-    leaks = verbs.add_parser("leaks", help="take out training rows whose picture an evaluation split holds")
-    leaks.add_argument("rows", type=Path, nargs="+")
+    split.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="for train.jsonl, val.jsonl, ...")
+    flip = verb("flip", _flip, "add mirrored copies of the rows that can be mirrored")
+    flip.add_argument("--any-language", action="store_true", help="mirror text that is not English too, words unchanged")
+    leaks = verb("leaks", _leaks, "take out training rows whose picture an evaluation split holds")
     leaks.add_argument("--evaluation", type=Path, nargs="+", required=True, metavar="ROWS")
-    leaks.set_defaults(run=_leaks)
-    difficulty = verbs.add_parser("filter", help="hard but solvable rows and as many easy ones, for RL")
-    difficulty.add_argument("rows", type=Path, nargs="+")
+    difficulty = verb("filter", _filter, "hard but solvable rows and as many easy ones, for RL")
     difficulty.add_argument("--own", type=Path, required=True, metavar="JSONL", help="{id, iou} of the SFT checkpoint")
     difficulty.add_argument("--oracle", type=Path, required=True, metavar="JSONL", help="{id, iou} of a large model")
-    difficulty.set_defaults(run=_filter)
-    traces = verbs.add_parser("traces", help="generate reasoning traces with an OpenAI-compatible endpoint (resumes)")
-    traces.add_argument("rows", type=Path, nargs="+")
+    traces = verb("traces", _traces, "generate reasoning traces with an OpenAI-compatible endpoint (resumes)")
     traces.add_argument("--images", type=Path, required=True)
     traces.add_argument("--endpoint", required=True, metavar="URL", help="for example http://localhost:8000/v1")
     traces.add_argument("--model", required=True)
     traces.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     traces.add_argument("--ledger", type=Path, help="where every paid answer is kept (default: OUT.ledger.jsonl)")
     traces.add_argument("--concurrency", type=positive_int, default=16)
-    traces.add_argument(
-        "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens"
-    )
-    traces.set_defaults(run=_traces)
-    scenes = verbs.add_parser("scenes", help="write held-out tabletop scenes: pictures, and rows for `egm evaluate`")
+    traces.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    scenes = verb("scenes", _scenes, "write held-out tabletop scenes: pictures, and rows for `egm evaluate`", rows=False)
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
-    scenes.add_argument(
-        "--suites",
-        default="easy,modal,amodal-occluded,negative",
-        help="comma-separated; all: see the model card",
-    )
+    suites = "easy,modal,amodal-occluded,negative"
+    scenes.add_argument("--suites", default=suites, help="comma-separated; all: see the model card")
     scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
-    scenes.set_defaults(run=_scenes)
     for writer in (convert, flip, leaks, difficulty, traces):
         writer.add_argument("--out", "-o", type=Path, required=True, help="jsonl to write")
     return parser
@@ -199,7 +177,3 @@ def _scenes(arguments: argparse.Namespace) -> int:
 def _write(path: Path, rows: list[Row]) -> int:
     print(f"{write_rows(path, rows)} rows in {path}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

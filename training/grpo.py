@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,3 @@ def require_vllm() -> None:
         raise BackendError(needed, f"vllm {version}", f"pip install 'vllm>={low},<={high}', or {hint}")
     if not torch.cuda.is_available():
         raise BackendError(needed, "no GPU", hint)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

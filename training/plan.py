@@ -13,14 +13,13 @@ Arithmetic on published figures; nothing is loaded or measured. Sources:
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from egm_edge.cli.parser import Parser, positive_int
-from egm_edge.errors import EgmError, InputError
-from training.stage_config import GrpoConfig, SftConfig, load_grpo, load_sft
+from egm_edge.cli.parser import positive_int
+from egm_edge.errors import InputError
+from training.stage_config import GrpoConfig, SftConfig, config_parser, load_grpo, load_sft
 from training.upstream import Difference, differences, rows_upstream
 
 GIB = 1 << 30
@@ -180,22 +179,13 @@ def as_text(found: RunPlan) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Print the plan; returns the exit code."""
-    parser = Parser(
-        prog="egm train plan", description="Memory, steps, hours and deviations of a run, before it starts."
-    )
-    parser.add_argument("config", nargs="+", help="YAML files, or names of shipped ones (qwen3-vl-2b-modal-sft)")
+    description = "Memory, steps, hours and deviations of a run, before it starts."
+    parser = config_parser("egm train plan", description, several=True)
     parser.add_argument("--gpus", type=positive_int, default=8, help="in all (default: 8)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
-    )
     parser.add_argument("--json", action="store_true", help="one JSON list on stdout")
     arguments = parser.parse_args(list(argv))
-    overrides = dict(pair.partition("=")[::2] for pair in arguments.sets)
-    try:
-        plans = [plan(Path(name).stem, _load(name, overrides), arguments.gpus) for name in arguments.config]
-    except EgmError as error:
-        print(f"egm train plan: {error}", file=sys.stderr)
-        return error.exit_code
+    overrides = dict(arguments.overrides)
+    plans = [plan(Path(name).stem, _load(name, overrides), arguments.gpus) for name in arguments.config]
     print(json.dumps([asdict(p) for p in plans]) if arguments.json else "\n\n".join(map(as_text, plans)))
     return 0
 
@@ -208,7 +198,3 @@ def _load(name: str, overrides: dict[str, str]) -> SftConfig | GrpoConfig:
             return load_sft(name, overrides)
         except InputError as as_sft:
             raise (as_grpo if "sampling" in Path(name).name or "grpo" in Path(name).name else as_sft) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 from training.stage_config import SftConfig, load_sft
@@ -66,7 +65,3 @@ def run_sft(config: SftConfig) -> Path:
         peft_config=lora_config(config.lora, config.model.train),
     )
     return train(session, trainer)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

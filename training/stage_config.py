@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from egm_edge.cli.parser import Parser
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from egm_edge.hashing import canonical_hash
@@ -224,6 +225,18 @@ class GrpoConfig:
             raise InputError("at least one reward", "none", "add grounding: 1.0")
         for name in {**self.rewards, **self.reward_settings}:
             make_reward(name, self.reward_settings.get(name))
+
+
+def config_parser(prog: str, description: str = "", *, several: bool = False) -> Parser:
+    """What the verbs of a stage have in common: CONFIG (one or several), and `--set KEY=VALUE`, pairs under `overrides`."""
+    parser = Parser(prog=prog, description=description)
+    text = "YAML file, or the name of a shipped one (qwen3-vl-2b-modal-sft)"
+    parser.add_argument("config", nargs="+" if several else None, help=text)
+    parser.add_argument(
+        "--set", action="append", type=lambda pair: pair.partition("=")[::2], default=[], dest="overrides",
+        metavar="KEY=VALUE", help="override one setting",
+    )  # fmt: skip
+    return parser
 
 
 def config_path(name: str) -> Path:

@@ -19,8 +19,8 @@ from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from egm_edge import __version__
-from egm_edge.backends.onnx_runtime.backend import EMBEDDING, POSITION_GRID
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
+from egm_edge.backends.prefix_backend import EMBEDDING, POSITION_GRID
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord, Manifest
 from egm_edge.bundle_from_checkpoint import shipped_confidence_map
 from egm_edge.errors import CheckpointError
@@ -139,9 +139,7 @@ def preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
     names = (path.relative_to(writer.root).as_posix() for path in writer.root.rglob("*") if path.is_file())
     files = {name: FileRecord("0" * SHA256_HEX, (writer.root / name).stat().st_size) for name in names}
     parity = build_gate.unverified("being compared")
-    return Bundle(
-        writer.root, Manifest(egm_edge_version=__version__, **manifest, parity=parity, files=files)
-    )
+    return Bundle(writer.root, Manifest(egm_edge_version=__version__, **manifest, parity=parity, files=files))
 
 
 def _save_array(path: Path, array: np.ndarray[Any, Any]) -> None:

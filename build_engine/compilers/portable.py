@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_engine import memory_plan
 from build_engine.compilers.bf16_to_fp32 import bf16_to_fp32
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
@@ -17,6 +18,7 @@ from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
+from egm_edge.pixels import TILES
 from egm_edge.reporting.progress import ProgressBar
 
 MAX_EXPRESSION_TOKENS = 1024  # a request's own words and the chat template
@@ -52,17 +54,14 @@ def max_image_tokens(plan: CheckpointPlan) -> int:
         BuildError: too many for a GPU engine's profile.
     """
     spec = plan.pixel_spec
-    if spec.tokens_per_tile:
-        return (spec.max_tiles + (spec.max_tiles > 1)) * spec.tokens_per_tile
-    patches = spec.max_pixels // spec.patch_size**2
-    if patches > MAX_PATCHES:
+    if spec.rule != TILES and spec.max_pixels // spec.patch_size**2 > MAX_PATCHES:
         most = MAX_PATCHES * spec.patch_size**2
         raise BuildError(
             f"pictures of at most {most:,} pixels after resizing",
             f"{spec.max_pixels:,}",
             f"pass --max-pixels {most} or less",
         )
-    return patches // spec.merge_size**2
+    return memory_plan.max_image_tokens(spec)
 
 
 def limit_context(plan: CheckpointPlan) -> None:
@@ -72,12 +71,7 @@ def limit_context(plan: CheckpointPlan) -> None:
 
 
 def write_graphs(
-    plan: CheckpointPlan,
-    root: Path,
-    precision: str,
-    bar: ProgressBar,
-    *,
-    ranges: Mapping[str, float] | None = None,
+    plan: CheckpointPlan, root: Path, precision: str, bar: ProgressBar, *, ranges: Mapping[str, float] | None = None
 ) -> None:
     """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
 

@@ -20,12 +20,13 @@ import yaml
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_contents import require_finite
-from build_engine.compilers.plan import CheckpointPlan
+from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, QuantizedCheckpoint
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.processor_settings import write_pixel_budget
 from build_engine.request import BuildRequest
+from build_engine.served_settings import with_rotary_of_4, write_json, write_pixel_budget
+from build_engine.server_releases import SERVER_RELEASES
 from build_engine.targets import Runtime, Target, tensorrt_llm_sm
 from egm_edge.backends.text_runtime import HTTP, TENSORRT_LLM
 from egm_edge.bundle import Bundle
@@ -44,14 +45,16 @@ class ServerKind:
     """One server.
 
     Attributes:
-        requirement: what to install; releases known to shift boxes are excluded (upstream issues in docs/datacenter.md).
-        families: that it serves.
+        requirements: family that it serves -> what to install (`SERVER_RELEASES`).
         command: its command line for a plan, the bundle being the working directory.
     """
 
-    requirement: str
-    families: tuple[str, ...]
+    requirements: Mapping[str, str]
     command: Callable[[CheckpointPlan], list[str]]
+
+    @classmethod
+    def of(cls, name: str, command: Callable[[CheckpointPlan], list[str]]) -> ServerKind:
+        return cls({family: f"{name}{releases}" for family, releases in SERVER_RELEASES[name].items()}, command)
 
 
 def compile_server(request: BuildRequest) -> Bundle:
@@ -63,22 +66,22 @@ def compile_server(request: BuildRequest) -> Bundle:
     name = server_name(request.target)
     kind = SERVERS[name]
     with Checkpoint(request.checkpoint) as checkpoint:
-        if checkpoint.family not in kind.families:
-            others = [server for server, other in SERVERS.items() if checkpoint.family in other.families]
+        if checkpoint.family not in kind.requirements:
+            others = [server for server, other in SERVERS.items() if checkpoint.family in other.requirements]
             raise BuildError(
-                f"a checkpoint of {', '.join(kind.families)} for {request.target.name}",
+                f"a checkpoint of {', '.join(kind.requirements)} for {request.target.name}",
                 checkpoint.family,
                 f"pass --target {' or '.join(others)}",
             )
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
         plan.context_tokens = min(plan.context_tokens, max_sequence(plan))
-        manifest = plan.manifest(name, request.precision, {"server": kind.requirement})
+        manifest = plan.manifest(name, request.precision, {"server": kind.requirements[checkpoint.family]})
         manifest["text_runtime"] = TENSORRT_LLM if request.target.runtime is Runtime.TENSORRT_LLM else HTTP
         manifest["model"] |= {"sm": list(_sm(request))} if request.target.sm else {}
         if request.precision == PLAIN:
             return _plain(request, plan, kind, manifest)
         served = QuantizedCheckpoint(plan, request)
-        return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _parity())
+        return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _golden_parity)
 
 
 def server_name(target: Target) -> str:
@@ -91,8 +94,14 @@ def _sm(request: BuildRequest) -> tuple[str, ...]:
     return tuple(sm for sm in request.target.sm if sm in tensorrt_llm_sm(request.precision))
 
 
-def _parity() -> dict[str, Any]:
-    return build_gate.unverified("unverified on target: the server runs on its own GPU")
+def _golden_parity(plan: CheckpointPlan, candidate: Bundle, gate: bool) -> dict[str, Any]:
+    """The parity section of a bundle that a server answers for; its golden replies are written where that can be done here."""
+    parity = build_gate.unverified("unverified on target: the server runs on its own GPU")
+    if not gate:
+        return parity
+    checkpoint = plan.checkpoint
+    lacking = build_gate.store_golden(candidate, checkpoint.directory, checkpoint.parameter_count())
+    return parity | ({"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"})
 
 
 def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manifest: dict[str, Any]) -> Bundle:
@@ -106,9 +115,11 @@ def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manife
         for path in sources:
             shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             bar.advance(1)
-        write_pixel_budget(writer.path(f"{MODEL}/preprocessor_config.json"), plan.pixel_spec)
+        write_json(writer.path(f"{MODEL}/config.json"), with_rotary_of_4(plan.checkpoint.config))
+        write_pixel_budget(writer.path(MODEL), plan.pixel_spec)
         _write_settings(writer, kind, plan, request)
-        return writer.commit(**manifest, parity=_parity())
+        bar.stage("golden replies")
+        return writer.commit(**manifest, parity=_golden_parity(plan, preview(writer, manifest), request.gate))
 
 
 def _write_settings(writer: BundleWriter, kind: ServerKind, plan: CheckpointPlan, request: BuildRequest) -> None:
@@ -116,7 +127,7 @@ def _write_settings(writer: BundleWriter, kind: ServerKind, plan: CheckpointPlan
     shutil.copyfile(plan.checkpoint.directory / "tokenizer.json", writer.path("tokenizer.json"))
     if request.target.runtime is Runtime.TENSORRT_LLM:
         writer.path("llm_args.yaml").write_text(yaml.safe_dump(llm_args(plan, request.batch)), encoding="utf-8")
-    writer.path("requirements.txt").write_text(kind.requirement + "\n", encoding="utf-8")
+    writer.path("requirements.txt").write_text(kind.requirements[plan.checkpoint.family] + "\n", encoding="utf-8")
     command = shlex.join(kind.command(plan))
     script = f'#!/bin/sh\n# pip install -r requirements.txt\ncd "$(dirname "$0")" && exec {command} "$@"\n'
     writer.path("serve.sh").write_text(script, encoding="utf-8")
@@ -154,8 +165,10 @@ def _vllm(plan: CheckpointPlan) -> list[str]:
 
 
 def _sglang(plan: CheckpointPlan) -> list[str]:
-    command = ["python3", "-m", "sglang.launch_server", "--model-path", MODEL, "--served-model-name", NAME]
-    return [*command, "--context-length", str(plan.context_tokens), "--mem-fraction-static", "0.8"]
+    command = ["sglang", "serve", "--model-path", MODEL, "--served-model-name", NAME]
+    command += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", "0.8"]
+    # SGLang's own InternVL class takes the original layout, not this one; said here, so that nobody finds it out from speed
+    return command if plan.checkpoint.family == "qwen3_vl" else [*command, "--model-impl", "transformers"]
 
 
 def _tensorrt_llm(plan: CheckpointPlan) -> list[str]:
@@ -163,7 +176,7 @@ def _tensorrt_llm(plan: CheckpointPlan) -> list[str]:
 
 
 SERVERS: Mapping[str, ServerKind] = {
-    "tensorrt-llm": ServerKind("tensorrt-llm>=1.3.0rc7", ("qwen3_vl",), _tensorrt_llm),
-    "vllm": ServerKind("vllm>=0.11.0,!=0.11.1,!=0.11.2,!=0.12.0", ("qwen3_vl", "internvl3"), _vllm),
-    "sglang": ServerKind("sglang>=0.5.4,!=0.5.17", ("qwen3_vl", "internvl3"), _sglang),
+    "tensorrt-llm": ServerKind.of("tensorrt-llm", _tensorrt_llm),
+    "vllm": ServerKind.of("vllm", _vllm),
+    "sglang": ServerKind.of("sglang", _sglang),
 }

@@ -66,10 +66,7 @@ def compile_rtx(request: BuildRequest) -> Bundle:
     """
     request.require_batch_of_one()
     installed = _require_tensorrt()
-    with (
-        Checkpoint(request.checkpoint) as checkpoint,
-        BundleWriter(request.out_dir, force=request.force) as writer,
-    ):
+    with Checkpoint(request.checkpoint) as checkpoint, BundleWriter(request.out_dir, force=request.force) as writer:
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
         limit_context(plan)
         jobs = engine_jobs(plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from build_engine.checkpoint import Checkpoint
 from build_engine.quantize import quantize_blocks, quantize_channels
 
 MICROSOFT = "com.microsoft"
@@ -228,3 +230,11 @@ class GraphWriter:
         opsets = [helper.make_opsetid("", OPSET_ONNX), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, producer_name="egm-edge", opset_imports=opsets, ir_version=IR_VERSION)
         self.path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_linear(graph: GraphWriter, checkpoint: Checkpoint, x: str, name: str, fmt: WeightFormat) -> str:
+    """The checkpoint's linear layer `name` on x, its bias added where it has one."""
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    rows, columns = checkpoint.shape(weight)
+    stored = checkpoint.float32(bias) if bias in checkpoint else None
+    return graph.linear(x, name, (rows, columns), partial(checkpoint.rows_float32, weight), fmt, stored)

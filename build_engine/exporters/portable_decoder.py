@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.exporters.graph import WeightFormat
+from build_engine.exporters.graph import WeightFormat, write_linear
 from build_engine.exporters.portable_graph import PortableGraphWriter
 from build_engine.exporters.text_decoder import DecoderShape
 
@@ -67,16 +67,7 @@ class _Layers:
         return self.graph.rms_norm(x, f"{name}.weight", weight, self.shape.rms_epsilon)
 
     def linear(self, x: str, name: str) -> str:
-        checkpoint, weight, bias = self.checkpoint, f"{name}.weight", f"{name}.bias"
-        rows, columns = checkpoint.shape(weight)
-        return self.graph.linear(
-            x,
-            name,
-            (rows, columns),
-            partial(checkpoint.rows_float32, weight),
-            self.fmt,
-            checkpoint.float32(bias) if bias in checkpoint else None,
-        )
+        return write_linear(self.graph, self.checkpoint, x, name, self.fmt)
 
     def attention(self, x: str, i: int, angles: list[str], mask: str) -> str:
         base, shape, graph = f"text.layers.{i}.self_attn", self.shape, self.graph

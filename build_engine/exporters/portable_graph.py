@@ -38,13 +38,7 @@ class PortableGraphWriter(GraphWriter):
         int4_layers: names of the layers that were written in INT4; plain_layers: of those that fell back.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        precision: str,
-        ranges: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, precision: str, ranges: Mapping[str, float] | None = None) -> None:
         super().__init__(path)
         self.ranges = ranges or {}
         self._fp8_inputs: dict[tuple[str, float], str] = {}

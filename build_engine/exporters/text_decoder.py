@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.exporters.graph import GraphWriter, WeightFormat
+from build_engine.exporters.graph import GraphWriter, WeightFormat, write_linear
 from egm_edge.backends.onnx_runtime.config import kernel_head_dim
 from egm_edge.errors import CheckpointError
 
@@ -150,18 +150,13 @@ class _LayerWriter:
         """Several linear layers of one input. Block formats run them as one product and split the result: a decode step is
         a chain of small parallel regions, and waking the threads costs as much as a small product."""
         checkpoint = self.checkpoint
-        weights = [f"{name}.weight" for name in names]
-        biases = [checkpoint.float32(f"{name}.bias") if f"{name}.bias" in checkpoint else None for name in names]
         if self.fmt is WeightFormat.W8A8 or len(names) == 1:
-            return [
-                self.graph.linear(
-                    x, name, _shape(checkpoint, weight), partial(checkpoint.rows_float32, weight), self.fmt, bias
-                )
-                for name, weight, bias in zip(names, weights, biases, strict=True)
-            ]
+            return [write_linear(self.graph, checkpoint, x, name, self.fmt) for name in names]
+        weights, biases = [f"{name}.weight" for name in names], [f"{name}.bias" for name in names]
         sizes = [checkpoint.shape(weight)[0] for weight in weights]
         fused = (sum(sizes), checkpoint.shape(weights[0])[1])
-        bias = np.concatenate([b for b in biases if b is not None]) if all(b is not None for b in biases) else None
+        biased = all(name in checkpoint for name in biases)
+        bias = np.concatenate([checkpoint.float32(name) for name in biases]) if biased else None
         y = self.graph.linear(
             x, "+".join(names), fused, partial(checkpoint.joined_rows_float32, weights), self.fmt, bias
         )
@@ -237,11 +232,6 @@ class _LayerWriter:
         split = graph.op("Reshape", x, graph.constant([0, 0, heads, d], np.int64))
         normed = graph.rms_norm(split, name, self.checkpoint.float32(name), self.shape.rms_epsilon)
         return str(graph.op("Reshape", normed, graph.constant([0, 0, heads * d], np.int64)))
-
-
-def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
-    rows, columns = checkpoint.shape(name)
-    return rows, columns
 
 
 def engine_section(shape: DecoderShape) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.exporters.graph import GraphWriter, WeightFormat
+from build_engine.exporters.graph import GraphWriter, WeightFormat, write_linear
 from egm_edge.errors import CheckpointError
 
 _GELU_APPROXIMATION = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
@@ -47,16 +47,7 @@ class TowerWriter:
         return graph.native(str(graph.op("Add", scaled, graph.weight("pixel_offset", offset.astype(np.float32)))))
 
     def linear(self, x: str, name: str, fmt: WeightFormat | None = None) -> str:
-        bias = f"{name}.bias"
-        rows, columns = self.checkpoint.shape(f"{name}.weight")
-        return self.graph.linear(
-            x,
-            name,
-            (rows, columns),
-            lambda a, b: self.checkpoint.rows_float32(f"{name}.weight", a, b),
-            fmt or self.fmt,
-            self.checkpoint.float32(bias) if bias in self.checkpoint else None,
-        )
+        return write_linear(self.graph, self.checkpoint, x, name, fmt or self.fmt)
 
     def norm(self, x: str, name: str, epsilon: float) -> str:
         """LayerNorm, or RMSNorm where the checkpoint holds no bias."""

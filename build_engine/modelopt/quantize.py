@@ -25,7 +25,7 @@ from build_engine.modelopt.recipe import Numbers, Recipe
 from build_engine.modelopt.request_tensors import PreparedRequest, calibration_cases, prepare, save_requests
 from build_engine.modelopt.verify_saved import require_quantized
 from build_engine.parity.cases import Case, probes, scenes
-from build_engine.processor_settings import write_pixel_budget
+from build_engine.served_settings import write_pixel_budget
 from egm_edge.bundle import sha256_of
 from egm_edge.errors import BuildError
 from egm_edge.families import PromptSpec
@@ -150,7 +150,7 @@ class Quantization:
             for path in sorted(self.checkpoint.directory.glob(pattern)):
                 if not (folder / SAVED / path.name).is_file():
                     shutil.copyfile(path, folder / SAVED / path.name)
-        write_pixel_budget(folder / SAVED / "preprocessor_config.json", self.pixel_spec)
+        write_pixel_budget(folder / SAVED, self.pixel_spec)
         shutil.rmtree(requests)
 
     def _copy_weights(self, out: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
+from egm_edge.encoding import png
 from egm_edge.grounding import Task
 from egm_edge.pixels import TILES, PixelSpec
 from egm_edge.synthetic import layout, render, sample_query, sample_scene
@@ -54,7 +55,7 @@ def probes() -> tuple[Case, ...]:
     """Five requests on four drawn pictures of different aspect and odd sizes, a picture that was displaced asked again. They
     exercise every graph with realistic input and say nothing about how well the model grounds."""
     sizes = ((480, 640), (777, 333), (320, 320), (201, 403))
-    wide, tall, square, odd = (_png(_table(*size, seed=i)) for i, size in enumerate(sizes))
+    wide, tall, square, odd = (png(_table(*size, seed=i)) for i, size in enumerate(sizes))
     return (
         Case(wide, "the red mug", Task.MODAL),
         Case(tall, "the blue ball", Task.AMODAL),
@@ -75,13 +76,13 @@ def largest_probe(spec: PixelSpec, most_pixels: int) -> Case:
         area = min(spec.max_pixels, most_pixels) * 0.97
         height = max(spec.patch_size * spec.merge_size, int((area * 9 / 16) ** 0.5))
         width = int(height * 16 / 9)
-    return Case(_png(_table(height, width, seed=9)), "the smallest green box", Task.MODAL)
+    return Case(png(_table(height, width, seed=9)), "the smallest green box", Task.MODAL)
 
 
 @lru_cache(maxsize=1)
 def displacing_picture() -> bytes:
     """A small picture that no case shows."""
-    return _png(_noise(70, 90, seed=77))
+    return png(_noise(70, 90, seed=77))
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +105,7 @@ def scenes(count: int, *, first_seed: int = SCENE_SEED, image_wh: tuple[int, int
             continue
         made += 1
         truth = Box.from_norm1000(query.box_norm1000, *image_wh)
-        yield Case(_png(render(scene, *image_wh).image), query.expression, task, truth)
+        yield Case(png(render(scene, *image_wh).image), query.expression, task, truth)
 
 
 def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
@@ -134,7 +135,7 @@ def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
             width = int((area * share * 4 / 3) ** 0.5)
             sizes.append((width, int(width * 3 / 4)))
     kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
-    return tuple(_png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
+    return tuple(png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
 
 
 def _half_way(spec: PixelSpec) -> list[tuple[int, int]]:
@@ -145,12 +146,6 @@ def _half_way(spec: PixelSpec) -> list[tuple[int, int]]:
     pairs = [(columns, rows) for rows in range(2, 64, 2) for columns in range(2, 64)]
     fits = [pair for pair in pairs if spec.min_pixels <= pair[0] * pair[1] * unit**2 <= spec.max_pixels]
     return [(columns * unit, rows * unit + unit // 2) for columns, rows in (*fits[:1], *fits[-1:])]
-
-
-def _png(image_rgb: NDArray[np.uint8]) -> bytes:
-    done, data = cv2.imencode(".png", image_rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    assert done
-    return data.tobytes()
 
 
 def _noise(width: int, height: int, *, seed: int) -> NDArray[np.uint8]:

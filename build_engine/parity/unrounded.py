@@ -23,8 +23,8 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from build_engine.checkpoint import Checkpoint
-from egm_edge.backends.onnx_runtime.backend import EMBEDDING
 from egm_edge.backends.onnx_runtime.sessions import PREFILL
+from egm_edge.backends.prefix_backend import EMBEDDING
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord
 
 EMBEDDING_WEIGHT = "text.embed_tokens.weight"

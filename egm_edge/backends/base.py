@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from egm_edge.decoding.session import Session
-from egm_edge.errors import InputError
+from egm_edge.decoding.session import InterruptedRunError, Session
+from egm_edge.errors import BackendError, InputError
 from egm_edge.pixels import Pixels
 
 
@@ -86,6 +86,35 @@ def require_reached(length: int, reached: int) -> None:
     """Refuse to truncate a session to a length that it does not have."""
     if not 0 <= length <= reached:
         raise InputError(f"a length of 0 to {reached}", str(length), "pass a length the session has reached")
+
+
+def require_room(needed: int, context_tokens: int) -> None:
+    """Refuse more tokens than the model has positions for."""
+    if needed > context_tokens:
+        hint = "shorten the expression, lower max_new_tokens, or use fewer pixels"
+        raise InputError(f"at most {context_tokens} tokens", str(needed), hint)
+
+
+class Interruptible:
+    """What engines share that look at a flag between the calls of their runtime."""
+
+    _interrupted = _closed = False
+
+    def arm(self) -> None:
+        """Nothing to prepare."""
+
+    def interrupt(self) -> None:
+        """What the runtime was given goes on; the next call of it raises InterruptedRunError."""
+        self._interrupted = True
+
+    def disarm(self) -> None:
+        self._interrupted = False
+
+    def _require_running(self) -> None:
+        if self._closed:
+            raise BackendError("an open engine", "one that was closed", "open it again")
+        if self._interrupted:
+            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
 
 
 @runtime_checkable

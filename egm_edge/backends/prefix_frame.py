@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import EngineFrame
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.errors import BackendError
@@ -83,18 +82,3 @@ class PrefixFrame:
         for extra, feature in zip(extras, self.deepstack, strict=True):
             extra[at_image] = feature
         return embeds, extras
-
-
-def require_own(frame: EngineFrame) -> PrefixFrame:
-    """The frame, if it is one that such a backend made."""
-    if not isinstance(frame, PrefixFrame):
-        raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
-    return frame
-
-
-def require_resident(resident: PrefixFrame | None, frame: PrefixFrame) -> None:
-    """Refuse a session whose frame was displaced from the cache."""
-    if resident is not frame:
-        raise BackendError(
-            "the session's own frame in the engine", "another frame, opened since", "open the session again"
-        )

@@ -20,6 +20,7 @@ from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.portable.runner import Arrays
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
+from egm_edge.files import whole_file
 
 ENGINES = {name: f"engines/{name}.engine" for name in ("vision", "decoder", "head")}
 PREFILL_PROFILE, DECODE_PROFILE = 0, 1
@@ -130,9 +131,8 @@ class RtxRunner:
         if context is None:
             raise BackendError(f"memory for {path.name}", "none left", "close what else uses the GPU")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(bytes(cache.serialize()))
-        os.replace(temporary, kept)
+        with whole_file(kept, "wb") as stream:
+            stream.write(bytes(cache.serialize()))
         return engine, context
 
     def _room(self, name: str, size: int) -> int:

@@ -9,7 +9,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -22,11 +22,12 @@ from egm_edge.benchmark.comparison import PeerChoice, measure_beside
 from egm_edge.benchmark.conditions import Conditions, others_share, snapshot
 from egm_edge.benchmark.energy import Energy
 from egm_edge.benchmark.fixed_rate import run_at_rate
-from egm_edge.benchmark.gpu import GpuWatch
-from egm_edge.benchmark.limits import Bandwidth, default_threads, measure_limits
+from egm_edge.benchmark.gpu import GpuRun, GpuWatch
+from egm_edge.benchmark.limits import Bandwidth, measure_limits
 from egm_edge.benchmark.report import KIND, SCHEMA_VERSION, rate_dict, samples_dict, summarise, sweep_dict
 from egm_edge.benchmark.roofline import RequestModel, reached
-from egm_edge.benchmark.runner import ask, measure_requests, measure_sweep
+from egm_edge.benchmark.runner import Told, ask, measure_requests, measure_sweep
+from egm_edge.benchmark.sample import Sample
 from egm_edge.benchmark.workload import Workload
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import open_directory
@@ -35,7 +36,6 @@ from egm_edge.grounder import Grounder
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
-Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,71 +127,101 @@ def _measure(
     """Measure what is already loaded; `cold` holds verify_ms and load_ms."""
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     cap = plan.max_new_tokens
-    (first,) = workload.take(1)
-    cold_sample = ask(grounder, first, cap)
+    (question,) = workload.take(1)
+    (first,) = samples_dict([ask(grounder, question, cap)])
     measure_requests(grounder, workload, plan.warm_up, cap, tell("warm-up"))
-
     model = _request_model(grounder) if plan.roofline else None
-    in_turns = model is not None and model.leaves_the_cache()
-    before = snapshot()
-    probe = _Probe(_threads(grounder)) if model else None
-    with GpuWatch() as gpu, Energy() as energy:
-        samples = measure_requests(
-            grounder, workload, plan.requests, cap, tell("requests"), probe if in_turns else None
-        )
-    after = snapshot()
-    joules = {name: value - (probe.joules[name] if probe else 0.0) for name, value in energy.joules.items()}
-
-    questions = list(workload.take(plan.requests))
-    rate = None
-    if plan.rate_hz:
-        rate = run_at_rate(lambda n: ask(grounder, questions[n % len(questions)], cap), plan.rate_hz, plan.requests)
-    points = (
-        measure_sweep(grounder, workload, plan.sweeps, max(3, plan.requests // 4), cap, tell("sweeps"))
-        if plan.sweeps
-        else []
-    )
-    sample_dicts = samples_dict(samples)
-    beside = None
-    roofline = None
-    if model and probe:
-        limits = measure_limits(_threads(grounder), bandwidth=probe.bandwidth)
-        stages = [asdict(stage) for stage in reached(model, limits, sample_dicts)]
-        roofline = {"limits": asdict(limits), "in_turns": in_turns, "stages": stages}
-    if plan.beside and isinstance(grounder, Grounder):
-        peer = plan.beside.open(_threads(grounder))
-        try:
-            beside = measure_beside(grounder, peer, workload, plan.pairs, cap or 128, tell("beside")).to_dict()
-        finally:
-            peer.close()
+    run = _counted_requests(grounder, workload, plan, tell("requests"), model)
+    samples = samples_dict(run.samples)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "created": created,
         "bundle": _bundle(grounder.bundle),
         "versions": _versions(),
-        "machine": _machine(grounder) | {"gpu": gpu.run.name if gpu.run else None},
+        "machine": _machine(grounder) | {"gpu": run.gpu.name if run.gpu else None},
         "plan": _plan(plan, workload, grounder),
-        "cold": cold | {"first_request_ms": cold_sample.total_ms, "first_request": samples_dict([cold_sample])[0]},
+        "cold": cold | {"first_request_ms": first["total_ms"], "first_request": first},
         "conditions": {
-            "before": asdict(before),
-            "after": asdict(after),
-            "others_cpu_share": others_share(before, after),
+            "before": asdict(run.before),
+            "after": asdict(run.after),
+            "others_cpu_share": others_share(run.before, run.after),
         },
         "memory": {
             "after_load_mb": after_load.rss_mb or 0.0,
-            "after_requests_mb": after.rss_mb or 0.0,
-            "peak_mb": (before if in_turns else after).peak_rss_mb or 0.0,  # the probe's own buffer is not the engine's
+            "after_requests_mb": run.after.rss_mb or 0.0,
+            # the probe's own buffer is not the engine's
+            "peak_mb": (run.before if run.in_turns else run.after).peak_rss_mb or 0.0,
         },
-        "gpu": gpu.run.to_dict() if gpu.run else None,
-        "energy": {"joules_per_request": {name: value / len(samples) for name, value in joules.items()}},
-        "summary": summarise(sample_dicts),
-        "roofline": roofline,
-        "rate": rate_dict(rate) if rate else None,
-        "sweep": sweep_dict(points),
-        "beside": beside,
-        "samples": sample_dicts,
+        "gpu": asdict(run.gpu) if run.gpu else None,
+        "energy": {"joules_per_request": run.joules_per_request},
+        "summary": summarise(samples),
+        "roofline": _roofline(model, run, _threads(grounder), samples),
+        "rate": _rate(grounder, workload, plan),
+        "sweep": _sweep(grounder, workload, plan, tell("sweeps")) if plan.sweeps else [],
+        "beside": _beside(grounder, workload, plan, tell("beside")),
+        "samples": samples,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The counted requests, and the machine meanwhile; `in_turns`: bandwidth was probed between them."""
+
+    samples: list[Sample]
+    before: Conditions
+    after: Conditions
+    gpu: GpuRun | None
+    joules_per_request: dict[str, float]
+    probe: _Probe | None
+    in_turns: bool
+
+
+def _counted_requests(
+    grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told, model: RequestModel | None
+) -> _Run:
+    in_turns = model is not None and model.leaves_the_cache()
+    before = snapshot()
+    probe = _Probe(_threads(grounder)) if model else None
+    between = probe if in_turns else None
+    with GpuWatch() as gpu, Energy() as energy:
+        samples = measure_requests(grounder, workload, plan.requests, plan.max_new_tokens, told, between)
+    own = probe.joules if probe else {}
+    joules = {name: (value - own.get(name, 0.0)) / len(samples) for name, value in energy.joules.items()}
+    return _Run(samples, before, snapshot(), gpu.run, joules, probe, in_turns)
+
+
+def _roofline(
+    model: RequestModel | None, run: _Run, threads: int, samples: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    if model is None or run.probe is None:
+        return None
+    limits = measure_limits(threads, bandwidth=run.probe.bandwidth)
+    stages = [asdict(stage) for stage in reached(model, limits, samples)]
+    return {"limits": asdict(limits), "in_turns": run.in_turns, "stages": stages}
+
+
+def _rate(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan) -> dict[str, Any] | None:
+    if not plan.rate_hz:
+        return None
+    questions = list(workload.take(plan.requests))
+
+    def answer(frame: int) -> None:
+        ask(grounder, questions[frame % len(questions)], plan.max_new_tokens)
+
+    return rate_dict(run_at_rate(answer, plan.rate_hz, plan.requests))
+
+
+def _sweep(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told) -> list[dict[str, Any]]:
+    count = max(3, plan.requests // 4)
+    return sweep_dict(measure_sweep(grounder, workload, plan.sweeps, count, plan.max_new_tokens, told))
+
+
+def _beside(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told) -> dict[str, Any] | None:
+    if not plan.beside or not isinstance(grounder, Grounder):
+        return None
+    with closing(plan.beside.open(_threads(grounder))) as peer:
+        return measure_beside(grounder, peer, workload, plan.pairs, plan.max_new_tokens or 128, told).to_dict()
 
 
 class _Probe:
@@ -216,7 +246,7 @@ def _request_model(grounder: AnyGrounder) -> RequestModel | None:
 
 
 def _threads(grounder: AnyGrounder) -> int:
-    return grounder.facts.threads or default_threads()
+    return grounder.facts.threads or usable_cpus()
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from egm_edge.benchmark.sample import series
@@ -51,15 +51,10 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        ratios = {n: {"ratio": r.ratio, "low": r.low, "high": r.high, "noise": r.noise} for n, r in self.ratios.items()}
-        return {
-            "verdict": self.verdict,
-            "ratios": ratios,
-            "medians_ms": {name: list(pair) for name, pair in self.medians.items()},
-            "machine_differs": self.machine_differs,
-            "work_differs": self.work_differs,
-            "warnings": self.warnings,
-        }
+        values = asdict(self)
+        for name, ratio in self.ratios.items():
+            values["ratios"][name]["noise"] = ratio.noise
+        return {"verdict": self.verdict, "medians_ms": values.pop("medians"), **values}
 
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from egm_edge.machine import kib_as_mb, read_int, read_table, read_text
+
 ROOT = Path("/")
 BUSY_FIELDS, IDLE_FIELDS = (0, 1, 2, 5, 6, 7), (3, 4)  # of the "cpu" line of /proc/stat, see proc(5)
 
@@ -45,20 +47,20 @@ def snapshot(root: Path = ROOT) -> Conditions:
     frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     busy_s, idle_s = _cpu_seconds(root)
     load = _words(root / "proc/loadavg")
-    status = _table(root / "proc/self/status")
-    throttles = [_int(p) for p in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
+    status = read_table(root / "proc/self/status")
+    throttles = [read_int(p) for p in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
     counted = [count for count in throttles if count is not None]
     return Conditions(
-        governor=_text(frequency / "scaling_governor"),
+        governor=read_text(frequency / "scaling_governor") or None,
         clock_mhz=_clock_mhz(root),
         clock_max_mhz=_scaled(frequency / "scaling_max_freq", 1e-3),
         temperatures_c=_temperatures(root),
         throttled=sum(counted) if counted else None,
         power_mode=_power_mode(root),
         load_1min=float(load[0]) if load else None,
-        memory_available_mb=_kib_as_mb(_table(root / "proc/meminfo"), "MemAvailable"),
-        rss_mb=_kib_as_mb(status, "VmRSS"),
-        peak_rss_mb=_kib_as_mb(status, "VmHWM"),
+        memory_available_mb=kib_as_mb(read_table(root / "proc/meminfo"), "MemAvailable"),
+        rss_mb=kib_as_mb(status, "VmRSS"),
+        peak_rss_mb=kib_as_mb(status, "VmHWM"),
         busy_s=busy_s,
         idle_s=idle_s,
         own_s=time.process_time(),
@@ -79,7 +81,7 @@ def _clock_mhz(root: Path) -> float | None:
     scaled = [_scaled(p, 1e-3) for p in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
     clocks = [value for value in scaled if value is not None]
     if not clocks:
-        lines = (_text(root / "proc/cpuinfo") or "").splitlines()
+        lines = read_text(root / "proc/cpuinfo").splitlines()
         clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
     return sum(clocks) / len(clocks) if clocks else None
 
@@ -89,7 +91,7 @@ def _temperatures(root: Path) -> dict[str, float]:
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
         value = _scaled(zone / "temp", 1e-3)
         if value is not None:
-            found[f"{_text(zone / 'type') or zone.name} {zone.name.removeprefix('thermal_zone')}"] = value
+            found[f"{read_text(zone / 'type') or zone.name} {zone.name.removeprefix('thermal_zone')}"] = value
     return found
 
 
@@ -99,7 +101,7 @@ def _power_mode(root: Path) -> str | None:
     number = words[0].partition(":")[2] if words else ""
     if not number:
         return None
-    for line in (_text(root / "etc/nvpmodel.conf") or "").splitlines():
+    for line in read_text(root / "etc/nvpmodel.conf").splitlines():
         if line.startswith("< POWER_MODEL") and f"ID={int(number)} " in line:
             return f"{int(number)} {line.partition('NAME=')[2].rstrip(' >')}"
     return number
@@ -114,33 +116,10 @@ def _cpu_seconds(root: Path) -> tuple[float | None, float | None]:
     return sum(values[i] for i in BUSY_FIELDS), sum(values[i] for i in IDLE_FIELDS)
 
 
-def _kib_as_mb(table: dict[str, str], name: str) -> float | None:
-    return int(table[name].split()[0]) * 1024 / 1e6 if name in table else None
-
-
-def _table(path: Path) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in (_text(path) or "").splitlines() if ":" in line)
-
-
 def _words(path: Path) -> list[str]:
-    return (_text(path) or "").split()
+    return read_text(path).split()
 
 
 def _scaled(path: Path, factor: float) -> float | None:
-    value = _int(path)
+    value = read_int(path)
     return None if value is None else value * factor
-
-
-def _int(path: Path) -> int | None:
-    text = _text(path)
-    try:
-        return int(text) if text else None
-    except ValueError:
-        return None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return None

@@ -6,12 +6,13 @@ Each meter says what it covers; a machine without a readable one gives no number
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
+
+from egm_edge.benchmark.gpu import open_board
+from egm_edge.machine import read_int
 
 ROOT = Path("/")
 SAMPLE_INTERVAL_S = 0.05
@@ -35,7 +36,7 @@ class RaplMeter:
     def __init__(self, root: Path = ROOT) -> None:
         zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
         self._zones = [
-            (z / "energy_uj", _int(z / "max_energy_range_uj") or 0) for z in zones if _int(z / "energy_uj") is not None
+            (z / "energy_uj", read_int(z / "max_energy_range_uj") or 0) for z in zones if read_int(z / "energy_uj") is not None
         ]
         self._began: list[int] = []
 
@@ -44,12 +45,12 @@ class RaplMeter:
         return bool(self._zones)
 
     def start(self) -> None:
-        self._began = [_int(path) or 0 for path, _ in self._zones]
+        self._began = [read_int(path) or 0 for path, _ in self._zones]
 
     def stop_j(self) -> float:
         total_uj = 0
         for (path, wrap_uj), began in zip(self._zones, self._began, strict=True):
-            used = (_int(path) or 0) - began
+            used = (read_int(path) or 0) - began
             total_uj += used + wrap_uj if used < 0 else used  # the counter wraps every few hours
         return total_uj / 1e6
 
@@ -106,7 +107,7 @@ class RailMeter:
                 return
 
     def _watts(self) -> float:
-        return sum((_int(volts) or 0) * (_int(amperes) or 0) for volts, amperes in self._rails.values()) / 1e6
+        return sum((read_int(volts) or 0) * (read_int(amperes) or 0) for volts, amperes in self._rails.values()) / 1e6
 
 
 class NvmlMeter:
@@ -115,13 +116,7 @@ class NvmlMeter:
     name = "nvml"
 
     def __init__(self) -> None:
-        self._nvml: Any = None
-        with contextlib.suppress(Exception):  # no package, no driver, no board: there is no such meter here
-            pynvml = importlib.import_module("pynvml")
-            pynvml.nvmlInit()
-            self._board = pynvml.nvmlDeviceGetHandleByIndex(0)
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(self._board)
-            self._nvml = pynvml
+        self._nvml, self._board = open_board("nvmlDeviceGetTotalEnergyConsumption")
         self._began = 0
 
     @property
@@ -129,10 +124,13 @@ class NvmlMeter:
         return self._nvml is not None
 
     def start(self) -> None:
-        self._began = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board)
+        self._began = self._millijoules()
 
     def stop_j(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board) - self._began) / 1e3
+        return (self._millijoules() - self._began) / 1e3
+
+    def _millijoules(self) -> int:
+        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board))
 
 
 class Energy:
@@ -153,14 +151,5 @@ class Energy:
             meter.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.joules = {meter.name: meter.stop_j() for meter in self._meters}
-
-
-def _int(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from dataclasses import asdict, dataclass
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any
 
 SAMPLE_INTERVAL_S = 0.05
@@ -44,9 +43,16 @@ class GpuRun:
     power_peak_w: float | None
     throttled: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"throttled": list(self.throttled)}
+
+def open_board(asked: str) -> tuple[Any, Any]:
+    """NVML and its first board; None twice without the package, the driver, a board, or one that answers the call `asked`."""
+    with contextlib.suppress(Exception):
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        board = nvml.nvmlDeviceGetHandleByIndex(0)
+        getattr(nvml, asked)(board)
+        return nvml, board
+    return None, None
 
 
 class GpuWatch:
@@ -59,13 +65,7 @@ class GpuWatch:
     """
 
     def __init__(self) -> None:
-        self._nvml: Any = None
-        with contextlib.suppress(Exception):  # no package, no driver, no board: nothing to watch
-            nvml = importlib.import_module("pynvml")
-            nvml.nvmlInit()
-            self._board = nvml.nvmlDeviceGetHandleByIndex(0)
-            nvml.nvmlDeviceGetMemoryInfo(self._board)
-            self._nvml = nvml
+        self._nvml, self._board = open_board("nvmlDeviceGetMemoryInfo")
         self._stop = threading.Event()
         self._rows: list[tuple[float, float, float, float | None, int]] = []
         self.run: GpuRun | None = None
@@ -77,9 +77,7 @@ class GpuWatch:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._nvml:
             return
         self._stop.set()

@@ -13,33 +13,16 @@ from egm_edge.reporting.svg import Line, plot, stacked_bars
 def to_html(report: dict[str, Any]) -> str:
     """The page."""
     parts = []
-    if report["beside"]:
-        beside = report["beside"]
-        parts += [
-            heading(f"Beside {beside['peer']} ({beside['dtype']})"),
-            table(words.BESIDE_HEAD, words.beside_rows(beside)),
-        ]
+    if beside := report["beside"]:
+        parts.append(heading(f"Beside {beside['peer']} ({beside['dtype']})"))
+        parts.append(table(words.BESIDE_HEAD, words.beside_rows(beside)))
         parts.append(paragraph(words.beside_lines(beside)[-1]))
-    parts += [table((), [[name, text] for name, text in words.identity(report).items()])]
-    parts += [
-        heading("Where the time goes"),
-        waterfall(report),
-        heading("Latency"),
-        cdf(report),
-        against_tokens(report),
-    ]
-    parts += [
-        table(words.HEAD, words.spread_rows(report["summary"])),
-        *(paragraph(note) for note in words.notes(report)),
-    ]
-    parts += [heading("Tokens"), table(("", "mean", "min", "max"), words.token_rows(report["summary"]))]
-    if report["roofline"]:
-        parts += [heading("Roofline"), table(words.ROOFLINE_HEAD, words.roofline_rows(report))]
-        parts.append(paragraph(words.roofline_words(report)))
-    if report["rate"]:
-        parts += [heading("At a fixed frame rate"), paragraph(words.rate_words(report["rate"]))]
-    if report["sweep"]:
-        parts += [heading("Sweeps"), *sweeps(report), table(words.SWEEP_HEAD, words.sweep_rows(report["sweep"]))]
+    parts.append(table((), [[name, text] for name, text in words.identity(report).items()]))
+    parts += [heading("Where the time goes"), waterfall(report), cdf(report), against_tokens(report), *sweeps(report)]
+    for section in words.sections(report):
+        parts.append(heading(section.title))
+        parts += [table(section.head, section.rows)] if section.head else []
+        parts += [paragraph(text) for text in section.words]
     return page("Latency on this machine", parts)
 
 

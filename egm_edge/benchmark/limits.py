@@ -8,13 +8,11 @@ with the requests that are held against them, and the median pass is told beside
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -68,9 +66,7 @@ class Bandwidth:
     def __enter__(self) -> Bandwidth:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
     def probe(self, passes: int = PASSES) -> None:
@@ -151,8 +147,3 @@ def _passes(work: Callable[[], Any], passes: int) -> list[float]:
         work()
         found.append(time.perf_counter() - started)
     return found
-
-
-def default_threads() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

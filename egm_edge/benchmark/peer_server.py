@@ -13,10 +13,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import cv2
-
 from egm_edge.benchmark.peer import PeerRequest, PeerSample
 from egm_edge.decoding import TokenEvent
+from egm_edge.encoding import png
 from egm_edge.errors import BackendError
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry, data_url, grounding_request
 
@@ -43,8 +42,7 @@ class ServerPeer:
     def run(self, request: PeerRequest, count: int) -> PeerSample:
         """Generate `count` tokens; fewer where the server does not know `ignore_eos`."""
         started = time.perf_counter()
-        encoded = cv2.imencode(".png", request.picture[..., ::-1])[1].tobytes()
-        body = grounding_request(self._model, data_url(encoded, "image/png"), request.sentence, count)
+        body = grounding_request(self._model, data_url(png(request.picture), "image/png"), request.sentence, count)
         try:
             reply = self._client.complete(body | {"ignore_eos": True} if self._to_the_cap else body, on_token=_ignore)
         except RequestRefusedError:

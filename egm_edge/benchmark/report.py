@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def sweep_dict(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
             "setting": p.setting,
             "x": p.x,
             "group_ms": p.group_ms,
-            "summary": summarise([s.to_dict() for s in p.samples]),
+            "summary": summarise([asdict(s) for s in p.samples]),
         }
         for p in points
     ]
@@ -72,7 +72,7 @@ def sweep_dict(points: Sequence[SweepPoint]) -> list[dict[str, Any]]:
 
 def samples_dict(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """JSON-ready, tuples as JSON gives them back."""
-    found: list[dict[str, Any]] = json.loads(json.dumps([s.to_dict() for s in samples]))
+    found: list[dict[str, Any]] = json.loads(json.dumps([asdict(s) for s in samples]))
     return found
 
 
@@ -108,28 +108,42 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} where a number should be")
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, a table ("" for none) and sentences under it."""
+
+    title: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    words: Sequence[str] = ()
+
+
+def sections(report: dict[str, Any]) -> list[Section]:
+    """What both forms of the report say beside who, where and the peer."""
+    summary = report["summary"]
+    found = [
+        Section("Milliseconds per request", HEAD, spread_rows(summary), notes(report)),
+        Section("Tokens", ("", "mean", "min", "max"), token_rows(summary)),
+    ]
+    if report["roofline"]:
+        found.append(Section("Roofline", ROOFLINE_HEAD, roofline_rows(report), [roofline_words(report)]))
+    if report["rate"]:
+        found.append(Section("At a fixed frame rate", words=[rate_words(report["rate"])]))
+    if report["sweep"]:
+        found.append(Section("Sweeps", SWEEP_HEAD, sweep_rows(report["sweep"])))
+    return found
+
+
 def to_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     lines = ["# Latency on this machine", ""]
     if report["beside"]:
         lines += [*beside_lines(report["beside"]), ""]
     lines += [f"- {name}: {words}" for name, words in identity(report).items()]
-    lines += ["", "## Milliseconds per request", "", markdown_table(HEAD, spread_rows(report["summary"])), ""]
-    lines += [f"- {note}" for note in notes(report)]
-    lines += ["", "## Tokens", "", markdown_table(("", "mean", "min", "max"), token_rows(report["summary"])), ""]
-    if report["roofline"]:
-        lines += [
-            "## Roofline",
-            "",
-            markdown_table(ROOFLINE_HEAD, roofline_rows(report)),
-            "",
-            roofline_words(report),
-            "",
-        ]
-    if report["rate"]:
-        lines += ["## At a fixed frame rate", "", rate_words(report["rate"]), ""]
-    if report["sweep"]:
-        lines += ["## Sweeps", "", markdown_table(SWEEP_HEAD, sweep_rows(report["sweep"])), ""]
+    for section in sections(report):
+        lines += ["", f"## {section.title}", ""]
+        lines += [markdown_table(section.head, section.rows), ""] if section.head else []
+        lines += [f"- {words}" for words in section.words]
     return "\n".join(lines)
 
 

@@ -143,12 +143,7 @@ def reached(model: RequestModel, limits: MachineLimits, samples: Sequence[dict[s
     tokens = {name: float(np.median([s["tokens"][name] for s in fresh])) for name in ("prompt", "image", "completion")}
     found = [
         _stage("vision", model.vision(int(tokens["image"])), limits, [s["stages"]["vision_ms"] for s in fresh]),
-        _stage(
-            "prefill",
-            model.prefill(int(tokens["prompt"])),
-            limits,
-            [s["stages"]["prefill_ms"] for s in fresh],
-        ),
+        _stage("prefill", model.prefill(int(tokens["prompt"])), limits, [s["stages"]["prefill_ms"] for s in fresh]),
     ]
     steps = [
         (s["stages"]["think_ms"] + s["stages"]["answer_ms"]) / s["tokens"]["decode_steps"]

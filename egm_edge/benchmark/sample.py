@@ -69,13 +69,9 @@ class Sample:
             token_gaps_ms=tuple(gap * 1e3 for gap in gaps),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
 
 def series(samples: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Measured quantity -> its values over samples (as `to_dict` gives them), stages first, then other and the totals."""
+    """Measured quantity -> its values over samples (as `asdict` gives them), stages first, then other and the totals."""
     found = {name: [float(s["stages"][name]) for s in samples] for name in STAGES}
     for name in ("other_ms", *TOTALS):
         found[name] = [float(s[name]) for s in samples if s[name] is not None]

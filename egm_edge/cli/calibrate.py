@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from egm_edge.cli.parser import Parser, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
 from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
+    from egm_edge.confidence.logistic_calibration import LogisticCalibration
+    from egm_edge.confidence.run import Answered
     from egm_edge.data.rows import Row
+    from egm_edge.grounder import Grounder
 
 EPILOG = """\
 examples:
@@ -43,41 +48,19 @@ def main(argv: list[str]) -> int:
     known = Bundle.open(bundle_dir, verify="sizes").manifest.calibration
     if not arguments.data and not (arguments.held_out and known):
         raise InputError("--data FILE...", "none", "pass rows with boxes, or --held-out to look at a bundle's own map")
-    from egm_edge.confidence.logistic_calibration import LogisticCalibration, fit
-    from egm_edge.confidence.report import part, pictures, to_markdown
-    from egm_edge.confidence.run import ask_rows
-    from egm_edge.confidence.shifts import SHIFTS
+    from egm_edge.confidence.logistic_calibration import LogisticCalibration
+    from egm_edge.confidence.report import pictures, to_markdown
     from egm_edge.data.pictures import find_pictures
-    from egm_edge.files import replace_text
+    from egm_edge.files import make_folder, replace_text
     from egm_edge.grounder import Grounder
-    from egm_edge.reporting.progress import ProgressBar
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
-    grounder = Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads)
-
-    def told(name: str) -> ProgressBar:
-        return ProgressBar(name, None if arguments.json else sys.stderr)
-
-    with grounder:
+    with Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads) as grounder:
         grounder.model.confidence_map = None  # an earlier map's operating point would hide boxes
-        if arguments.data:
-            answered = ask_rows(grounder, fit_rows, files, samples=arguments.samples, on_row=told("fit"))
-            boxed = [a for a in answered if a.evidence]
-            ids = canonical_hash({"ids": [row.id for row in fit_rows]})
-            facts = {"answers": len(boxed), "rows": len(fit_rows), "data": ids}
-            right = [a.right for a in boxed]
-            fitted = fit([a.evidence for a in boxed], right, samples=arguments.samples, fitted_on=facts)
-        else:
-            fitted = LogisticCalibration.from_dict(known or {})
-        held = ask_rows(grounder, held_rows, files, samples=arguments.samples, on_row=told("held out"))
-        parts = [part("held out", held, fitted)]
-        splits = dict.fromkeys(row.split for row in held_rows)
-        for split in splits if len(splits) > 1 else ():
-            parts.append(part(split, [a for a, row in zip(held, held_rows, strict=True) if row.split == split], fitted))
-        for name, shift in SHIFTS.items() if arguments.shifted else ():
-            seen = ask_rows(grounder, held_rows, files, samples=arguments.samples, shift=shift, on_row=told(name))
-            parts.append(part(name, seen, fitted))
+        ask = partial(_ask, grounder, files, arguments)
+        fitted = _fitted(ask, fit_rows, arguments.samples) if arguments.data else LogisticCalibration.from_dict(known or {})
+        parts = _parts(ask, held_rows, fitted, shifted=arguments.shifted)
     keeps = bool(arguments.data) and not arguments.dry_run
     calibrated = store(grounder.bundle, fitted) if keeps else grounder.bundle
     if arguments.keep_in:
@@ -85,19 +68,48 @@ def main(argv: list[str]) -> int:
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
     if arguments.out:
-        out = Path(arguments.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"a folder to write to at {out}", error.strerror or str(error), "choose another --out"
-            ) from None
+        out = make_folder(Path(arguments.out))
         replace_text(out / "calibration.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         replace_text(out / "calibration.md", markdown + "\n")
         for file_name, svg in pictures(parts).items():
             replace_text(out / file_name, svg)
     print(json.dumps(values, ensure_ascii=False) if arguments.json else markdown)
     return 0
+
+
+def _ask(
+    grounder: Grounder, files: dict[str, Path], arguments: argparse.Namespace, rows: list[Row], name: str, shift: Any = None
+) -> list[Answered]:
+    from egm_edge.confidence.run import ask_rows
+    from egm_edge.reporting.progress import ProgressBar
+
+    bar = ProgressBar(name, None if arguments.json else sys.stderr)
+    return ask_rows(grounder, rows, files, samples=arguments.samples, shift=shift, on_row=bar)
+
+
+def _fitted(ask: Callable[..., list[Answered]], rows: list[Row], samples: int) -> LogisticCalibration:
+    """The map of these rows' answers."""
+    from egm_edge.confidence.logistic_calibration import fit
+
+    boxed = [answer for answer in ask(rows, "fit") if answer.evidence]
+    ids = canonical_hash({"ids": [row.id for row in rows]})
+    facts = {"answers": len(boxed), "rows": len(rows), "data": ids}
+    return fit([a.evidence for a in boxed], [a.right for a in boxed], samples=samples, fitted_on=facts)
+
+
+def _parts(
+    ask: Callable[..., list[Answered]], rows: list[Row], fitted: LogisticCalibration, *, shifted: bool
+) -> list[dict[str, Any]]:
+    """The report's parts: all held-out rows, each split of several, and with `shifted` each kind of harmed picture."""
+    from egm_edge.confidence.report import part
+    from egm_edge.confidence.shifts import SHIFTS
+
+    held = ask(rows, "held out")
+    parts = [part("held out", held, fitted)]
+    splits = dict.fromkeys(row.split for row in rows)
+    for split in splits if len(splits) > 1 else ():
+        parts.append(part(split, [a for a, row in zip(held, rows, strict=True) if row.split == split], fitted))
+    return parts + [part(name, ask(rows, name, shift), fitted) for name, shift in SHIFTS.items() if shifted]
 
 
 def _rows(arguments: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
@@ -131,7 +143,6 @@ def _parser() -> Parser:
     parser.add_argument("--keep-in", metavar="CHECKPOINT", help="write the map beside these weights too, for later builds")
     parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
     parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
-    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser

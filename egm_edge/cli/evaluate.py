@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.boxes import Coordinates
-from egm_edge.cli.parser import Parser, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.grounding import Task
@@ -250,8 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds.add_argument("--max-think-tokens", type=_budgets, metavar="N,N,...", help="... with each cap on the thought")
     kinds.add_argument("--deadline-ms", type=_budgets, metavar="MS,MS,...", help="... with each deadline")
     parser.add_argument("--task", choices=[t.value for t in Task], help="ask all rows so (default: as the data says)")
-    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    add_engine_options(parser)
     _add_rule(parser)
     server = parser.add_argument_group("for a server")
     units = [unit.value for unit in Coordinates]

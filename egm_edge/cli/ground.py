@@ -14,11 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from egm_edge.assets import shipped_hash
 from egm_edge.cli.inputs import InputPicture, expand, read
-from egm_edge.cli.parser import Parser, positive_float, positive_int, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
-from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.grounding import Caution, Grounding, Outcome, Task
 from egm_edge.sources import SourceKind, resolve
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
     from egm_edge.auto import AnyGrounder
 
-MEMORY_MODES = ("auto", "fast", "low")
 WARM_UP_TOKENS = 4
-MAX_THREADS = 512
 MAX_SAMPLES = 32
+SHIPPED_WORLD = "EGM-Nano knows rendered tabletop scenes, not photographs"
 
 EPILOG = """\
 examples:
@@ -41,7 +41,7 @@ examples:
 
 IMAGE is a picture, a folder of them, a quoted pattern, a video, camera:0, - for stdin, or with --allow-urls an address.
 One line per text: outcome, box (x1 y1 x2 y2, pixels of the picture as it is displayed, EXIF orientation applied), task,
-confidence, milliseconds, text, what was cut short; before it the picture's name where there are several.
+confidence, milliseconds, text, what was cut short or is to be doubted; before it the picture's name where there are several.
 The exit code is 0 when every text was answered, whatever the outcome.
 """
 
@@ -95,9 +95,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--save", metavar="OUT", help="write pictures with their boxes: a .png or .jpg file, or a folder")
     parser.add_argument("--every", type=positive_int, default=1, metavar="N", help="of a video or camera, every Nth frame")
     parser.add_argument("--allow-urls", action="store_true", help="fetch pictures that are named by http(s) addresses")
+    parser.add_argument(
+        "--reduced-decoding", action="store_true", help="JPEGs at their own 1/2, 1/4 or 1/8: not the reference's pixels"
+    )
     parser.add_argument("--timings", action="store_true", help="warm up first, then print every stage in milliseconds")
-    parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
-    parser.add_argument("--threads", type=whole_number(1, MAX_THREADS), metavar="N", help="CPU threads (default: all cores)")
+    add_engine_options(parser)
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="stop a text's answer after N tokens")
     parser.add_argument("--deadline-ms", type=positive_float, metavar="MS", help="a box this long after asking, warmed up")
     parser.add_argument("--max-think-tokens", type=whole_number(0, 2**31 - 1), metavar="N", help="0: no reasoning")
@@ -187,7 +189,10 @@ class _SavePlace:
 def _ground(
     grounder: AnyGrounder, picture: InputPicture, texts: Sequence[str], arguments: argparse.Namespace, *, several: bool
 ) -> tuple[list[Grounding], NDArray[np.uint8] | None]:
-    frame = None if arguments.deadline_ms else grounder.frame(picture.source, color=picture.color)
+    reduced = arguments.reduced_decoding
+    frame = None
+    if not arguments.deadline_ms:
+        frame = grounder.frame(picture.source, color=picture.color, reduced_decoding=reduced)
     if frame is None:  # the deadline decides how many pixels are looked at, so every text sees the image anew
         grounder.warm_up()
     groundings: list[Grounding] = []
@@ -196,6 +201,7 @@ def _ground(
             frame or picture.source,
             text,
             color=None if frame else picture.color,
+            reduced_decoding=reduced and frame is None,
             task=arguments.task,
             max_new_tokens=arguments.max_new_tokens,
             deadline_ms=arguments.deadline_ms,
@@ -206,18 +212,24 @@ def _ground(
             grounding = frame.charged_to(grounding)
         groundings.append(grounding)
         if not arguments.json:
-            print(f"{picture.name}: " * several + describe(grounding), flush=True)
+            shipped = grounder.bundle_hash == shipped_hash()
+            print(f"{picture.name}: " * several + describe(grounding, world=SHIPPED_WORLD * shipped), flush=True)
         elif not arguments.timings:
             print(json.dumps(_values(grounding, picture, several), ensure_ascii=False), flush=True)
-    return groundings, getattr(frame, "image_rgb", None)
+    whole = frame is not None and groundings[0].reduced_by == 1
+    return groundings, getattr(frame, "image_rgb", None) if whole else None
 
 
 def _values(grounding: Grounding, picture: InputPicture, several: bool) -> dict[str, Any]:
     return ({"image": picture.name} if several else {}) | grounding.to_dict()
 
 
-def describe(grounding: Grounding) -> str:
-    """One line for people: outcome, box, task, confidence, milliseconds, expression, and why it is not a plain answer."""
+def describe(grounding: Grounding, *, world: str = "") -> str:
+    """One line for people: outcome, box, task, confidence, milliseconds, expression, and why it is not a plain answer.
+
+    Args:
+        world: what the model knows, told beside a box that is a guess.
+    """
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
     confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
     notes = [f"why: {grounding.reason.value}"] if grounding.reason else []
@@ -225,6 +237,12 @@ def describe(grounding: Grounding) -> str:
         notes.append(f"{len(grounding.candidates)} boxes named")
     if grounding.truncated_by:
         notes.append(f"truncated: {grounding.cut}")
+    if grounding.reduced_by > 1:
+        notes.append(f"decoded at 1/{grounding.reduced_by}: not the reference's pixels")
+    if grounding.caution is Caution.GUESS:
+        notes.append("; ".join(filter(None, ["low confidence: treat this box as a guess", world])))
+    elif grounding.caution is Caution.REFUSED:
+        notes.append("it named a box, refused for its low confidence")
     return (
         f"{grounding.outcome.value:<10} {box}  {grounding.task.value:<6} {confidence}  "
         f"{grounding.timings.total_ms:7.0f} ms  {' '.join(grounding.expression.split())}"

@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from egm_edge.cli.parser import Parser, positive_int
-from egm_edge.errors import InputError
+from egm_edge.cli.parser import Parser, add_engine_options, positive_int
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 EPILOG = """\
@@ -41,6 +40,7 @@ def _measure(argv: list[str]) -> int:
     from egm_edge.benchmark.comparison import PeerChoice
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
+    from egm_edge.files import make_folder, replace_text
 
     peer = None
     if arguments.beside:
@@ -55,9 +55,7 @@ def _measure(argv: list[str]) -> int:
     source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     sweeps = parse_sweeps(arguments.sweep or [])
     workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
-    out = Path(arguments.out) if arguments.out else None
-    if out:
-        _make_folder(out)
+    out = make_folder(Path(arguments.out)) if arguments.out else None
     plan = BenchmarkPlan(
         requests=arguments.requests,
         warm_up=arguments.warm_up,
@@ -83,7 +81,6 @@ def _measure(argv: list[str]) -> int:
     )
     from egm_edge.benchmark.html_report import to_html
     from egm_edge.benchmark.report import to_markdown
-    from egm_edge.files import replace_text
 
     markdown = to_markdown(report)
     if out:
@@ -149,19 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beside-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of transformers")
     parser.add_argument("--pairs", type=positive_int, default=5, metavar="N", help="turns beside the peer (default: 5)")
     parser.add_argument("--out", metavar="DIR", help="write measure.json, measure.md and measure.html there")
-    parser.add_argument("--memory", choices=("auto", "fast", "low"), default="auto", help="as in egm ground")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: the physical cores)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"a folder to write to at {out}", error.strerror or str(error), "choose another --out"
-        ) from None
 
 
 def _positive_float(text: str) -> float:

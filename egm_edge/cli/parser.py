@@ -48,3 +48,10 @@ def positive_float(text: str) -> float:
 
 
 positive_int = whole_number(1, 2**31 - 1)
+MEMORY_MODES = ("auto", "fast", "low")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """`--memory` and `--threads`, of every verb that opens a bundle."""
+    parser.add_argument("--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM")
+    parser.add_argument("--threads", type=whole_number(1, 512), metavar="N", help="CPU threads (default: the physical cores)")

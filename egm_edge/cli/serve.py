@@ -9,11 +9,10 @@ import argparse
 import os
 import sys
 
-from egm_edge.cli.parser import Parser, whole_number
+from egm_edge.cli.parser import Parser, add_engine_options, whole_number
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 DEFAULT_PORT = 30000
-MEMORY_MODES = ("auto", "fast", "low")
 KEY_VARIABLE = "EGM_API_KEY"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -84,95 +83,38 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="egm serve", description="Answer OpenAI clients with a bundle's boxes.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only"
-    )
-    parser.add_argument(
-        "--port", type=whole_number(0, 65535), default=DEFAULT_PORT, metavar="N", help="default: %(default)s; 0: any"
-    )
-    parser.add_argument(
-        "--api-key", metavar="KEY", help=f"ask for this key under /v1 (better: ${KEY_VARIABLE}, which ps does not show)"
-    )
-    parser.add_argument(
-        "--model-name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="answer to this name only; repeatable (default: to every name)",
-    )
-    parser.add_argument(
-        "--verbatim", action="store_true", help="feed EGM clients' sentences as sent, not in the bundle's own words"
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse fields that cannot be honoured, instead of naming them in egm.ignored",
-    )
-    parser.add_argument(
-        "--fetch-pictures", action="store_true", help="fetch http(s) picture addresses that are public (default: none)"
-    )
-    parser.add_argument(
-        "--fetch-network",
-        action="append",
-        default=[],
-        metavar="CIDR",
-        help="fetch pictures from this network too, for example 192.168.0.0/16; repeatable",
-    )
-    parser.add_argument(
-        "--queue",
-        type=whole_number(0, 10_000),
-        default=64,
-        metavar="N",
-        help="requests that may wait; more get 429 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout-s",
-        type=whole_number(1, 86_400),
-        default=600,
-        metavar="S",
-        help="one request, waiting included (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--drain-s",
-        type=whole_number(0, 86_400),
-        default=60,
-        metavar="S",
-        help="after SIGTERM, time for accepted requests (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-body-mib",
-        type=whole_number(1, 1024),
-        default=20,
-        metavar="N",
-        help="one request's body (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-megapixels", type=whole_number(1, 64), default=32, metavar="N", help="one picture (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--kept-frames",
-        type=whole_number(0, 1024),
-        default=4,
-        metavar="N",
-        help="pictures kept for the next sentence (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further name that the Host header may carry; repeatable",
-    )
-    parser.add_argument(
-        "--cors-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="a web origin that may call /v1; repeatable (default: none)",
-    )
-    parser.add_argument(
-        "--memory", choices=MEMORY_MODES, default="auto", help="low: smaller and slower; auto: by free RAM"
-    )
-    parser.add_argument("--threads", type=whole_number(1, 512), metavar="N", help="CPU threads (default: all cores)")
+    add = parser.add_argument
+    add("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only")
+    add("--api-key", metavar="KEY", help=f"ask for this key under /v1 (better: ${KEY_VARIABLE}, which ps does not show)")
+    for name, text in SWITCHES.items():
+        add(name, action="store_true", help=text)
+    for name, (metavar, text) in REPEATED.items():
+        add(name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
+    for name, (low, high, default, metavar, text) in NUMBERS.items():
+        add(name, type=whole_number(low, high), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+    add_engine_options(parser)
     return parser.parse_args(argv)
+
+
+SWITCHES = {
+    "--verbatim": "feed EGM clients' sentences as sent, not in the bundle's own words",
+    "--strict": "refuse fields that cannot be honoured, instead of naming them in egm.ignored",
+    "--fetch-pictures": "fetch http(s) picture addresses that are public (default: none)",
+}
+REPEATED = {
+    "--model-name": ("NAME", "answer to this name only (default: to every name)"),
+    "--fetch-network": ("CIDR", "fetch pictures from this network too, for example 192.168.0.0/16"),
+    "--allow-host": ("NAME", "a further name that the Host header may carry"),
+    "--cors-origin": ("ORIGIN", "a web origin that may call /v1 (default: none)"),
+}
+NUMBERS = {
+    "--port": (0, 65535, DEFAULT_PORT, "N", "0: any"),
+    "--queue": (0, 10_000, 64, "N", "requests that may wait; more get 429"),
+    "--timeout-s": (1, 86_400, 600, "S", "one request, waiting included"),
+    "--drain-s": (0, 86_400, 60, "S", "after SIGTERM, time for accepted requests"),
+    "--max-body-mib": (1, 1024, 20, "N", "one request's body"),
+    "--max-megapixels": (1, 64, 32, "N", "one picture"),
+    "--kept-frames": (0, 1024, 4, "N", "pictures kept for the next sentence"),
+}
+"""Option -> least, most, default, placeholder, help."""

@@ -9,19 +9,21 @@ import numpy as np
 
 from egm_edge.confidence.features import FEATURES, MEAN_LOG_PROBABILITY
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
-from egm_edge.confidence.quality import (
-    area_under_risk_coverage,
-    expected_calibration_error,
-    reliability,
-    risk_coverage,
-)
+from egm_edge.confidence.quality import area_under_risk_coverage, expected_calibration_error, reliability, risk_coverage
 from egm_edge.confidence.run import Answered
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import wilson
+from egm_edge.reporting.page import markdown_table
 from egm_edge.reporting.svg import Line, plot
 
 CURVE_POINTS = 50
 SURE = 0.5
+SHOWN = {
+    "share_right_of_boxes": "right", "ece": "ECE", "aurc": "AURC",
+    "aurc_mean_log_probability": "AURC of mean log-probability", "wrongly_not_found": "there: not found",
+    "ambiguous": "ambiguous", "false_positives": "negatives: found",
+    "false_positives_of_confidence_0.5": "of confidence >= 0.5", "ambiguous_negatives": "ambiguous",
+}  # fmt: skip
 
 
 def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -> dict[str, Any]:
@@ -62,22 +64,10 @@ def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -
 
 def to_markdown(parts: Sequence[dict[str, Any]], fitted: LogisticCalibration) -> str:
     """The table that `egm calibrate` prints."""
-    lines = [
-        f"Confidence map ({fitted.method}, {fitted.samples} sample(s)), fitted on {fitted.fitted_on['answers']} answers.",
-        f"Operating point: a box of confidence below {fitted.accept_from:g} is answered NOT_FOUND.",
-        "",
-        "| data | boxes | right | ECE | AURC | AURC of mean log-probability | there: not found | ambiguous | "
-        "negatives: found | of confidence >= 0.5 | ambiguous |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for p in parts:
-        cells = [
-            p["name"], p["answers_with_a_box"], _number(p["share_right_of_boxes"]), _number(p["ece"]), _number(p["aurc"]),
-            _number(p["aurc_mean_log_probability"]), _number(p["wrongly_not_found"]), _number(p["ambiguous"]),
-            _number(p["false_positives"]), _number(p["false_positives_of_confidence_0.5"]), _number(p["ambiguous_negatives"]),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+    rows = [[p["name"], str(p["answers_with_a_box"]), *(_number(p[name]) for name in SHOWN)] for p in parts]
+    head = f"Confidence map ({fitted.method}, {fitted.samples} sample(s)), fitted on {fitted.fitted_on['answers']} answers."
+    point = f"Operating point: a box of confidence below {fitted.accept_from:g} is answered NOT_FOUND."
+    return "\n".join([head, point, "", markdown_table(("data", "boxes", *SHOWN.values()), rows)])
 
 
 def pictures(parts: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""JSON of strangers: lines read one by one with their numbers, or one bounded object; whole files written atomically.
+"""JSON lines of strangers, read one by one with their numbers; whole files written atomically.
 
 Knows nothing of what the objects mean.
 """
@@ -15,7 +15,6 @@ from egm_edge.errors import InputError
 from egm_edge.files import whole_file
 
 MAX_LINE_BYTES = 4 << 20
-MAX_OBJECT_BYTES = 2 << 30
 
 
 def read_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -49,27 +48,6 @@ def write_objects(path: Path, objects: Iterable[dict[str, Any]]) -> int:
     except OSError as error:
         raise InputError(f"a place to write {path}", error.strerror or str(error), "choose another --out") from None
     return count
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON object of bounded size.
-
-    Raises:
-        InputError: missing, too large, damaged, or not an object.
-    """
-    if not path.is_file():
-        raise InputError(f"{path.name} in {path.parent}", "no such file", "copy the whole distribution")
-    if path.stat().st_size > MAX_OBJECT_BYTES:
-        raise InputError(f"{path} of at most {MAX_OBJECT_BYTES >> 30} GiB", "a larger one", "check the file")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(
-            f"JSON in {path}", f"{type(error).__name__}: {str(error)[:100]}", "download it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise InputError(f"a JSON object in {path}", f"a {type(values).__name__}", "check the file")
-    return values
 
 
 def _parse(raw: bytes, path: Path, number: int, problems: list[Problem]) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from egm_edge.data.rows import Row
+from egm_edge.encoding import png
 from egm_edge.errors import InputError
 from egm_edge.images import EXIF_ORIENTATION, load_image, plain_media_type
 
@@ -119,5 +119,4 @@ def encoded(path: Path, *, mirrored: bool = False) -> tuple[bytes, str, tuple[in
     data = path.read_bytes()
     if not mirrored and (media_type := plain_media_type(data)):
         return data, media_type, image_wh
-    upright = np.ascontiguousarray((array[:, ::-1] if mirrored else array)[..., ::-1])
-    return cv2.imencode(".png", upright)[1].tobytes(), "image/png", image_wh
+    return png(array[:, ::-1] if mirrored else array), "image/png", image_wh

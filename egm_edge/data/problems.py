@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from egm_edge.errors import InputError
+from egm_edge.errors import EgmError, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,21 @@ class Problem:
 
     def __str__(self) -> str:
         return " ".join(f"{self.file}:{self.line}: expected {self.expected}; found {self.found}".split())
+
+
+@contextmanager
+def collected(problems: list[Problem], file: Path, line: int, *others: type[Exception], expected: str = "") -> Iterator[None]:
+    """What goes wrong inside becomes a Problem of that line instead.
+
+    Args:
+        others: kinds of errors beside EgmError; `expected` says what should have been there then.
+    """
+    try:
+        yield
+    except EgmError as error:
+        problems.append(Problem(str(file), line, error.expected, error.found))
+    except others as error:
+        problems.append(Problem(str(file), line, expected, f"{type(error).__name__}: {error}"))
 
 
 class DataError(InputError):

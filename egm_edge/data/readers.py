@@ -13,10 +13,10 @@ from pathlib import Path
 
 from egm_edge.data.egm_rows import NORM1000, PIXELS, egm_row, is_egm
 from egm_edge.data.jsonl import read_objects
-from egm_edge.data.problems import Problem, require_none
+from egm_edge.data.problems import Problem, collected, require_none
 from egm_edge.data.refcoco import REFS_FILE, read_refcoco
 from egm_edge.data.rows import Row, row_from_dict
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 
 _FILE_NAME = re.compile(r"(refcoco[+g]?)[_-](val|testA|testB|test|train)(?![A-Za-z])")
@@ -47,12 +47,9 @@ def read_rows(
         if values.keys() >= _PREDICTION_KEYS and "image" not in values:
             continue
         where = (f"{path.stem}:{line}", f"{path}:{line}")
-        try:
+        with collected(problems, path, line):
             read = partial(egm_row, box_frame=box_frame) if is_egm(values) else row_from_dict
             row = read(values, *where, task=task)
-        except EgmError as error:
-            problems.append(Problem(str(path), line, error.expected, error.found))
-        else:
             # a file named after a published split outranks what a conversation row is taken for
             yield replace(row, dataset=row.dataset or dataset, split=split or row.split)
 

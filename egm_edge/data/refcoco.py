@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egm_edge.data.jsonl import read_json_object
-from egm_edge.data.problems import Problem
+from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
 from egm_edge.data.safe_pickle import load_safe_pickle
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 # Sentences per split (unc for RefCOCO and RefCOCO+, umd for RefCOCOg); several public manifests agree on them.
@@ -75,25 +75,18 @@ def read_refcoco(
         dataset: "refcoco", "refcoco+" or "refcocog"; "" takes the name of the folder, and the splitter where it is google.
         image_folder: where the COCO train2014 pictures lie under the image root.
     """
-    try:
+    splitter = REFS_FILE.search(refs_path.name)
+    google = splitter is not None and splitter.group(1) == "google"
+    name = dataset or refs_path.resolve().parent.name + ("-google" if google else "")
+    with collected(problems, refs_path, 0):
         refs = load_safe_pickle(refs_path)
         boxes, pictures = _instances(refs_path.with_name("instances.json"))
         if not isinstance(refs, list):
             raise InputError("a list of references", f"a {type(refs).__name__} in {refs_path}", "check the file")
-    except EgmError as error:
-        problems.append(Problem(str(refs_path), 0, error.expected, error.found))
-        return
-    splitter = REFS_FILE.search(refs_path.name)
-    google = splitter is not None and splitter.group(1) == "google"
-    name = dataset or refs_path.resolve().parent.name + ("-google" if google else "")
-    for number, ref in enumerate(refs, 1):
-        try:
-            yield from _rows_of(ref, boxes, pictures, name, image_folder, f"{refs_path}:{number}")
-        except EgmError as error:
-            problems.append(Problem(str(refs_path), number, error.expected, error.found))
-        except (KeyError, TypeError, ValueError) as error:
-            found = f"{type(error).__name__}: {error}"
-            problems.append(Problem(str(refs_path), number, "references that fit instances.json", found))
+        fitting = {"expected": "references that fit instances.json"}
+        for number, ref in enumerate(refs, 1):
+            with collected(problems, refs_path, number, KeyError, TypeError, ValueError, **fitting):
+                yield from _rows_of(ref, boxes, pictures, name, image_folder, f"{refs_path}:{number}")
 
 
 def _rows_of(

@@ -69,9 +69,7 @@ class Decoder:
         self.tokenizer, self.budget, self.steps, self._on_step = tokenizer, budget, 0, on_step
         self.state = GenerationState(tokenizer, thinking, ends, budget.max_new_tokens, should_stop, on_token)
         self.proposer = proposer if speculate else None
-        self.policy = TokenPolicy(
-            self.state, budget, sampler or Sampler(), ends, constrained, self.proposer, speculate
-        )
+        self.policy = TokenPolicy(self.state, budget, sampler or Sampler(), ends, constrained, self.proposer, speculate)
 
     @property
     def full(self) -> bool:

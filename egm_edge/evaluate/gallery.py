@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from egm_edge.encoding import jpeg
 from egm_edge.errors import InputError
 from egm_edge.evaluate.records import Record
 from egm_edge.images import load_image
@@ -81,6 +82,5 @@ def _jpeg(picture: Path, mirrored: bool) -> str:
     image = image[:, ::-1] if mirrored else image
     scale = min(1.0, SIDE_PX / max(image.shape[:2]))
     size_wh = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(np.ascontiguousarray(image[..., ::-1]), size_wh, interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return base64.b64encode(encoded.tobytes()).decode()
+    small = cv2.resize(np.ascontiguousarray(image), size_wh, interpolation=cv2.INTER_AREA)
+    return base64.b64encode(jpeg(np.asarray(small, np.uint8), JPEG_QUALITY)).decode()

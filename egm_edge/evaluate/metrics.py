@@ -7,7 +7,6 @@ its threshold, as the EGM evaluation scripts do; published "IoU" columns of that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,36 +49,6 @@ def iou_rows(predicted: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     intersection = overlap_wh.prod(1)
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
     return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Accuracy of some rows that have a target; every failed answer counts as IoU 0.
-
-    Attributes:
-        rows: how many.
-        acc50, acc75: share with IoU > 0.5 and > 0.75, 0.0-1.0; NaN when there are no rows.
-        mean_iou: mean IoU, 0.0-1.0; NaN when there are no rows.
-    """
-
-    rows: int
-    acc50: float
-    acc75: float
-    mean_iou: float
-
-
-def scores(iou: ArrayLike, *, strict: bool = True) -> Scores:
-    """Scores of rows with these IoUs, [N] in 0.0-1.0; `strict`: above a threshold, not at it.
-
-    Example:
-        >>> scores([1.0, 0.5, 0.6, 0.0])
-        Scores(rows=4, acc50=0.5, acc75=0.25, mean_iou=0.525)
-    """
-    values = np.asarray(iou, np.float64)
-    if not values.size:
-        return Scores(0, float("nan"), float("nan"), float("nan"))
-    acc50, acc75 = accuracies(values, (0.5, 0.75), strict=strict)
-    return Scores(len(values), acc50, acc75, float(values.mean()))
 
 
 def accuracies(iou: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, *, strict: bool = True) -> tuple[float, ...]:

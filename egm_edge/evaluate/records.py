@@ -6,17 +6,15 @@ disk before the next row starts, and a second process is kept out. Every number 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from egm_edge.data.journal import Journal
 from egm_edge.errors import InputError
-from egm_edge.files import replace_text, unwritable
+from egm_edge.files import read_json_object, replace_text
 from egm_edge.grounding import Timings, TokenCounts
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
@@ -101,55 +99,30 @@ class RecordLog:
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self.path = directory / RECORDS_NAME
         self._directory = directory
+        self._journal = Journal(directory / RECORDS_NAME)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise unwritable(directory, error) from None
-        try:
-            self._lock()
             self._claim(identity)
-            self._cut_torn_line()
             self.records = list(read_records(directory))
-        except OSError as error:
-            os.close(self._file)
-            raise unwritable(directory, error) from None
         except BaseException:
-            os.close(self._file)
+            self._journal.close()
             raise
 
     def __enter__(self) -> RecordLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._file)
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
 
     def append(self, record: Record) -> None:
         """Write one line; it is on disk when this returns."""
-        try:
-            data = (json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fsync(self._file)
-        except OSError as error:
-            raise unwritable(self._directory, error) from None
+        self._journal.append(asdict(record))
         self.records.append(record)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it, or choose another --out"
-            raise InputError(f"{self._directory} for this run alone", "another run writing there", hint) from None
 
     def _claim(self, identity: dict[str, Any]) -> None:
         path = self._directory / RUN_NAME
         if path.exists():
-            found = _json(path)
+            found = read_json_object(path, hint="choose another --out")
             differs = sorted(name for name in identity.keys() | found.keys() if identity.get(name) != found.get(name))
             if differs:
                 name = differs[0]
@@ -159,19 +132,9 @@ class RecordLog:
                     "choose another --out, or delete that folder",
                 )
             return
-        if os.fstat(self._file).st_size:
-            raise InputError(f"{RUN_NAME} beside {self.path}", "none", "choose another --out")
+        if not self._journal.is_empty:
+            raise InputError(f"{RUN_NAME} beside {self._journal.path}", "none", "choose another --out")
         replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
-
-    def _cut_torn_line(self) -> None:
-        size = os.fstat(self._file).st_size
-        with self.path.open("rb") as stream:
-            if size == 0:
-                return
-            whole = stream.read().rfind(b"\n") + 1
-        if whole < size:
-            os.truncate(self._file, whole)
-            os.fsync(self._file)
 
 
 def read_records(directory: Path) -> Iterator[Record]:
@@ -198,17 +161,7 @@ def read_records(directory: Path) -> Iterator[Record]:
 
 def read_identity(directory: Path) -> dict[str, Any]:
     """What run a folder holds."""
-    return _json(directory / RUN_NAME)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError("the description of a run", f"{path}: {error}", "choose another --out") from None
-    if not isinstance(values, dict):
-        raise InputError("the description of a run", f"{path}: a {type(values).__name__}", "choose another --out")
-    return values
+    return read_json_object(directory / RUN_NAME, hint="choose another --out")
 
 
 def _short(value: Any) -> str:

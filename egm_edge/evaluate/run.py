@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.boxes import Box
 from egm_edge.bundle import sha256_of
 from egm_edge.data.pictures import require_size
 from egm_edge.data.rows import Row
@@ -95,9 +96,14 @@ def data_identity(paths: Sequence[Path]) -> list[dict[str, str]]:
     return [{"name": path.name, "sha256": sha256_of(path)} for path in paths]
 
 
-def iou_with(box: Sequence[float] | None, row: Row) -> float | None:
-    """IoU of an answer with the row's target: 0.0 without a box, None where there is no target."""
-    return None if row.box is None else float(iou_rows([box or [np.nan] * 4], [row.box.xyxy])[0])
+def record_of(row: Row, image_wh: tuple[int, int], box: Box | None, **answer: Any) -> Record:
+    """The record of a row's answer, its IoU worked out. Args: answer: what else a Record holds."""
+    found = box.xyxy if box else None
+    iou = None if row.box is None else float(iou_rows([found or [np.nan] * 4], [row.box.xyxy])[0])
+    return Record(
+        id=row.id, dataset=row.dataset, split=row.split, kind=row.kind, task=row.task.value, image=row.image,
+        image_wh=image_wh, expression=row.expression, target=row.box.xyxy if row.box else None, box=found, iou=iou, **answer,
+    )  # fmt: skip
 
 
 class _Shared:
@@ -127,26 +133,17 @@ class _Shared:
             grounding = self._evaluated.ground(source, row.expression, task=row.task, color="rgb", **limit)
             require_size(grounding.image_wh, row)
             timings, total_ms = grounding.timings, grounding.timings.total_ms
-        box = grounding.box.xyxy if grounding.box else None
-        return Record(
-            id=row.id,
-            dataset=row.dataset,
-            split=row.split,
-            kind=row.kind,
-            task=row.task.value,
-            image=row.image,
-            image_wh=grounding.image_wh,
-            expression=row.expression,
+        return record_of(
+            row,
+            grounding.image_wh,
+            grounding.box,
             budget=budget,
             budget_kind=self._kind.name,
-            target=row.box.xyxy if row.box else None,
             outcome=grounding.outcome.value,
-            box=box,
             rule=grounding.parse_rule,
             cut=grounding.cut,
             text=grounding.text,
             candidates=tuple(c.box.xyxy for c in grounding.candidates),
-            iou=iou_with(box, row),
             tokens=grounding.tokens,
             timings=timings,
             total_ms=total_ms,

@@ -17,7 +17,7 @@ from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.records import Record, RecordLog
-from egm_edge.evaluate.run import iou_with, unanswered
+from egm_edge.evaluate.run import record_of, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task, TokenCounts
 from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
@@ -67,34 +67,24 @@ class EvaluatedServer:
             return self._record(row, budget, image_wh, ChatReply(finish_reason=error.found), REFUSED)
         return self._record(row, budget, image_wh, reply)
 
-    def _record(
-        self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = ""
-    ) -> Record:
+    def _record(self, row: Row, budget: int, image_wh: tuple[int, int], reply: ChatReply, outcome: str = "") -> Record:
         parsed = parse_answer(
             reply.text, task=row.task, in_thought=reply.opened_in_thought, expression=row.expression,
             coordinates=self._coordinates, image_wh=image_wh,
         )  # fmt: skip
-        box = Box.from_norm1000(parsed.box_norm1000, *image_wh).xyxy if parsed.box_norm1000 and not outcome else None
+        box = Box.from_norm1000(parsed.box_norm1000, *image_wh) if parsed.box_norm1000 and not outcome else None
         milliseconds = 0.0 if outcome else (reply.finished_at - reply.sent_at) * 1e3
-        return Record(
-            id=row.id,
-            dataset=row.dataset,
-            split=row.split,
-            kind=row.kind,
-            task=row.task.value,
-            image=row.image,
-            image_wh=image_wh,
-            expression=row.expression,
+        return record_of(
+            row,
+            image_wh,
+            box,
             budget=budget,
-            target=row.box.xyxy if row.box else None,
             outcome=outcome or parsed.outcome.value,
-            box=box,
             rule=parsed.rule if not outcome else reply.finish_reason,
             cut="max_new_tokens" if reply.is_cut else "",
             text=reply.text,
             thought_apart=reply.thought_apart,
             candidates=tuple(c.box.xyxy for c in parsed.candidates_of(image_wh)),
-            iou=iou_with(box, row),
             tokens=TokenCounts(prompt=reply.prompt_tokens, completion=reply.completion_tokens),
             concurrency=self._concurrency,
             total_ms=milliseconds,
@@ -115,7 +105,7 @@ def evaluate_server(
     Raises:
         BackendError: the server refuses us, answers nothing at all any more, or left rows unanswered.
     """
-    jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
     missing = unanswered(rows, budgets, log)
     for row, budget in missing:
         jobs.put((row, pictures[row.image], budget))
@@ -130,16 +120,12 @@ def evaluate_server(
 
 
 def _work(
-    answer: Callable[[Row, Path, int], Record],
-    jobs: queue.SimpleQueue[_Job | None],
-    results: queue.SimpleQueue[_Done],
+    answer: Callable[[Row, Path, int], Record], jobs: queue.SimpleQueue[_Job], results: queue.SimpleQueue[_Done]
 ) -> None:
     while True:
         try:
             job = jobs.get_nowait()
         except queue.Empty:
-            return
-        if job is None:
             return
         try:
             results.put(answer(*job))

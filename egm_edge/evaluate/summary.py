@@ -15,7 +15,7 @@ import numpy as np
 
 from egm_edge.boxes import Coordinates
 from egm_edge.evaluate.expression_type import KINDS
-from egm_edge.evaluate.metrics import BOX_SIZES, EIGHT_SPLITS, accuracies, box_size, eight_split_average, scores
+from egm_edge.evaluate.metrics import BOX_SIZES, EIGHT_SPLITS, accuracies, box_size, eight_split_average
 from egm_edge.evaluate.records import Record
 from egm_edge.evaluate.rule_scores import RuleScores, SeveralBoxes, all_rules, several_boxes
 from egm_edge.evaluate.rules import DEFAULT_RULE, RULES, Rule, center_inside, rescored
@@ -134,7 +134,7 @@ def summarise(
     positives = [record for record in full if record.target is not None]
     by_split = _grouped(positives, lambda r: (r.dataset, r.split))
     order = [*EIGHT_SPLITS, *sorted(by_split.keys() - set(EIGHT_SPLITS))]
-    acc50 = {split: scores(_ious(rows), strict=rule.strict).acc50 for split, rows in by_split.items()}
+    acc50 = {split: _acc50(_ious(rows), rule) for split, rows in by_split.items()}
     average = eight_split_average(acc50)
     eight = [by_split[split] for split in EIGHT_SPLITS] if average is not None else []
     hits = [([float(rule.right(v)) for v in _ious(rows)], [r.cluster for r in rows]) for rows in eight]
@@ -164,16 +164,15 @@ def summarise(
 def group(name: str, rows: Sequence[Record], rule: Rule = RULES[DEFAULT_RULE]) -> Group:
     """The scores of some positives, at least one, as the rule reads them."""
     iou = _ious(rows)
-    found = scores(iou, strict=rule.strict)
     return Group(
         name=name,
-        rows=found.rows,
-        acc50=found.acc50,
+        rows=len(rows),
+        acc50=_acc50(iou, rule),
         acc50_95=wilson(sum(map(rule.right, iou)), len(iou)),
-        acc75=found.acc75,
+        acc75=accuracies(iou, (0.75,), strict=rule.strict)[0],
         acc_at=accuracies(iou, strict=rule.strict),
         center=sum(center_inside(r, rule) for r in rows) / len(rows),
-        mean_iou=found.mean_iou,
+        mean_iou=float(np.mean(iou)),
         mean_iou_95=bootstrap_mean(iou, [r.cluster for r in rows]),
         no_box=sum(r.box is None for r in rows),
         truncated=sum(bool(r.cut) for r in rows),
@@ -190,7 +189,7 @@ def _point(budget: int, rows: Sequence[Record], rule: Rule) -> CurvePoint:
     return CurvePoint(
         budget=budget,
         rows=len(positives),
-        acc50=scores(iou, strict=rule.strict).acc50 if positives else 0.0,
+        acc50=_acc50(iou, rule) if positives else 0.0,
         acc50_95=wilson(sum(map(rule.right, iou)), len(iou)),
         mean_tokens=float(np.mean([r.tokens.completion for r in rows])),
         truncated=sum(bool(r.cut) for r in rows),
@@ -222,3 +221,7 @@ def _grouped(rows: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, 
 
 def _ious(rows: Sequence[Record]) -> list[float]:
     return [r.iou or 0.0 for r in rows]
+
+
+def _acc50(iou: Sequence[float], rule: Rule) -> float:
+    return accuracies(iou, (0.5,), strict=rule.strict)[0]

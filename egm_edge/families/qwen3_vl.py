@@ -39,11 +39,7 @@ class Qwen3VL:
         before, after = locate_image_token(prefix_ids, image_token_id, pixels.image_token_count)
         rows, columns = _merged_grid(pixels)
         image = np.stack(
-            [
-                np.zeros(rows * columns, np.int64),
-                np.repeat(np.arange(rows), columns),
-                np.tile(np.arange(columns), rows),
-            ]
+            [np.zeros(rows * columns, np.int64), np.repeat(np.arange(rows), columns), np.tile(np.arange(columns), rows)]
         )
         start_after = before + max(rows, columns)
         text_before = np.broadcast_to(np.arange(before), (3, before))

@@ -67,68 +67,37 @@ def _refusals(*statuses: int) -> dict[str, Any]:
     return {str(status): _json(_REFUSALS[status], {"$ref": f"{_REF}Error"}) for status in statuses}
 
 
+def _route(name: str, summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"summary": summary, "operationId": name, **more, "responses": responses}
+
+
 def openapi_document(*, with_key: bool) -> dict[str, Any]:
     """OpenAPI 3.1 of every route but the page's files."""
     chat = ChatRequest.model_json_schema(ref_template=_REF + "{model}")
     schemas = chat.pop("$defs", {}) | {"ChatRequest": chat, "Error": _ERROR}
     answer = {
         "description": "The answer; server-sent events of chat.completion.chunk with stream: true.",
-        "content": {
-            "application/json": {"schema": _COMPLETION},
-            "text/event-stream": {"schema": _TEXT},
-        },
+        "content": {"application/json": {"schema": _COMPLETION}, "text/event-stream": {"schema": _TEXT}},
     }
     plain = {"description": "Prometheus text.", "content": {"text/plain": {"schema": _TEXT}}}
     model_id = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
     everywhere = _refusals(403)
     v1 = everywhere | _refusals(401)
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"{_REF}ChatRequest"}}}}
+    refused = _refusals(400, 404, 408, 413, 415, 429, 503, 504)
+    one_model = {"200": _json("It.", _MODEL)} | v1 | _refusals(404)
+    ready = {"200": _json("Ready.", _STATUS), "503": _json("Stopping.", _STATUS)} | everywhere
+    chat_route = _route("chat", "Ground one sentence on one picture", {"200": answer} | v1 | refused, requestBody=body)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "egm-edge", "version": __version__, "summary": "Boxes for sentences, in OpenAI's protocol"},
         "paths": {
-            "/v1/chat/completions": {
-                "post": {
-                    "summary": "Ground one sentence on one picture",
-                    "operationId": "chat",
-                    "requestBody": {
-                        "required": True,
-                        "content": {"application/json": {"schema": {"$ref": f"{_REF}ChatRequest"}}},
-                    },
-                    "responses": {"200": answer} | v1 | _refusals(400, 404, 408, 413, 415, 429, 503, 504),
-                }
-            },
-            "/v1/models": {
-                "get": {
-                    "summary": "The model",
-                    "operationId": "models",
-                    "responses": {"200": _json("One.", _MODELS)} | v1,
-                }
-            },
-            "/v1/models/{model}": {
-                "get": {
-                    "summary": "One model",
-                    "operationId": "model",
-                    "parameters": [model_id],
-                    "responses": {"200": _json("It.", _MODEL)} | v1 | _refusals(404),
-                }
-            },
-            "/health": {
-                "get": {
-                    "summary": "The process answers",
-                    "operationId": "health",
-                    "responses": {"200": _json("Alive.", _STATUS)} | everywhere,
-                }
-            },
-            "/ready": {
-                "get": {
-                    "summary": "Requests are accepted",
-                    "operationId": "ready",
-                    "responses": {"200": _json("Ready.", _STATUS), "503": _json("Stopping.", _STATUS)} | everywhere,
-                }
-            },
-            "/metrics": {
-                "get": {"summary": "Prometheus", "operationId": "metrics", "responses": {"200": plain} | everywhere}
-            },
+            "/v1/chat/completions": {"post": chat_route},
+            "/v1/models": {"get": _route("models", "The model", {"200": _json("One.", _MODELS)} | v1)},
+            "/v1/models/{model}": {"get": _route("model", "One model", one_model, parameters=[model_id])},
+            "/health": {"get": _route("health", "The process answers", {"200": _json("Alive.", _STATUS)} | everywhere)},
+            "/ready": {"get": _route("ready", "Requests are accepted", ready)},
+            "/metrics": {"get": _route("metrics", "Prometheus", {"200": plain} | everywhere)},
         },
         "components": {"schemas": schemas},
     }

@@ -30,11 +30,7 @@ def between(rng: random.Random, low: float, high: float) -> float:
 
 
 def sample_scene(
-    seed: int,
-    n_objects: tuple[int, int] = (1, 3),
-    *,
-    aspect: float = 4 / 3,
-    occlusion: float = 0.35,
+    seed: int, n_objects: tuple[int, int] = (1, 3), *, aspect: float = 4 / 3, occlusion: float = 0.35
 ) -> Scene:
     """Draw a scene.
 

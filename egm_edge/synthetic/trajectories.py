@@ -73,10 +73,7 @@ class _Draft:
         return self.scene.objects[0]
 
     def finish(
-        self,
-        paths: dict[int, Path],
-        camera: CameraPath = (),
-        gains: tuple[tuple[float, float], ...] = (),
+        self, paths: dict[int, Path], camera: CameraPath = (), gains: tuple[tuple[float, float], ...] = ()
     ) -> MovingScene:
         every = tuple(paths.get(i, (_at(thing, 0.0),)) for i, thing in enumerate(self.scene.objects))
         return MovingScene(self.scene, every, camera, gains, 0, self.motion, self.seconds)

@@ -1,4 +1,4 @@
-"""A tiny bundle, built once a session, and the pictures that it is measured on."""
+"""The pictures that a bundle is measured on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egm_edge.bundle import Bundle
 from egm_edge.draw import save_image
-
-
-@pytest.fixture(scope="session")
-def tiny_cpu_bundle(tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Random weights, 32-bit floats."""
-    from build_engine.compilers.cpu import build_cpu
-
-    return build_cpu(tiny_qwen3_vl, tmp_path_factory.mktemp("measured") / "bundle", precision="fp32", gate=False)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from egm_edge.boxes import Box
 from egm_edge.cli import main
 
 FRAMES = Path(__file__).resolve().parents[2] / "examples" / "frames"
@@ -25,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def _rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -90,8 +92,26 @@ def test_a_picture_is_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     from egm_edge import images
 
     decoded = []
-    real = images._upright_rgb
-    monkeypatch.setattr(images, "_upright_rgb", lambda image: decoded.append(1) or real(image))
+    real = images._decoded
+    monkeypatch.setattr(images, "_decoded", lambda *given: decoded.append(1) or real(*given))
     assert main(["ground", "tabletop_1.png", "the red bowl", "the blue bottle", "--save", "out.png"]) == 0
     assert len(decoded) == 1
     assert np.asarray(cv2.imread("out.png")).shape == np.asarray(cv2.imread("tabletop_1.png")).shape
+
+
+def test_reduced_decoding_says_so_and_keeps_the_pixels_of_the_original(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = cv2.imread("tabletop_1.png")
+    height, width = frame.shape[:2]
+    cv2.imwrite("large.jpg", cv2.resize(frame, (width * 4, height * 4), interpolation=cv2.INTER_CUBIC))
+    asked = ["ground", "large.jpg", "the red bowl"]
+    assert main([*asked, "--json"]) == 0
+    assert main([*asked, "--json", "--reduced-decoding", "--save", "out.png"]) == 0
+    whole, reduced = _rows(capsys)
+    assert (whole["reduced_by"], reduced["reduced_by"]) == (1, 8)
+    assert reduced["image_wh"] == [width * 4, height * 4]
+    assert Box(*reduced["box"]).iou(Box(*whole["box"])) > 0.9
+    assert cv2.imread("out.png").shape == (height * 4, width * 4, 3)
+    assert main([*asked, "--reduced-decoding"]) == 0
+    assert "decoded at 1/8: not the reference's pixels" in capsys.readouterr().out
+    assert main(["ground", "tabletop_1.png", "the red bowl", "--reduced-decoding"]) == 0
+    assert "decoded at" not in capsys.readouterr().out

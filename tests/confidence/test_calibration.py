@@ -106,17 +106,15 @@ def test_a_label_that_was_not_asked_for_is_evidence(label: str | None, expressio
     assert label_contradicts(label, expression) is expected
 
 
-def test_a_box_below_the_operating_point_is_not_found(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
-    from build_engine.compilers.cpu import build_cpu
+def test_a_box_below_the_operating_point_is_not_found(fitted: LogisticCalibration, own_bundle: Bundle) -> None:
     from egm_edge.grounder import Grounder
     from egm_edge.grounding import Outcome
 
-    bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False)
     frames = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)
     answers = {}
     for bias in (50.0, -50.0):
-        store(bundle, replace(fitted, bias=bias, weights=(0.0,) * len(FEATURES), accept_from=0.2))
-        with Grounder.from_bundle(bundle.root) as grounder:
+        store(own_bundle, replace(fitted, bias=bias, weights=(0.0,) * len(FEATURES), accept_from=0.2))
+        with Grounder.from_bundle(own_bundle.root) as grounder:
             answers[bias] = [grounder.ground(frame, "the mug", color="rgb", max_think_tokens=0) for frame in frames]
     boxed = [i for i, answer in enumerate(answers[50.0]) if answer.outcome is Outcome.FOUND]
     assert boxed
@@ -136,10 +134,8 @@ def test_a_checkpoints_own_map_goes_into_its_bundles(fitted: LogisticCalibration
     assert LogisticCalibration.from_dict(bundle.manifest.calibration or {}) == fitted
 
 
-def test_a_map_goes_into_the_manifest_and_out_again(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
-    from build_engine.compilers.cpu import build_cpu
-
-    bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False)
+def test_a_map_goes_into_the_manifest_and_out_again(fitted: LogisticCalibration, own_bundle: Bundle) -> None:
+    bundle = own_bundle
     calibrated = store(bundle, fitted)
     assert calibrated.hash == bundle.hash and calibrated.manifest.seal != bundle.manifest.seal
     assert LogisticCalibration.from_dict(Bundle.open(bundle.root).manifest.calibration or {}) == fitted
@@ -147,10 +143,8 @@ def test_a_map_goes_into_the_manifest_and_out_again(fitted: LogisticCalibration,
     assert store(calibrated, None).manifest.seal == bundle.manifest.seal
 
 
-def test_a_changed_weight_is_no_calibrated_bundle(fitted: LogisticCalibration, tiny_qwen3_vl: Path, tmp_path: Path) -> None:
-    from build_engine.compilers.cpu import build_cpu
-
-    root = store(build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False), fitted).root
+def test_a_changed_weight_is_no_calibrated_bundle(fitted: LogisticCalibration, own_bundle: Bundle, tmp_path: Path) -> None:
+    root = store(own_bundle, fitted).root
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     manifest = json.loads((copy / "bundle.json").read_text())
     manifest["calibration"]["bias"] += 1

@@ -80,20 +80,18 @@ def test_the_token_limit_saves_the_step_nobody_would_read(tokenizer: Tokenizer) 
 def test_should_stop_is_asked_before_every_token(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "abcdef")
     answers = iter([False, False, True])
-    generation = Decoder(
-        tokenizer,
-        {end},
-        Budget(9),
-        thinking=False,
-        should_stop=lambda: next(answers),
-    ).generate(session, ScriptedSession.REQUEST)
+    generation = Decoder(tokenizer, {end}, Budget(9), thinking=False, should_stop=lambda: next(answers)).generate(
+        session, ScriptedSession.REQUEST
+    )
     assert (generation.text, generation.stop_reason) == ("ab", StopReason.STOPPED)
 
 
 def test_events_spell_the_reply_and_change_stage_after_the_closing_tag(tokenizer: Tokenizer) -> None:
     session, end = _session(tokenizer, "né 猫</think>x")
     events: list[TokenEvent] = []
-    Decoder(tokenizer, {end}, Budget(99), thinking=True, on_token=events.append).generate(session, ScriptedSession.REQUEST)
+    Decoder(tokenizer, {end}, Budget(99), thinking=True, on_token=events.append).generate(
+        session, ScriptedSession.REQUEST
+    )
     assert "".join(event.text for event in events) == "né 猫</think>x"
     assert [event.count for event in events] == list(range(1, len(events) + 1))
     assert [event.stage for event in events if event.text == "x"] == [Stage.ANSWER]

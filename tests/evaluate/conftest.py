@@ -1,4 +1,4 @@
-"""The bundle and pictures of the measuring tests, and data over them."""
+"""The pictures of the measuring tests, and data over them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.benchmark.conftest import frames_dir, tiny_cpu_bundle
+from tests.benchmark.conftest import frames_dir
 
-__all__ = ["frames_dir", "tiny_cpu_bundle"]
+__all__ = ["frames_dir"]
 
 SIZES = {"a.png": (96, 64), "b.png": (64, 80)}
 

@@ -30,7 +30,7 @@ def fatal_append(self: RecordLog, record: Record) -> None:
     global appended
     appended += 1
     if appended == kill_after and torn:
-        os.write(self._file, b'{"id": "half a li')
+        os.write(self._journal._file, b'{"id": "half a li')
         os.kill(os.getpid(), signal.SIGKILL)
     append(self, record)
     if appended == kill_after:

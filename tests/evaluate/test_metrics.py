@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from egm_edge.evaluate.expression_type import expression_type
-from egm_edge.evaluate.metrics import EIGHT_SPLITS, box_size, eight_split_average, iou_rows, scores
+from egm_edge.evaluate.metrics import EIGHT_SPLITS, accuracies, box_size, eight_split_average, iou_rows
 from egm_edge.evaluate.published import matching, published_models, sources
 from egm_edge.reporting.intervals import bootstrap_average, bootstrap_mean, mcnemar, paired, wilson
 
@@ -41,9 +41,7 @@ def test_iou_of_hand_worked_rows(predicted: tuple, target: tuple, expected: floa
 
 
 def test_accuracy_is_strict_at_its_threshold() -> None:
-    found = scores([0.5, np.nextafter(0.5, 1.0), 0.75, 1.0])
-    assert (found.acc50, found.acc75) == (0.75, 0.25)
-    assert math.isnan(scores([]).acc50)
+    assert accuracies([0.5, np.nextafter(0.5, 1.0), 0.75, 1.0], (0.5, 0.75)) == (0.75, 0.25)
 
 
 def test_scores_equal_an_independent_computation() -> None:
@@ -63,19 +61,12 @@ def test_scores_equal_an_independent_computation() -> None:
 
     naive = np.array([by_counting_cells(a, b) for a, b in zip(predicted, target, strict=True)])
     assert iou_rows(predicted, target) == pytest.approx(naive, abs=1e-12)
-    found = scores(iou_rows(predicted, target))
-    assert found.acc50 == pytest.approx(np.mean([v > 0.5 for v in naive]))
-    assert found.mean_iou == pytest.approx(sum(naive) / len(naive))
+    assert accuracies(iou_rows(predicted, target), (0.5,)) == pytest.approx((np.mean([v > 0.5 for v in naive]),))
 
 
 @pytest.mark.parametrize(
     ("box", "size"),
-    [
-        ((0, 0, 31, 33), "small"),
-        ((0, 0, 32, 32), "medium"),
-        ((0, 0, 95, 97), "medium"),
-        ((0, 0, 96, 96), "large"),
-    ],
+    [((0, 0, 31, 33), "small"), ((0, 0, 32, 32), "medium"), ((0, 0, 95, 97), "medium"), ((0, 0, 96, 96), "large")],
 )
 def test_box_sizes_have_cocos_bounds(box: tuple, size: str) -> None:
     assert box_size(box) == size

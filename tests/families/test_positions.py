@@ -39,11 +39,7 @@ def test_qwen_positions_equal_get_rope_index(tiny_qwen3_vl: Path, width: int, he
 
 def test_qwen_positions_of_a_small_grid_written_out() -> None:
     positions = family_for("qwen3_vl").positions([1, IMAGE_TOKEN, 4], IMAGE_TOKEN, pixels_of((4, 6), 6))
-    assert positions.tolist() == [
-        [0, 1, 1, 1, 1, 1, 1, 4],
-        [0, 1, 1, 1, 2, 2, 2, 4],
-        [0, 1, 2, 3, 1, 2, 3, 4],
-    ]
+    assert positions.tolist() == [[0, 1, 1, 1, 1, 1, 1, 4], [0, 1, 1, 1, 2, 2, 2, 4], [0, 1, 2, 3, 1, 2, 3, 4]]
 
 
 def test_internvl_positions_count_up_on_every_axis() -> None:

@@ -58,12 +58,7 @@ def test_grounded_objects_carry_everything(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "convert"),
-    [
-        ("bgr8", cv2.COLOR_RGB2BGR),
-        ("rgba8", cv2.COLOR_RGB2RGBA),
-        ("bgra8", cv2.COLOR_RGB2BGRA),
-        ("yuv422_yuy2", None),
-    ],
+    [("bgr8", cv2.COLOR_RGB2BGR), ("rgba8", cv2.COLOR_RGB2RGBA), ("bgra8", cv2.COLOR_RGB2BGRA), ("yuv422_yuy2", None)],
 )
 def test_other_encodings_find_the_same_box(client: Client, encoding: str, convert: int | None) -> None:
     pixels = cv2.cvtColor(picture((20, 20, 220)), convert) if convert is not None else _yuyv(picture((20, 20, 220)))

@@ -134,9 +134,7 @@ def closed_after(held: list[socket.socket], trickle: bytes, limit_s: float) -> f
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: "],
-    ids=["silent", "half a header"],
+    "sent", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: "], ids=["silent", "half a header"]
 )
 def test_slow_loris_does_not_keep_others_out(scripted: Start, sent: bytes) -> None:
     server = scripted(header_s=2.0)

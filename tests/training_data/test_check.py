@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from egm_edge.cli import main as egm
 from tests.training_data.data_files import egm_eval, egm_train, generic, jsonl, picture, refcoco_distribution
 from tests.training_data.test_adapters import Malicious
-from training.data_cli import main
 
 IMAGE = "coco/train2014/COCO_train2014_000000000001.jpg"
 
@@ -45,7 +45,7 @@ def broken(tmp_path: Path) -> Path:
 def test_every_problem_is_listed_with_file_and_line(
     broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["check", str(broken), "--json"]) == 2
+    assert egm(["data", "check", str(broken), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     found = {(Path(p["file"]).name, p["line"], p["expected"]) for p in report["problems"]}
     expected = {
@@ -72,7 +72,7 @@ def test_every_problem_is_listed_with_file_and_line(
 
 
 def test_text_output_is_one_line_a_problem(broken: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["check", str(broken)]) == 2
+    assert egm(["data", "check", str(broken)]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert any(
         "train.jsonl:5: expected box with x1 < x2" in line and "inverted [40, 12, 8, 36]" in line for line in lines
@@ -83,34 +83,34 @@ def test_text_output_is_one_line_a_problem(broken: Path, capsys: pytest.CaptureF
 def test_a_good_data_set_passes_and_counts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     picture(tmp_path, IMAGE)
     refcoco_distribution(tmp_path / "refcoco")
-    assert main(["check", str(tmp_path), "--decode"]) == 0
+    assert egm(["data", "check", str(tmp_path), "--decode"]) == 0
     output = capsys.readouterr().out
     assert "refcoco val: 3 expressions, expected 10834 (differs)" in output
     assert "no problems; 1 files, 3 usable rows, 1 pictures" in output
 
 
 def test_nothing_to_check_is_a_problem(tmp_path: Path) -> None:
-    assert main(["check", str(tmp_path)]) == 2
-    assert main(["check", str(tmp_path / "nowhere")]) == 2
+    assert egm(["data", "check", str(tmp_path)]) == 2
+    assert egm(["data", "check", str(tmp_path / "nowhere")]) == 2
 
 
 def test_convert_flip_leaks_and_filter_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     refs = refcoco_distribution(tmp_path / "refcoco", split="train")
     rows, more, kept, hard = (tmp_path / f"{name}.jsonl" for name in ("rows", "more", "kept", "hard"))
-    assert main(["convert", str(refs), "--kind", "refcoco", "-o", str(rows)]) == 0
-    assert main(["flip", str(rows), "-o", str(more)]) == 0
+    assert egm(["data", "convert", str(refs), "--kind", "refcoco", "-o", str(rows)]) == 0
+    assert egm(["data", "flip", str(rows), "-o", str(more)]) == 0
     assert "3 rows mirrored" in capsys.readouterr().out
     other = "coco/train2014/COCO_train2014_000000000009.jpg"
     evaluation = jsonl(tmp_path / "val.jsonl", generic(split="val", image=other))
-    assert main(["leaks", str(more), "--evaluation", str(evaluation), "-o", str(kept)]) == 0
+    assert egm(["data", "leaks", str(more), "--evaluation", str(evaluation), "-o", str(kept)]) == 0
     names = [json.loads(line)["id"] for line in kept.read_text().splitlines()]
     own = jsonl(tmp_path / "own.jsonl", *({"id": n, "iou": 0.2} for n in names))
-    assert main(["filter", str(kept), "--own", str(own), "--oracle", str(own), "-o", str(hard)]) == 0
+    assert egm(["data", "filter", str(kept), "--own", str(own), "--oracle", str(own), "-o", str(hard)]) == 0
     assert "6 left out as unsolvable" in capsys.readouterr().out and hard.read_text() == ""
 
 
 def test_bad_input_is_one_line_and_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out.jsonl"
-    assert main(["flip", str(tmp_path / "nothing.jsonl"), "-o", str(out)]) == 2
+    assert egm(["data", "flip", str(tmp_path / "nothing.jsonl"), "-o", str(out)]) == 2
     assert "nothing.jsonl:0: expected a readable file" in capsys.readouterr().err
     assert not out.exists()

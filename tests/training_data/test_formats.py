@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from egm_edge.boxes import Box
+from egm_edge.cli import main as egm
 from egm_edge.data.readers import load_rows
 from egm_edge.errors import InputError
 from tests.training_data.data_files import generic, jsonl, picture, refcoco_distribution
 from training.data.sources import convert
 from training.data.splits import by_split
-from training.data_cli import main
 
 BOX = Box(8.0, 12.0, 40.0, 36.0)
 
@@ -69,13 +69,13 @@ def test_lmms_labs_parquet_with_its_pictures(tmp_path: Path, capsys: pytest.Capt
         "--pictures",
         str(tmp_path / "images"),
     ]
-    assert main(command) == 0
+    assert egm(["data", *command]) == 0
     assert "8 rows kept, 0 passed over" in capsys.readouterr().out
     rows = load_rows([out])
     assert [row.split for row in rows] == ["testA"] * 4 + ["val"] * 4 and {row.dataset for row in rows} == {"refcoco+"}
     assert {row.box for row in rows} == {BOX}
     assert rows[0].image == "coco/train2014/COCO_train2014_000000581850.jpg"
-    assert main(["check", str(out.parent), "--images", str(tmp_path / "images")]) == 0
+    assert egm(["data", "check", str(out.parent), "--images", str(tmp_path / "images")]) == 0
 
 
 def odvg() -> list[dict[str, Any]]:
@@ -178,12 +178,12 @@ def test_tao_amodal_and_cocoa_cls_take_category_names(tmp_path: Path) -> None:
 def test_a_converted_test_split_does_not_train(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for split in ("train", "testA"):
         refcoco_distribution(tmp_path / split / "refcoco", split=split)
-    assert main(["convert", str(tmp_path / "testA"), "--kind", "refcoco", "-o", str(tmp_path / "a.jsonl")]) == 0
-    assert main(["convert", str(tmp_path / "train"), "--kind", "refcoco", "-o", str(tmp_path / "t.jsonl")]) == 0
+    assert egm(["data", "convert", str(tmp_path / "testA"), "--kind", "refcoco", "-o", str(tmp_path / "a.jsonl")]) == 0
+    assert egm(["data", "convert", str(tmp_path / "train"), "--kind", "refcoco", "-o", str(tmp_path / "t.jsonl")]) == 0
     both = jsonl(tmp_path / "both.jsonl", *(line for name in "at" for line in (tmp_path / f"{name}.jsonl").open()))
     text = both.read_text().replace('"refcoco-', '"x-', 3)
     both.write_text(text)
-    assert main(["split", str(both), "-o", str(tmp_path / "splits")]) == 0
+    assert egm(["data", "split", str(both), "-o", str(tmp_path / "splits")]) == 0
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["testA.jsonl", "train.jsonl"]
     assert {row.split for row in load_rows([tmp_path / "splits" / "train.jsonl"])} == {"train"}
 
@@ -202,7 +202,7 @@ def test_val_is_taken_by_picture_and_stays_the_same(tmp_path: Path) -> None:
 
 def test_a_conversion_that_keeps_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = jsonl(tmp_path / "d.jsonl", odvg()[2])
-    assert main(["convert", str(source), "--kind", "odvg", "-o", str(tmp_path / "o.jsonl")]) == 2
+    assert egm(["data", "convert", str(source), "--kind", "odvg", "-o", str(tmp_path / "o.jsonl")]) == 2
     assert "found none (1 lines of detection" in capsys.readouterr().err and not (tmp_path / "o.jsonl").exists()
     with pytest.raises(InputError, match=r"files \*\.parquet under"):
         convert([tmp_path], "refcoco-parquet")

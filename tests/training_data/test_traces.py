@@ -124,7 +124,7 @@ def test_rejected_answers_are_asked_again_and_counted(tmp_path: Path) -> None:
 
 def test_only_one_run_may_hold_a_ledger(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.jsonl"), pytest.raises(InputError, match="only writer"):
-        Ledger(tmp_path / "l.jsonl").__enter__()
+        Ledger(tmp_path / "l.jsonl")
 
 
 def test_half_a_line_left_by_a_kill_is_cut_off(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_sigkill_in_the_middle_loses_nothing_and_pays_nothing_twice(tmp_path: Pa
     write_rows(tmp_path / "rows.jsonl", rows)
     ledger, out = tmp_path / "ledger.jsonl", tmp_path / "out.jsonl"
     with chat_server(delay_s=0.05) as server:
-        command = [sys.executable, "-m", "training.data_cli", "traces", str(tmp_path / "rows.jsonl"), "--images"]
+        command = [sys.executable, "-m", "egm_edge.cli", "data", "traces", str(tmp_path / "rows.jsonl"), "--images"]
         command += [str(tmp_path), "--endpoint", server.url, "--model", "m", "--ledger", str(ledger), "-o", str(out)]
         command += ["--concurrency", "4"]
         for kill_at in (8, 20):

@@ -31,7 +31,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _torchrun(module: str, config: Path) -> str:
+def _torchrun(stage: str, config: Path) -> str:
     launcher = [
         sys.executable,
         "-m",
@@ -42,7 +42,7 @@ def _torchrun(module: str, config: Path) -> str:
         str(_free_port()),
     ]
     done = subprocess.run(
-        [*launcher, "-m", module, str(config)], env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+        [*launcher, "-m", "egm_edge.cli", "train", stage, str(config)], env=ENVIRONMENT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -69,7 +69,7 @@ def test_two_processes_train_in_a_real_deepspeed_engine(
     )
     if stage == "grpo":
         path.write_text(path.read_text() + prices)
-    _torchrun(f"training.{stage}", path)
+    _torchrun(stage, path)
     final = tmp_path / "out" / "final"
     record = json.loads((final / "egm_training.json").read_text())
     # type(trainer.model_wrapped).__name__, taken when the first step began
@@ -85,7 +85,7 @@ def test_sigkill_and_the_same_command_again_finishes(tiny_qwen3_vl: Path, tmp_pa
     outputs = {}
     for name in ("straight", "killed"):
         path = sft_yaml(tmp_path / f"{name}.yaml", tiny_qwen3_vl, data, tmp_path / name, max_steps="4")
-        command = [sys.executable, "-m", "training.sft", str(path)]
+        command = [sys.executable, "-m", "egm_edge.cli", "train", "sft", str(path)]
         if name == "killed":
             process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 120

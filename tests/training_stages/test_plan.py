@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from egm_edge.cli import main as egm
 from training import plan
 from training.stage_config import CONFIGS, load_grpo, load_sft
 from training.upstream import SFT_ROWS, differences
@@ -53,5 +54,5 @@ def test_an_override_shows_as_a_difference(capsys: pytest.CaptureFixture) -> Non
 def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture, tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text((CONFIGS / "qwen3-vl-2b-modal-sft.yaml").read_text().replace("Qwen3-VL-2B-Thinking", "Other-3B"))
-    assert plan.main([str(path)]) == 2
+    assert egm(["train", "plan", str(path)]) == 2
     assert "expected a model of qwen3-vl-2b" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from egm_edge.cli import main as egm
 from egm_edge.errors import BackendError, CheckpointError, InputError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
@@ -190,7 +191,7 @@ def test_a_missing_base_says_where_it_comes_from() -> None:
 
 
 def test_command_line_is_one_line_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert sft.main(["qwen9"]) == 2
+    assert egm(["train", "sft", "qwen9"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

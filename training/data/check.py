@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egm_edge.data.jsonl import read_json_object
 from egm_edge.data.pictures import find_picture, load_picture, picture_wh
-from egm_edge.data.problems import Problem
+from egm_edge.data.problems import Problem, collected
 from egm_edge.data.readers import at_row, read_rows, repeated_ids
 from egm_edge.data.refcoco import REFS_FILE, SplitCount, split_counts
 from egm_edge.data.rows import Row
 from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import EgmError
+from egm_edge.files import read_json_object
 from training.data.coco_amodal import is_coco_amodal, read_coco_amodal
 from training.data.leaks import EVALUATION_SPLITS, find_leaks
 
@@ -78,18 +78,12 @@ def _rows_of(path: Path, problems: list[Problem]) -> Iterator[Row]:
     if path.suffix == ".jsonl" or REFS_FILE.search(path.name):
         yield from read_rows(path, problems)
     elif path.suffix in PICKLES:
-        try:
+        with collected(problems, path, 0):
             load_safe_pickle(path)
-        except EgmError as error:
-            problems.append(Problem(str(path), 0, error.expected, error.found))
     elif path.suffix == ".json" and path.name != "instances.json":
-        try:
-            values = read_json_object(path)
-        except EgmError as error:
-            problems.append(Problem(str(path), 0, error.expected, error.found))
-            return
-        if is_coco_amodal(values):
-            yield from read_coco_amodal(path, problems, Counter())
+        with collected(problems, path, 0):
+            if is_coco_amodal(read_json_object(path)):
+                yield from read_coco_amodal(path, problems, Counter())
 
 
 def _check_pictures(rows: list[Row], root: Path, report: CheckReport, *, decode: bool) -> None:

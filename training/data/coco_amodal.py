@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from egm_edge.boxes import Box
-from egm_edge.data.jsonl import read_json_object
-from egm_edge.data.problems import Problem
+from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 
@@ -35,31 +35,21 @@ def read_coco_amodal(
     path: Path, problems: list[Problem], skipped: Counter[str], *, image_folder: str = ""
 ) -> Iterator[Row]:
     """Amodal rows of one annotation file; whatever is wrong is collected with the annotation's number."""
-    try:
+    with collected(problems, path, 0, KeyError, TypeError, expected="images and annotations"):
         values = read_json_object(path)
         pictures = {p["id"]: p for p in values["images"]}
         objects = list(_objects(values))
-    except EgmError as error:
-        problems.append(Problem(str(path), 0, error.expected, error.found))
-        return
-    except (KeyError, TypeError) as error:
-        problems.append(Problem(str(path), 0, "images and annotations", f"{type(error).__name__}: {error}"))
-        return
-    categories = {c.get("id"): str(c.get("name", "")) for c in values.get("categories") or [] if isinstance(c, dict)}
-    named = [(number, image_id, item, name_of(item, categories)) for number, image_id, item in objects]
-    names = Counter((image_id, name.lower()) for _, image_id, _, name in named)
-    for number, image_id, item, name in named:
-        texts = _expressions(item, name if names[image_id, name.lower()] == 1 else "")
-        if not texts:
-            skipped["objects that share their name with another" if name else "objects without a name"] += 1
-        for index, text in enumerate(texts):
-            try:
-                yield _row(item, pictures.get(image_id), text, index, path, number, image_folder)
-            except EgmError as error:
-                problems.append(Problem(str(path), number, error.expected, error.found))
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                found = f"{type(error).__name__}: {error}"
-                problems.append(Problem(str(path), number, "an annotation with an amodal box", found))
+        categories = {c.get("id"): str(c.get("name", "")) for c in values.get("categories") or [] if isinstance(c, dict)}
+        named = [(number, image_id, item, name_of(item, categories)) for number, image_id, item in objects]
+        names = Counter((image_id, name.lower()) for _, image_id, _, name in named)
+        wrong, expected = (KeyError, TypeError, ValueError, IndexError), "an annotation with an amodal box"
+        for number, image_id, item, name in named:
+            texts = _expressions(item, name if names[image_id, name.lower()] == 1 else "")
+            if not texts:
+                skipped["objects that share their name with another" if name else "objects without a name"] += 1
+            for index, text in enumerate(texts):
+                with collected(problems, path, number, *wrong, expected=expected):
+                    yield _row(item, pictures.get(image_id), text, index, path, number, image_folder)
 
 
 def _objects(values: dict[str, Any]) -> Iterator[tuple[int, Any, dict[str, Any]]]:

@@ -75,10 +75,7 @@ def read_ious(path: Path) -> dict[str, float]:
 
 
 def filter_by_difficulty(
-    rows: Sequence[Row],
-    own_iou: Mapping[str, float],
-    oracle_iou: Mapping[str, float],
-    rule: DifficultyRule = RECIPE,
+    rows: Sequence[Row], own_iou: Mapping[str, float], oracle_iou: Mapping[str, float], rule: DifficultyRule = RECIPE
 ) -> tuple[list[Row], DifficultyReport]:
     """Rows for RL, shuffled, and what became of the others.
 

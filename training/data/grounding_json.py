@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.boxes import Box
-from egm_edge.data.jsonl import read_json_object, read_objects
+from egm_edge.data.jsonl import read_objects
 from egm_edge.data.pictures import picture_wh
-from egm_edge.data.problems import Problem
+from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from, box_from_xywh, settled_box, size_from, text_from
-from egm_edge.errors import EgmError, InputError
+from egm_edge.errors import InputError
+from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
 
 SEVERAL = "phrases that name several regions"
@@ -31,7 +32,7 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 def read_shikra(path: Path, problems: list[Problem], skipped: Counter[str]) -> Iterator[Row]:
     """Rows of a REC jsonl of Shikra's."""
     for line, values in read_objects(path, problems):
-        try:
+        with collected(problems, path, line):
             image_wh = size_from(values.get("width"), values.get("height"))
             yield Row(
                 id=f"{path.stem}:{line}",
@@ -42,14 +43,12 @@ def read_shikra(path: Path, problems: list[Problem], skipped: Counter[str]) -> I
                 dataset=str(values.get("dataset_name", "")),
                 origin=f"{path}:{line}",
             )
-        except EgmError as error:
-            problems.append(Problem(str(path), line, error.expected, error.found))
 
 
 def read_odvg(path: Path, problems: list[Problem], skipped: Counter[str]) -> Iterator[Row]:
     """Rows of an ODVG jsonl; lines of plain detection hold no phrases and are passed over."""
     for line, values in read_objects(path, problems):
-        try:
+        with collected(problems, path, line):
             grounding = values.get("grounding")
             if not isinstance(grounding, dict):
                 skipped["lines of detection, without phrases"] += 1
@@ -70,48 +69,37 @@ def read_odvg(path: Path, problems: list[Problem], skipped: Counter[str]) -> Ite
                     box=settled_box(box_from(boxes), image_wh, Task.MODAL),
                     origin=f"{path}:{line}",
                 )
-        except EgmError as error:
-            problems.append(Problem(str(path), line, error.expected, error.found))
 
 
 def read_mdetr(path: Path, problems: list[Problem], skipped: Counter[str]) -> Iterator[Row]:
     """Rows of one of MDETR's files for referring expressions (`finetune_refcoco_train.json`)."""
-    try:
+    with collected(problems, path, 0, KeyError, TypeError, expected="images with captions, and annotations"):
         values = read_json_object(path)
         images = {image["id"]: image for image in values["images"]}
         annotations = list(values["annotations"])
-    except EgmError as error:
-        problems.append(Problem(str(path), 0, error.expected, error.found))
-        return
-    except (KeyError, TypeError) as error:
-        problems.append(Problem(str(path), 0, "images with captions, and annotations", f"no {error}"))
-        return
-    targets = Counter(annotation.get("image_id") for annotation in annotations)
-    for number, annotation in enumerate(annotations, 1):
-        try:
-            image = images[annotation["image_id"]]
-            if targets[annotation["image_id"]] > 1:
-                skipped[SEVERAL] += 1
-                continue
-            image_wh = size_from(image["width"], image["height"])
-            yield Row(
-                id=f"{path.stem}:{number}",
-                image=text_from(image, "file_name"),
-                image_wh=image_wh,
-                expression=text_from(image, "caption"),
-                box=settled_box(box_from_xywh(annotation["bbox"]), image_wh, Task.MODAL),
-                dataset=str(image.get("dataset_name", "")),
-                origin=f"{path}:{number}",
-            )
-        except EgmError as error:
-            problems.append(Problem(str(path), number, error.expected, error.found))
-        except (KeyError, TypeError) as error:
-            problems.append(Problem(str(path), number, "an annotation of a captioned image", f"no {error}"))
+        targets = Counter(annotation.get("image_id") for annotation in annotations)
+        captioned = {"expected": "an annotation of a captioned image"}
+        for number, annotation in enumerate(annotations, 1):
+            with collected(problems, path, number, KeyError, TypeError, **captioned):
+                image = images[annotation["image_id"]]
+                if targets[annotation["image_id"]] > 1:
+                    skipped[SEVERAL] += 1
+                    continue
+                image_wh = size_from(image["width"], image["height"])
+                yield Row(
+                    id=f"{path.stem}:{number}",
+                    image=text_from(image, "file_name"),
+                    image_wh=image_wh,
+                    expression=text_from(image, "caption"),
+                    box=settled_box(box_from_xywh(annotation["bbox"]), image_wh, Task.MODAL),
+                    dataset=str(image.get("dataset_name", "")),
+                    origin=f"{path}:{number}",
+                )
 
 
 def read_lisa(path: Path, problems: list[Problem], skipped: Counter[str]) -> Iterator[Row]:
     """Rows of one ReasonSeg file: one a question, its box the bounds of all polygons labelled "target"."""
-    try:
+    with collected(problems, path, 0, TypeError, ValueError, expected="polygons of [x, y] points"):
         values = read_json_object(path)
         texts = values.get("text")
         texts = [texts] if isinstance(texts, str) else _list(values, "text")
@@ -137,10 +125,6 @@ def read_lisa(path: Path, problems: list[Problem], skipped: Counter[str]) -> Ite
                 split=path.parent.name if path.parent.name in ("train", "val", "test") else "",
                 origin=f"{path}:{order + 1}",
             )
-    except EgmError as error:
-        problems.append(Problem(str(path), 0, error.expected, error.found))
-    except (TypeError, ValueError) as error:
-        problems.append(Problem(str(path), 0, "polygons of [x, y] points", f"{type(error).__name__}: {error}"))
 
 
 def _list(values: dict[str, Any], key: str) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from egm_edge.data.problems import Problem
+from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from_xywh, settled_box
 from egm_edge.errors import EgmError, InputError
 from egm_edge.grounding import Task
@@ -56,10 +56,8 @@ def read_hf_parquet(
         for values in batch.to_pylist():
             number += 1
             origin = f"{path}:{number}"
-            try:
+            with collected(problems, path, number):
                 yield from _rows(values, dataset, split, origin, pictures, skipped)
-            except EgmError as error:
-                problems.append(Problem(str(path), number, error.expected, error.found))
 
 
 def _rows(

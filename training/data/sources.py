@@ -65,12 +65,7 @@ class Converted:
 
 
 def convert(
-    paths: Iterable[Path],
-    kind: str,
-    *,
-    split: str | None = None,
-    skip_bad: bool = False,
-    pictures: Path | None = None,
+    paths: Iterable[Path], kind: str, *, split: str | None = None, skip_bad: bool = False, pictures: Path | None = None
 ) -> Converted:
     """Rows of files and folders of one kind.
 

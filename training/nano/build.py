@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from egm_edge.errors import CheckpointError
+from egm_edge.files import take_place
 from egm_edge.synthetic.vocabulary import NOUNS
 from training.nano.prompts import number_ids, token_id, tokenizer
 from training.nano.tokenizer import save_tokenizer
@@ -163,11 +163,7 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
             (staging / "README.md").write_text(readme)
         for path in staging.iterdir():
             path.chmod(0o644)
-        retired = folder.with_name(f".{folder.name}-retired-{os.getpid()}")
-        if folder.exists():
-            folder.rename(retired)
-        staging.rename(folder)
-        shutil.rmtree(retired, ignore_errors=True)
+        take_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

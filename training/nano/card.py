@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from egm_edge.reporting.intervals import Paired
+from egm_edge.reporting.page import markdown_table
 from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SHAPES
 from training.nano.compare import Results, SuiteScore
 from training.nano.evaluate import Score
@@ -121,10 +122,7 @@ def model_card(report: Report) -> str:
 
 def controls(found: dict[str, SuiteScore]) -> str:
     """One checkpoint on every suite, a Markdown table."""
-    rows = [
-        '| suite | queries | scenes | Acc@0.5 | 95 % | mean IoU | answered "not there" |',
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for suite, measured in found.items():
         kinds = measured.by_kind()
         for kind, s in kinds.items():
@@ -132,10 +130,8 @@ def controls(found: dict[str, SuiteScore]) -> str:
                 continue
             interval = f"{s.interval95[0]:.3f} - {s.interval95[1]:.3f}"
             share = _share(measured) if kind == "all" else ""
-            rows.append(
-                f"| {suite} | {kind} | {s.count:,} | {s.accuracy:.3f} | {interval} | {s.mean_iou:.3f} | {share} |"
-            )
-    return "\n".join(rows) + "\n"
+            rows.append([suite, kind, f"{s.count:,}", f"{s.accuracy:.3f}", interval, f"{s.mean_iou:.3f}", share])
+    return markdown_table(("suite", "queries", "scenes", "Acc@0.5", "95 %", "mean IoU", 'answered "not there"'), rows) + "\n"
 
 
 def _cell(measured: SuiteScore) -> str:

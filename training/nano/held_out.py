@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from egm_edge.boxes import Box
+from egm_edge.encoding import png
 from egm_edge.errors import InputError
 from egm_edge.files import replace_text, unwritable
 from egm_edge.synthetic.household import build_sprites
@@ -27,12 +26,7 @@ FIT_OFFSET = -50_000_000
 
 
 def write_held_out(
-    folder: Path,
-    count: int,
-    names: list[str],
-    told: Callable[[int, int], None] | None = None,
-    *,
-    seed_offset: int = 0,
+    folder: Path, count: int, names: list[str], told: Callable[[int, int], None] | None = None, *, seed_offset: int = 0
 ) -> list[Path]:
     """Write `count` questions of each suite; a suite's rows come last, so that rows never lack their pictures.
 
@@ -58,7 +52,7 @@ def write_held_out(
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)
             for row, case in _rows(name, count, seed_offset):
-                (folder / row["image"]).write_bytes(cv2.imencode(".png", case.frame()[..., ::-1])[1].tobytes())
+                (folder / row["image"]).write_bytes(png(case.frame()))
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
                 done += 1
                 if told:

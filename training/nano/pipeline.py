@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from egm_edge.errors import CheckpointError
-from egm_edge.files import whole_file
+from egm_edge.files import replace_text, take_place
 from egm_edge.synthetic.household.assets import attribution
 from egm_edge.synthetic.vocabulary import NOUNS, SHAPES
 from training.nano.card import Report, model_card, report_values
@@ -114,8 +114,7 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
         nouns=tuple(NOUNS) if household else SHAPES,
     )
     draw_curves(plan, out, out / "curves.png")
-    with whole_file(out / "report.json") as stream:
-        stream.write(json.dumps(report_values(report), indent=1) + "\n")
+    replace_text(out / "report.json", json.dumps(report_values(report), indent=1) + "\n")
     return _publish(best.checkpoint, model_card(report), out)
 
 
@@ -140,16 +139,13 @@ def _asked(plan: TrainingPlan, out: Path, name: str) -> Asked:
 
 def _publish(checkpoint: Path, card: str, out: Path) -> Path:
     """Copy the checkpoint with card and curves to `out/best`, swapped in by rename."""
-    beside, best, retired = out / ".best-new", out / "best", out / ".best-retired"
-    for left_over in (beside, retired):
-        shutil.rmtree(left_over, ignore_errors=True)
+    beside, best = out / ".best-new", out / "best"
+    shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(checkpoint, beside)
     (beside / "README.md").write_text(card)
     if "ATTRIBUTION.md" in card:
         (beside / "ATTRIBUTION.md").write_text(attribution(), encoding="utf-8")
     shutil.copy(out / "curves.png", beside / "curves.png")
-    if best.exists():
-        best.rename(retired)
-    beside.rename(best)
-    shutil.rmtree(retired, ignore_errors=True)
+    take_place(beside, best)
+    shutil.rmtree(beside, ignore_errors=True)
     return best

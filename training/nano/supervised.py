@@ -55,11 +55,7 @@ def supervised_loss(
     total = torch.zeros((), device=fast.device)
     if rows:
         total = total + rows.total
-        measures |= {
-            "loss": rows.total.item(),
-            "coordinate error": rows.coordinate_error,
-            "words": rows.word_accuracy,
-        }
+        measures |= {"loss": rows.total.item(), "coordinate error": rows.coordinate_error, "words": rows.word_accuracy}
     if dense:
         total = total + (_DENSE_WEIGHT if rows else 1.0) * dense.total
         measures |= {

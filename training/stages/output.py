@@ -5,9 +5,7 @@ A kill at any moment leaves the directory as it was, or complete and new.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
@@ -21,14 +19,12 @@ from transformers import PreTrainedModel
 from egm_edge import __version__
 from egm_edge.errors import CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
+from egm_edge.files import make_durable, take_place
 from egm_edge.pixels import PixelSpec
 from training.stages.measure import Measured
 from training.stages.processor import EgmProcessor
-from training.stages.resume import make_durable
 
 RECORD = "egm_training.json"
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,17 +107,7 @@ def verify(directory: Path, processor: EgmProcessor) -> None:
 def publish(new: Path, final: Path) -> None:
     """Give `new` the name `final`; what was there is deleted afterwards."""
     make_durable(new)
-    if not final.exists():
-        new.rename(final)
-        return
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(final), _RENAME_EXCHANGE)
-    if renameat2 is None or renameat2(*names) != 0:  # a file system that cannot swap: the old one is kept aside first
-        aside = final.with_name(f".{final.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
-        final.rename(aside)
-        new.rename(final)
-        new = aside
+    take_place(new, final)
     shutil.rmtree(new, ignore_errors=True)
 
 

@@ -7,7 +7,6 @@ mark holds the settings that change the result, so that a run under others is re
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,22 +15,13 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from egm_edge.errors import CheckpointError
+from egm_edge.files import make_durable, whole_file
 from training.stage_config import GrpoConfig, SftConfig
 from training.stages.launch import is_main_process
 from training.typed_yaml import result_settings
 
 MARK = "complete.json"
 PREFIX = "checkpoint-"
-
-
-def make_durable(directory: Path) -> None:
-    """Flush every file under `directory`, and the directory itself, to the disk."""
-    for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class MarkComplete(TrainerCallback):
@@ -45,10 +35,8 @@ class MarkComplete(TrainerCallback):
             return
         directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
         make_durable(directory)
-        beside = directory / f".{MARK}.tmp"
-        beside.write_text(json.dumps({"step": state.global_step, **self.values}))
-        make_durable(directory)
-        os.replace(beside, directory / MARK)
+        with whole_file(directory / MARK) as stream:
+            stream.write(json.dumps({"step": state.global_step, **self.values}))
 
 
 def resume_from(output: Path, config: SftConfig | GrpoConfig) -> Path | None:

@@ -18,13 +18,12 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from egm_edge.cli.parser import Parser
 from egm_edge.data.rows import Row
-from egm_edge.errors import BackendError, EgmError, InputError
+from egm_edge.errors import BackendError, InputError
 from training.data.leaks import find_leaks
 from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
-from training.stage_config import GrpoConfig, SftConfig, config_hash
+from training.stage_config import GrpoConfig, SftConfig, config_hash, config_parser
 from training.stages.guard import memory_explained
 from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments, leave_group
 from training.stages.measure import Measured, measure
@@ -265,22 +264,13 @@ def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrai
 
 
 def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str]], Path]) -> int:
-    """The command line that both stages have: CONFIG, and `--set key=value`."""
-    parser = Parser(prog=prog)
-    parser.add_argument("config", help="YAML file, or the name of a shipped one (qwen3-vl-2b-modal-sft)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
-    )
+    """Run a stage from its command line, on one process of those that train together. EgmError reaches the caller."""
+    parser = config_parser(prog)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     arguments: argparse.Namespace = parser.parse_args(list(argv))
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    overrides = dict(pair.partition("=")[::2] for pair in arguments.sets)
-    try:
-        final = run(arguments.config, overrides)
-    except EgmError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return error.exit_code
+    final = run(arguments.config, dict(arguments.overrides))
     leave_group()
     if is_main_process():
         print(final)

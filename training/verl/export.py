@@ -6,16 +6,13 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from egm_edge.cli.parser import Parser
-from egm_edge.errors import EgmError
-from egm_edge.files import whole_file
+from egm_edge.files import make_folder, replace_text
 from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
-from training.stage_config import GrpoConfig, load_grpo
+from training.stage_config import GrpoConfig, config_parser, load_grpo
 from training.stages.launch import quiet_offline
 from training.verl.parquet import write_parquet
 from training.verl.settings import verl_settings
@@ -42,22 +39,13 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
 def main(argv: list[str]) -> int:
     """Write the export; returns the exit code."""
     quiet_offline()
-    parser = Parser(prog="egm train export-verl", description="Write what verl needs to run this GRPO configuration.")
-    parser.add_argument("config", help="YAML file, or the name of a shipped one (qwen3-vl-2b-modal-grpo)")
+    parser = config_parser("egm train export-verl", "Write what verl needs to run this GRPO configuration.")
     parser.add_argument("--out", "-o", type=Path, required=True, help="directory to write")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=GPUS, help="per node (default: 8, as upstream)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting", dest="sets"
-    )
     arguments = parser.parse_args(argv)
-    try:
-        overrides = dict(pair.partition("=")[::2] for pair in arguments.sets)
-        config = load_grpo(arguments.config, overrides)
-        export(config, arguments.out, nodes=arguments.nodes, gpus=arguments.gpus)
-    except EgmError as error:
-        print(f"egm train export-verl: {error}", file=sys.stderr)
-        return error.exit_code
+    config = load_grpo(arguments.config, dict(arguments.overrides))
+    export(config, arguments.out, nodes=arguments.nodes, gpus=arguments.gpus)
     print(f"start it with: bash {arguments.out / 'run.sh'}")
     return 0
 
@@ -75,7 +63,7 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
 
     processor = EgmProcessor(checkpoint_directory(config.model))
     images = Path(config.data.images)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     training = load_rows(Path(p) for p in config.data.train)
     require_split(training, TRAIN, "data.train")
     validation = load_rows(Path(p) for p in config.data.validation)
@@ -88,10 +76,10 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
             write_parquet(out / f"{name}.parquet", rows, texts, images, name)
     in_thought = opens_thought(processor.prompt_spec)
     rewards, settings = json.dumps(config.rewards), json.dumps(config.reward_settings)
-    _replace(out / "reward.py", _REWARD.format(rewards=rewards, settings=settings, in_thought=in_thought))
-    _replace(out / "run.sh", launch_script(config, out, nodes=nodes, gpus=gpus, validate=bool(validation)))
+    replace_text(out / "reward.py", _REWARD.format(rewards=rewards, settings=settings, in_thought=in_thought))
+    replace_text(out / "run.sh", launch_script(config, out, nodes=nodes, gpus=gpus, validate=bool(validation)))
     contracts = {"pixel_spec": processor.pixel_spec.hash, "prompt_spec": processor.prompt_spec.hash}
-    _replace(out / "contracts.json", json.dumps(contracts, indent=2) + "\n")
+    replace_text(out / "contracts.json", json.dumps(contracts, indent=2) + "\n")
     log.info("wrote %s", out)
     return out
 
@@ -112,12 +100,3 @@ def launch_script(config: GrpoConfig, out: Path, *, nodes: int, gpus: int, valid
 def hydra_value(value: Any) -> str:
     """A value as Hydra's command line reads it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    with whole_file(path) as stream:
-        stream.write(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
-from egm_edge.errors import InputError
+from egm_edge.encoding import png
+from egm_edge.files import whole_file
 
 ROWS_PER_GROUP = 256
 IMAGE_MARK = "<image>"
@@ -37,30 +37,23 @@ def write_parquet(path: Path, rows: Sequence[Row], texts: Sequence[str], images:
             ("extra_info", extra),
         ]
     )
-    beside = path.with_name(f".{path.name}.tmp")
-    with parquet.ParquetWriter(beside, schema) as writer:
+    with whole_file(path, "wb") as stream, parquet.ParquetWriter(stream, schema) as writer:
         for start in range(0, len(rows), ROWS_PER_GROUP):
             chunk = list(_parquet_rows(rows, texts, images, split, start))
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-    os.replace(beside, path)
 
 
 def _parquet_rows(
     rows: Sequence[Row], texts: Sequence[str], images: Path, split: str, start: int
 ) -> Iterator[dict[str, Any]]:
-    import cv2
-
     for index in range(start, min(start + ROWS_PER_GROUP, len(rows))):
         row = rows[index]
         # Encoded anew, without loss: verl then sees the upright, mirrored pixels that the row means.
-        encoded, data = cv2.imencode(".png", load_picture(row, images)[:, :, ::-1])
-        if not encoded:
-            raise InputError("a picture that can be encoded", row.image, "check the picture")
         truth = json.dumps({"box_norm1000": row.box_norm1000, "task": row.task.value})
         yield {
             "data_source": "grounding",
             "prompt": [{"role": "user", "content": IMAGE_MARK + texts[index]}],
-            "images": [{"bytes": data.tobytes()}],
+            "images": [{"bytes": png(load_picture(row, images))}],
             "ability": "grounding",
             "reward_model": {"style": "rule", "ground_truth": truth},
             "extra_info": {"index": index, "split": split, "id": row.id},

@@ -6,7 +6,6 @@ Tensor notation: n fed tokens, H hidden size, V vocabulary size. Knows nothing o
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,24 +13,25 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
-from egm_edge.backends.onnx_runtime.config import EngineConfig
-from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
+from egm_edge.backends.base import (
+    Capabilities,
+    EngineFrame,
+    RuntimeFacts,
+    require_reached,
+    require_room,
+    require_tokens,
+)
 from egm_edge.backends.onnx_runtime.int8_products import instruction_set
 from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
-from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
 from egm_edge.backends.onnx_runtime.sessions import MemoryMode, open_sessions, running
-from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
+from egm_edge.backends.prefix_backend import Arrays, PrefixBackend
+from egm_edge.backends.prefix_frame import PrefixFrame
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, InputError
-from egm_edge.families import family_for
-from egm_edge.pixels import Pixels, PixelSpec
+from egm_edge.errors import BackendError
 
 PREFILL_MIN_TOKENS = 8  # below this the decode graph's formats win
 FIRST_CAPACITY_TOKENS = 1024
-EMBEDDING, POSITION_GRID = "embedding.npy", "position_grid.npy"
-GRIDS_REMEMBERED = 8
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class OnnxBranch:
         self.cache.lengths[self.place] = length
 
 
-class OnnxBackend:
+class OnnxBackend(PrefixBackend):
     """The backend of CPU bundles. One thread at a time.
 
     Args:
@@ -116,20 +116,12 @@ class OnnxBackend:
         threads: compute threads; None for one per physical core.
     """
 
-    capabilities: Capabilities
-
     def __init__(
         self, bundle: Bundle, *, memory: MemoryMode | str = MemoryMode.AUTO, threads: int | None = None
     ) -> None:
-        self.config = EngineConfig.from_dict(bundle.manifest.model)
-        self.spec = PixelSpec.from_dict(bundle.manifest.pixel_spec)
-        self.family = family_for(bundle.manifest.family)
-        self.embedding = EmbeddingTable(bundle.path(EMBEDDING), self.config.embedding_dtype)
+        super().__init__(bundle)
         self.sessions = open_sessions(bundle, MemoryMode.parse(memory), threads)
         self.cache = KvCache(self.config, min(FIRST_CAPACITY_TOKENS, self.config.max_positions))
-        self._position_grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
-        self._grid_inputs: OrderedDict[tuple[int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
-        self._resident: PrefixFrame | None = None
         self._opening: tuple[int, ...] = ()  # what the cache begins with
         self._run_options: ort.RunOptions | None = None
         batch = self.sessions.decoder.get_inputs()[0].shape[0]
@@ -138,25 +130,9 @@ class OnnxBackend:
             f"onnxruntime {ort.__version__}", "cpu", self.sessions.threads, self.sessions.memory.value, instruction_set()
         )
 
-    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:
-        """Run the vision tower and the prefix; the frame is resident afterwards."""
-        self._require_open()
-        started = time.perf_counter()
-        embeddings, deepstack = self._encode_image(pixels)
-        vision_ms = (time.perf_counter() - started) * 1e3
-        frame = PrefixFrame.of(
-            pixels, prefix_ids, embeddings, deepstack, vision_ms,
-            family=self.family, image_token_id=self.config.image_token_id,
-        )  # fmt: skip
-        self._make_resident(frame)
-        return frame
-
     def open_session(self, frame: EngineFrame) -> OnnxSession:
-        """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
-        frame = require_own(frame)
-        self._require_open()
-        if self._resident is not frame:
-            self._make_resident(frame)
+        """Start a request on `frame`."""
+        frame = self._resident_again(frame)
         self.cache.length = frame.prefix_token_count
         return OnnxSession(self, frame)
 
@@ -177,12 +153,9 @@ class OnnxBackend:
         self._resident = None
         del self.sessions, self.cache
 
-    def _require_open(self) -> None:
+    def _require_running(self) -> None:
         if not hasattr(self, "sessions"):
             raise BackendError("an open engine", "one that was closed", "open the bundle again")
-
-    def require_resident(self, frame: PrefixFrame) -> None:
-        require_resident(self._resident, frame)
 
     def decode(
         self, embeds: NDArray[np.float32], deepstack: Sequence[NDArray[np.float32]], *, prefill: bool
@@ -254,34 +227,14 @@ class OnnxBackend:
         self._resident = frame
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
 
-    def _encode_image(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        """Image embeddings [tokens, H] and deep-stack features of the same shape."""
-        inputs = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
-        names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
+    def _run_vision(self, inputs: Arrays, names: list[str]) -> Sequence[NDArray[np.float32]]:
         with running("vision", self._run_options):
-            embeddings, *deepstack = self.sessions.vision.run(names, inputs, self._run_options)
-        return embeddings, deepstack
-
-    def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
-        if self._position_grid is None:
-            return {}
-        if grid_hw not in self._grid_inputs:
-            vision, merge = self.config.vision, self.spec.merge_size
-            cos, sin = vision_table(grid_hw, merge, vision.head_dim, vision.rope_theta)
-            position = resampled_positions(self._position_grid, grid_hw, merge)
-            self._grid_inputs[grid_hw] = {"position": position, "cos": cos, "sin": sin}
-            if len(self._grid_inputs) > GRIDS_REMEMBERED:
-                self._grid_inputs.popitem(last=False)
-        return self._grid_inputs[grid_hw]
+            found: list[NDArray[np.float32]] = self.sessions.vision.run(names, dict(inputs), self._run_options)
+        return found
 
     def _reserve(self, new_tokens: int) -> None:
         """Make room in the cache, doubling it as needed up to the checkpoint's own limit."""
         needed = self.cache.length + new_tokens
-        if needed > self.config.max_positions:
-            raise InputError(
-                f"at most {self.config.max_positions} tokens",
-                f"{needed}",
-                "shorten the expression, lower max_new_tokens, or use fewer pixels",
-            )
+        require_room(needed, self.config.max_positions)
         if needed > self.cache.capacity:
             self.cache = self.cache.grown(min(max(needed, 2 * self.cache.capacity), self.config.max_positions))

@@ -13,19 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame, require_reached, require_tokens
-from egm_edge.backends.onnx_runtime.config import EngineConfig
-from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
-from egm_edge.backends.onnx_runtime.positions import resampled_positions, text_table, vision_table
+from egm_edge.backends.base import EngineFrame, Interruptible, require_reached, require_room, require_tokens
+from egm_edge.backends.onnx_runtime.positions import text_table
 from egm_edge.backends.portable.runner import Runner
-from egm_edge.backends.prefix_frame import PrefixFrame, require_own, require_resident
+from egm_edge.backends.prefix_backend import Arrays, PrefixBackend
+from egm_edge.backends.prefix_frame import PrefixFrame
 from egm_edge.bundle import Bundle
-from egm_edge.decoding.session import InterruptedRunError
-from egm_edge.errors import BackendError, InputError
-from egm_edge.families import family_for
-from egm_edge.pixels import Pixels, PixelSpec
 
-EMBEDDING, POSITION_GRID = "embedding.npy", "position_grid.npy"
 MASKED = -3e4  # added to a score; within float16, and far below any real one
 
 
@@ -53,7 +47,7 @@ class PortableSession:
         self.backend.runner.cache_tokens = length
 
 
-class PortableBackend:
+class PortableBackend(Interruptible, PrefixBackend):
     """The backend of bundles with portable graphs. One thread at a time.
 
     Args:
@@ -61,41 +55,14 @@ class PortableBackend:
         runner: its graphs, loaded.
     """
 
-    capabilities = Capabilities()
-
     def __init__(self, bundle: Bundle, runner: Runner) -> None:
-        self.config = EngineConfig.from_dict(bundle.manifest.model)
+        super().__init__(bundle)
         self.context_tokens = int(bundle.manifest.limits["context_tokens"])
-        self.spec = PixelSpec.from_dict(bundle.manifest.pixel_spec)
-        self.family = family_for(bundle.manifest.family)
-        self.embedding = EmbeddingTable(bundle.path(EMBEDDING), self.config.embedding_dtype)
         self.runner, self.facts = runner, runner.facts
-        self._grid = np.load(bundle.path(POSITION_GRID)) if self.config.vision.kind == "qwen3_vl" else None
-        self._resident: PrefixFrame | None = None
-        self._interrupted = self._closed = False
-
-    def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> PrefixFrame:
-        """Run the vision tower and the prefix; the frame is resident afterwards."""
-        self._require_running()
-        started = time.perf_counter()
-        embeddings, *deepstack = self.runner.vision(
-            {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)},
-            ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))],
-        )
-        vision_ms = (time.perf_counter() - started) * 1e3
-        frame = PrefixFrame.of(
-            pixels, prefix_ids, embeddings, deepstack, vision_ms,
-            family=self.family, image_token_id=self.config.image_token_id,
-        )  # fmt: skip
-        self._make_resident(frame)
-        return frame
 
     def open_session(self, frame: EngineFrame) -> PortableSession:
-        """Start a request on `frame`. A frame that another one displaced pays its prefix again, not its vision."""
-        frame = require_own(frame)
-        self._require_running()
-        if self._resident is not frame:
-            self._make_resident(frame)
+        """Start a request on `frame`."""
+        frame = self._resident_again(frame)
         self.runner.cache_tokens = frame.prefix_token_count
         return PortableSession(self, frame)
 
@@ -103,12 +70,7 @@ class PortableBackend:
         """Feed embeddings [n, H] (and deep-stack features of the same shape); hidden states [1, n, H]."""
         self._require_running()
         count, past = len(embeds), self.runner.cache_tokens
-        if past + count > self.context_tokens:
-            raise InputError(
-                f"at most {self.context_tokens} tokens",
-                f"{past + count}",
-                "shorten the expression, lower max_new_tokens, or use fewer pixels",
-            )
+        require_room(past + count, self.context_tokens)
         cos, sin = text_table(self.config, self._positions(past, count))
         columns, rows = np.arange(past + count), np.arange(past, past + count)
         inputs: dict[str, NDArray[np.float32]] = {
@@ -121,28 +83,12 @@ class PortableBackend:
             inputs[f"deepstack_{i}"] = (deepstack[i] if deepstack else np.zeros_like(embeds))[None]
         return self.runner.decode(inputs)
 
-    def require_resident(self, frame: PrefixFrame) -> None:
-        require_resident(self._resident, frame)
-
-    def arm(self) -> None:
-        """Nothing to prepare."""
-
-    def interrupt(self) -> None:
-        """The call that runs now goes on; the next one raises InterruptedRunError."""
-        self._interrupted = True
-
-    def disarm(self) -> None:
-        self._interrupted = False
-
     def close(self) -> None:
         self._closed, self._resident = True, None
         self.runner.close()
 
-    def _require_running(self) -> None:
-        if self._closed:
-            raise BackendError("an open engine", "one that was closed", "open the bundle again")
-        if self._interrupted:
-            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
+    def _run_vision(self, inputs: Arrays, names: list[str]) -> Sequence[NDArray[np.float32]]:
+        return self.runner.vision(inputs, names)
 
     def _positions(self, past: int, count: int) -> NDArray[np.int64]:
         """Rotary positions [3, n] of the places from `past` on: the prefix's own, the text behind it counting on."""
@@ -162,10 +108,3 @@ class PortableBackend:
             self._resident = None
             raise
         frame.prefill_ms = (time.perf_counter() - started) * 1e3
-
-    def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
-        if self._grid is None:
-            return {}
-        vision, merge = self.config.vision, self.spec.merge_size
-        cos, sin = vision_table(grid_hw, merge, vision.head_dim, vision.rope_theta)
-        return {"position": resampled_positions(self._grid, grid_hw, merge), "cos": cos, "sin": sin}

@@ -107,9 +107,7 @@ class OrtRunner:
         known = [v.name for v in self._sessions[DECODER].get_inputs() if v.name.startswith("deepstack_")]
         if len(known) != count:
             raise BackendError(
-                f"{DECODER} with {count} deep-stack inputs, as the manifest says",
-                f"{len(known)}",
-                "rebuild the bundle",
+                f"{DECODER} with {count} deep-stack inputs, as the manifest says", f"{len(known)}", "rebuild the bundle"
             )
 
     def _open(self, path: Path, threads: int | None) -> ort.InferenceSession:

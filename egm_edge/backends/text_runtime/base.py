@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 from egm_edge.openai import Retry, TextStream
 
 ONE_TRY = Retry(tries=1, timeout_s=float("inf"), lost_answers=False)  # of an engine in this process
@@ -80,13 +80,3 @@ def require_open(engine: Any) -> Any:
     if engine is None:
         raise BackendError("an open grounder", "a closed one", "open the bundle again")
     return engine
-
-
-def png(image_rgb: NDArray[np.uint8]) -> bytes:
-    """A picture losslessly, quickly rather than small."""
-    import cv2
-
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image_rgb[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise InputError("an image that can be written as PNG", f"one of shape {image_rgb.shape}", "check the image")
-    return data.tobytes()

@@ -4,8 +4,8 @@
     grounding = grounder.ground("frame.png", "the red mug left of the kettle", deadline_ms=1500)
 
 The server renders the chat template, tokenises and decodes. With a `served_model` (a bundle of the same checkpoint, or the
-checkpoint itself) the picture is resized here by the checkpoint's own rule and sent losslessly, so that the server's processor
-finds nothing left to resize.
+checkpoint itself) the picture is resized here by the checkpoint's own rule wherever the server's processor then finds nothing
+left to resize, and sent losslessly.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.backends.base import RuntimeFacts
-from egm_edge.backends.text_runtime.base import TextRequest, png
+from egm_edge.backends.text_runtime.base import TextRequest
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.backends.text_runtime.text_grounder import TextGrounder
+from egm_edge.encoding import png
 from egm_edge.errors import InputError
 from egm_edge.openai import OpenAIClient, Retry, Server, data_url, grounding_request
 from egm_edge.openai.chat_stream import ChatStream

@@ -95,17 +95,19 @@ class ServedModel:
     def picture_to_send(self, image_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
         """The picture and the image tokens it should become (0 where that is not known).
 
-        Smart-resize pictures are resized here: the server's own resize of the result is then the identity, as long as its
-        budget holds at least ours. Tiles come with a thumbnail of the original picture, so that one is sent as it is.
+        A picture is resized once. Here, where the checkpoint's own resize leaves the result as it is, as it mostly does (the
+        server's budget must hold at least ours). As it came, where the server would resize the result again: budgets whose
+        minimum and maximum lie close together, and tiles, which come with a thumbnail of the original.
         """
         spec = self.pixel_spec
         if spec is None:
             return image_rgb, 0
         if spec.rule == TILES:
             return image_rgb, preprocess(image_rgb, spec).image_token_count
-        canvas = resized(image_rgb, spec)
+        height, width = spec.resized_hw(*image_rgb.shape[:2])
         unit = spec.patch_size * spec.merge_size
-        return canvas, (canvas.shape[0] // unit) * (canvas.shape[1] // unit)
+        kept = spec.resized_hw(height, width) == (height, width)
+        return resized(image_rgb, spec) if kept else image_rgb, (height // unit) * (width // unit)
 
     def prompt(self, user_text: str) -> str:
         """The whole prompt as the checkpoint's chat template writes it, one image token in it; "" without a template."""

@@ -1,6 +1,6 @@
 """TextGrounder: `Grounder.ground` over a TextRuntime, which takes a picture and text and gives text.
 
-This side owns the task text, the resize (so that the runtime finds nothing left to resize) and the parser; the runtime decodes.
+This side owns the task text, the resize (see `ServedModel.picture_to_send`) and the parser; the runtime decodes.
 Logits stay there: no forced syntax, no confidence, no voting.
 """
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
 from egm_edge.grounding import Grounding, Outcome, Task, Timings, TokenCounts, Truncation
-from egm_edge.images import load_image
+from egm_edge.images import load_picture
 from egm_edge.openai import ChatReply, Limits, ask
 from egm_edge.parsing import Parsed, parse_answer
 
@@ -49,6 +48,7 @@ class TextFrame:
         decode_image_ms, preprocess_ms: what making the frame cost.
         picture: what is sent, as the runtime takes it.
         image_tokens: that it should become, 0 where that is not known.
+        reduced_by: as in `egm_edge.frame.Frame`.
     """
 
     image_wh: tuple[int, int]
@@ -58,6 +58,7 @@ class TextFrame:
     preprocess_ms: float
     picture: Any = field(repr=False)
     image_tokens: int = 0
+    reduced_by: int = 1
 
     def charged_to(self, grounding: Grounding) -> Grounding:
         """A Grounding whose request also waited for this frame to be decoded and preprocessed."""
@@ -109,9 +110,7 @@ class TextGrounder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -139,17 +138,33 @@ class TextGrounder:
         """One small request."""
         self.ground(np.full((64, 64, 3), 128, np.uint8), "warm up", color="rgb", max_new_tokens=2)
 
-    def frame(self, image: ImageSource, *, color: str | None = None, stamp_ns: int | None = None) -> TextFrame:
-        """Read and encode an image; arguments and errors as `Grounder.frame`."""
+    def frame(
+        self,
+        image: ImageSource,
+        *,
+        color: str | None = None,
+        stamp_ns: int | None = None,
+        reduced_decoding: bool = False,
+    ) -> TextFrame:
+        """Read and encode an image; arguments and errors as `Grounder.frame`.
+
+        A reduced decoding needs a bundle or checkpoint whose pixel budget is known; from elsewhere it is an InputError.
+        """
         started = time.perf_counter()
-        array = load_image(image, color=color)
+        spec = self.served.pixel_spec
+        if reduced_decoding and spec is None:
+            found = f"{self.runtime.where}, whose own pixel budget is not known"
+            raise InputError("a bundle or a checkpoint with reduced decoding", found, "leave it out")
+        decoded_picture = load_picture(image, color, reduced_to=spec.resized_wh if spec and reduced_decoding else None)
+        array = decoded_picture.image_rgb
         decoded = time.perf_counter()
         sent, image_tokens = self.served.picture_to_send(array)
         picture = self.runtime.encode_image(sent)
         finished = time.perf_counter()
         from_array = isinstance(image, np.ndarray)
         return TextFrame(
-            image_wh=(array.shape[1], array.shape[0]),
+            image_wh=decoded_picture.original_wh,
+            reduced_by=decoded_picture.reduced_by,
             sent_wh=(sent.shape[1], sent.shape[0]),
             stamp_ns=stamp_ns,
             decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
@@ -166,6 +181,7 @@ class TextGrounder:
         task: Task | str = Task.MODAL,
         color: str | None = None,
         stamp_ns: int | None = None,
+        reduced_decoding: bool = False,
         should_stop: Callable[[], bool] | None = None,
         on_token: Callable[[TokenEvent], None] | None = None,
         **decoding: Unpack[DecodingKeywords],
@@ -186,7 +202,9 @@ class TextGrounder:
         check_expression(expression)
         options, runtime = _greedy(DecodingOptions(**decoding), self.runtime.where), self.runtime
         due_at = options.due_at(called)
-        frame = image if isinstance(image, TextFrame) else self.frame(image, color=color, stamp_ns=stamp_ns)
+        frame = image
+        if not isinstance(frame, TextFrame):
+            frame = self.frame(frame, color=color, stamp_ns=stamp_ns, reduced_decoding=reduced_decoding)
         limit = self.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
         request = TextRequest(frame.picture, self.served.task_text(expression, task), limit)
         reply = ask(
@@ -241,6 +259,7 @@ class TextGrounder:
             ),
             timings=self._timings(frame, reply, started, generated, finished, made_here=made_here),
             stamp_ns=frame.stamp_ns,
+            reduced_by=frame.reduced_by,
             deadline_met=None if due_at == math.inf else box is not None and time.monotonic() <= due_at,
             truncated_by=cut,
             bundle_hash=self.bundle_hash,

@@ -9,7 +9,8 @@ Notation: n fed tokens, p prefix tokens, t image tokens, V vocabulary size.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egm_edge._processor_config import read_json
-from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
+from egm_edge.backends.base import (
+    Capabilities,
+    EngineFrame,
+    Interruptible,
+    RuntimeFacts,
+    require_reached,
+    require_room,
+    require_tokens,
+)
+from egm_edge.backends.torch_gpu.attention import Attention, attention_for
 from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs, Eager
 from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
 from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
 from egm_edge.backends.torch_gpu.weights import Weights
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import TARGET as CHECKPOINT_TARGET
-from egm_edge.decoding.session import InterruptedRunError
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError
 from egm_edge.families import family_for
 from egm_edge.pixels import Pixels, PixelSpec
 
@@ -38,6 +47,15 @@ TOWERS: Mapping[str, Callable[[Weights, Mapping[str, Any], PixelSpec], VisionTow
     "qwen3_vl": Qwen3VlVision,
     "internvl": InternVl3Vision,
 }
+
+
+@contextmanager
+def _device_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = str(error).partition(". GPU")[0][:200]
+        raise BackendError("enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU") from None
 
 
 @dataclass(slots=True, eq=False)
@@ -86,86 +104,73 @@ class TorchFrame:
 
 
 @dataclass(slots=True)
-class TorchSession:
-    """One request after its frame's prefix."""
+class TorchRows:
+    """Continuations of one frame, each a row of a cache; a request alone is a batch of one row."""
 
     backend: TorchBackend
     frame: TorchFrame
-
-    @property
-    def length(self) -> int:
-        return self.backend.length
-
-    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
-        self.backend.require_resident(self.frame)
-        require_tokens(token_ids)
-        logits = self.backend.feed(token_ids, every_position=every_position)
-        return logits if every_position else logits[0]
-
-    def truncate(self, length: int) -> None:
-        self.backend.require_resident(self.frame)
-        require_reached(length, self.length)
-        self.backend.length = length
-
-    def fork(self, rows: int, room: int) -> TorchBranches:
-        self.backend.require_resident(self.frame)
-        return TorchBranches(self.backend, self.frame.shift, rows, room)
-
-
-class TorchBranches:
-    """Several continuations of one session in one batch, each row of the cache a sequence of its own."""
-
-    def __init__(self, backend: TorchBackend, shift: int, rows: int, room: int) -> None:
-        self._backend, self.shift = backend, shift
-        self.lengths = [backend.length] * rows
-        self.cache = backend.branch_cache(rows, backend.length + room)
-        self.cache.copy_from(backend.cache, backend.length)
+    cache: KvCache
+    lengths: list[int]
 
     def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        rows = len(token_ids)
-        own = KvCache(self.cache.keys[:, :rows], self.cache.values[:, :rows])
-        logits = self._backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.shift, own)
+        self.reserve(max(self.lengths) + 1)
+        cache = self.cache.rows(0, len(token_ids))
+        logits = self.backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache)
         self.lengths = [length + 1 for length in self.lengths]
         return logits[:, 0]
 
     def drop(self, row: int) -> None:
-        last = len(self.lengths) - 1
-        if row != last:
+        length = self.lengths.pop()
+        if row != len(self.lengths):
             for part in self.cache:
-                part[:, row, : self.lengths[last]] = part[:, last, : self.lengths[last]]
-            self.lengths[row] = self.lengths[last]
-        self.lengths = self.lengths[:last]
+                part[:, row, :length] = part[:, len(self.lengths), :length]
+            self.lengths[row] = length
 
-    def row(self, row: int) -> TorchBranch:
-        return TorchBranch(self._backend, self, row)
+    def row(self, row: int) -> TorchSession:
+        return TorchSession(self, row)
+
+    def reserve(self, needed: int) -> None:
+        """Make room for sequences of `needed` tokens, doubling the cache up to the checkpoint's own limit."""
+        require_room(needed, self.backend.context_tokens)
+        if needed > self.cache.places:
+            self.cache = self.backend.grown(self.cache, max(needed, 2 * self.cache.places))
 
 
 @dataclass(slots=True)
-class TorchBranch:
-    """One of several continuations, by itself."""
+class TorchSession:
+    """A sequence: one request after its frame's prefix, or one of its continuations."""
 
-    backend: TorchBackend
-    branches: TorchBranches
-    place: int
+    batch: TorchRows
+    place: int = 0
 
     @property
     def length(self) -> int:
-        return self.branches.lengths[self.place]
+        return self.batch.lengths[self.place]
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        batch, start, end = self.batch, self.length, self.length + len(token_ids)
+        batch.backend.require_resident(batch.frame)
         require_tokens(token_ids)
-        places = np.arange(self.length, self.length + len(token_ids))[None]
-        own = self.branches.cache.row(self.place)
-        logits = self.backend.run(np.array([token_ids]), places, self.branches.shift, own)[0]
-        self.branches.lengths[self.place] += len(token_ids)
-        return logits if every_position else logits[-1]
+        batch.reserve(end)
+        ids, places, cache = np.array([token_ids]), np.arange(start, end)[None], batch.cache.rows(self.place, self.place + 1)
+        logits = batch.backend.run(ids, places, batch.frame.shift, cache, every_position=every_position)[0]
+        batch.lengths[self.place] = end
+        return logits if every_position else logits[0]
 
     def truncate(self, length: int) -> None:
+        self.batch.backend.require_resident(self.batch.frame)
         require_reached(length, self.length)
-        self.branches.lengths[self.place] = length
+        self.batch.lengths[self.place] = length
+
+    def fork(self, rows: int, room: int) -> TorchRows:
+        own, length = self.batch, self.length
+        own.backend.require_resident(own.frame)
+        cache = own.backend.branch_cache(rows, length + room)
+        cache.copy_from(own.cache.rows(self.place, self.place + 1), length)
+        return TorchRows(own.backend, own.frame, cache, [length] * rows)
 
 
-class TorchBackend:
+class TorchBackend(Interruptible):
     """The backend of checkpoints on a GPU. One thread at a time.
 
     Args:
@@ -174,38 +179,49 @@ class TorchBackend:
         dtype: None for the bundle's precision, bfloat16 unless it says otherwise, float16 on GPUs before sm80, float32 on a
             CPU.
         capture: how repeated steps run; None for CUDA graphs on a GPU.
+        attention: None for the fastest that runs here.
+
+    `interrupt` ends a prefill before its next layer; a captured step goes on.
 
     Raises:
         CheckpointError: the directory is no whole checkpoint of a known family.
+        BackendError: the GPU has too little memory.
     """
 
     capabilities = Capabilities(interrupt=True, branches=True)
 
     def __init__(
-        self, bundle: Bundle, *, device: str | None = None, dtype: torch.dtype | None = None, capture: Capture | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        capture: Capture | None = None,
+        attention: Attention | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_gpu = self.device.type == "cuda"
+        capability = torch.cuda.get_device_capability(self.device) if on_gpu else None
         directory, manifest = Path(bundle.root), bundle.manifest
         config = read_json(directory / "config.json")
         self.spec, self.family = PixelSpec.from_dict(manifest.pixel_spec), family_for(manifest.family)
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
-        weights = Weights(directory, self.device, dtype or _dtype(self.device, bundle))
-        self.decoder = TextDecoder(weights, config)
-        self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
-        self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
-        self.length = 0
-        self._capture: Capture = capture or (CudaGraphs() if on_gpu else Eager())
+        dtype = dtype or _dtype(bundle, capability)
+        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Eager())
+        with _device_memory():
+            weights = Weights(directory, self.device, dtype)
+            self.decoder = TextDecoder(weights, config, attention or attention_for(dtype, capability))
+            self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
+            self.cache = self._empty(1, FIRST_CAPACITY)
         self._branches: KvCache | None = None
-        self._resident: TorchFrame | None = None
-        self._interrupted = self._closed = False
-        name = str(weights.dtype).removeprefix("torch.")
-        self.facts = RuntimeFacts(
-            f"torch {torch.__version__} ({name})", str(self.device), 0 if on_gpu else torch.get_num_threads()
-        )
+        self._resident: TorchRows | None = None  # the frame in the cache, and what the request behind it reached
+        names = [str(dtype).removeprefix("torch."), *filter(None, [self.decoder.attention.name])]
+        threads = 0 if on_gpu else torch.get_num_threads()
+        self.facts = RuntimeFacts(f"torch {torch.__version__} ({', '.join(names)})", str(self.device), threads)
 
     @torch.inference_mode()
+    @_device_memory()
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> TorchFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
@@ -231,22 +247,14 @@ class TorchBackend:
         if not isinstance(frame, TorchFrame):
             raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
         self._require_running()
-        if self._resident is not frame:
-            self._make_resident(frame)
-        self.length = frame.prefix_token_count
-        return TorchSession(self, frame)
-
-    def feed(self, token_ids: Sequence[int], *, every_position: bool) -> NDArray[np.float32]:
-        """Feed text tokens behind what the cache holds; logits [n, V], or [1, V] after the last one."""
-        assert self._resident is not None
-        count = len(token_ids)
-        self._reserve(count)
-        places = np.arange(self.length, self.length + count)[None]
-        logits = self.run(np.array([token_ids]), places, self._resident.shift, self.cache, every_position=every_position)[0]
-        self.length += count
-        return logits
+        own = self._resident
+        if own is None or own.frame is not frame:
+            own = self._make_resident(frame)
+        own.lengths[0] = frame.prefix_token_count
+        return TorchSession(own)
 
     @torch.inference_mode()
+    @_device_memory()
     def run(
         self, token_ids: NDArray[np.int64], places: NDArray[np.int64], shift: int, cache: KvCache, *, every_position: bool = True
     ) -> NDArray[np.float32]:
@@ -256,6 +264,7 @@ class TorchBackend:
         nobody looks before it is written again.
         """
         self._require_running()
+        self._require_known(token_ids)
         rows, count = token_ids.shape
         size = next((n for n in STEP_TOKENS if n >= count), count)
         if size > count and int(places.max()) + size - count < cache.places:
@@ -265,17 +274,18 @@ class TorchBackend:
         else:
             size = count
         seen = min(-(-(int(places.max()) + 1) // CAPACITY_STEP) * CAPACITY_STEP, cache.places)
-        inputs = [torch.from_numpy(np.ascontiguousarray(part)).to(self.device) for part in (token_ids, places, places + shift)]
+        fed = torch.from_numpy(np.stack([token_ids, places, places + shift])).to(self.device)
 
-        def step(ids: Tensor, at: Tensor, positions: Tensor) -> list[Tensor]:
+        def step(fed: Tensor) -> list[Tensor]:
+            ids, at, positions = fed
             rotary = self.decoder.rotary(positions[None].expand(3, -1, -1))
             return [self.decoder.logits(self.decoder.forward(self.decoder.embedding[ids], rotary, cache, at, seen))]
 
         if size <= STEP_TOKENS[-1]:
             # the key names the memory too: rows of a batch and the session's own cache are different graphs
-            (logits,) = self._capture(("step", rows, size, seen, cache.keys.data_ptr()), step, inputs)
+            (logits,) = self._capture(("step", rows, size, seen, cache.keys.data_ptr()), step, [fed])
         else:
-            (logits,) = step(*inputs)
+            (logits,) = step(fed)
         chosen = logits[:, :count] if every_position else logits[:, count - 1 : count]
         if self.device.type != "cuda":
             return np.asarray(chosen.numpy())
@@ -288,73 +298,74 @@ class TorchBackend:
         """Memory for `rows` sequences, kept from one vote to the next so that its graphs are too."""
         kept = self._branches
         if kept is None or kept.keys.shape[1] < rows or kept.places < places:
-            places = -(-places // CAPACITY_STEP) * CAPACITY_STEP
-            kept = self._branches = KvCache.empty(self.decoder.shape, rows, places, self.decoder.embedding)
-            self._capture.forget()
-        return KvCache(kept.keys[:, :rows], kept.values[:, :rows])
+            kept = self._branches = self._empty(rows, places)
+        return kept.rows(0, rows)
 
-    def arm(self) -> None:
-        """Nothing to prepare."""
+    def grown(self, cache: KvCache, places: int) -> KvCache:
+        """What `cache` holds, with room for `places` tokens."""
+        grown = self._empty(cache.keys.shape[1], places)
+        grown.copy_from(cache, cache.places)
+        if cache is self.cache:
+            self.cache = grown
+        else:
+            self._branches = grown
+        return grown
 
-    def interrupt(self) -> None:
-        """A prefill that runs ends before its next layer; a captured step goes on; later calls raise InterruptedRunError."""
-        self._interrupted = True
-
-    def disarm(self) -> None:
-        self._interrupted = False
+    def _empty(self, rows: int, places: int) -> KvCache:
+        self._capture.forget()  # graphs hold on to the cache that this one follows
+        places = min(-(-places // CAPACITY_STEP) * CAPACITY_STEP, self.context_tokens)
+        return KvCache.empty(self.decoder.shape, rows, places, self.decoder.embedding)
 
     def close(self) -> None:
-        self._closed, self._resident = True, None
-        self._capture.forget()
+        if not self._closed:
+            self._capture.forget()
+            del self.decoder, self.vision, self.cache  # most of the GPU's memory
+        self._closed, self._resident, self._branches = True, None, None
 
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
         self._require_running()
-        if self._resident is not frame:
+        if self._resident is None or self._resident.frame is not frame:
             found = "another frame, opened since"
             raise BackendError("the session's own frame in the engine", found, "open the session again")
 
     @torch.inference_mode()
-    def _make_resident(self, frame: TorchFrame) -> None:
-        """Write the frame's prefix into the cache; what stands before the image is kept from the frame before."""
+    def _make_resident(self, frame: TorchFrame) -> TorchRows:
+        """Write the frame's prefix into the cache; what stands before the image is kept from the frame before.
+
+        It is fed by itself, so that keeping it changes no bit of the rest.
+        """
         started = self._now()
         last, self._resident = self._resident, None
-        kept = frame.opening if last and last.prefix_ids[: frame.opening] == frame.prefix_ids[: frame.opening] else 0
-        self.length = kept
-        count = frame.prefix_token_count - kept
-        self._reserve(count)
-        ids = torch.tensor(frame.prefix_ids[kept:], device=self.device)
-        x, at_image = self.decoder.embedding[ids][None].clone(), ids == self.image_token_id
-        x[0, at_image] = frame.features[0].to(x.dtype)
+        opening, count = frame.opening, frame.prefix_token_count
+        kept = opening if last and last.frame.prefix_ids[:opening] == frame.prefix_ids[:opening] else 0
+        own = TorchRows(self, frame, self.cache, [count])
+        own.reserve(count)
+        ids = np.array(frame.prefix_ids)
+        self._require_known(ids)
+        x = self.decoder.embedding[torch.from_numpy(ids).to(self.device)][None]
+        at_image = torch.from_numpy(np.flatnonzero(ids == self.image_token_id)).to(self.device)
         extras = [torch.zeros_like(x) for _ in frame.features[1:]]
-        for extra, feature in zip(extras, frame.features[1:], strict=True):
-            extra[0, at_image] = feature.to(x.dtype)
-        rotary = self.decoder.rotary(torch.from_numpy(frame.positions[:, kept:]).to(self.device))
-        places = torch.arange(kept, frame.prefix_token_count, device=self.device)[None]
-        self.decoder.forward(
-            x, rotary, self.cache, places, frame.prefix_token_count, deepstack=extras, check=self._require_running
-        )
-        self.length, self._resident = frame.prefix_token_count, frame
+        for target, feature in zip((x, *extras), frame.features, strict=True):
+            target[0, at_image] = feature.to(x.dtype)
+        rotary = self.decoder.rotary(torch.from_numpy(frame.positions).to(self.device))
+        places = torch.arange(count, device=self.device)[None]
+        for fed in (slice(kept, opening), slice(opening, count)):
+            if fed.start < fed.stop:
+                self.decoder.forward(
+                    x[:, fed], (rotary[0][fed], rotary[1][fed]), own.cache, places[:, fed], fed.stop,
+                    deepstack=[extra[:, fed] for extra in extras], check=self._require_running,
+                )  # fmt: skip
+        self._resident = own
         frame.prefill_ms = (self._now() - started) * 1e3
+        return own
 
-    def _reserve(self, count: int) -> None:
-        """Make room for `count` tokens, doubling the cache up to the checkpoint's own limit."""
-        needed = self.length + count
-        if needed > self.context_tokens:
-            hint = "shorten the expression, lower max_new_tokens, or use fewer pixels"
-            raise InputError(f"at most {self.context_tokens} tokens", str(needed), hint)
-        if needed > self.cache.places:
-            places = min(max(needed, 2 * self.cache.places), self.context_tokens)
-            grown = KvCache.empty(self.decoder.shape, 1, places, self.decoder.embedding)
-            grown.copy_from(self.cache, self.length)
-            self.cache = grown
-            self._capture.forget()
-
-    def _require_running(self) -> None:
-        if self._closed:
-            raise BackendError("an open engine", "one that was closed", "open the checkpoint again")
-        if self._interrupted:
-            raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
+    def _require_known(self, token_ids: NDArray[np.int64]) -> None:
+        """Refuse what lies outside the embedding, for which a GPU ends the whole process."""
+        rows = len(self.decoder.embedding)
+        if not 0 <= token_ids.min() <= token_ids.max() < rows:
+            found, hint = f"{token_ids.min()} to {token_ids.max()}", "tokenizer and weights are of different models"
+            raise BackendError(f"token ids of 0 to {rows - 1}", found, hint)
 
     def _now(self) -> float:
         """`time.perf_counter()` when the device has done what it was given."""
@@ -363,9 +374,8 @@ class TorchBackend:
         return time.perf_counter()
 
 
-def _dtype(device: torch.device, bundle: Bundle) -> torch.dtype:
+def _dtype(bundle: Bundle, capability: tuple[int, int] | None) -> torch.dtype:
     wanted = "bf16" if bundle.manifest.target == CHECKPOINT_TARGET else bundle.manifest.precision
-    if device.type != "cuda" or wanted == "fp32":
+    if capability is None or wanted == "fp32":
         return torch.float32
-    native = wanted == "bf16" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if wanted == "bf16" and capability >= (8, 0) else torch.float16

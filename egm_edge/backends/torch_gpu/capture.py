@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Function = Callable[..., list[Tensor]]
-WARM_UPS = 2  # cuBLAS and the allocator settle in the first calls, which a capture must not see
 
 
 class Capture(Protocol):
     """How functions are run; one is kept for each key."""
 
     def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs of `function(*inputs)`, valid until the next call of that key. Inputs of one key have one shape."""
+        """The outputs of `function(*inputs)`, valid until the next call. Inputs of one key have one shape."""
 
     def forget(self) -> None:
         """Drop what was captured: tensors that it used have moved."""
@@ -37,43 +36,56 @@ class Eager:
         pass
 
 
+class _Graph(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
 class CudaGraphs:
-    """Captures each function at its first call and replays it from then on.
+    """Runs a function as it is at its first call, captures it at the second, and replays it from then on.
+
+    What is met only once is not worth a capture. Graphs share one pool of memory, for they are replayed one after another.
 
     Args:
-        keep: how many graphs are held; the one not used for longest goes first.
+        device: where the tensors lie.
+        keep: how many keys are remembered; the one not used for longest goes first.
     """
 
-    def __init__(self, keep: int = 24) -> None:
-        self._keep = keep
-        self._graphs: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = OrderedDict()
+    def __init__(self, device: torch.device, keep: int = 64) -> None:
+        self._device, self._keep = device, keep
+        self._graphs: OrderedDict[Hashable, _Graph | None] = OrderedDict()
+        self._stream: Any = None
+        self._pool: Any = None
 
     def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-        if key not in self._graphs:
-            self._graphs[key] = self._captured(function, inputs)
-            if len(self._graphs) > self._keep:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
-        graph, held, outputs = self._graphs[key]
-        for place, value in zip(held, inputs, strict=True):
-            place.copy_(value, non_blocking=True)
-        graph.replay()
-        return outputs
+        with torch.cuda.device(self._device):
+            if key not in self._graphs:
+                self._graphs[key] = None
+                if len(self._graphs) > self._keep:
+                    self._graphs.popitem(last=False)
+                return function(*inputs)
+            held = self._graphs[key] = self._graphs[key] or self._captured(function, inputs)
+            self._graphs.move_to_end(key)
+            for place, value in zip(held.inputs, inputs, strict=True):
+                place.copy_(value, non_blocking=True)
+            held.graph.replay()
+            return held.outputs
 
     def forget(self) -> None:
         self._graphs.clear()
+        self._pool = None
 
-    def _captured(
-        self, function: Function, inputs: Sequence[Tensor]
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
+    def _captured(self, function: Function, inputs: Sequence[Tensor]) -> _Graph:
+        self._stream = self._stream or torch.cuda.Stream()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         held = [value.clone() for value in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function(*held)
-        torch.cuda.current_stream().wait_stream(stream)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            function(*held)  # cuBLAS takes its workspace for a stream, which a capture must not see
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Of this thread alone, so that another one may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             outputs = function(*held)
-        return graph, held, outputs
+        return _Graph(graph, held, outputs)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from egm_edge.backends.torch_gpu.attention import Attention, without_cudnn
 from egm_edge.backends.torch_gpu.weights import Weights
 
 SEEN_STEP = 8  # attention kernels want rows of masks at multiples of 16 bytes
@@ -66,9 +67,9 @@ class KvCache(NamedTuple):
     def places(self) -> int:
         return self.keys.shape[2]
 
-    def row(self, row: int) -> KvCache:
-        """One sequence of several, the same memory."""
-        return KvCache(self.keys[:, row : row + 1], self.values[:, row : row + 1])
+    def rows(self, start: int, stop: int) -> KvCache:
+        """Some sequences of several, the same memory."""
+        return KvCache(self.keys[:, start:stop], self.values[:, start:stop])
 
     def copy_from(self, other: KvCache, length: int) -> None:
         """Take the first `length` places of another cache; one row spreads over all of these."""
@@ -91,10 +92,11 @@ class TextDecoder:
     """Embedding, layers, final norm and head.
 
     Attributes:
-        shape: its dimensions. embedding: [V, H].
+        shape: its dimensions. embedding: [V, H]. attention: how it looks into the cache.
     """
 
-    def __init__(self, weights: Weights, config: Mapping[str, Any]) -> None:
+    def __init__(self, weights: Weights, config: Mapping[str, Any], attention: Attention) -> None:
+        self.attention = attention
         self.embedding = weights.take("text.embed_tokens.weight")
         first = weights.take("text.layers.0.self_attn.q_proj.weight")
         heads = int(config["text_config"]["num_attention_heads"])
@@ -116,6 +118,7 @@ class TextDecoder:
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
+    @without_cudnn
     def forward(
         self,
         x: Tensor,
@@ -139,16 +142,22 @@ class TextDecoder:
         Returns:
             [B, n, H].
         """
+        heads, size = self.shape.heads, self.shape.head_dim
+        values_from = heads + self.shape.kv_heads
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         seen = min(-(-seen // SEEN_STEP) * SEEN_STEP, cache.places)
-        hidden = torch.arange(seen, device=x.device) > places[..., None]  # [B, n, seen]
-        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill(hidden, -torch.inf)
-        mask = mask.repeat(1, self.shape.heads // self.shape.kv_heads, 1)[:, None]  # [B, 1, h/k * n, seen]
-        for i, layer in enumerate(self._layers):
+        bounds = self.attention.bounds(places, seen, heads // self.shape.kv_heads, x.dtype)
+        for i, (layer, keys, values) in enumerate(zip(self._layers, cache.keys, cache.values, strict=True)):
             if check is not None:
                 check()
-            own = KvCache(cache.keys[i], cache.values[i])
-            x = x + self._attention(self._rms(x, layer.norm_1), layer, rotary, own, rows, places, mask)
+            qkv = F.linear(self._rms(x, layer.norm_1), layer.qkv, layer.qkv_bias).view(*x.shape[:2], -1, size)
+            both = qkv[:, :, :values_from]  # [B, n, h + k, d]
+            if layer.qk_norm is not None:
+                both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
+            both = rotated(both, rotary)
+            keys[rows, places] = both[:, :, heads:]
+            values[rows, places] = qkv[:, :, values_from:]
+            x = x + F.linear(self.attention(both[:, :, :heads], keys[:, :seen], values[:, :seen], bounds), layer.out)
             gate, up = F.linear(self._rms(x, layer.norm_2), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
             if i < len(deepstack):
@@ -158,30 +167,6 @@ class TextDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] to [..., V] in float32."""
         return F.linear(hidden, self._head).float()
-
-    def _attention(
-        self, x: Tensor, layer: _Layer, rotary: tuple[Tensor, Tensor], cache: KvCache, rows: Tensor, places: Tensor, mask: Tensor
-    ) -> Tensor:
-        heads, kv_heads, size = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        batch, count, _ = x.shape
-        qkv = F.linear(x, layer.qkv, layer.qkv_bias).view(batch, count, -1, size)  # [B, n, h + 2k, d]
-        both, value = qkv[:, :, : heads + kv_heads], qkv[:, :, heads + kv_heads :]
-        if layer.qk_norm is not None:
-            both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
-        both = rotated(both, rotary)
-        cache.keys[rows, places] = both[:, :, heads:]
-        cache.values[rows, places] = value
-        # Query heads of one key head stand below each other as further rows: its keys are read once, and never repeated.
-        query = both[:, :, :heads].view(batch, count, kv_heads, -1, size).permute(0, 2, 3, 1, 4)  # [B, k, h/k, n, d]
-        seen = mask.shape[-1]
-        attended = F.scaled_dot_product_attention(
-            query.reshape(batch, kv_heads, -1, size),
-            cache.keys[:, :seen].transpose(1, 2),
-            cache.values[:, :seen].transpose(1, 2),
-            attn_mask=mask,
-        )  # [B, k, h/k * n, d]
-        attended = attended.view(query.shape).permute(0, 3, 1, 2, 4)
-        return F.linear(attended.reshape(batch, count, -1), layer.out)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.shape.epsilon)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
+from egm_edge.backends.torch_gpu.attention import without_cudnn
 from egm_edge.backends.torch_gpu.text_decoder import rotated
 from egm_edge.backends.torch_gpu.weights import Weights
 from egm_edge.errors import CheckpointError
@@ -22,6 +23,7 @@ from egm_edge.pixels import Pixels, PixelSpec
 
 NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py
 PROJECTOR_EPSILON = 1e-5  # torch's LayerNorm default
+IN_FLOAT32 = ("vision.patch_embed.proj.weight", "vision.pos_embed.weight")  # Qwen3-VL's, summed and resampled
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 
@@ -41,26 +43,25 @@ class _Tower:
     def __init__(self, weights: Weights, spec: PixelSpec, activation: str) -> None:
         if activation not in _GELU:
             raise CheckpointError(f"vision activation {' or '.join(_GELU)}", repr(activation), "it is not supported")
-        self._weights: dict[str, Tensor] = {}
-        self._source, self.spec, self._approximate = weights, spec, _GELU[activation]
+        self._weights = {name: weights.take(name) for name in weights.names("vision.", "projector.") if name not in IN_FLOAT32}
+        self._dtype, self._device, self._directory = weights.dtype, weights.device, weights.directory
+        self.spec, self._approximate = spec, _GELU[activation]
         levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[None, :]
         mean, std = (np.asarray(values, np.float32)[:, None] for values in (spec.mean, spec.std))
         self._levels = torch.from_numpy((levels - mean) / std).to(weights.device)  # [3, 256], the processor's own values
+        self._channels = torch.arange(3, device=weights.device)[:, None]
 
     def _weight(self, name: str) -> Tensor:
         if name not in self._weights:
-            self._weights[name] = self._source.take(name)
+            raise CheckpointError(f"the weight {name} in {self._directory}", "none", "save the model again, whole")
         return self._weights[name]
 
-    def _maybe(self, name: str) -> Tensor | None:
-        return self._weight(name) if name in self._source else None
-
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._weight(f"{name}.weight"), self._maybe(f"{name}.bias"))
+        return F.linear(x, self._weight(f"{name}.weight"), self._weights.get(f"{name}.bias"))
 
     def _norm(self, x: Tensor, name: str, epsilon: float) -> Tensor:
         """LayerNorm, or RMSNorm where the checkpoint holds no bias."""
-        weight, bias = self._weight(f"{name}.weight"), self._maybe(f"{name}.bias")
+        weight, bias = self._weight(f"{name}.weight"), self._weights.get(f"{name}.bias")
         if bias is None:
             return F.rms_norm(x, weight.shape, weight, epsilon)
         return F.layer_norm(x, weight.shape, weight, bias, epsilon)
@@ -70,11 +71,10 @@ class _Tower:
 
     def _values(self, patches: Tensor) -> Tensor:
         """uint8 [..., 3, samples] as normalised values."""
-        channel = torch.arange(3, device=patches.device)[:, None]
-        return self._levels[channel, patches.long()].to(self._source.dtype)
+        return self._levels[self._channels, patches.long()].to(self._dtype)
 
-    def _device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._source.device)
+    def _moved(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
 class Qwen3VlVision(_Tower):
@@ -88,17 +88,18 @@ class Qwen3VlVision(_Tower):
         rope = vision.get("rope_parameters") or {}
         self._theta = float(rope.get("rope_theta", vision.get("rope_theta", 10000.0)))
         self._deepstack = [int(i) for i in vision.get("deepstack_visual_indexes", [])]
-        kernel = weights.take_float32("vision.patch_embed.proj.weight")  # [D, 3, time, P, P]
+        kernel = weights.take_float32(IN_FLOAT32[0])  # [D, 3, time, P, P]
         self._kernel = kernel.sum(2).reshape(len(kernel), -1).to(weights.dtype)  # a still image fills every time slot alike
-        self._grid = weights.take_float32("vision.pos_embed.weight").cpu().numpy()
+        self._grid = weights.take_float32(IN_FLOAT32[1]).cpu().numpy()
 
     def inputs(self, pixels: Pixels) -> list[Tensor]:
         merge = self.spec.merge_size
         cos, sin = vision_table(pixels.grid_hw, merge, self._head_dim, self._theta)
         position = resampled_positions(self._grid, pixels.grid_hw, merge)
         tables = np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)  # [N, d], as `rotated` takes them
-        return [self._device(pixels.patches), self._device(position), *(self._device(table) for table in tables)]
+        return [self._moved(pixels.patches), self._moved(position), *(self._moved(table) for table in tables)]
 
+    @without_cudnn
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         patches, position, cos, sin = inputs
         values = self._values(patches.view(len(patches), 3, -1)).flatten(1)  # [N, 3*P*P]
@@ -142,17 +143,19 @@ class InternVl3Vision(_Tower):
         self._last_norm = not vision.get("use_mean_pooling", True)
 
     def inputs(self, pixels: Pixels) -> list[Tensor]:
-        return [self._device(pixels.patches)]
+        return [self._moved(pixels.patches)]
 
+    @without_cudnn
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         (tiles,) = inputs
         values = self._values(tiles.flatten(2)).view(tiles.shape)  # [T, 3, S, S]
         embeddings = "vision.embeddings"
         kernel, bias = (self._weight(f"{embeddings}.patch_embeddings.projection.{part}") for part in ("weight", "bias"))
-        x = F.conv2d(values, kernel, bias, stride=kernel.shape[-1]).flatten(2).transpose(1, 2)  # [T, G*G, D]
+        size = kernel.shape[-1]
+        cut = values.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)  # [T, G, G, 3, P, P]
+        x = F.linear(cut.flatten(3).flatten(1, 2), kernel.flatten(1), bias)  # [T, G*G, D]
         x = torch.cat([self._weight(f"{embeddings}.cls_token").expand(len(x), -1, -1), x], 1)
-        positions = self._maybe(f"{embeddings}.position_embeddings")
-        x = x if positions is None else x + positions
+        x = x + self._weights.get(f"{embeddings}.position_embeddings", 0)
         for i in range(self._depth):
             base = f"vision.encoder.layer.{i}"
             attended = self._attention(self._norm(x, f"{base}.layernorm_before", self._epsilon), f"{base}.attention")
@@ -165,7 +168,7 @@ class InternVl3Vision(_Tower):
 
     def _attention(self, x: Tensor, base: str) -> Tensor:
         query, key, value = (self._linear(x, f"{base}.{part}_proj") for part in "qkv")
-        if f"{base}.q_norm.weight" in self._source:
+        if f"{base}.q_norm.weight" in self._weights:
             query, key = self._norm(query, f"{base}.q_norm", 1e-6), self._norm(key, f"{base}.k_norm", 1e-6)
         query, key, value = (p.view(*p.shape[:2], self._heads, -1).transpose(1, 2) for p in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -38,6 +38,10 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._homes
 
+    def names(self, *prefixes: str) -> list[str]:
+        """Those that begin so."""
+        return [name for name in self._homes if name.startswith(prefixes)]
+
     def take(self, name: str) -> Tensor:
         """One tensor."""
         return self._read(name).to(self.dtype)

@@ -132,12 +132,7 @@ class _Renderer:
         side = SIDE * _SUPER
         focal = side / 2 / reach
         points = np.stack(
-            [
-                side / 2 + focal * seen[:, 0] / seen[:, 2],
-                side / 2 - focal * seen[:, 1] / seen[:, 2],
-                1 / seen[:, 2],
-            ],
-            1,
+            [side / 2 + focal * seen[:, 0] / seen[:, 2], side / 2 - focal * seen[:, 1] / seen[:, 2], 1 / seen[:, 2]], 1
         ).astype(np.float32)
         hits = rasterize(points, self.mesh.faces, side)
         corners = self.mesh.faces[hits.face]

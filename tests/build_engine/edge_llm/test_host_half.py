@@ -40,7 +40,7 @@ def test_a_missing_environment_says_how_to_make_it(
     jetson_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
-    with pytest.raises(BuildError, match="make edgellm"):
+    with pytest.raises(BuildError, match="egm setup edgellm"):
         main([str(jetson_qwen3_vl), "--target", "jetson-orin-nano", "-o", str(tmp_path / "bundle"), "--quiet"])
     assert not (tmp_path / "bundle").exists()
 
@@ -189,11 +189,11 @@ def test_more_image_tokens_than_the_device_takes_are_refused() -> None:
 
 
 def test_the_runtimes_pixel_budget_becomes_the_bundles(tmp_path: Path) -> None:
-    from build_engine.processor_settings import write_pixel_budget
+    from build_engine.served_settings import write_pixel_budget
 
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({"size": {"longest_edge": 16777216, "shortest_edge": 65536}, "max_pixels": 16777216}))
-    write_pixel_budget(path, replace(published_spec("EGM-4B"), max_pixels=1 << 20))
+    write_pixel_budget(tmp_path, replace(published_spec("EGM-4B"), max_pixels=1 << 20))
     values = json.loads(path.read_text())
     assert values["size"] == {"longest_edge": 1 << 20, "shortest_edge": 65536}
     assert values["max_pixels"] == 1 << 20

@@ -41,15 +41,11 @@ def _written(path: Path, weight: np.ndarray) -> Path:
         pytest.param((7, 64), 64, id="an odd number of outputs"),
     ],
 )
-def test_a_layer_multiplies_by_the_rounded_weights(
-    tmp_path: Path, shape: tuple[int, int], block: int
-) -> None:
+def test_a_layer_multiplies_by_the_rounded_weights(tmp_path: Path, shape: tuple[int, int], block: int) -> None:
     weight = np.random.default_rng(0).normal(0, 0.05, shape).astype(np.float32)
     rounded = round_blocks(weight, 4, block, signed_scales=False, scale_dtype=np.float16)
     expected = (rounded.values * rounded.scales[..., None]).reshape(shape)
-    session = ort.InferenceSession(
-        str(_written(tmp_path / "g.onnx", weight)), providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(str(_written(tmp_path / "g.onnx", weight)), providers=["CPUExecutionProvider"])
     eye = np.eye(shape[1], dtype=np.float32)[None]
     found = np.concatenate([session.run(["y"], {"x": eye[:, i : i + 1]})[0] for i in range(shape[1])], 1)[0].T
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)  # the CPU kernels round a row to 8 bits
@@ -78,12 +74,8 @@ def _built(checkpoint: Path, out_dir: Path, **options: Any) -> Bundle:
     )
 
 
-@pytest.mark.parametrize(
-    "family", ["nano", "tiny_qwen3_vl", "tiny_internvl3"]
-)
-def test_int4_graphs_follow_transformers(
-    family: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("family", ["nano", "tiny_qwen3_vl", "tiny_internvl3"])
+def test_int4_graphs_follow_transformers(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("transformers")
     checkpoint = shipped_checkpoint() if family == "nano" else request.getfixturevalue(family)
     graphs = _built(checkpoint, tmp_path / "bundle").manifest.parity["graphs"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
+from egm_edge.encoding import jpeg
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from egm_edge.openai import data_url, user_message
@@ -51,7 +52,7 @@ def messages(row: Row, images: Path) -> list[dict[str, Any]]:
     if row.box is None:
         raise InputError("a row with a box", f"a not-there row {row.id!r}", "ask for traces of rows with boxes only")
     picture = marked_picture(load_picture(row, images), row)
-    question = user_message(data_url(_jpeg(picture), "image/jpeg"), instruction(row))
+    question = user_message(data_url(jpeg(picture, JPEG_QUALITY), "image/jpeg"), instruction(row))
     return [{"role": "system", "content": SYSTEM}, question]
 
 
@@ -79,12 +80,3 @@ def marked_picture(image_rgb: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:
     cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), MARK_RGB, MARK_PX)
     cv2.putText(canvas, "Ground Truth", (x1, max(14, y1 - 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.6, MARK_RGB, 2)
     return canvas
-
-
-def _jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(".jpg", image_rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise InputError("a picture that can be encoded", f"{image_rgb.shape}", "check the picture")
-    return bytes(data)

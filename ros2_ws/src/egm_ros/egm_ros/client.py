@@ -15,7 +15,6 @@ Brings its own ROS context and spinning thread, so it works in a plain script an
 
 from __future__ import annotations
 
-import array
 import threading
 import time
 from collections.abc import Callable
@@ -32,11 +31,12 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 
 from egm_edge.boxes import Box
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Task
+from egm_ros.standard_messages import to_image
 from egm_ros.times import nanoseconds, to_duration, to_time
 
 TASKS = {Task.MODAL: Ground.Goal.TASK_MODAL, Task.AMODAL: Ground.Goal.TASK_AMODAL}
@@ -226,7 +226,7 @@ class GroundingClient:
         if deadline_s is not None:
             goal.deadline = to_duration(round(deadline_s * 1e9))
         if image is not None:
-            goal.image = _to_image(image, stamp_ns)
+            goal.image = _checked_image(image, stamp_ns)
         if not self.is_available(self._wait_s):
             found = f"none within {self._wait_s:g} s"
             raise BackendError(
@@ -270,12 +270,8 @@ def to_box(message: Any) -> Box:
     return Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
-def _to_image(image: NDArray[np.uint8], stamp_ns: int) -> Image:
+def _checked_image(image: NDArray[np.uint8], stamp_ns: int) -> Image:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise InputError("an [H, W, 3] uint8 RGB image", found, "convert it first")
-    height, width = image.shape[:2]
-    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-    message.header.stamp = to_time(stamp_ns)
-    message.data = array.array("B", np.ascontiguousarray(image).tobytes())
-    return message
+    return to_image(image, "rgb", Header(stamp=to_time(stamp_ns)))

@@ -19,7 +19,6 @@ import rclpy
 from egm_interfaces.msg import GroundedObjectArray
 from geometry_msgs.msg import TransformStamped, Vector3
 from numpy.typing import NDArray
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -33,6 +32,7 @@ from egm_edge.boxes import Box
 from egm_edge.draw import PALETTE
 from egm_edge.errors import InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
+from egm_ros.parameters import described
 from egm_ros.process import StopRequest, spin_node
 from egm_ros.times import nanoseconds
 
@@ -77,12 +77,11 @@ class DepthLocator(Node):
     def __init__(self) -> None:
         super().__init__("depth_locator")
         for name, (default, low, high, text) in PARAMETERS.items():
-            span = FloatingPointRange(from_value=low, to_value=high)
-            self.declare_parameter(name, default, ParameterDescriptor(description=text, floating_point_range=[span]))
+            self.declare_parameter(name, default, described(default, text, low=low, high=high))
         self._memory = DepthMemory(self._value("memory_s"))
         self._waiting: deque[Detection2DArray] = deque(maxlen=5)
         self._camera: Pinhole | None = None
-        self.declare_parameter("publish_tf", True, ParameterDescriptor(description="Publish a TF frame per query."))
+        self.declare_parameter("publish_tf", True, described(True, "Publish a TF frame per query."))
         self._image_wh: tuple[int, int] | None = None
         self._out = self.create_publisher(Detection3DArray, "detections3d", 10)
         self._markers = self.create_publisher(MarkerArray, "markers", 10)

@@ -1,7 +1,7 @@
 """Answers and tracks as ROS messages: GroundedObject for those who want everything, Detection2DArray for all downstream.
 
-Every message carries the header of the frame its boxes are in, never the time of publishing. Numbers are cast before they enter a
-message: in a field of another numeric type (a NumPy integer, say) they would abort the process, not raise.
+Every message carries the header of the frame its boxes are in, never the time of publishing. Numbers are cast before they
+enter a message (see `standard_messages`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Iterable
 
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray, StageTimings, TokenCounts
 from std_msgs.msg import Header
-from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2D, Detection2DArray
 
 from egm_edge.boxes import Box
 from egm_edge.grounding import Grounding, Outcome, Task
 from egm_edge.tracking import TrackState
 from egm_ros.mailbox import CameraFrame
 from egm_ros.requests import Answer
+from egm_ros.standard_messages import to_bounding_box, to_detection
 from egm_ros.times import to_duration
 from egm_ros.track_propagator import TrackedAnswer
 
@@ -26,16 +27,6 @@ TASKS = {Task.MODAL: GroundedObject.TASK_MODAL, Task.AMODAL: GroundedObject.TASK
 TASK_OF_CONSTANT = {constant: task for task, constant in TASKS.items()}
 # Outcomes that say something about the whole frame; after the others an empty detection array would be a false claim.
 LOOKED_EVERYWHERE = (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
-
-
-def to_bounding_box(box: Box) -> BoundingBox2D:
-    """xyxy to centre and size, both in pixels of the original image."""
-    message = BoundingBox2D()
-    message.center.position.x = float(box.x1 + box.x2) / 2
-    message.center.position.y = float(box.y1 + box.y2) / 2
-    message.size_x = float(box.x2 - box.x1)
-    message.size_y = float(box.y2 - box.y1)
-    return message
 
 
 def to_ros_text(text: str) -> str:
@@ -83,15 +74,7 @@ def _fill(message: GroundedObject, grounding: Grounding) -> None:
         setattr(message, f"{kind}_box", to_bounding_box(grounding.box))
     if grounding.confidence is not None:
         message.confidence, message.calibrated = float(grounding.confidence), True
-    for name in (
-        "label",
-        "reasoning",
-        "text",
-        "parse_rule",
-        "bundle_hash",
-        "pixel_spec_hash",
-        "prompt_spec_hash",
-    ):
+    for name in ("label", "reasoning", "text", "parse_rule", "bundle_hash", "pixel_spec_hash", "prompt_spec_hash"):
         setattr(message, name, to_ros_text(getattr(grounding, name)))
     message.truncated_by = sorted(part.value for part in grounding.truncated_by)
     message.has_deadline = grounding.deadline_met is not None
@@ -138,9 +121,5 @@ def to_tracked_detections(followed: Iterable[TrackedAnswer], frame: CameraFrame)
 
 def _detection(header: Header, answer: Answer, box: Box) -> Detection2D:
     confidence = answer.grounding.confidence if answer.grounding is not None else None
-    hypothesis = ObjectHypothesisWithPose()
-    hypothesis.hypothesis.class_id = answer.request.expression
-    hypothesis.hypothesis.score = float("nan") if confidence is None else float(confidence)
-    detection = Detection2D(header=header, id=answer.request.request_id, bbox=to_bounding_box(box))
-    detection.results = [hypothesis]
-    return detection
+    score = float("nan") if confidence is None else confidence
+    return to_detection(header, answer.request.request_id, answer.request.expression, score, box)

@@ -30,6 +30,7 @@ from egm_ros.messages import (
 from egm_ros.publishing import PublishingThread
 from egm_ros.requests import Answer
 from egm_ros.settings import Settings
+from egm_ros.standard_messages import to_image
 from egm_ros.track_propagator import TrackedAnswer
 
 RATE_SMOOTHING = 0.05
@@ -121,12 +122,7 @@ class Outputs:
     def _publish_picture(self, frame: CameraFrame, rgb: NDArray[np.uint8]) -> None:
         header, settings = frame.message.header, self._settings()
         if self._annotated.get_subscription_count() > 0:
-            height, width = rgb.shape[:2]
-            message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
-            data = array.array("B")
-            data.frombytes(memoryview(np.ascontiguousarray(rgb)).cast("B"))
-            message.data = data
-            self._annotated.publish(message)
+            self._annotated.publish(to_image(rgb, "rgb", header))
         if self._annotated_compressed.get_subscription_count() > 0:
             compressed = CompressedImage(header=header, format=f"rgb8; {settings.annotated_format} compressed bgr8")
             compressed.data = array.array("B", encode_picture(rgb, settings))

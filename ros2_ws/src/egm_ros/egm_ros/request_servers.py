@@ -28,9 +28,10 @@ from egm_edge.parsing import BoxNorm1000, parse_answer
 from egm_ros.counters import Count, Counters
 from egm_ros.dispatcher import CameraQueue, Dispatcher
 from egm_ros.mailbox import CameraFrame
-from egm_ros.messages import to_bounding_box, to_grounded_object, to_ros_text
+from egm_ros.messages import to_grounded_object, to_ros_text
 from egm_ros.requests import Answer, Progress, Ticket
 from egm_ros.settings import Settings
+from egm_ros.standard_messages import to_bounding_box
 from egm_ros.validation import check_request, check_standing
 
 

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2DArray
 
-from egm_edge.boxes import Box
 from egm_edge.errors import EgmError, InputError
+from egm_ros.parameters import declared, described
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
 from egm_ros.process import StopRequest, fail, spin_node
+from egm_ros.standard_messages import to_detection, to_image
 
 PLUMB_BOB = "plumb_bob"
 
@@ -52,12 +52,7 @@ class _Parameter:
 
     @property
     def descriptor(self) -> ParameterDescriptor:
-        described = ParameterDescriptor(description=self.description, read_only=True)
-        if self.low is not None and isinstance(self.default, float):
-            described.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=float(self.high or 0))]
-        elif self.low is not None:
-            described.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high or 0))]
-        return described
+        return described(self.default, self.description, low=self.low, high=self.high, read_only=True)
 
 
 PARAMETERS: dict[str, _Parameter] = {
@@ -115,10 +110,7 @@ class SimulatedCamera(Node):
     def _declare(self) -> dict[str, Any]:
         values = {}
         for name, parameter in PARAMETERS.items():
-            try:
-                values[name] = self.declare_parameter(name, parameter.default, parameter.descriptor).value
-            except Exception as error:  # rclpy raises several types here; all say which parameter and why
-                raise InputError(f"a valid {name}", str(error), parameter.description) from error
+            values[name] = declared(self, name, parameter.default, parameter.descriptor)
             parameter.check(name, values[name])
         return values
 
@@ -146,7 +138,7 @@ class SimulatedCamera(Node):
                 publisher.publish(to_truth(picture.truth, kind, header))
         self._info.publish(to_camera_info(picture.array.shape[1::-1], self._values["field_of_view_deg"], header))
         if self._image is not None:
-            self._image.publish(to_image(picture, header))
+            self._image.publish(to_image(picture.array, picture.color, header))
         if self._compressed is not None:
             self._compressed.publish(to_compressed(picture, self._values["jpeg_quality"], header))
 
@@ -168,15 +160,6 @@ def _open(values: dict[str, Any]) -> PictureSource:
         "webcam": lambda: VideoSource(values["device"], size),
     }
     return makers[values["source"]]()
-
-
-def to_image(picture: SourcePicture, header: Header) -> Image:
-    """[H, W, 3] uint8 to rgb8 or bgr8."""
-    height, width = picture.array.shape[:2]
-    message = Image(header=header, height=height, width=width, encoding=f"{picture.color}8", step=3 * width)
-    # array.array is the one type that rclpy takes without looking at every byte.
-    message.data = array.array("B", np.ascontiguousarray(picture.array).tobytes())
-    return message
 
 
 def to_compressed(picture: SourcePicture, jpeg_quality: int, header: Header) -> CompressedImage:
@@ -205,18 +188,8 @@ def to_truth(objects: Sequence[TrueObject], kind: str, header: Header) -> Detect
     for number, thing in enumerate(objects):
         box = thing.modal if kind == "modal" else thing.amodal
         if box is not None:
-            hypothesis = ObjectHypothesisWithPose()
-            hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = thing.name, float(thing.visible)
-            found = Detection2D(header=header, id=f"object-{number}", bbox=_bounding_box(box))
-            found.results = [hypothesis]
-            detections.append(found)
+            detections.append(to_detection(header, f"object-{number}", thing.name, thing.visible, box))
     return Detection2DArray(header=header, detections=detections)
-
-
-def _bounding_box(box: Box) -> BoundingBox2D:
-    message = BoundingBox2D(size_x=float(box.x2 - box.x1), size_y=float(box.y2 - box.y1))
-    message.center.position.x, message.center.position.y = float(box.x1 + box.x2) / 2, float(box.y1 + box.y2) / 2
-    return message
 
 
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
