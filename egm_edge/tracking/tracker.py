@@ -8,6 +8,8 @@ lock, so a camera callback never waits for it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +112,17 @@ class Tracker:
         Returns:
             The boxes at the newest frame. LOST when no frame of that stamp is kept (or the box is empty).
         """
+        replay = self.replay(track_id, box, stamp_ns, amodal_box)
+        while True:
+            try:
+                next(replay)
+            except StopIteration as caught_up:
+                return cast(TrackedBox, caught_up.value)
+
+    def replay(
+        self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None
+    ) -> Generator[None, None, TrackedBox]:
+        """`start` in pieces: comes back before every frame that it replays, for a caller that has more urgent work."""
         token = object()
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
@@ -121,6 +134,9 @@ class Tracker:
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
             for frame in frames:
+                yield
+                if self._starting.get(track_id) is not token:
+                    break
                 track.move_to(frame)
             with self._lock:
                 frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []
