@@ -73,6 +73,7 @@ ROWS = json.dumps(ROW | {"split": "train"})
     "line",
     [
         "ground FRAME bowl", "targets", "targets rtx", "recommend", "inspect", "inspect egm-nano", "doctor",
+        "setup edgellm --dry-run",
         "data flip rows.jsonl -o flipped.jsonl", "data split rows.jsonl -o splits", "data check . --images FRAMES",
         "data leaks rows.jsonl --evaluation rows.jsonl -o kept.jsonl", "train plan qwen3-vl-2b-modal-sft",
         "track FRAME --box 22,84,161,163",
