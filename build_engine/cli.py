@@ -54,7 +54,7 @@ def _checkpoint(given: str, out_dir: Path, target: Target) -> Path:
     if target.runtime is Runtime.EDGE_LLM:
         from build_engine.edge_llm import device
 
-        if device.awaits_engine(out_dir, target) and device.is_here():
+        if device.is_asked_for(Path(given), out_dir, target):
             return Path(given)
     return resolve_checkpoint(given)
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from build_engine.precisions import PRECISIONS
 from build_engine.targets import Runtime, Target
 from egm_edge.errors import BuildError
 from egm_edge.pixels import TILES, PixelSpec
@@ -20,10 +21,6 @@ from egm_edge.pixels import TILES, PixelSpec
 GB = 1e9
 PROMPT_TEXT_TOKENS = 256  # chat template, task text and a long expression
 PAGE_TOKENS = 128
-# Weight bits with their scales: INT4 has an FP16 scale for 128, NVFP4 an FP8 scale for 16.
-STORED_BITS: Mapping[str, float] = {
-    "fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4 + 16 / 128, "nvfp4": 4 + 8 / 16,
-}  # fmt: skip
 # CUDA context, plugins, engine workspace. Edge-LLM: what is left of the published totals of Qwen3-VL 2B, 4B and 8B on AGX
 # Orin after weights and cache. The others are assumptions.
 RUNTIME_GB: Mapping[Runtime, float] = {
@@ -158,9 +155,9 @@ def plan(
     size: ModelSize, limits: EngineLimits, precision: str, runtime: Runtime, vision_precision: str | None = None
 ) -> MemoryPlan:
     """What `size` needs at `precision` within `limits`; the vision tower in 16 bits unless told otherwise."""
-    decoder_bytes = size.decoder * STORED_BITS[precision] / 8
+    decoder_bytes = size.decoder * PRECISIONS[precision].stored_bits / 8
     head_bytes = table_bytes = size.table * 2
-    vision_bytes = size.vision * STORED_BITS[vision_precision or "fp16"] / 8
+    vision_bytes = size.vision * PRECISIONS[vision_precision or "fp16"].stored_bits / 8
     # Residual, Q, K, V, attention output and the feed-forward's middle are alive together; attention itself is fused.
     vision_live = limits.patches * (5 * size.vision_hidden + size.vision_feed_forward) * 2
     decoder_live = limits.input_tokens * (4 * size.hidden + 3 * size.feed_forward) * 2 + size.vocab * 4
@@ -210,9 +207,9 @@ def nearest_fit(
     """The flags of the mildest change that fits: fewer requests at once, smaller pictures, shorter replies, fewer bits; then
     all of them together. None when nothing does."""
     usable = target.usable_gb or float("inf")
-    lower = [p for p in target.precisions if STORED_BITS[p] < STORED_BITS[precision]]
-    lower.sort(key=lambda p: -STORED_BITS[p])
-    areas = [area for area in (2_097_152, 1_048_576, 786_432, 524_288, 262_144) if area < _area(spec)]
+    lower = [p for p in target.precisions if PRECISIONS[p].stored_bits < PRECISIONS[precision].stored_bits]
+    lower.sort(key=lambda p: -PRECISIONS[p].stored_bits)
+    areas = [area for area in (2_097_152, 1_048_576, 786_432, 524_288, 262_144) if area < spec.area]
     batches = [n for n in (8, 4, 2, 1) if n < batch]
     replies = [n for n in (512, 256) if n < max_new_tokens]
     changes: list[tuple[int, int | None, int, str]] = [(n, None, max_new_tokens, precision) for n in batches]
@@ -231,10 +228,6 @@ def nearest_fit(
             flags += [f"--precision {p}"] if p != precision else []
             return " ".join(flags)
     return None
-
-
-def _area(spec: PixelSpec) -> int:
-    return (spec.max_tiles + 1) * spec.tile_size**2 if spec.rule == TILES else spec.max_pixels
 
 
 def _vision_parameters(config: Mapping[str, Any], hidden: int, wide: int, out: int) -> int:

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from build_engine.memory_plan import STORED_BITS, ModelSize
+from build_engine.memory_plan import ModelSize
 from build_engine.memory_table import NVIDIA_ROWS, PUBLISHED, published_plan
+from build_engine.precisions import PRECISIONS
 from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.machine import board_name, memory_gb
 
@@ -102,7 +103,7 @@ def _advice(model: str, target: Target, usable_gb: float | None) -> Advice:
 
 def _preferred(target: Target) -> list[str]:
     """On a CPU memory decides the speed of a large model, so 4 bits come first; elsewhere the target's own order."""
-    return sorted(target.precisions, key=lambda p: STORED_BITS[p]) if target.name == "cpu" else list(target.precisions)
+    return sorted(target.precisions, key=lambda p: PRECISIONS[p].stored_bits) if target.name == "cpu" else list(target.precisions)
 
 
 def _latency(model: str, target: Target, precision: str) -> tuple[float | None, LatencySource]:
@@ -116,7 +117,7 @@ def _latency(model: str, target: Target, precision: str) -> tuple[float | None, 
             ms = row.vision_ms + row.prefill_ms + ANSWER_TOKENS / row.decode_tokens_s * 1e3
             return round(ms / 1e3, 2), LatencySource.PUBLISHED
     if target.bandwidth_gb_s:
-        step_bytes = size.decoder * STORED_BITS[precision] / 8 + size.table * 2
+        step_bytes = size.decoder * PRECISIONS[precision].stored_bits / 8 + size.table * 2
         return round(ANSWER_TOKENS * step_bytes / target.bandwidth_gb_s / 1e9, 2), LatencySource.BANDWIDTH
     return None, LatencySource.UNKNOWN
 

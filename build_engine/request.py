@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from build_engine.targets import TARGETS, WEIGHT_BITS, Target
+from build_engine.precisions import PRECISIONS
+from build_engine.targets import TARGETS, Target
 from egm_edge.errors import BuildError
 
 MAX_NEW_TOKENS = 1024  # EGM-8B averages 101; a third-party run at 128 lost a third of its accuracy to truncation
@@ -67,8 +68,8 @@ class BuildRequest:
             found = f"{target.name} ({target.runtime.value}, {', '.join(target.sm) or 'no GPU'})"
             hint = f"leave --quantize-vision out, or pass --target {able[0]}"
             raise BuildError(f"a target that runs a vision tower in FP8 ({', '.join(able)})", found, hint)
-        if WEIGHT_BITS[self.precision] > 8:
-            below = [p for p in target.precisions if WEIGHT_BITS[p] <= 8]
+        if PRECISIONS[self.precision].bits > 8:
+            below = [p for p in target.precisions if PRECISIONS[p].bits <= 8]
             raise BuildError(
                 f"a quantized decoder beside a quantized vision tower ({', '.join(below)})",
                 f"--precision {self.precision}",

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from build_engine.precisions import PRECISIONS, plain_name
 from build_engine.server_releases import READ_ON, SERVER_RELEASES
 from egm_edge.errors import BuildError, InputError
+from egm_edge.releases import EDGE_LLM
 
 if TYPE_CHECKING:
     from build_engine.request import BuildRequest
@@ -41,10 +43,6 @@ class Support(str, Enum):
     HOST_HALF = "host half tested"
     NOT_RUN = "not run on hardware"
 
-
-# Bits of a weight; the nearest precision is the one nearest in this.
-WEIGHT_BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "nvfp4": 4, "int4": 4}
-_SPELLINGS = {"int4-awq": "int4", "w4a16-awq": "int4", "awq": "int4", "int8-sq": "int8", "half": "fp16", "fp4": "nvfp4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +82,9 @@ class Target:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [p for p in self.precisions if p not in WEIGHT_BITS]
+        unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown or not self.precisions:
-            raise ValueError(f"target {self.name}: precisions {self.precisions} are not of {', '.join(WEIGHT_BITS)}")
+            raise ValueError(f"target {self.name}: precisions {self.precisions} are not of {', '.join(PRECISIONS)}")
 
     @property
     def usable_gb(self) -> float | None:
@@ -110,8 +108,7 @@ class Target:
         """
         if asked is None:
             return self.default_precision
-        plain = asked.lower().replace("_", "-")
-        plain = _SPELLINGS.get(plain, plain)
+        plain = plain_name(asked)
         if plain in self.precisions:
             return plain
         raise BuildError(
@@ -132,17 +129,22 @@ class Target:
         return values | {"usable_gb": self.usable_gb, "default_precision": self.default_precision}
 
     def _nearest(self, asked: str) -> str:
-        bits = WEIGHT_BITS.get(asked)
-        if bits is None:
+        if asked not in PRECISIONS:
             return (difflib.get_close_matches(asked, self.precisions, n=1, cutoff=0.5) or [self.default_precision])[0]
-        return min(self.precisions, key=lambda known: abs(WEIGHT_BITS[known] - bits))
+        return min(self.precisions, key=lambda known: abs(PRECISIONS[known].bits - PRECISIONS[asked].bits))
 
 
 _EDGE_LLM_STEPS = {"memory plan": "host", "quantize": "host", "export": "host", "check graphs": "host", "engine": "device"}
 _EDGE_LLM = "build_engine.edge_llm.compiler:compile_edge_llm"
-_JETPACK_72 = {"JetPack": "7.2 (L4T R39.2)", "CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"}
-_X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt-edgellm": "0.11.0", "OS": "Ubuntu 24.04"}
+# NVIDIA's support matrix of Edge-LLM 0.11.0 and 0.11.1, and the variants in its wheels; JetPack brings its own TensorRT.
+_JETPACK_72 = {"JetPack": "7.2 (L4T R39.2)", "CUDA": "13.2", "TensorRT": "JetPack's own (10.16)", "tensorrt-edgellm": EDGE_LLM}
+_X86_TENSORRT = {"CUDA": "13", "TensorRT": "10.16.0.72 or 11.0.0.114", "tensorrt-edgellm": EDGE_LLM, "OS": "Ubuntu 24.04"}
+_JETPACK_722 = "JetPack 7.2.2: NVIDIA names Edge-LLM 0.11.1 for it, which this egm-edge refuses; stay on 7.2 until it was tried"
 # TensorRT Edge-LLM 0.11: no FP8, NVFP4 or FP8-KV engines on sm87; NVFP4 from Blackwell on; FP8 needs sm89.
+_JETPACK_6 = (
+    "JetPack 6 (L4T R36, Python 3.10, CUDA 12.6, TensorRT 10.3): no wheel; --target cpu runs there with onnxruntime 1.23.2 and "
+    "pillow 12.3, the last for Python 3.10"
+)
 _AMPERE = ("int4", "fp16", "int8")
 _BLACKWELL = ("nvfp4", "fp8", "int4", "fp16")
 
@@ -210,7 +212,7 @@ def _jetson_orin(name: str, device: str, memory_gb: float, reserved_gb: float, b
         bandwidth_gb_s=bandwidth_gb_s,
         shared_memory=True,
         versions=_JETPACK_72,
-        notes=(*notes, "JetPack 6 needs a source build or Edge-LLM 0.6.0: the 0.11.0 wheel is for JetPack 7.2"),
+        notes=(*notes, _JETPACK_722, _JETPACK_6),
     )
 
 
@@ -239,7 +241,8 @@ _ROWS = (
         reserved_gb=6.0,
         bandwidth_gb_s=273.0,
         shared_memory=True,
-        versions=_JETPACK_72 | {"JetPack": "7.0, 7.1 or 7.2 (L4T R38.2, R38.4, R39.2)"},
+        versions=_JETPACK_72 | {"JetPack": "7.2 (L4T R39.2); 7.0 and 7.1 (R38.2, R38.4) with CUDA 13.0, TensorRT 10.13"},
+        notes=(_JETPACK_722,),
     ),
     _edge_llm(
         "igx-thor",
@@ -250,7 +253,7 @@ _ROWS = (
         reserved_gb=6.0,
         bandwidth_gb_s=273.0,
         shared_memory=True,
-        versions={"CUDA": "13", "TensorRT": "10.16.0.72", "tensorrt-edgellm": "0.11.0"},
+        versions={"CUDA": "13.0", "TensorRT": "10.13.3.9", "tensorrt-edgellm": EDGE_LLM},
         notes=("with a discrete GPU (sm120), set CUDA_VISIBLE_DEVICES: all visible GPUs must share one SM",),
     ),
     _edge_llm(
@@ -262,7 +265,7 @@ _ROWS = (
         reserved_gb=6.0,
         bandwidth_gb_s=273.0,
         shared_memory=True,
-        versions={"DriveOS": "7.2", "CUDA": "13", "tensorrt-edgellm": "0.11.0"},
+        versions={"DriveOS": "7.2", "CUDA": "13.3", "TensorRT": "DriveOS's own", "tensorrt-edgellm": EDGE_LLM},
     ),
     _edge_llm(
         "dgx-spark",
@@ -273,7 +276,7 @@ _ROWS = (
         reserved_gb=6.0,
         bandwidth_gb_s=273.0,
         shared_memory=True,
-        versions={"CUDA": "13", "TensorRT": "10.16.1.11", "tensorrt-edgellm": "0.11.0"},
+        versions={"CUDA": "13.0", "TensorRT": "10.16.1.11", "tensorrt-edgellm": EDGE_LLM},
     ),
     _edge_llm(
         "edge-llm-sm80",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from build_engine.targets import TARGETS, Target, target_for
+from build_engine.upstream_faults import faults_of
 from egm_edge.cli.parser import Parser
 
 
@@ -16,7 +18,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     rows = [target_for(arguments.target)] if arguments.target else list(TARGETS.values())
     if arguments.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=2))
+        found = [row.to_dict() | {"upstream_faults": [asdict(fault) for fault in faults_of(row.name)]} for row in rows]
+        print(json.dumps(found, indent=2))
     elif arguments.target:
         print(details(rows[0]))
     else:
@@ -53,4 +56,5 @@ def details(row: Target) -> str:
         "support": row.support.value,
     }
     text = [f"{name:<11} {value}" for name, value in lines.items()]
-    return "\n".join(text + [f"{'note':<11} {note}" for note in row.notes])
+    text += [f"{'note':<11} {note}" for note in row.notes]
+    return "\n".join(text + [f"{'upstream':<11} {fault.line()}" for fault in faults_of(row.name)])

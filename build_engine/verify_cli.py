@@ -149,8 +149,8 @@ def _cases(arguments: argparse.Namespace) -> Sequence[Any]:
 
 
 def _require_comparable(bundle: Bundle) -> None:
-    from build_engine.parity.bounds import BOUNDS
+    from build_engine.precisions import PRECISIONS
 
-    if bundle.manifest.precision not in BOUNDS:
-        known = ", ".join(BOUNDS)
+    if bundle.manifest.precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
         raise BundleError(f"a bundle of precision {known}", bundle.manifest.precision, "verify it on its own device")

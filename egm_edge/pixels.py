@@ -117,6 +117,11 @@ class PixelSpec:
         """`size` of the checkpoint's own processor (smart_resize only): areas in pixels, whatever its keys say."""
         return {"longest_edge": self.max_pixels, "shortest_edge": self.min_pixels}
 
+    @property
+    def area(self) -> int:
+        """Pixels of the largest picture after resizing, thumbnail included: the budget that `with_max_pixels` takes."""
+        return (self.max_tiles + 1) * self.tile_size**2 if self.rule == TILES else self.max_pixels
+
     def with_max_pixels(self, max_pixels: int) -> PixelSpec:
         """The same spec with at most `max_pixels` pixels after resizing (tiles: thumbnail included), for a token budget.
 

@@ -16,12 +16,13 @@ from typing import Any
 from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint, canonical_name
-from build_engine.compilers.plan import CheckpointPlan
+from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.quantize import SAVED, Quantization, require_host_memory
-from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
+from build_engine.modelopt.recipe import SERVER_NUMBERS
+from build_engine.precisions import PRECISIONS
 from build_engine.request import BuildRequest
 from build_engine.served_settings import with_rotary_of_4, write_json
 from build_engine.stages import Stages, present_bundle
@@ -45,7 +46,8 @@ class QuantizedCheckpoint:
 
     def __init__(self, plan: CheckpointPlan, request: BuildRequest) -> None:
         self.plan, self.request = plan, request
-        recipe = RECIPES[request.precision]
+        recipe = PRECISIONS[request.precision].recipe
+        assert recipe is not None  # the target's row names no other
         _require_groups(plan, request.precision, recipe.multiple)
         self.memory: MemoryPlan = require_fit(
             plan.checkpoint.config, plan.pixel_spec, request.target, request.precision,
@@ -63,12 +65,15 @@ class QuantizedCheckpoint:
         )
 
     def build(
-        self, manifest: dict[str, Any], write_settings: Callable[[BundleWriter], None], parity: dict[str, Any]
+        self,
+        manifest: dict[str, Any],
+        write_settings: Callable[[BundleWriter], None],
+        parity_of: Callable[[CheckpointPlan, Bundle, bool], dict[str, Any]],
     ) -> Bundle:
         """Quantize, check, and write the bundle; stages that are there are taken up.
 
         Args:
-            manifest: every field but the parity report. parity: the report so far.
+            manifest: every field but the parity report. parity_of: the report of a plan's bundle as written so far.
             write_settings: writes what the server needs beside the checkpoint.
 
         Raises:
@@ -93,7 +98,9 @@ class QuantizedCheckpoint:
             for path in sorted((source / SAVED).iterdir()):
                 shutil.copyfile(path, writer.path(f"{MODEL}/{path.name}"))
             write_settings(writer)
-            bundle = writer.commit(**self._manifest(manifest, key), parity=parity | {"quantization": checked.to_dict()})
+            whole = self._manifest(manifest, key)
+            parity = parity_of(self.plan, preview(writer, whole), request.gate)
+            bundle = writer.commit(**whole, parity=parity | {"quantization": checked.to_dict()})
             stages.remove()
         bar.finish()
         return bundle

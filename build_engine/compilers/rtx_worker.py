@@ -15,12 +15,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ADDR_NO_RANDOMIZE = 0x0040000
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STEADY = "EGM_STEADY_ADDRESSES"
 EXIT_REFUSED = 3
 MAGIC = b"vtrt"
@@ -38,6 +40,7 @@ class RefusedError(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Build every job; the arguments are those of the module."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed build takes its worker with it
     if STEADY not in os.environ:
         _restart_without_randomisation(argv)
     work: dict[str, Any] = json.loads(Path(argv[0]).read_text(encoding="utf-8"))

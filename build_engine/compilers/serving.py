@@ -20,7 +20,7 @@ import yaml
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_contents import require_finite
-from build_engine.compilers.plan import CheckpointPlan
+from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, QuantizedCheckpoint
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
@@ -81,7 +81,7 @@ def compile_server(request: BuildRequest) -> Bundle:
         if request.precision == PLAIN:
             return _plain(request, plan, kind, manifest)
         served = QuantizedCheckpoint(plan, request)
-        return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _parity())
+        return served.build(manifest, lambda writer: _write_settings(writer, kind, plan, request), _golden_parity)
 
 
 def server_name(target: Target) -> str:
@@ -94,8 +94,14 @@ def _sm(request: BuildRequest) -> tuple[str, ...]:
     return tuple(sm for sm in request.target.sm if sm in tensorrt_llm_sm(request.precision))
 
 
-def _parity() -> dict[str, Any]:
-    return build_gate.unverified("unverified on target: the server runs on its own GPU")
+def _golden_parity(plan: CheckpointPlan, candidate: Bundle, gate: bool) -> dict[str, Any]:
+    """The parity section of a bundle that a server answers for; its golden replies are written where that can be done here."""
+    parity = build_gate.unverified("unverified on target: the server runs on its own GPU")
+    if not gate:
+        return parity
+    checkpoint = plan.checkpoint
+    lacking = build_gate.store_golden(candidate, checkpoint.directory, checkpoint.parameter_count())
+    return parity | ({"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"})
 
 
 def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manifest: dict[str, Any]) -> Bundle:
@@ -112,7 +118,8 @@ def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manife
         write_json(writer.path(f"{MODEL}/config.json"), with_rotary_of_4(plan.checkpoint.config))
         write_pixel_budget(writer.path(MODEL), plan.pixel_spec)
         _write_settings(writer, kind, plan, request)
-        return writer.commit(**manifest, parity=_parity())
+        bar.stage("golden replies")
+        return writer.commit(**manifest, parity=_golden_parity(plan, preview(writer, manifest), request.gate))
 
 
 def _write_settings(writer: BundleWriter, kind: ServerKind, plan: CheckpointPlan, request: BuildRequest) -> None:

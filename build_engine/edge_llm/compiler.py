@@ -5,6 +5,7 @@ Reads top to bottom: memory plan, quantize, export, check both graphs, write the
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_contents import require_contents
 from build_engine.checkpoint_facts import require_plain_greedy, stop_ids, weight_licence
+from build_engine.compilers.plan import preview
 from build_engine.edge_llm import device
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.edge_llm.export import check_interface, export, require_kernels
@@ -27,9 +29,12 @@ from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.numeric_check import QuantizationCheck
 from build_engine.modelopt.quantize import COMPANIONS, RECORDED, SAVED, Quantization, require_host_memory
-from build_engine.modelopt.recipe import EDGE_LLM_NUMBERS, RECIPES
+from build_engine.modelopt.recipe import EDGE_LLM_NUMBERS
+from build_engine.parity import build_gate
+from build_engine.precisions import PRECISIONS
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages, present_bundle
+from build_engine.upstream_faults import FAULTS
 from egm_edge.backends.text_runtime import EDGE_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
@@ -40,16 +45,8 @@ from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import PixelSpec
 from egm_edge.reporting.progress import ProgressBar
 
+_log = logging.getLogger(__name__)
 UNITS = {"hash": 2, "quantize": 60, "export": 30, "check graphs": 6, "write": 2}
-
-
-# The operator that the exported decoder of a precision must hold.
-OPERATORS = {
-    "int4": "Int4GroupwiseGemmPluginV2",
-    "int8": "DequantizeLinear",
-    "fp8": "DequantizeLinear",
-    "nvfp4": "TRT_FP4DynamicQuantize",
-}
 
 
 def compile_edge_llm(request: BuildRequest) -> Bundle:
@@ -60,10 +57,13 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
     Raises:
         CheckpointError, BuildError: see their messages; nothing new is left at `request.out_dir`.
     """
-    if device.awaits_engine(request.out_dir, request.target) and device.is_here():
+    if device.is_asked_for(request.checkpoint, request.out_dir, request.target):
         return device.finish(request)
     with Checkpoint(request.checkpoint) as checkpoint:
         plan = _Plan(checkpoint, request)
+        for fault in FAULTS:
+            if fault.concerns(request.target.name, request.precision, checkpoint.family):
+                _log.warning("known upstream: %s", fault.line())
         environment = EdgeLlmEnvironment.find()
         bar = ProgressBar("build", request.progress_stream, sum(UNITS.values()))
         bar.stage("checkpoint hashes")
@@ -86,7 +86,9 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
             bar.advance(UNITS["check graphs"])
             bar.stage("hashing")
             _fill(plan, writer, source, exported)
-            bundle = writer.commit(**plan.manifest(environment, key, checked, cost))
+            manifest = plan.manifest(environment, key, checked, cost)
+            manifest["parity"] |= _golden(plan, writer, manifest) if request.gate else {}
+            bundle = writer.commit(**manifest)
             stages.remove()
         bar.finish()
         return bundle
@@ -126,7 +128,7 @@ class _Plan:
             checkpoint=checkpoint,
             pixel_spec=self.pixel_spec,
             prompt_spec=self.prompt_spec,
-            recipe=RECIPES.get(request.precision),
+            recipe=PRECISIONS[request.precision].recipe,
             numbers=EDGE_LLM_NUMBERS,
             rows=request.calibration,
             vision=request.quantize_vision,
@@ -210,7 +212,7 @@ def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source
         plan.checkpoint.family,
         layers=plan.shape.layers,
         deepstack=plan.deepstack,
-        quantized=OPERATORS.get(plan.request.precision),
+        quantized=PRECISIONS[plan.request.precision].edge_llm_operator,
         vision=plan.request.quantize_vision,
     )
 
@@ -220,6 +222,13 @@ def _check(plan: _Plan, source: Path, exported: Path) -> GraphCheck:
     found = check_graphs(exported / "onnx", plan.quantization.checks(), source / RECORDED, host)
     found.require_passed()
     return found
+
+
+def _golden(plan: _Plan, writer: BundleWriter, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Golden replies for the device half to ask; what is lacking for them, where that is so."""
+    candidate = preview(writer, {name: value for name, value in manifest.items() if name != "parity"})
+    lacking = build_gate.store_golden(candidate, plan.checkpoint.directory, plan.checkpoint.parameter_count())
+    return {"golden": f"none: {lacking}"} if lacking else {}
 
 
 def _fill(plan: _Plan, writer: BundleWriter, source: Path, exported: Path) -> None:

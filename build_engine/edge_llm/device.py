@@ -16,14 +16,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from build_engine.edge_llm.environment import PINNED_EDGE_LLM, EdgeLlmEnvironment, run_tool
+from build_engine.compilers.plan import preview
+from build_engine.edge_llm.environment import EdgeLlmEnvironment, run_tool
 from build_engine.edge_llm.profile import EngineProfile
 from build_engine.manifest import BundleWriter
 from build_engine.request import BuildRequest
 from build_engine.stages import Stages
 from build_engine.targets import Target
+from egm_edge.backends.text_runtime.edge_llm import EdgeLlmGrounder
 from egm_edge.bundle import MANIFEST_NAME, Bundle
-from egm_edge.errors import BuildError, EgmError
+from egm_edge.errors import BackendError, BuildError, EgmError
+from egm_edge.golden.attestation import Machine
+from egm_edge.golden.check import check_golden
+from egm_edge.golden.replies import has_golden, read_golden
+from egm_edge.releases import EDGE_LLM
 from egm_edge.reporting.progress import ProgressBar
 
 ENGINE_FILES = ("llm.engine", "config.json", "visual/visual.engine", "visual/config.json")
@@ -42,6 +48,12 @@ def awaits_engine(path: Path, target: Target) -> bool:
     except EgmError:
         return False
     return manifest.target == target.name and "engine" in manifest.model and manifest.model["engine"] is None
+
+
+def is_asked_for(given: Path, out_dir: Path, target: Target) -> bool:
+    """Whether a build is to add the engine to the bundle at `out_dir`: a bundle was named where a checkpoint stands otherwise, or
+    this machine can build the engine."""
+    return awaits_engine(out_dir, target) and ((given / MANIFEST_NAME).is_file() or is_here())
 
 
 def is_here() -> bool:
@@ -85,10 +97,38 @@ def finish(request: BuildRequest) -> Bundle:
             _share(bundle.path(name), writer.path(name))
         for path in sorted(p for p in engine.rglob("*") if p.is_file()):
             shutil.copyfile(path, writer.path(f"engine/{path.relative_to(engine).as_posix()}"))
-        finished = writer.commit(**_manifest(bundle, environment, facts))
+        manifest = _manifest(bundle, environment, facts)
+        if request.gate:
+            bar.stage("golden replies")
+            manifest["parity"] |= ask_golden(writer, manifest)
+        finished = writer.commit(**manifest)
         stages.remove()
     bar.finish()
     return finished
+
+
+def ask_golden(writer: BundleWriter, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Ask the new engine the golden replies that the host stored.
+
+    Returns:
+        What the parity section says then.
+
+    Raises:
+        BuildError: it answers otherwise.
+    """
+    candidate = preview(writer, {name: value for name, value in manifest.items() if name != "parity"})
+    if not has_golden(candidate):
+        return {}
+    try:
+        with EdgeLlmGrounder.from_opened(candidate) as grounder:
+            report = check_golden(grounder, grounder.facts, read_golden(candidate))
+            machine = Machine.of(grounder.facts).to_dict()
+    except BackendError as error:
+        return {"why": f"the engine was built and could not be asked here: {error}"}
+    if not report.passed:
+        hint = "try another --precision (`egm targets` knows upstream faults), or pass --no-gate to keep the engine"
+        raise BuildError("an engine that gives the checkpoint's boxes", "; ".join(report.problems), hint)
+    return {"status": "verified", "why": "its golden replies", "golden": report.to_dict(), "machine": machine}
 
 
 def builder_arguments(environment: EdgeLlmEnvironment, checkpoint: Path, out: Path, profile: EngineProfile) -> list[str]:
@@ -162,11 +202,11 @@ def _manifest(bundle: Bundle, environment: EdgeLlmEnvironment, facts: dict[str, 
     values = asdict(bundle.manifest)
     for name in ("schema_version", "egm_edge_version", "files"):
         values.pop(name)
-    values["model"] |= {"engine": facts | {"builder": f"tensorrt-edgellm {PINNED_EDGE_LLM}"}}
+    values["model"] |= {"engine": facts | {"builder": f"tensorrt-edgellm {EDGE_LLM}"}}
     values["versions"] |= {f"device {name}": version for name, version in environment.versions.items()}
     values["parity"] |= {
         "why": "the engine was built here and not compared yet",
-        "next": f"egm verify {shlex.quote(str(bundle.root.name))} --reference CHECKPOINT",
+        "next": f"egm verify {shlex.quote(str(bundle.root.name))}",
     }
     return values
 

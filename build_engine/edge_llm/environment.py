@@ -6,11 +6,13 @@ The tools' pins clash with this project's, so they never share an interpreter. K
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,17 +20,25 @@ from functools import cached_property
 from pathlib import Path
 
 from egm_edge.errors import BuildError
+from egm_edge.releases import EDGE_LLM, describe_release
 
 ENVIRONMENT_VARIABLE = "EGM_EDGELLM_VENV"
-PINNED_EDGE_LLM = "0.11.0"
 PACKAGES = ("tensorrt-edgellm", "nvidia-modelopt", "torch", "transformers", "onnx", "onnxscript", "safetensors")
-_CLONE = Path(__file__).resolve().parents[2]
-_HINT = f"run `make edgellm` in a clone of egm-edge, or point {ENVIRONMENT_VARIABLE} at such an environment"
+CLONE = Path(__file__).resolve().parents[2]
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_HINT = f"run `egm setup edgellm`, or point {ENVIRONMENT_VARIABLE} at such an environment"
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
 _TAIL_LINES = 40
 _GRACE_S = 5.0
 
 OnLine = Callable[[str], None]
+
+
+def default_root() -> Path:
+    """Where `egm setup edgellm` puts the environment: `.venv-edgellm` of a clone, else the user's data folder."""
+    if (CLONE / "pyproject.toml").is_file():
+        return CLONE / ".venv-edgellm"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "egm-edge" / "edgellm"
 
 
 @dataclass(frozen=True)
@@ -39,18 +49,20 @@ class EdgeLlmEnvironment:
 
     @classmethod
     def find(cls) -> EdgeLlmEnvironment:
-        """$EGM_EDGELLM_VENV, else `.venv-edgellm` of the clone.
+        """$EGM_EDGELLM_VENV; else the environment that this runs in, as on a device; else where `egm setup` puts it.
 
         Raises:
             BuildError: there is none, or it holds another version.
         """
         chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-        found = cls(Path(chosen) if chosen else _CLONE / ".venv-edgellm")
+        if not chosen and importlib.util.find_spec("tensorrt_edgellm") is not None:
+            chosen = sys.prefix
+        found = cls(Path(chosen) if chosen else default_root())
         if not found.python.is_file():
             raise BuildError("an environment with tensorrt-edgellm", f"nothing at {found.root}", _HINT)
         version = found.versions.get("tensorrt-edgellm")
-        if version != PINNED_EDGE_LLM:
-            raise BuildError(f"tensorrt-edgellm {PINNED_EDGE_LLM} in {found.root}", version or "none", _HINT)
+        if version != EDGE_LLM:
+            raise BuildError(f"tensorrt-edgellm {EDGE_LLM} in {found.root}", describe_release(version), _HINT)
         return found
 
     @property
@@ -97,6 +109,8 @@ def run_tool(
         what: the step in words, for messages ("the export").
         on_line: told about every line.
 
+    It ends with this process, even one that is killed.
+
     Raises:
         BuildError: it could not start, or ended with anything but 0; the message quotes its last error line.
     """
@@ -105,10 +119,10 @@ def run_tool(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
         process = subprocess.Popen(
-            [str(part) for part in argv],
+            [sys.executable, "-I", "-S", str(SUPERVISOR), *(str(part) for part in argv)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the supervisor of ours
             text=True,
             errors="replace",
             env=variables,
@@ -127,6 +141,8 @@ def run_tool(
         code = process.wait()
     finally:
         _end(process)
+        if process.stdin is not None:
+            process.stdin.close()
     if code != 0:
         raise BuildError(f"{what} to end with exit code 0", _reason(code, tail), f"see {log}" if log.exists() else "report it")
 

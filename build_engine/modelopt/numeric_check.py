@@ -7,7 +7,7 @@ wrongly packed weight shows at full size, in whichever of many layers it sits. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from build_engine.precisions import PRECISIONS
 from egm_edge.errors import BuildError
 
-# Of what one layer adds to a token, the error over its length, median of all tokens. Gaussian weights, the hardest to round,
-# give 0.08 in FP8, 0.24 in INT4 and 0.27 in NVFP4 (tests/build_engine/modelopt); a projection with a scale of twice its size
-# gives more.
-LAYER_BOUNDS: Mapping[str, float] = {"fp8": 0.15, "int8": 0.4, "int4": 0.4, "nvfp4": 0.45}
-# Of the logits, over their spread. Unrelated logits give 1.4. The same weights give 0.08, 0.26 and 0.27 in two layers.
-LOGIT_BOUNDS: Mapping[str, float] = {"fp8": 0.3, "int8": 0.5, "int4": 0.6, "nvfp4": 0.7}
 VISION_BOUND = 1e-3  # a tower in high precision computes what the original's does
 FP8_VISION_BOUND = 0.3  # Gaussian weights give 0.08
 
@@ -57,9 +52,9 @@ class QuantizationCheck:
 
     @property
     def bounds(self) -> dict[str, float]:
-        layer, logits = LAYER_BOUNDS[self.precision], LOGIT_BOUNDS[self.precision]
+        row = PRECISIONS[self.precision]
         vision = FP8_VISION_BOUND if self.vision == "fp8" else VISION_BOUND
-        return {"vision_error": vision, "layer_error": layer, "logits_error": logits}
+        return {"vision_error": vision, "layer_error": row.layer_bound, "logits_error": row.logits_bound}
 
     @property
     def failed(self) -> str:

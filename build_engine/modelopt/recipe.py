@@ -1,8 +1,7 @@
-"""Recipe: a precision in ModelOpt's words, and Numbers: what a runtime computes with. Facts only."""
+"""Recipe: a precision in ModelOpt's words (`build_engine.precisions` has one each). Numbers: what a runtime computes with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 VISION_ALGORITHM = "FP8"  # the one format that ModelOpt's recipes have for a vision tower
@@ -31,14 +30,6 @@ class Recipe:
     def quant_algo(self, vision: bool) -> str:
         """What hf_quant_config.json says of the whole: one format, or a mixture."""
         return MIXED if vision and self.algorithm != VISION_ALGORITHM else self.algorithm
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "int4": Recipe("int4_awq", "W4A16_AWQ", "U8", ("weight_scale",), 128, smoothed=True),
-    "fp8": Recipe("fp8", "FP8", "F8_E4M3", ("weight_scale", "input_scale")),
-    "int8": Recipe("int8_sq", "W8A8_SQ_PER_CHANNEL", "I8", ("weight_scale", "input_scale"), smoothed=True),
-    "nvfp4": Recipe("nvfp4", "NVFP4", "U8", ("weight_scale", "weight_scale_2", "input_scale"), 16),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from typing import Any
 
 from safetensors import safe_open
 
-from build_engine.modelopt.recipe import MIXED, RECIPES, VISION_ALGORITHM, Recipe
+from build_engine.modelopt.recipe import MIXED, VISION_ALGORITHM, Recipe
+from build_engine.precisions import PRECISIONS
 from egm_edge.errors import BuildError
 
 DESCRIPTION = "hf_quant_config.json"
 _VISION = re.compile(r"(^|\.)(visual|vision_tower|multi_modal_projector)\.")
 _DECODER = re.compile(r"(^|\.)language_model\.(?:model\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj$")
-_FP8 = RECIPES["fp8"]
+_FP8 = PRECISIONS["fp8"].recipe
 _HINT = "report this with the versions of `egm build --json`"
 
 

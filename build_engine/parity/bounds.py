@@ -1,8 +1,6 @@
-"""How far a backend may be from the checkpoint at each stage, by precision. Plain numbers.
+"""How far a backend may be from the checkpoint at each stage. Plain numbers; `build_engine.precisions` has those of each precision.
 
-Full precision differs by the order of summation alone. The quantized bounds lie above what the shipped checkpoint and small
-random ones show (docs/parity.md has the measured values) and below what any of the mistakes in tests/build_engine/parity
-causes.
+Full precision differs by the order of summation alone.
 """
 
 from __future__ import annotations
@@ -36,12 +34,3 @@ class Bounds:
 # Of a bundle whose rounding was taken away; float16 and bfloat16 where some weights could not be given back their own values.
 EXACT = Bounds(vision=2e-5, kl_nats=1e-9, logits=5e-5, same_text=True)
 NEARLY_EXACT = Bounds(vision=6e-3, kl_nats=4e-5, logits=1e-2)
-
-BOUNDS: dict[str, Bounds] = {
-    "fp32": EXACT,
-    "fp16": Bounds(vision=1e-2, kl_nats=1e-3, logits=2e-2),
-    "bf16": Bounds(vision=5e-2, kl_nats=1e-2, logits=1e-1),
-    "int8": Bounds(vision=0.08, kl_nats=0.05, logits=0.20),
-    "fp8": Bounds(vision=1e-2, kl_nats=0.05, logits=0.20),
-    "int4": Bounds(vision=0.08, kl_nats=0.20, logits=0.40),
-}

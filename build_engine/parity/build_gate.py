@@ -17,6 +17,8 @@ from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import GoldenSet, write_golden
 from egm_edge.grounder import Grounder
 from egm_edge.loaded_model import read_tokenizer
+from egm_edge.machine import memory_gb
+from egm_edge.pixels import PixelSpec
 
 MAX_PARAMETERS = 400_000_000  # beyond this the reference reads its layers from disk, one at a time
 STREAMED_TOKENS = 16
@@ -24,6 +26,7 @@ PROBE_TOKENS = 48
 GOLDEN_TOKENS = 192
 KL_SHARE, LEAST_KL = 4.0, 5e-4  # what another machine's logits may differ by, of what this one's do
 VERIFY = "egm verify BUNDLE --reference CHECKPOINT"
+FLOAT32_SHARE = 1.3  # memory of the float32 reference over its weights
 
 
 def unverified(why: str) -> dict[str, Any]:
@@ -55,9 +58,8 @@ def gate(
     Raises:
         BuildError: it differs from its checkpoint by more than its precision's bounds.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        return unverified(f"{' and '.join(missing)} not installed on the build machine")
+    if missing := _missing():
+        return unverified(missing)
     from build_engine.parity.gate import compare, fitting
     from build_engine.parity.golden import golden_set
     from build_engine.parity.streamed_reference import StreamedReference
@@ -88,6 +90,38 @@ def gate(
     golden = golden_set(candidate, reference, golden_cases(), GOLDEN_TOKENS)
     write_golden(candidate.root, _bounded_by_this_machine(candidate, open_engine, golden))
     return report.to_dict()
+
+
+def store_golden(candidate: Bundle, checkpoint: Path, parameters: int) -> str:
+    """Write the golden replies of a bundle that does not run on this machine into the candidate's directory.
+
+    Returns:
+        Why there are none; "" where they were written.
+    """
+    missing = _missing()
+    if missing:
+        return missing
+    needed, available = parameters * 4 * FLOAT32_SHARE / 1e9, memory_gb()[1]
+    if available and needed > available:
+        return f"the reference takes {needed:.1f} GB in float32, {available:.1f} GB are available"
+    import torch
+
+    from build_engine.parity.golden import golden_set
+    from egm_edge.backends.transformers_reference import TransformersReference
+
+    own, spec = PixelSpec.from_checkpoint(checkpoint), PixelSpec.from_dict(candidate.manifest.pixel_spec)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reference = TransformersReference(checkpoint, max_pixels=None if spec == own else spec.area, device=device)
+    golden = golden_set(candidate, reference, golden_cases(), GOLDEN_TOKENS)
+    if not golden.replies:
+        return "no golden request fits into the bundle's context"
+    write_golden(candidate.root, golden)
+    return ""
+
+
+def _missing() -> str:
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed on the build machine" if missing else ""
 
 
 def _bounded_by_this_machine(candidate: Bundle, open_engine: Callable[[Bundle], Backend], golden: GoldenSet) -> GoldenSet:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.parity import settings, stages
-from build_engine.parity.bounds import BOUNDS, EXACT, NEARLY_EXACT, Bounds
+from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, size_probes
 from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
@@ -23,6 +23,7 @@ from build_engine.parity.side import SINGLE_STEPS, BackendSide
 from build_engine.parity.streamed_reference import StreamedReference
 from build_engine.parity.unrounded import unrounded
 from build_engine.parity.witnesses import attribute_problems, in_pixels, read_box
+from build_engine.precisions import PRECISIONS
 from egm_edge.backends import Backend
 from egm_edge.backends.transformers_reference import TransformersReference
 from egm_edge.boxes import Box
@@ -104,7 +105,7 @@ def compare(
         EgmError: the reference cannot run. What the backend raises is a finding, not an error.
     """
     manifest = bundle.manifest
-    bounds = BOUNDS[manifest.precision]
+    bounds = PRECISIONS[manifest.precision].bounds
     asked = ReferenceSide(reference, manifest.family, cases, max_new_tokens)
     backend = open_engine(bundle)
     try:

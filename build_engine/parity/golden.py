@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from build_engine.parity.bounds import BOUNDS
 from build_engine.parity.cases import Case
 from build_engine.parity.witnesses import in_pixels, read_box, task_text
+from build_engine.precisions import PRECISIONS
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
 from egm_edge.bundle import Bundle
 from egm_edge.golden.replies import GoldenReply, GoldenSet, top_logits
@@ -26,7 +26,7 @@ def golden_set(bundle: Bundle, reference: TransformersReference, cases: Sequence
     room = int(limits["context_tokens"]) - new_tokens
     fitting = [(case, request) for case, request in zip(cases, prepared, strict=True) if len(request.ids) <= room]
     replies = reference.generate([request for _, request in fitting], new_tokens) if fitting else []
-    bounds = BOUNDS[bundle.manifest.precision]
+    bounds = PRECISIONS[bundle.manifest.precision].bounds
     allowed = {"kl_nats": bounds.kl_nats, "disagreeing": bounds.disagreeing, "same_text": float(bounds.same_text)}
     made = [_golden(reference, case, request, ids) for (case, request), ids in zip(fitting, replies, strict=True)]
     return GoldenSet(tuple(made), reference.name, allowed, new_tokens)

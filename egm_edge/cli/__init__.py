@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "track": Verb("egm_edge.cli.track:main", "carry boxes through a video, a folder of frames or a camera"),
     "build": Verb("build_engine.cli:main", "turn a checkpoint into a bundle for one target", extra="build"),
     "recommend": Verb("build_engine.recommend_cli:main", "what to build for this machine or another, and how fast it is"),
+    "setup": Verb("build_engine.setup_cli:main", "make the environment that a target's tools need"),
     "targets": Verb("build_engine.targets_cli:main", "what bundles can be built for"),
     "verify": Verb("build_engine.verify_cli:main", "compare a bundle with its checkpoint, stage by stage", extra="build"),
     "serve": Verb("egm_edge.cli.serve:main", "answer OpenAI clients with a bundle's boxes, and show a page", extra="serve"),

@@ -151,6 +151,8 @@ def _report(
         problems.append(f"logits differ by {mean:.2g} nats (bound {bound:.2g})")
     if limits.get("same_text") and same < len(answers):
         problems.append(f"{len(answers) - same} of {len(answers)} replies are not the reference's")
+    if mean is None and same < len(answers) and not any(reply.box for reply, _, _ in answers):
+        problems.append(f"{len(answers) - same} of {len(answers)} replies are not the reference's, and it gives no box to compare")
     boxed = [(Box(*reply.box), box, reply.picture) for reply, _, box in answers if reply.box is not None]
     ious = [theirs.iou(ours) if ours is not None else 0.0 for theirs, ours, _ in boxed]
     other = sum(iou < HALF_IOU for iou in ious)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-import threading
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,103 +18,14 @@ from egm_edge.errors import BackendError, BundleError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.grounding import Outcome
 from egm_edge.pixels import PixelSpec
+from tests.backends.edge_llm_stand_in import ANSWER, Engine, install
 
-ANSWER = '\n</think>\n\n```json\n[{"bbox_2d": [250, 250, 750, 500], "label": "the mug"}]\n```'
 FRAME = np.full((120, 200, 3), 90, np.uint8)
-
-
-class Channel:
-    """StreamChannel: chunks in, chunks out, cancel from the reader's side."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Any] = []
-        self.condition = threading.Condition()
-        self.finished = self.cancelled = False
-
-    @classmethod
-    def create(cls) -> Channel:
-        return cls()
-
-    def set_skip_special_tokens(self, skip: bool) -> None:
-        assert skip is False
-
-    def push(self, text: str, reason: str = "NOT_FINISHED") -> None:
-        done = reason != "NOT_FINISHED"
-        chunk = SimpleNamespace(text=text, token_ids=[1], prompt_token_count=42, finished=done, reason=reason, logprobs=[])
-        with self.condition:
-            self.chunks.append(chunk)
-            self.finished = self.finished or done
-            self.condition.notify_all()
-
-    def wait_pop(self, *, timeout_ms: int) -> Any:
-        with self.condition:
-            self.condition.wait_for(lambda: self.chunks or self.finished or self.cancelled, timeout_ms / 1e3)
-            return self.chunks.pop(0) if self.chunks else None
-
-    def is_finished(self) -> bool:
-        return self.finished
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-    def cancel(self) -> None:
-        with self.condition:
-            self.cancelled = True
-            self.condition.notify_all()
-
-
-class Engine:
-    """LLMRuntime: records what it was asked, answers by `script`."""
-
-    script = "answers"
-    opened: tuple[Any, ...] = ()
-
-    def __init__(self, *arguments: Any) -> None:
-        type(self).opened = arguments
-        self.requests: list[Any] = []
-
-    def capture_decoding_cuda_graph(self) -> bool:
-        return True
-
-    def handle_request(self, request: Any) -> None:
-        self.requests.append(request)
-        [channel] = request.stream_channels
-        if self.script == "fails":
-            raise RuntimeError("input length 4000 exceeds the engine's 2296")
-        if self.script == "stalls":
-            while not channel.is_cancelled():
-                time.sleep(0.005)
-            return
-        for piece in (ANSWER[i : i + 7] for i in range(0, len(ANSWER), 7)):
-            channel.push(piece)
-        channel.push("", {"answers": "END_ID", "cut": "LENGTH", "ends in error": "ERROR"}[self.script])
-
-
-def names(*words: str) -> Any:
-    return SimpleNamespace(**{word: word for word in words})
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module: Any = types.ModuleType("tensorrt_edgellm.runtime")
-    for name in ("Message", "LLMGenerationRequest", "ContextCacheConfig"):
-        setattr(module, name, type(name, (), {}))
-    module.MessageContent = lambda kind, text: (kind, text)
-    module.Request = lambda messages: SimpleNamespace(messages=messages, guided_decoding=None)
-    module.GuidedDecodingParams = lambda kind, guide: (kind, guide)
-    module.GuideType = names("REGEX", "JSON_SCHEMA", "EBNF", "CHOICE")
-    module.FinishReason = names("NOT_FINISHED", "END_ID", "LENGTH", "ERROR", "CANCELLED", "STOP_WORDS")
-    module.ContextCacheLookupPolicy = names("USE_CACHE", "BYPASS")
-    module.ContextCacheCommitPolicy = names("PREFILL_STATE_ONLY", "INCLUDING_GENERATED_TOKENS")
-    module.load_image_from_bytes = lambda data: SimpleNamespace(data=data)
-    module.StreamChannel, module.LLMRuntime = Channel, Engine
-    module.load = lambda: None
-    package: Any = types.ModuleType("tensorrt_edgellm")
-    package.runtime = module
-    monkeypatch.setitem(sys.modules, "tensorrt_edgellm", package)
-    monkeypatch.setitem(sys.modules, "tensorrt_edgellm.runtime", module)
-    monkeypatch.setattr(Engine, "script", "answers")
-    return module
+    return install(monkeypatch)
 
 
 def write_bundle(checkpoint: Path, out: Path, engine: dict[str, str] | None) -> Path:
@@ -207,7 +114,16 @@ def test_a_failure_of_the_runtime_is_one_line(grounder: EdgeLlmGrounder, script:
 
 def test_without_the_runtime_the_message_says_what_to_install(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
     bundle = write_bundle(tiny_qwen3_vl, tmp_path / "bundle", {"gpu": "Orin"})
-    with pytest.raises(BackendError, match=r"pip install tensorrt-edgellm==0\.11\.0"):
+    with pytest.raises(BackendError, match=r"expected tensorrt-edgellm 0\.11\.0.*found none.*egm setup edgellm --device"):
+        EdgeLlmGrounder.from_bundle(bundle)
+
+
+def test_a_release_that_was_not_tried_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tiny_qwen3_vl: Path, tmp_path: Path
+) -> None:
+    install(monkeypatch, release="0.11.1")
+    bundle = write_bundle(tiny_qwen3_vl, tmp_path / "bundle", {"gpu": "Orin"})
+    with pytest.raises(BackendError, match=r"expected tensorrt-edgellm 0\.11\.0.*found 0\.11\.1, whose one command"):
         EdgeLlmGrounder.from_bundle(bundle)
 
 

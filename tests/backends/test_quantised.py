@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from build_engine.compilers.cpu import build_cpu
-from build_engine.parity import bounds, build_gate
+from build_engine.parity import build_gate
 from build_engine.parity.report import STAGES
+from build_engine.precisions import PRECISIONS
 from egm_edge.backends.onnx_runtime.backend import OnnxBackend
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.sessions import PREFILL, MemoryMode
@@ -45,7 +46,8 @@ def test_the_gate_measures_and_records_the_cost_of_a_precision(
 def test_the_gate_refuses_a_bundle_that_drifted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bounds.BOUNDS, "int4", replace(bounds.BOUNDS["int4"], kl_nats=1e-9))
+    row = PRECISIONS["int4"]
+    monkeypatch.setitem(PRECISIONS, "int4", replace(row, bounds=replace(row.bounds, kl_nats=1e-9)))  # type: ignore[arg-type]
     with pytest.raises(BuildError, match=r"prefill logits.*--precision"):
         build_cpu(checkpoint, tmp_path / "bundle", precision="int4")
     assert not (tmp_path / "bundle").exists()

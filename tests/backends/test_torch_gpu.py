@@ -187,6 +187,13 @@ def test_an_interrupted_engine_says_so_and_goes_on_when_disarmed(tmp_path: Path)
         session.extend(ids)
 
 
+def test_tokens_outside_the_embedding_never_reach_the_device(pair: tuple[Grounder, Grounder]) -> None:
+    session, ids = _session(pair[1], IMAGES["odd"])
+    for token in (-1, 10**6):
+        with pytest.raises(BackendError, match="of different models"):
+            session.extend([*ids, token])
+
+
 def test_half_precision_stays_near_float32(pair: tuple[Grounder, Grounder]) -> None:
     bundle = pair[1].bundle
     half = Grounder(TorchBackend(bundle, device="cpu", dtype=torch.bfloat16), bundle, read_tokenizer(bundle))

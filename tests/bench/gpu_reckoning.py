@@ -60,7 +60,7 @@ def reckon(model: str, card: Card, wh: tuple[int, int]) -> Reckoned:
     attained = card.peak_tflops * MATRIX_SHARE * 1e9  # operations a millisecond
     vision_ms = 2 * size.vision * patches / attained
     prefill_ms = max(2 * size.decoder * (image + PROMPT_TOKENS) / attained, layers * EAGER_LAYER_US / 1e3)
-    second_ms = (ANSWER_TOKENS + 1) * step_ms  # its own words go through the decoder in two steps of 16
+    second_ms = max(step_ms, layers * EAGER_LAYER_US / 1e3) + ANSWER_TOKENS * step_ms  # its own words, then the answer
     first_ms = vision_ms + prefill_ms + step_ms
     return Reckoned(image, limit_ms, step_ms, first_ms, first_ms + (ANSWER_TOKENS - 1) * step_ms, second_ms)
 

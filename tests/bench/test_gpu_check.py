@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from egm_edge.backends.torch_gpu.backend import TorchBackend  # noqa: E402
 from egm_edge.bundle_from_checkpoint import describe_checkpoint  # noqa: E402
+from tests.bench import gpu_check  # noqa: E402
 from tests.bench.gpu_reckoning import SMALL_KERNELS, table  # noqa: E402
 from tests.support.tiny_checkpoints import write_tiny_qwen3_vl  # noqa: E402
 
@@ -67,6 +69,7 @@ def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
     parity = json.loads((out / "parity.json").read_text("utf-8"))
     for name in ("egm-nano", "qwen3_vl", "internvl3"):
         assert parity[name]["float32"]["logits differ from transformers by at most"] < 1e-3
+        assert parity[name]["float32"]["graphs differ from plain calls by at most, of the largest logit"] < 1e-5
         assert parity[name]["one text"]  # float32 both, on a CPU
     for model in ("2b", "4b", "8b"):
         measured = json.loads((out / f"measure-{model}.json").read_text("utf-8"))
@@ -84,3 +87,22 @@ def test_a_part_that_fails_costs_no_other(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1 and "train" in done.stdout.splitlines()[-1]
     assert "# The PyTorch engine" in (tmp_path / "out/report.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_where_graphs_fail_the_rest_is_measured_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly = gpu_check.opened
+
+    def opened(checkpoint: Path, dtype: Any = None, *, plain: bool = False) -> Any:
+        if not plain:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return plainly(checkpoint, dtype, plain=True)
+
+    monkeypatch.setattr(gpu_check, "opened", opened)
+    options = argparse.Namespace(work=tmp_path)
+    with pytest.raises(SystemExit, match="3"):
+        gpu_check.parity(gpu_check.Findings(tmp_path / "parity.json"), options)
+    parity = json.loads((tmp_path / "parity.json").read_text("utf-8"))
+    assert parity["graphs_work"] is False and "not permitted" in parity["internvl3"]["16 bits"]["graphs"]
+    script = (ROOT / ".ci/gpu_check.sh").read_text("utf-8")
+    assert "plain=(--plain)" in script

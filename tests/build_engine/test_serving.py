@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,16 @@ from build_engine.targets import target_for
 from egm_edge.backends import load_backend
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError, BuildError, CheckpointError
+from egm_edge.errors import BackendError, BuildError, BundleError, CheckpointError
+from egm_edge.golden.replies import read_golden
 from egm_edge.pixels import PixelSpec
 
 
-def _build(checkpoint: Path, out_dir: Path, target: str, precision: str = "bf16", **options: object) -> Bundle:
+def _build(checkpoint: Path, out_dir: Path, target: str, precision: str = "bf16", **options: Any) -> Bundle:
+    """Without golden replies unless `gate` is asked for."""
+    row = target_for(target)
     return compile_server(
-        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=target_for(target), precision=precision, **options)  # type: ignore[arg-type]
+        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=row, precision=precision, **{"gate": False} | options)
     )
 
 
@@ -137,6 +141,30 @@ def test_a_family_that_the_server_lacks_names_the_servers_that_have_it(tiny_inte
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
+def test_golden_replies_are_the_references_at_the_bundles_budget(
+    request: pytest.FixtureRequest, tmp_path: Path, family: str
+) -> None:
+    pytest.importorskip("transformers", reason="the reference; install the verify extra")
+    checkpoint = request.getfixturevalue(family)
+    bundle = _build(checkpoint, tmp_path / "bundle", "vllm", gate=True, max_new_tokens=12, max_pixels=16384)
+    golden = read_golden(bundle)
+    assert len(golden.replies) == 6 and golden.max_new_tokens == 12
+    assert {reply.task.value for reply in golden.replies} == {"modal", "amodal"}
+    assert "--url" in bundle.manifest.parity["verify_with"]
+    assert _build(checkpoint, tmp_path / "bundle", "vllm", max_new_tokens=12, max_pixels=16384).hash == bundle.hash
+
+
+def test_too_large_a_reference_is_told_and_the_bundle_made(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("build_engine.parity.build_gate.memory_gb", lambda: (1e-6, 1e-6))
+    bundle = _build(tiny_qwen3_vl, tmp_path / "bundle", "vllm", gate=True)
+    assert "GB in float32" in bundle.manifest.parity["golden"]
+    with pytest.raises(BundleError, match="golden replies in the bundle"):
+        read_golden(bundle)
+
+
 def test_equal_inputs_give_equal_bundles(tiny_internvl3: Path, tmp_path: Path) -> None:
     first, second = (_build(tiny_internvl3, tmp_path / name, "sglang") for name in "ab")
     assert first.hash == second.hash
@@ -168,7 +196,7 @@ def test_quantizing_without_its_tools_says_how_to_get_them(
     tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
-    with pytest.raises(BuildError, match="make edgellm"):
+    with pytest.raises(BuildError, match="egm setup edgellm"):
         _build(tiny_qwen3_vl, tmp_path / "bundle", "tensorrt-llm", "fp8")
     assert not list(tmp_path.iterdir())
 

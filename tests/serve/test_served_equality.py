@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from egm_edge.assets import shipped_bundle
+from egm_edge.assets import shipped_bundle, shipped_checkpoint
 from egm_edge.backends.text_runtime.http import RemoteGrounder
 from egm_edge.backends.text_runtime.served_model import ServedModel
+from egm_edge.bundle import Bundle
 from egm_edge.grounder import Grounder
 from egm_edge.images import EXIF_ORIENTATION, load_image
 from egm_edge.pixels import PixelSpec, preprocess
@@ -103,3 +105,15 @@ def test_what_is_sent_is_resized_once_for_every_budget(budget: tuple[int, int]) 
         assert tokens == ours.image_token_count
         resized_here += sent is not picture
     assert resized_here or budget[0] == budget[1]
+
+
+def test_a_servers_bundle_is_verified_at_its_address(shipped: Server, tmp_path: Path) -> None:
+    """The golden replies of a bundle for vLLM, asked of a server that serves the same checkpoint."""
+    pytest.importorskip("transformers", reason="the reference; install the verify extra")
+    from build_engine.cli import main as build
+    from build_engine.verify_cli import main as verify
+
+    out = tmp_path / "bundle"
+    assert build([str(shipped_checkpoint()), "--target", "vllm", "-o", str(out), "--quiet"]) == 0
+    assert "--url" in Bundle.open(out).manifest.parity["verify_with"]
+    assert verify([str(out), "--url", shipped.url]) == 0

@@ -13,6 +13,7 @@ uses it) and covered by a contract test with stand-ins of the same shape. Not ru
 from __future__ import annotations
 
 import threading
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,13 @@ from egm_edge.bundle import Bundle
 from egm_edge.encoding import png
 from egm_edge.errors import BackendError, BundleError
 from egm_edge.openai import TextChunk
+from egm_edge.releases import EDGE_LLM, describe_release
 
-RUNTIME = "tensorrt-edgellm 0.11.0"
+RUNTIME = f"tensorrt-edgellm {EDGE_LLM}"
 CONTEXT_RECORDS = 64  # prefixes kept: the prompt before the picture, and pictures asked about lately
-_INSTALL = f"pip install {RUNTIME.replace(' ', '==')} on a device of `egm targets`, with its JetPack and TensorRT"
+_INSTALL = "on the device run `egm setup edgellm --device`, and use the egm that it names"
+_PLATFORM = "compare `egm targets TARGET` with this machine's JetPack, CUDA and TensorRT"
+
 
 class EdgeLlmRuntime:
     """The engine of an Edge-LLM bundle, loaded. It answers one request after another.
@@ -168,11 +172,15 @@ class EdgeLlmGrounder(TextGrounder):
 def _load_runtime() -> Any:
     """The native runtime, after its own check of system, CUDA, TensorRT and GPU."""
     try:
-        from tensorrt_edgellm import runtime
-    except ImportError as error:
-        raise BackendError(f"{RUNTIME}, which runs this bundle", str(error), _INSTALL) from None
+        release = version("tensorrt-edgellm")
+    except PackageNotFoundError:
+        release = None
+    if release != EDGE_LLM:
+        raise BackendError(f"{RUNTIME}, which runs this bundle", describe_release(release), _INSTALL)
     try:
+        from tensorrt_edgellm import runtime
+
         runtime.load()
-    except Exception as error:  # NativeDetectionError, NativeSelectionError: named only inside the package
-        raise BackendError(f"a machine that {RUNTIME} has a payload for", words_of(error), _INSTALL) from None
+    except Exception as error:  # ImportError, NativeDetectionError, NativeSelectionError, TensorRTDependencyError
+        raise BackendError(f"a machine that {RUNTIME} has a payload for", words_of(error), _PLATFORM) from None
     return runtime

@@ -104,83 +104,70 @@ class TorchFrame:
 
 
 @dataclass(slots=True)
-class TorchSession:
-    """One request after its frame's prefix."""
+class TorchRows:
+    """Continuations of one frame, each a row of a cache; a request alone is a batch of one row."""
 
     backend: TorchBackend
     frame: TorchFrame
-
-    @property
-    def length(self) -> int:
-        return self.backend.length
-
-    def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
-        self.backend.require_resident(self.frame)
-        require_tokens(token_ids)
-        logits = self.backend.feed(token_ids, every_position=every_position)
-        return logits if every_position else logits[0]
-
-    def truncate(self, length: int) -> None:
-        self.backend.require_resident(self.frame)
-        require_reached(length, self.length)
-        self.backend.length = length
-
-    def fork(self, rows: int, room: int) -> TorchBranches:
-        self.backend.require_resident(self.frame)
-        return TorchBranches(self.backend, self.frame.shift, rows, room)
-
-
-class TorchBranches:
-    """Several continuations of one session in one batch, each row of the cache a sequence of its own."""
-
-    def __init__(self, backend: TorchBackend, shift: int, rows: int, room: int) -> None:
-        self._backend, self.shift = backend, shift
-        self.lengths = [backend.length] * rows
-        self.cache = backend.branch_cache(rows, backend.length + room)
-        self.cache.copy_from(backend.cache, backend.length)
+    cache: KvCache
+    lengths: list[int]
 
     def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        rows = len(token_ids)
-        own = KvCache(self.cache.keys[:, :rows], self.cache.values[:, :rows])
-        logits = self._backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.shift, own)
+        self.reserve(max(self.lengths) + 1)
+        cache = self.cache.rows(0, len(token_ids))
+        logits = self.backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache)
         self.lengths = [length + 1 for length in self.lengths]
         return logits[:, 0]
 
     def drop(self, row: int) -> None:
-        last = len(self.lengths) - 1
-        if row != last:
+        length = self.lengths.pop()
+        if row != len(self.lengths):
             for part in self.cache:
-                part[:, row, : self.lengths[last]] = part[:, last, : self.lengths[last]]
-            self.lengths[row] = self.lengths[last]
-        self.lengths = self.lengths[:last]
+                part[:, row, :length] = part[:, len(self.lengths), :length]
+            self.lengths[row] = length
 
-    def row(self, row: int) -> TorchBranch:
-        return TorchBranch(self._backend, self, row)
+    def row(self, row: int) -> TorchSession:
+        return TorchSession(self, row)
+
+    def reserve(self, needed: int) -> None:
+        """Make room for sequences of `needed` tokens, doubling the cache up to the checkpoint's own limit."""
+        require_room(needed, self.backend.context_tokens)
+        if needed > self.cache.places:
+            self.cache = self.backend.grown(self.cache, max(needed, 2 * self.cache.places))
 
 
 @dataclass(slots=True)
-class TorchBranch:
-    """One of several continuations, by itself."""
+class TorchSession:
+    """A sequence: one request after its frame's prefix, or one of its continuations."""
 
-    backend: TorchBackend
-    branches: TorchBranches
-    place: int
+    batch: TorchRows
+    place: int = 0
 
     @property
     def length(self) -> int:
-        return self.branches.lengths[self.place]
+        return self.batch.lengths[self.place]
 
     def extend(self, token_ids: Sequence[int], *, every_position: bool = False) -> NDArray[np.float32]:
+        batch, start, end = self.batch, self.length, self.length + len(token_ids)
+        batch.backend.require_resident(batch.frame)
         require_tokens(token_ids)
-        places = np.arange(self.length, self.length + len(token_ids))[None]
-        own = self.branches.cache.row(self.place)
-        logits = self.backend.run(np.array([token_ids]), places, self.branches.shift, own)[0]
-        self.branches.lengths[self.place] += len(token_ids)
-        return logits if every_position else logits[-1]
+        batch.reserve(end)
+        ids, places, cache = np.array([token_ids]), np.arange(start, end)[None], batch.cache.rows(self.place, self.place + 1)
+        logits = batch.backend.run(ids, places, batch.frame.shift, cache, every_position=every_position)[0]
+        batch.lengths[self.place] = end
+        return logits if every_position else logits[0]
 
     def truncate(self, length: int) -> None:
+        self.batch.backend.require_resident(self.batch.frame)
         require_reached(length, self.length)
-        self.branches.lengths[self.place] = length
+        self.batch.lengths[self.place] = length
+
+    def fork(self, rows: int, room: int) -> TorchRows:
+        own, length = self.batch, self.length
+        own.backend.require_resident(own.frame)
+        cache = own.backend.branch_cache(rows, length + room)
+        cache.copy_from(own.cache.rows(self.place, self.place + 1), length)
+        return TorchRows(own.backend, own.frame, cache, [length] * rows)
 
 
 class TorchBackend(Interruptible):
@@ -221,15 +208,14 @@ class TorchBackend(Interruptible):
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
         dtype = dtype or _dtype(bundle, capability)
+        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Eager())
         with _device_memory():
             weights = Weights(directory, self.device, dtype)
             self.decoder = TextDecoder(weights, config, attention or attention_for(dtype, capability))
             self.vision: VisionTower = TOWERS[config["model_type"]](weights, config, self.spec)
-            self.cache = KvCache.empty(self.decoder.shape, 1, min(FIRST_CAPACITY, self.context_tokens), self.decoder.embedding)
-        self.length = 0
-        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Eager())
+            self.cache = self._empty(1, FIRST_CAPACITY)
         self._branches: KvCache | None = None
-        self._resident: TorchFrame | None = None
+        self._resident: TorchRows | None = None  # the frame in the cache, and what the request behind it reached
         names = [str(dtype).removeprefix("torch."), *filter(None, [self.decoder.attention.name])]
         threads = 0 if on_gpu else torch.get_num_threads()
         self.facts = RuntimeFacts(f"torch {torch.__version__} ({', '.join(names)})", str(self.device), threads)
@@ -261,20 +247,11 @@ class TorchBackend(Interruptible):
         if not isinstance(frame, TorchFrame):
             raise BackendError("a frame of this backend", type(frame).__name__, "open it with open_frame")
         self._require_running()
-        if self._resident is not frame:
-            self._make_resident(frame)
-        self.length = frame.prefix_token_count
-        return TorchSession(self, frame)
-
-    def feed(self, token_ids: Sequence[int], *, every_position: bool) -> NDArray[np.float32]:
-        """Feed text tokens behind what the cache holds; logits [n, V], or [1, V] after the last one."""
-        assert self._resident is not None
-        count = len(token_ids)
-        self._reserve(count)
-        places = np.arange(self.length, self.length + count)[None]
-        logits = self.run(np.array([token_ids]), places, self._resident.shift, self.cache, every_position=every_position)[0]
-        self.length += count
-        return logits
+        own = self._resident
+        if own is None or own.frame is not frame:
+            own = self._make_resident(frame)
+        own.lengths[0] = frame.prefix_token_count
+        return TorchSession(own)
 
     @torch.inference_mode()
     @_device_memory()
@@ -287,6 +264,7 @@ class TorchBackend(Interruptible):
         nobody looks before it is written again.
         """
         self._require_running()
+        self._require_known(token_ids)
         rows, count = token_ids.shape
         size = next((n for n in STEP_TOKENS if n >= count), count)
         if size > count and int(places.max()) + size - count < cache.places:
@@ -320,10 +298,23 @@ class TorchBackend(Interruptible):
         """Memory for `rows` sequences, kept from one vote to the next so that its graphs are too."""
         kept = self._branches
         if kept is None or kept.keys.shape[1] < rows or kept.places < places:
-            places = -(-places // CAPACITY_STEP) * CAPACITY_STEP
-            kept = self._branches = KvCache.empty(self.decoder.shape, rows, places, self.decoder.embedding)
-            self._capture.forget()
-        return KvCache(kept.keys[:, :rows], kept.values[:, :rows])
+            kept = self._branches = self._empty(rows, places)
+        return kept.rows(0, rows)
+
+    def grown(self, cache: KvCache, places: int) -> KvCache:
+        """What `cache` holds, with room for `places` tokens."""
+        grown = self._empty(cache.keys.shape[1], places)
+        grown.copy_from(cache, cache.places)
+        if cache is self.cache:
+            self.cache = grown
+        else:
+            self._branches = grown
+        return grown
+
+    def _empty(self, rows: int, places: int) -> KvCache:
+        self._capture.forget()  # graphs hold on to the cache that this one follows
+        places = min(-(-places // CAPACITY_STEP) * CAPACITY_STEP, self.context_tokens)
+        return KvCache.empty(self.decoder.shape, rows, places, self.decoder.embedding)
 
     def close(self) -> None:
         if not self._closed:
@@ -334,12 +325,12 @@ class TorchBackend(Interruptible):
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
         self._require_running()
-        if self._resident is not frame:
+        if self._resident is None or self._resident.frame is not frame:
             found = "another frame, opened since"
             raise BackendError("the session's own frame in the engine", found, "open the session again")
 
     @torch.inference_mode()
-    def _make_resident(self, frame: TorchFrame) -> None:
+    def _make_resident(self, frame: TorchFrame) -> TorchRows:
         """Write the frame's prefix into the cache; what stands before the image is kept from the frame before.
 
         It is fed by itself, so that keeping it changes no bit of the rest.
@@ -347,10 +338,11 @@ class TorchBackend(Interruptible):
         started = self._now()
         last, self._resident = self._resident, None
         opening, count = frame.opening, frame.prefix_token_count
-        kept = opening if last and last.prefix_ids[:opening] == frame.prefix_ids[:opening] else 0
-        self.length = kept
-        self._reserve(count - kept)
+        kept = opening if last and last.frame.prefix_ids[:opening] == frame.prefix_ids[:opening] else 0
+        own = TorchRows(self, frame, self.cache, [count])
+        own.reserve(count)
         ids = np.array(frame.prefix_ids)
+        self._require_known(ids)
         x = self.decoder.embedding[torch.from_numpy(ids).to(self.device)][None]
         at_image = torch.from_numpy(np.flatnonzero(ids == self.image_token_id)).to(self.device)
         extras = [torch.zeros_like(x) for _ in frame.features[1:]]
@@ -361,22 +353,19 @@ class TorchBackend(Interruptible):
         for fed in (slice(kept, opening), slice(opening, count)):
             if fed.start < fed.stop:
                 self.decoder.forward(
-                    x[:, fed], (rotary[0][fed], rotary[1][fed]), self.cache, places[:, fed], fed.stop,
+                    x[:, fed], (rotary[0][fed], rotary[1][fed]), own.cache, places[:, fed], fed.stop,
                     deepstack=[extra[:, fed] for extra in extras], check=self._require_running,
                 )  # fmt: skip
-        self.length, self._resident = count, frame
+        self._resident = own
         frame.prefill_ms = (self._now() - started) * 1e3
+        return own
 
-    def _reserve(self, count: int) -> None:
-        """Make room for `count` tokens, doubling the cache up to the checkpoint's own limit."""
-        needed = self.length + count
-        require_room(needed, self.context_tokens)
-        if needed > self.cache.places:
-            places = min(max(-(-needed // CAPACITY_STEP) * CAPACITY_STEP, 2 * self.cache.places), self.context_tokens)
-            grown = KvCache.empty(self.decoder.shape, 1, places, self.decoder.embedding)
-            grown.copy_from(self.cache, self.length)
-            self.cache = grown
-            self._capture.forget()
+    def _require_known(self, token_ids: NDArray[np.int64]) -> None:
+        """Refuse what lies outside the embedding, for which a GPU ends the whole process."""
+        rows = len(self.decoder.embedding)
+        if not 0 <= token_ids.min() <= token_ids.max() < rows:
+            found, hint = f"{token_ids.min()} to {token_ids.max()}", "tokenizer and weights are of different models"
+            raise BackendError(f"token ids of 0 to {rows - 1}", found, hint)
 
     def _now(self) -> float:
         """`time.perf_counter()` when the device has done what it was given."""

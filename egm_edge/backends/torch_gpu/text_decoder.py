@@ -67,9 +67,9 @@ class KvCache(NamedTuple):
     def places(self) -> int:
         return self.keys.shape[2]
 
-    def row(self, row: int) -> KvCache:
-        """One sequence of several, the same memory."""
-        return KvCache(self.keys[:, row : row + 1], self.values[:, row : row + 1])
+    def rows(self, start: int, stop: int) -> KvCache:
+        """Some sequences of several, the same memory."""
+        return KvCache(self.keys[:, start:stop], self.values[:, start:stop])
 
     def copy_from(self, other: KvCache, length: int) -> None:
         """Take the first `length` places of another cache; one row spreads over all of these."""
@@ -142,14 +142,22 @@ class TextDecoder:
         Returns:
             [B, n, H].
         """
+        heads, size = self.shape.heads, self.shape.head_dim
+        values_from = heads + self.shape.kv_heads
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         seen = min(-(-seen // SEEN_STEP) * SEEN_STEP, cache.places)
-        bounds = self.attention.bounds(places, seen, self.shape.heads // self.shape.kv_heads, x.dtype)
-        for i, layer in enumerate(self._layers):
+        bounds = self.attention.bounds(places, seen, heads // self.shape.kv_heads, x.dtype)
+        for i, (layer, keys, values) in enumerate(zip(self._layers, cache.keys, cache.values, strict=True)):
             if check is not None:
                 check()
-            own = KvCache(cache.keys[i], cache.values[i])
-            x = x + self._attended(self._rms(x, layer.norm_1), layer, rotary, own, rows, places, seen, bounds)
+            qkv = F.linear(self._rms(x, layer.norm_1), layer.qkv, layer.qkv_bias).view(*x.shape[:2], -1, size)
+            both = qkv[:, :, :values_from]  # [B, n, h + k, d]
+            if layer.qk_norm is not None:
+                both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
+            both = rotated(both, rotary)
+            keys[rows, places] = both[:, :, heads:]
+            values[rows, places] = qkv[:, :, values_from:]
+            x = x + F.linear(self.attention(both[:, :, :heads], keys[:, :seen], values[:, :seen], bounds), layer.out)
             gate, up = F.linear(self._rms(x, layer.norm_2), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
             if i < len(deepstack):
@@ -159,28 +167,6 @@ class TextDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] to [..., V] in float32."""
         return F.linear(hidden, self._head).float()
-
-    def _attended(
-        self,
-        x: Tensor,
-        layer: _Layer,
-        rotary: tuple[Tensor, Tensor],
-        cache: KvCache,
-        rows: Tensor,
-        places: Tensor,
-        seen: int,
-        bounds: Tensor,
-    ) -> Tensor:
-        heads, size = self.shape.heads, self.shape.head_dim
-        values_from = heads + self.shape.kv_heads
-        qkv = F.linear(x, layer.qkv, layer.qkv_bias).view(*x.shape[:2], -1, size)  # [B, n, h + 2k, d]
-        both = qkv[:, :, :values_from]
-        if layer.qk_norm is not None:
-            both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
-        both = rotated(both, rotary)
-        cache.keys[rows, places] = both[:, :, heads:]
-        cache.values[rows, places] = qkv[:, :, values_from:]
-        return F.linear(self.attention(both[:, :, :heads], cache.keys[:, :seen], cache.values[:, :seen], bounds), layer.out)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.shape.epsilon)

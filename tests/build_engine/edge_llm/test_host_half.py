@@ -40,7 +40,7 @@ def test_a_missing_environment_says_how_to_make_it(
     jetson_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
-    with pytest.raises(BuildError, match="make edgellm"):
+    with pytest.raises(BuildError, match="egm setup edgellm"):
         main([str(jetson_qwen3_vl), "--target", "jetson-orin-nano", "-o", str(tmp_path / "bundle"), "--quiet"])
     assert not (tmp_path / "bundle").exists()
 

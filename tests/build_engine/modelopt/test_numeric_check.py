@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from build_engine.modelopt.numeric_check import LAYER_BOUNDS, check_quantization
+from build_engine.modelopt.numeric_check import check_quantization
+from build_engine.precisions import PRECISIONS
 from egm_edge.errors import BuildError
 
 RNG = np.random.default_rng(0)
@@ -30,7 +31,7 @@ def test_what_is_within_every_bound_passes(tmp_path: Path) -> None:
     found = check_quantization(_record(tmp_path / "r", layers=[0.05, 0.07]), "fp8", "bf16", "transformers", [12, 0])
     found.require_passed()
     assert found.logits_error == pytest.approx(0.05, rel=0.1) and found.cosine > 0.99 and found.requests == 2
-    assert found.to_dict()["passed"] and found.to_dict()["bounds"]["layer_error"] == LAYER_BOUNDS["fp8"]
+    assert found.to_dict()["passed"] and found.to_dict()["bounds"]["layer_error"] == PRECISIONS["fp8"].layer_bound
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.manifest import BundleWriter
 from build_engine.modelopt import quantize
 from build_engine.modelopt.quantize import SAVED, Quantization
-from build_engine.modelopt.recipe import RECIPES, SERVER_NUMBERS
+from build_engine.modelopt.recipe import SERVER_NUMBERS
 from build_engine.modelopt.verify_saved import DESCRIPTION, require_quantized
+from build_engine.precisions import PRECISIONS
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
@@ -65,7 +66,7 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
     with Checkpoint(jetson_qwen3_vl) as checkpoint:
         measured = Quantization(
             checkpoint=checkpoint, pixel_spec=PixelSpec.from_checkpoint(served), prompt_spec=read_prompt_spec(served),
-            recipe=RECIPES[precision], numbers=SERVER_NUMBERS, rows=calibration_rows,
+            recipe=PRECISIONS[precision].recipe, numbers=SERVER_NUMBERS, rows=calibration_rows,
         )  # fmt: skip
         log = tmp_path / "damaged" / "log"
         measured.run(edge_llm, tmp_path / "damaged", log, ProgressBar("build", None, 1), 1, COMPANIONS)
@@ -152,7 +153,8 @@ def _store_unpacked(file: Path) -> None:
 
 def _check_descriptions(served: Path, precision: str, copy: Path) -> None:
     """Every way in which the description may not fit the tensors is refused."""
-    recipe = RECIPES[precision]
+    recipe = PRECISIONS[precision].recipe
+    assert recipe is not None
     require_quantized(served, recipe, vision=False, int4_tile=1)
     shutil.copytree(served, copy)
     whole = (copy / DESCRIPTION).read_text("utf-8")
