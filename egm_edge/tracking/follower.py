@@ -51,7 +51,8 @@ class Sighting:
 
 
 class Follower(Protocol):
-    """Follows one object; made from the frame it was grounded on, its pose there and its half width and height."""
+    """Follows one object; made from the frame it was grounded on, its pose there, its half width and height,
+    and its phase: when, 0-1 of a period, it does what need not be done in every frame; those of several are spread."""
 
     @property
     def extent(self) -> Extent:

@@ -12,13 +12,13 @@ from egm_edge.tracking.hybrid import HybridFollower
 from egm_edge.tracking.opencv_follower import MODEL_FILES, OpenCvFollower, opencv_maker
 from egm_edge.tracking.similarity import Similarity
 
-FollowerMaker = Callable[[SmallFrame, Similarity, tuple[float, float]], Follower]
+FollowerMaker = Callable[[SmallFrame, Similarity, tuple[float, float], float], Follower]
 DEFAULT = "hybrid"
 FOLLOWERS = (DEFAULT, *MODEL_FILES)
 
 
 def follower_maker(name: str, model_files: tuple[str, ...] = ()) -> FollowerMaker:
-    """What makes followers of that name from the grounded frame, the pose there and the half width and height.
+    """What makes followers of that name from the grounded frame, the pose there, the half width and height, and the phase.
 
     Raises:
         InputError: an unknown name, or one that needs something else.

@@ -29,7 +29,7 @@ class SmallFrame:
     Attributes:
         stamp_ns: the camera's stamp.
         levels: [H, W, C] uint8 each, every level half the size of the one before; C is 3, or 1 for grey cameras.
-        grey: [H, W] uint8, the first level without its colours.
+        greys: [H, W] uint8 each, the levels without their colours.
         original_wh: width and height of the original image, pixels.
         to_small: small pixels per original pixel.
         camera: where the background of the previous frame went; identity when that is not known.
@@ -37,10 +37,14 @@ class SmallFrame:
 
     stamp_ns: int
     levels: tuple[NDArray[np.uint8], ...]
-    grey: NDArray[np.uint8]
+    greys: tuple[NDArray[np.uint8], ...]
     original_wh: tuple[int, int]
     to_small: tuple[float, float]
     camera: Similarity
+
+    @property
+    def grey(self) -> NDArray[np.uint8]:
+        return self.greys[0]
 
     @property
     def wh(self) -> tuple[int, int]:

@@ -32,14 +32,14 @@ MIN_SEARCH_SCORE = 0.3
 class HybridFollower:
     """Follows one object by its grounded look, or else by a correlation filter."""
 
-    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float]) -> None:
+    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float) -> None:
         self._look = Appearance(frame, pose, half_wh)
         self._aligner = Aligner(self._look)
-        self._filter = ObjectFilter(frame, pose, half_wh)
+        self._filter = ObjectFilter(frame, pose, half_wh, phase)
         self._half_wh = half_wh
         self._trust = 1.0
         self._occluded = False  # something came in front while alignment saw it
-        self._frames = 0
+        self._frames = int(phase * RETRY_EVERY)
 
     @property
     def extent(self) -> Extent:
@@ -71,7 +71,7 @@ class HybridFollower:
 
     def _aligned(self, frame: SmallFrame, fit: Fit) -> Sighting:
         part = self._aligner.accept(frame, fit)
-        if fit.quality >= SURE_FIT and self._filter.learns(frame):
+        if fit.quality >= SURE_FIT and self._filter.keeps_up(frame):
             self._filter.learn(frame, fit.pose)
         return Sighting(fit.pose, fit.quality, fit.visible < MOSTLY_VISIBLE, part)
 
@@ -93,7 +93,8 @@ class HybridFollower:
             if self._aligner.believable(fit):
                 return self._aligned(frame, fit)
         if probability > LEARN_ABOVE:
-            pose = self._filter.sized(frame, pose)
+            if self._filter.sizes(frame):
+                pose = self._filter.sized(frame, pose)
             if self._filter.learns(frame):
                 self._filter.learn(frame, pose, best)
         return Sighting(pose, probability)

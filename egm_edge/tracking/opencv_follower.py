@@ -63,12 +63,12 @@ class OpenCvFollower:
     """One object followed by one of OpenCV's trackers, upright.
 
     Args:
-        frame, pose, half_wh: as every follower's.
+        frame, pose, half_wh, phase: as every follower's; it does the same in every frame.
         make: makes the tracker.
     """
 
     def __init__(
-        self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], make: Callable[[], Any]
+        self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float, make: Callable[[], Any]
     ) -> None:
         self.extent = Extent(half_wh, None)
         self._look, self._half_wh, self._tracker = Appearance(frame, pose, half_wh), half_wh, make()

@@ -84,7 +84,9 @@ def fit_similarity(before: Points, after: Points, tolerance_px: float, least_agr
         centred = z[agree] - middle
         turn = complex(np.vdot(centred, target[agree] - middle_after) / max(1e-9, np.vdot(centred, centred).real))
         shift = complex(middle_after - turn * middle)
-        agree = np.abs(turn * z + shift - target) < tolerance_px
+        agreed, agree = agree, np.abs(turn * z + shift - target) < tolerance_px
+        if np.array_equal(agreed, agree):
+            break
     return Similarity(turn, shift)
 
 

@@ -6,6 +6,7 @@ Knows nothing of time. A grid is `size` samples, `step` object pixels apart, cen
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ Pixels = NDArray[np.uint8]
 TYPICAL_PERCENTILE = 75.0
 SHADOW = (0.45, 1.0)  # brightness of a soft shadow, of the table's
 MIN_OWN_SHARE = 0.2  # of the box
+_WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 def sample(frame: SmallFrame, pose: Similarity, size: tuple[int, int], step: float) -> tuple[NDArray[np.uint8], Mask]:
@@ -35,31 +37,39 @@ def sample(frame: SmallFrame, pose: Similarity, size: tuple[int, int], step: flo
     Returns:
         [h, w, C] uint8 and which samples lie inside the image, [h, w]; the border is repeated outside.
     """
-    stride = step * pose.scale
-    level = 0 if stride < 1.5 else 1 if stride < 3.0 else LEVELS - 1
-    image = frame.levels[level]
+    image, (fx, fy) = level_for(frame.levels, step * pose.scale)
     rows, columns = image.shape[:2]
-    fx, fy = columns / frame.wh[0], rows / frame.wh[1]
     turn = pose.turn * step
     first = pose.shift + turn * complex(0.5 - size[0] / 2, 0.5 - size[1] / 2)
     a, b, c = turn.real * fx, -turn.imag * fx, first.real * fx - 0.5
     d, e, f = turn.imag * fy, turn.real * fy, first.imag * fy - 0.5
-    patch = cv2.warpAffine(
-        image,
-        np.array([[a, b, c], [d, e, f]]),
-        size,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    ).reshape(size[1], size[0], -1)
+    matrix = np.array(((a, b, c), (d, e, f)))
+    warped = cv2.warpAffine(image, matrix, size, flags=_WARP, borderMode=cv2.BORDER_REPLICATE)
+    patch = np.asarray(warped, np.uint8).reshape(size[1], size[0], -1)
     right, down = size[0] - 1, size[1] - 1
     xs = (c, c + a * right, c + b * down, c + a * right + b * down)
     ys = (f, f + d * right, f + e * down, f + d * right + e * down)
-    if min(*xs, *ys) >= -0.5 and max(xs) <= columns - 0.5 and max(ys) <= rows - 0.5:
-        return patch.astype(np.uint8, copy=False), np.ones((size[1], size[0]), bool)
+    if min(xs) >= -0.5 and min(ys) >= -0.5 and max(xs) <= columns - 0.5 and max(ys) <= rows - 0.5:
+        return patch, _all(size)
     across, below = np.arange(size[0]), np.arange(size[1])[:, None]
     x, y = a * across + b * below + c, d * across + e * below + f
     inside = (x >= -0.5) & (y >= -0.5) & (x <= columns - 0.5) & (y <= rows - 0.5)
-    return patch.astype(np.uint8, copy=False), inside
+    return patch, inside
+
+
+def level_for(levels: tuple[Pixels, ...], stride: float) -> tuple[Pixels, tuple[float, float]]:
+    """The pyramid level for samples `stride` small pixels apart, and its pixels per small pixel across and down."""
+    image = levels[0 if stride < 1.5 else 1 if stride < 3.0 else LEVELS - 1]
+    height, width = levels[0].shape[:2]
+    return image, (image.shape[1] / width, image.shape[0] / height)
+
+
+@lru_cache(maxsize=64)
+def _all(size: tuple[int, int]) -> Mask:
+    """Every sample, [h, w]; shared, so not to be written to."""
+    every = np.ones((size[1], size[0]), bool)
+    every.flags.writeable = False
+    return every
 
 
 def grid(size: tuple[int, int], step: float) -> tuple[Floats, Floats]:

@@ -36,7 +36,7 @@ class Track:
         frame: the grounded frame; None when it is not known any more, which makes the track LOST from the start.
         grounded_stamp_ns: stamp of the answer.
         settings: when to give up.
-        make_follower: what looks for it.
+        make_follower, phase: what looks for it, and when it does its rare work.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Track:
         grounded_stamp_ns: int,
         settings: TrackerSettings,
         make_follower: FollowerMaker,
+        phase: float,
     ) -> None:
         self.track_id, self._settings = track_id, settings
         self._grounded_stamp_ns = grounded_stamp_ns
@@ -77,7 +78,7 @@ class Track:
         seen_half = (max(MIN_SIDE_PX / 2, half_wh[0]), max(MIN_SIDE_PX / 2, half_wh[1]))
         self._part = (half_wh[0] / seen_half[0], half_wh[1] / seen_half[1])
         self._most_quality = min(1.0, math.sqrt(self._part[0] * self._part[1]))
-        self._follower = make_follower(frame, self._pose, seen_half)
+        self._follower = make_follower(frame, self._pose, seen_half, phase)
 
     @property
     def state(self) -> TrackState:

@@ -8,6 +8,8 @@ lock, so a camera callback never waits for it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from egm_edge.tracking.tracked import TrackedBox
 
 LATE_FRAME_NS = 100_000_000
 LAST_STEPS = 2
+SPREAD = 0.618  # of a period between the phases of one track and the next: any number of them are far apart
 REGROUND_BELOW = 0.6
 
 
@@ -54,6 +57,7 @@ class Tracker:
         self._ring = FrameRing(self.settings.memory_s, self.settings.max_frames)
         self._tracks: dict[str, Track] = {}
         self._starting: dict[str, object] = {}
+        self._started = 0
         self._format: tuple[tuple[int, int], str] | None = None
         self._lock = threading.Lock()  # of everything above
         self._push_lock = threading.Lock()  # keeps frames in order
@@ -73,7 +77,7 @@ class Tracker:
             InputError: the image is of another type or shape.
         """
         levels = shrink(image, self.settings.working_side_px, color)
-        grey = grey_of(levels[0])
+        greys = tuple(grey_of(level) for level in levels)
         original_wh = (int(image.shape[1]), int(image.shape[0]))
         small_wh = (levels[0].shape[1], levels[0].shape[0])
         to_small = (small_wh[0] / original_wh[0], small_wh[1] / original_wh[1])
@@ -86,8 +90,8 @@ class Tracker:
                     self._forget()
                 self._format = (original_wh, color)
                 previous = self._ring.newest
-            camera = Similarity() if previous is None else background_motion(previous.grey, grey)
-            frame = SmallFrame(stamp_ns, levels, grey, original_wh, to_small, camera)
+            camera = Similarity() if previous is None else background_motion(previous.grey, greys[0])
+            frame = SmallFrame(stamp_ns, levels, greys, original_wh, to_small, camera)
             with self._lock:
                 self._ring.add(frame)
                 for track in self._tracks.values():
@@ -108,16 +112,31 @@ class Tracker:
         Returns:
             The boxes at the newest frame. LOST when no frame of that stamp is kept (or the box is empty).
         """
+        replay = self.replay(track_id, box, stamp_ns, amodal_box)
+        while True:
+            try:
+                next(replay)
+            except StopIteration as caught_up:
+                return cast(TrackedBox, caught_up.value)
+
+    def replay(
+        self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None
+    ) -> Generator[None, None, TrackedBox]:
+        """`start` in pieces: comes back before every frame that it replays, for a caller that has more urgent work."""
         token = object()
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
             self._starting[track_id] = token
-        track = Track(
-            track_id, box, amodal_box, frames[0] if frames else None, stamp_ns, self.settings, self._make_follower
-        )
+            phase = self._started * SPREAD % 1
+            self._started += 1
+        first = frames[0] if frames else None
+        track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase)
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
             for frame in frames:
+                yield
+                if self._starting.get(track_id) is not token:
+                    break
                 track.move_to(frame)
             with self._lock:
                 frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []

@@ -123,7 +123,7 @@ def test_trackers_of_contrib(name: str) -> None:
 def test_a_tracker_of_opencv_is_a_follower() -> None:
     """MIL is in OpenCV's main modules: it stands for those that are not."""
     tracker = Tracker()
-    tracker._make_follower = lambda frame, pose, half_wh: OpenCvFollower(frame, pose, half_wh, cv2.TrackerMIL.create)
+    tracker._make_follower = lambda *where: OpenCvFollower(*where, cv2.TrackerMIL.create)
     shots = textured(8)
     states = [tracked for _, tracked in follow(shots, tracker)]
     assert shots[-1].box is not None and states[-1].box.iou(shots[-1].box) > 0.6

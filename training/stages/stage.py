@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -44,5 +45,5 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     final = run(arguments.config, dict(arguments.overrides))
     leave_group()
     if is_main_process():
-        print(final)
+        print(json.dumps({"checkpoint": str(final)}, ensure_ascii=False) if arguments.json else final)
     return 0

@@ -33,6 +33,7 @@ SEPARATE = 3.0  # of the surroundings' spread; tabletops have 5 to 20, real foot
 FAR_PENALTY = 0.15
 SHIFT_ONLY = np.array([0, 1, 4, 5])
 ALL_UNKNOWNS = np.arange(6)
+DAMPED = np.array([0.05, 0.05, 1.0, 1.0, 0.0, 0.0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +106,8 @@ class Appearance:
             self.silhouette, self.distinct = like.silhouette & valid, like.distinct
             self._outside, self._outside_spread = like._outside, like._outside_spread
         self.separate = self.distinct and self.apart > SEPARATE * self._outside_spread
-        self._brightness = _channel_sum(self.pixels) + 1.0
+        self._planes = _planes(taken)
+        self._brightness = _sum_of(self._planes) + 1.0
         self.patch = self._along_axis(taken)
         self.contrast = float(self.patch.std())
         self._weights = (np.where(nearest <= 1.0, 1.0, 0.6) * valid).astype(np.float32)
@@ -114,7 +116,9 @@ class Appearance:
         turned = (-v * gradient_x + u * gradient_y) / self._radius
         grown = (u * gradient_x + v * gradient_y) / self._radius
         parts = (gradient_x, gradient_y, turned, grown, self.patch, np.ones_like(self.patch))
-        self._basis = np.stack([part.ravel() for part in parts], 1).astype(np.float32)  # [N, 6]
+        self._basis = np.stack([part.ravel() for part in parts]).astype(np.float32)  # [6, N]
+        weighted = self._basis * self._weights.ravel()
+        self._solver = np.asarray(np.linalg.inv(_normal(weighted, self._basis, ALL_UNKNOWNS)) @ weighted, np.float32)
         shrink_by = SEARCH_SIDE / max(self.size)
         self._search_size = (max(4, round(self.size[0] * shrink_by)), max(4, round(self.size[1] * shrink_by)))
         self._search_patch = cv2.resize(self.patch, self._search_size, interpolation=cv2.INTER_AREA)
@@ -143,12 +147,21 @@ class Appearance:
         pose = start
         template, unknowns = self.patch.ravel(), SHIFT_ONLY if shift_only else ALL_UNKNOWNS
         trusted = self._weights if ignore is None else self._weights * np.where(ignore, np.float32(0.1), np.float32(1))
+        basis, plain = self._basis[unknowns], ignore is None and not shift_only
         tolerance = max(NOISE_LEVELS, 0.5 * self.contrast)
         for iteration in range(MAX_ITERATIONS):
             taken, valid = sample(frame, pose, self.size, self.step)
-            weights = (trusted * valid).ravel()
             difference = self._along_axis(taken).ravel() - template
-            solution = _solve(self._basis, difference, weights, tolerance, iteration, unknowns)
+            weights, solution = trusted.ravel(), np.zeros(6)
+            if plain and valid.all():
+                found = self._solver @ difference
+            else:
+                weights = (trusted * valid).ravel()
+                found = _least_squares(basis, difference, weights, unknowns)
+            if iteration > 0:  # far from the answer the outline itself looks like an outlier
+                rest = difference - found[-2:].astype(np.float32) @ basis[-2:]
+                found = _least_squares(basis, difference, weights / (1.0 + (rest / tolerance) ** 2), unknowns)
+            solution[unknowns] = found
             gain = 1.0 + float(solution[4])
             if not 0.3 < gain < 3.0:
                 return Fit(start, 0.0, 0.0, np.zeros_like(valid), np.zeros_like(valid), 0.0)
@@ -166,32 +179,33 @@ class Appearance:
         One exposure factor is allowed for all colours and all pixels; what then still differs is something else.
         """
         taken, valid = sample(frame, pose, self.size, self.step)
-        seen = taken.astype(np.float32)
+        seen = _planes(taken)
         limit = min(45.0, max(3.0 * NOISE_LEVELS, 0.4 * self.apart))
-        brightness = _channel_sum(seen) + 1.0
+        brightness = _sum_of(seen) + 1.0
         exposure = 1.0
         fitting = valid
         for _ in range(2):
             trusted = fitting & self.silhouette
             if trusted.any():
-                exposure = float(np.median(brightness[trusted]) / np.median(self._brightness[trusted]))
+                exposure = _middle(brightness[trusted]) / _middle(self._brightness[trusted])
             exposure = min(2.5, max(0.4, exposure))
-            fitting = valid & (_channel_max(np.abs(seen - exposure * self.pixels)) < limit)
+            fitting = valid & (_max_of(np.abs(seen - np.float32(exposure) * self._planes)) < limit)
         object_pixels = self.silhouette & valid
         whole = float(np.count_nonzero(object_pixels))
         visible = float(np.count_nonzero(object_pixels & fitting)) / whole if whole else 0.0
         foreign = object_pixels & ~fitting
         if self.separate and foreign.any():
-            foreign &= self._off_table(seen / exposure) > max(3.5 * NOISE_LEVELS, 1.5 * self._outside_spread)
+            off_table = self._off_table(seen / np.float32(exposure))
+            foreign &= off_table > max(3.5 * NOISE_LEVELS, 1.5 * self._outside_spread)
         hidden = float(np.count_nonzero(foreign)) / whole if whole else 0.0
         agreement = _correlation(self.patch, self._along_axis(taken), self._weights * fitting)
         return Fit(pose, agreement, visible, fitting, foreign, hidden)
 
-    def _off_table(self, pixels: Floats) -> Floats:
-        """How far pixels are from the surroundings' colour, in light or in shadow, grey levels, [h, w]."""
-        brightness = pixels @ self._outside / max(1.0, float(self._outside @ self._outside))
-        table = np.clip(brightness, SHADOW[0], 1.05)[..., None] * self._outside
-        return _channel_max(np.abs(pixels - table))
+    def _off_table(self, planes: Floats) -> Floats:
+        """How far colours [C, h, w] are from the surroundings', in light or in shadow, grey levels, [h, w]."""
+        outside = self._outside[:, None, None]
+        brightness = _sum_of(planes * outside) / max(1.0, float(self._outside @ self._outside))
+        return _max_of(np.abs(planes - np.clip(brightness, SHADOW[0], 1.05) * outside))
 
     def search(self, frame: SmallFrame, around: Similarity, radius: float) -> tuple[Similarity, float]:
         """Translation by correlation.
@@ -219,55 +233,46 @@ class Appearance:
         return Similarity(around.turn, around(offset)), float(scores[row, column])
 
 
-def _channel_max(pixels: Floats) -> Floats:
-    """[h, w] of [h, w, C]; NumPy's own maximum over so short an axis takes five times as long."""
-    widest = pixels[..., 0]
-    for channel in range(1, pixels.shape[2]):
-        widest = np.maximum(widest, pixels[..., channel])
-    return widest
+def _planes(pixels: NDArray[np.uint8]) -> Floats:
+    """[C, h, w] of [h, w, C]: arithmetic over so short a last axis takes five times as long."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
 
 
-def _channel_sum(pixels: Floats) -> Floats:
-    total = pixels[..., 0]
-    for channel in range(1, pixels.shape[2]):
-        total = total + pixels[..., channel]
-    return total
+def _max_of(planes: Floats) -> Floats:
+    return np.asarray(planes.max(0), np.float32)
 
 
-def _solve(
-    basis: Floats, difference: Floats, weights: Floats, tolerance: float, iteration: int, unknowns: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """One weighted least-squares step; returns all six unknowns, 0 for those not solved for.
+def _sum_of(planes: Floats) -> Floats:
+    return np.asarray(planes.sum(0), np.float32)
 
-    The first step trusts every pixel alike: far from the answer the outline itself looks like an outlier.
-    """
-    part = basis[:, unknowns] if len(unknowns) < 6 else basis
-    solution = _least_squares(part, difference, weights, unknowns)
-    if iteration > 0:
-        rest = difference - part[:, -2:] @ solution[-2:].astype(np.float32)
-        solution = _least_squares(part, difference, weights / (1.0 + (rest / tolerance) ** 2), unknowns)
-    every = np.zeros(6)
-    every[unknowns] = solution
-    return every
+
+def _middle(values: Floats) -> float:
+    """The upper median."""
+    return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
 def _least_squares(basis: Floats, target: Floats, weights: Floats, unknowns: NDArray[np.intp]) -> NDArray[np.float64]:
-    weighted = basis * weights[:, None]
-    normal = (weighted.T @ basis).astype(np.float64)
+    """[K] of `basis` [K, N], weighted."""
+    weighted = basis * weights
+    return np.asarray(np.linalg.solve(_normal(weighted, basis, unknowns), weighted @ target), np.float64)
+
+
+def _normal(weighted: Floats, basis: Floats, unknowns: NDArray[np.intp]) -> NDArray[np.float64]:
+    normal = np.asarray(weighted @ basis.T, np.float64)
     # A round object has no angle and a straight edge no position along it: damped, not solved for.
     damping = 0.01 * (normal[0, 0] + normal[1, 1]) + 1e-3
-    diagonal = damping * np.array([0.05, 0.05, 1.0, 1.0, 0.0, 0.0]) + 1e-3
-    normal[np.diag_indices(len(unknowns))] += diagonal[unknowns]
-    return np.linalg.solve(normal, (weighted.T @ target).astype(np.float64))
+    normal.ravel()[:: len(unknowns) + 1] += (damping * DAMPED + 1e-3)[unknowns]
+    return normal
 
 
 def _correlation(template: Floats, patch: Floats, weights: Floats) -> float:
     """Weighted correlation coefficient; 0 where either side is flat."""
-    total = float(weights.sum())
+    w = weights.ravel()
+    total = float(w.sum())
     if total <= 1e-6:
         return 0.0
-    t = template - float((weights * template).sum()) / total
-    p = patch - float((weights * patch).sum()) / total
-    weighted = weights * t
-    tt, pp, tp = float((weighted * t).sum()), float((weights * p * p).sum()), float((weighted * p).sum())
+    t, p = template.ravel(), patch.ravel()
+    t, p = t - np.float32(w @ t / total), p - np.float32(w @ p / total)
+    weighted = w * p
+    tt, pp, tp = float((w * t) @ t), float(weighted @ p), float(weighted @ t)
     return tp / math.sqrt(tt * pp) if tt > 1e-6 and pp > 1e-6 else 0.0

@@ -29,23 +29,22 @@ def orientation_cells(grey: NDArray[np.uint8]) -> Floats:
         grey: [H, W] uint8, sides multiples of CELL.
 
     Returns:
-        [H / CELL, W / CELL, ORIENTATIONS] float32, sums over a cell.
+        [ORIENTATIONS, H / CELL, W / CELL] float32, sums over a cell.
     """
     height, width = grey.shape
+    count, slots = (height // CELL) * (width // CELL), 2 * ORIENTATIONS + 2  # a full turn; the last two wrap round
     x = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=1)
     y = cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=1)
     magnitude, angle = cv2.cartToPolar(x, y)
     position = angle * np.float32(ORIENTATIONS / np.pi)
-    lower = position.astype(np.int32)
+    lower = np.floor(position)
     upper_share = (position - lower) * magnitude
-    slots = 2 * ORIENTATIONS + 2  # a full turn; the last two wrap round
-    index = (_cell_of(height, width) * slots + lower).ravel()
-    count = (height // CELL) * (width // CELL) * slots
-    sums = np.bincount(index, (magnitude - upper_share).ravel(), count)
-    sums += np.bincount(index + 1, upper_share.ravel(), count + 1)[:count]
-    turn = sums.reshape(height // CELL, width // CELL, slots).astype(np.float32)
-    cells = turn[..., :ORIENTATIONS] + turn[..., ORIENTATIONS : 2 * ORIENTATIONS]
-    cells[..., :2] += turn[..., 2 * ORIENTATIONS :]
+    index = (lower.astype(np.intp) * count + _cell_of(height, width)).ravel()
+    sums = np.bincount(index, (magnitude - upper_share).ravel(), slots * count)
+    sums[count:] += np.bincount(index, upper_share.ravel(), slots * count)[:-count]
+    turn = sums.astype(np.float32).reshape(slots, height // CELL, width // CELL)
+    cells = turn[:ORIENTATIONS] + turn[ORIENTATIONS : 2 * ORIENTATIONS]
+    cells[:2] += turn[2 * ORIENTATIONS :]
     return cells
 
 
@@ -59,13 +58,15 @@ def window_features(pixels: NDArray[np.uint8]) -> Floats:
         [C, N, N] float32: ORIENTATIONS gradient channels, grey, and the two opponent colours where there is colour.
     """
     cells = orientation_cells(grey_of(pixels))
-    energy = cv2.blur(np.einsum("yxc,yxc->yx", cells, cells), (3, 3), borderType=cv2.BORDER_REPLICATE)
-    gradients = np.minimum(cells / (np.sqrt(energy) + NOISE_ENERGY)[..., None], CLIP)
-    side = cells.shape[0]
-    means = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).reshape(side, side, -1).astype(np.float32)
-    colours = means @ _OPPONENT if means.shape[2] == 3 else means / np.float32(255)
-    colours -= colours.mean((0, 1))
-    return np.concatenate([gradients, colours], 2).transpose(2, 0, 1) * hann(side)
+    side = cells.shape[1]
+    means = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).reshape(side * side, -1).astype(np.float32)
+    colours = _OPPONENT.T @ means.T if means.shape[1] == 3 else means.T / np.float32(255)
+    channels = np.empty((ORIENTATIONS + len(colours), side, side), np.float32)
+    energy = cv2.blur(np.einsum("cyx,cyx->yx", cells, cells), (3, 3), borderType=cv2.BORDER_REPLICATE)
+    np.minimum(cells / (np.sqrt(energy) + np.float32(NOISE_ENERGY)), np.float32(CLIP), out=channels[:ORIENTATIONS])
+    channels[ORIENTATIONS:] = (colours - colours.mean(1, keepdims=True)).reshape(-1, side, side)
+    channels *= hann(side)
+    return channels
 
 
 @lru_cache(maxsize=4)
@@ -76,6 +77,6 @@ def hann(side: int) -> Floats:
 
 
 @lru_cache(maxsize=32)
-def _cell_of(height: int, width: int) -> NDArray[np.int64]:
+def _cell_of(height: int, width: int) -> NDArray[np.intp]:
     rows, columns = np.mgrid[:height, :width] // CELL
-    return np.asarray(rows * (width // CELL) + columns)
+    return np.asarray(rows * (width // CELL) + columns, np.intp)

@@ -24,7 +24,9 @@ LABEL_SIGMA = 0.08  # of the object's mean side
 MASK_GROWTH = 1.1
 FIRST_LOOK_SHARE = 0.3  # of the response; the rest is the running filter's
 COLOUR_SHARE = 0.3
-LEARN_EVERY_NS = 95_000_000  # every third frame at 30 Hz, each at 10 Hz: looks change with time
+LEARN_EVERY_NS = 100_000_000  # every third frame at 30 Hz, each at 10 Hz: looks change with time
+KEEP_UP_EVERY_NS = 3 * LEARN_EVERY_NS
+SIZE_EVERY_NS = 66_000_000
 RATE, COLOUR_RATE = 0.06, 0.12
 REUSE_CELLS = 1.5  # a window taken this near is shifted, not taken again
 FAR_CELLS = 3.0
@@ -61,13 +63,14 @@ class ObjectFilter:
     Args:
         frame, pose: where it is; object coordinates to small pixels.
         half_wh: half width and height of its box, object coordinates.
+        phase: 0-1, when in a period it learns.
 
     Attributes:
         previous: the frame before the next one, for flow.
     """
 
-    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float]) -> None:
-        self._half_wh = half_wh
+    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float) -> None:
+        self._half_wh, self._phase = half_wh, phase
         mean_side = 2 * math.sqrt(half_wh[0] * half_wh[1])
         self._cell = max(WINDOW * mean_side, 2 * MIN_WINDOW * max(half_wh)) / CELLS  # object coordinates
         self._label = dcf.gaussian_label(CELLS, LABEL_SIGMA * mean_side / self._cell)
@@ -79,7 +82,7 @@ class ObjectFilter:
         self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
-        self._learnt_ns = frame.stamp_ns
+        self._learnt_ns = self._sized_ns = frame.stamp_ns
 
     def detect(self, frame: SmallFrame, about: Similarity) -> Detection:
         """The best place within the search window about a pose; its scale and angle stay."""
@@ -100,11 +103,24 @@ class ObjectFilter:
 
     def sized(self, frame: SmallFrame, pose: Similarity) -> Similarity:
         """The pose with the scale that fits best there."""
+        self._sized_ns = frame.stamp_ns
         return Similarity(pose.turn * self._scale.estimate(frame, pose), pose.shift)
 
     def learns(self, frame: SmallFrame) -> bool:
         """Whether it is time to learn again."""
-        return frame.stamp_ns - self._learnt_ns >= LEARN_EVERY_NS
+        return self._due(frame, self._learnt_ns, LEARN_EVERY_NS)
+
+    def keeps_up(self, frame: SmallFrame) -> bool:
+        """The same while something else says where the object is."""
+        return self._due(frame, self._learnt_ns, KEEP_UP_EVERY_NS)
+
+    def sizes(self, frame: SmallFrame) -> bool:
+        """Whether it is time to look for another scale."""
+        return self._due(frame, self._sized_ns, SIZE_EVERY_NS)
+
+    def _due(self, frame: SmallFrame, last_ns: int, every_ns: int) -> bool:
+        offset_ns = int(self._phase * every_ns)
+        return (frame.stamp_ns + offset_ns) // every_ns > (last_ns + offset_ns) // every_ns
 
     def learn(self, frame: SmallFrame, pose: Similarity, seen: Detection | None = None) -> None:
         """Learn how the object looks now; `seen` near the window's centre saves taking the window again."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from egm_edge.tracking.dcf.features import CELL, orientation_cells
 from egm_edge.tracking.dcf.spectral import vertex
-from egm_edge.tracking.frames import SmallFrame, grey_of
-from egm_edge.tracking.sampling import sample
+from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.sampling import grid, level_for
 from egm_edge.tracking.similarity import Similarity
 
 SCALES, STEP = 11, 1.03
-RATE = 0.025
+RATE = 0.05
 AREA_PX2 = 400  # of the object's samples
 _OFFSETS = np.arange(SCALES) - SCALES // 2
 _LABEL = np.fft.rfft(np.exp(-0.5 * _OFFSETS**2.0)).astype(np.complex64)
@@ -38,6 +38,8 @@ class ScaleFilter:
         sides = (min(96, max(2 * CELL, CELL * round(2 * half * shrink / CELL))) for half in half_wh)
         self._size = (next(sides), next(sides))
         self._step = 1 / shrink
+        u, v = grid(self._size, self._step)
+        self._places = np.concatenate([(u + 1j * v) * STEP ** float(k) for k in _OFFSETS]).astype(np.complex64)
         features = self._features(frame, pose)
         self._numerator = _LABEL[:, None] * features.conj()
         self._energy = (features * features.conj()).real.sum(1)
@@ -57,18 +59,18 @@ class ScaleFilter:
     def _features(self, frame: SmallFrame, pose: Similarity) -> NDArray[np.complex64]:
         """[SCALES // 2 + 1, D] spectra over scales of gradients and grey."""
         width, height = self._size
-        tall = np.concatenate(
-            [
-                grey_of(sample(frame, Similarity(pose.turn * STEP ** float(k), pose.shift), self._size, self._step)[0])
-                for k in _OFFSETS
-            ]
-        )
-        cells = orientation_cells(tall).reshape(SCALES, height // CELL, width // CELL, -1)
-        energy = np.sqrt(np.einsum("syxc,syxc->syx", cells, cells))
-        energy += energy.mean((1, 2), keepdims=True) + 2.0
-        gradients = (cells / energy[..., None]).reshape(SCALES, -1)
+        grey, (fx, fy) = level_for(frame.greys, self._step * pose.scale)
+        x = self._places * pose.turn
+        across = x.real * np.float32(fx) + np.float32(pose.shift.real * fx - 0.5)
+        down = x.imag * np.float32(fy) + np.float32(pose.shift.imag * fy - 0.5)
+        taken = cv2.remap(grey, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        tall = np.asarray(taken, np.uint8)
+        cells = orientation_cells(tall).reshape(-1, SCALES, height // CELL * (width // CELL)).transpose(1, 0, 2)
+        energy = np.sqrt(np.einsum("scp,scp->sp", cells, cells))
+        energy += energy.mean(1, keepdims=True) + np.float32(2)
+        gradients = (cells / energy[:, None]).reshape(SCALES, -1)
         small = cv2.resize(tall, (width // CELL, SCALES * height // CELL), interpolation=cv2.INTER_AREA)
-        grey = small.reshape(SCALES, -1).astype(np.float32) * np.float32(2 / 255)
-        grey -= grey.mean(1, keepdims=True)
-        features = np.concatenate([gradients, grey], 1) * _WINDOW[:, None]
+        shades = small.reshape(SCALES, -1).astype(np.float32) * np.float32(2 / 255)
+        shades -= shades.mean(1, keepdims=True)
+        features = np.concatenate([gradients, shades], 1) * _WINDOW[:, None]
         return np.asarray(np.fft.rfft(features, axis=0), np.complex64)

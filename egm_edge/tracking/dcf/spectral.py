@@ -1,7 +1,8 @@
 """The masked multi-channel correlation filter and its response. Knows nothing of images.
 
 CSR-DCF (Lukežič et al., "Discriminative Correlation Filter with Channel and Spatial Reliability", CVPR 2017): the filter of
-each channel is zero outside the object's mask, found by ADMM, and weighted by how well its channel answers by itself.
+each channel is zero outside the object's mask, found by one round of ADMM (four in the paper, which move no box here), and
+weighted by how well its channel answers by itself.
 Notation: C channels, N cells a side, M = N // 2 + 1; spectra are rfft2's. Responses have their origin at [0, 0].
 """
 
@@ -16,8 +17,7 @@ from egm_edge.tracking.sampling import Floats
 
 Spectra = NDArray[np.complex64]
 
-ADMM_ROUNDS = 2  # four in the paper; the last two change no box here
-PENALTY, PENALTY_GROWTH = 0.1, 3.0  # of the mean energy; per round
+PENALTY = 0.1  # of the mean energy
 
 
 def spectra(channels: Floats) -> Spectra:
@@ -43,19 +43,17 @@ def learn(window: Spectra, label: Spectra, mask: Floats) -> Spectra:
     Returns:
         [C, N, M], channel weights (sum 1) included.
     """
-    shape = mask.shape
-    energy = (window * window.conj()).real
+    energy = window.real**2 + window.imag**2
     wanted = window.conj() * label
     penalty = PENALTY * float(energy.mean()) + 1e-6
-    masked = np.fft.rfft2(mask * np.fft.irfft2(wanted / (energy + penalty), s=shape))
-    multiplier = np.zeros_like(masked)
-    for _ in range(ADMM_ROUNDS):
-        free = (wanted + penalty * masked - multiplier) / (energy + penalty)
-        masked = np.fft.rfft2(mask * np.fft.irfft2(free + multiplier / penalty, s=shape))
-        multiplier += penalty * (free - masked)
-        penalty *= PENALTY_GROWTH
-    peaks = np.maximum(np.fft.irfft2(masked * window, s=shape).max((1, 2)), 1e-3)
+    masked = _masked(wanted * (1 / (energy + penalty)), mask)
+    masked = _masked((wanted + penalty * masked) * (1 / (energy + penalty)), mask)
+    peaks = np.maximum(np.fft.irfft2(masked * window, s=mask.shape).max((1, 2)), 1e-3)
     return np.asarray(masked * (peaks / peaks.sum())[:, None, None], np.complex64)
+
+
+def _masked(spectrum: Spectra, mask: Floats) -> Spectra:
+    return np.asarray(np.fft.rfft2(mask * np.fft.irfft2(spectrum, s=mask.shape)), np.complex64)
 
 
 def respond(filters: Spectra, window: Spectra) -> Floats:
