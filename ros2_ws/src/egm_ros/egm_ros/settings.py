@@ -174,7 +174,11 @@ class Settings:
         high=3600.0,
     )
     reground_quality: float = _setting(
-        0.4, "A track of less quality than this counts as poor for `reground`.", low=0.0, high=1.0, read=ACTIVATE
+        0.6,
+        "A track that is soon expected to be right (IoU >= 0.5) with less probability than this counts as poor for `reground`.",
+        low=0.0,
+        high=1.0,
+        read=ACTIVATE,
     )
     deadline_s: float = _setting(
         0.0, "Deadline of a request that names none, seconds from its arrival; 0 is none.", low=0.0, high=3600.0
