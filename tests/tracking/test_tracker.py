@@ -108,6 +108,27 @@ def test_several_tracks_are_separate_and_stop_one_by_one(shots: list[Shot]) -> N
     assert tracker.boxes() == ()
 
 
+def test_many_tracks_take_turns_and_are_carried_between(shots: list[Shot], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = [], Track._look
+
+    def counted(self: Track, *given) -> None:
+        looks.append(self.track_id)
+        look(self, *given)
+
+    tracker = pushed(shots, 12)
+    for name in range(12):
+        tracker.start(str(name), BOX, 0)
+    monkeypatch.setattr(Track, "_look", counted)
+    for index in range(12, 24):
+        looks.clear()
+        tracker.push(shots[index].image, index * PERIOD_NS)
+        true = shots[index].box
+        assert true is not None
+        assert len(looks) == len(set(looks)) == 12 / 2
+        assert min(tracked.box.iou(true) for tracked in tracker.boxes()) > 0.9
+        assert {tracked.stamp_ns for tracked in tracker.boxes()} == {index * PERIOD_NS}
+
+
 def test_a_new_answer_replaces_the_track(shots: list[Shot]) -> None:
     tracker = pushed(shots, 20)
     tracker.start("a", BOX, 0)
