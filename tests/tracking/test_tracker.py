@@ -165,11 +165,11 @@ def test_a_replay_holds_no_camera_frame_up(shots: list[Shot], monkeypatch: pytes
     tracker = pushed(shots, 30)
     replaying, go_on, move = threading.Event(), threading.Event(), Track.move_to
 
-    def slow(self: Track, frame) -> None:
+    def slow(self: Track, *given, **named) -> None:
         if threading.current_thread() is worker and not replaying.is_set():
             replaying.set()
             assert go_on.wait(20)
-        move(self, frame)
+        move(self, *given, **named)
 
     monkeypatch.setattr(Track, "move_to", slow)
     worker = threading.Thread(target=tracker.start, args=("a", BOX, 0))
@@ -190,7 +190,7 @@ def test_what_ends_during_a_replay_stays_ended(shots: list[Shot], monkeypatch: p
     tracker = pushed(shots, 30)
     move, calls = Track.move_to, []
 
-    def interrupted(self: Track, frame) -> None:
+    def interrupted(self: Track, *given, **named) -> None:
         if not calls:
             calls.append(1)
             if how == "stop":
@@ -199,7 +199,7 @@ def test_what_ends_during_a_replay_stays_ended(shots: list[Shot], monkeypatch: p
                 tracker.clear()
             else:
                 tracker.push(shots[0].image, -(10**12))
-        move(self, frame)
+        move(self, *given, **named)
 
     monkeypatch.setattr(Track, "move_to", interrupted)
     assert tracker.start("a", BOX, 0).state is TrackState.LOST
