@@ -58,9 +58,10 @@ class Checkpoint:
         self.on_read: Callable[[int], None] = lambda count: None
         if not self.directory.is_dir():
             raise CheckpointError("a checkpoint directory", f"nothing at {self.directory}", "check the path")
-        if (self.directory / "adapter_config.json").is_file() and not (self.directory / "config.json").is_file():
+        if (self.directory / "adapter_config.json").is_file():
+            found = "an adapter beside the weights" if (self.directory / "config.json").is_file() else "an adapter alone"
             merge = "PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(OUT), then build OUT"
-            raise CheckpointError("a whole checkpoint", f"an adapter alone in {self.directory}", merge)
+            raise CheckpointError("a whole checkpoint without adapters", f"{found} in {self.directory}", merge)
         self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from build_engine.checkpoint import ROWS_AT_ONCE, Checkpoint
+from build_engine.checkpoint_settings import count, require_settings
 from egm_edge.errors import CheckpointError
 
 _WB = r"\.(weight|bias)"
@@ -41,15 +41,15 @@ _AGAIN = "download the checkpoint again"
 
 
 def require_contents(checkpoint: Checkpoint) -> None:
-    """Check names and shapes; reads no weight.
+    """Check settings, names and shapes; reads no weight.
 
     Raises:
         CheckpointError: it holds what its architecture does not have, or lacks or shapes otherwise what its config says.
     """
+    require_settings(checkpoint)
     checkpoint.require_complete_layers()
     _require_merged(checkpoint)
     _require_known(checkpoint)
-    _require_plain(checkpoint)
     for name, shape in _expected(checkpoint):
         if name not in checkpoint:
             raise CheckpointError(f"tensor {name}, as config.json says", "no such tensor", _AGAIN)
@@ -89,28 +89,18 @@ def _require_known(checkpoint: Checkpoint) -> None:
         )
 
 
-def _require_plain(checkpoint: Checkpoint) -> None:
-    for where, config in (("config.json", checkpoint.config), ("text_config", checkpoint.text_config)):
-        if config.get("quantization_config"):
-            raise CheckpointError(
-                "no quantization_config beside unquantised weights",
-                f"one in {where}",
-                "remove it, or use the unquantised checkpoint",
-            )
-
-
 def _expected(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes that follow from the config alone."""
     text = checkpoint.text_config
-    hidden, ffn, layers = (_count(text, key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-    heads = _count(text, "num_attention_heads")
-    kv_heads = _count(text, "num_key_value_heads") if text.get("num_key_value_heads") is not None else heads
-    width = _count(text, "head_dim") if text.get("head_dim") is not None else hidden // heads
+    hidden, ffn, layers = (count(text, key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    heads = count(text, "num_attention_heads")
+    kv_heads = count(text, "num_key_value_heads") if text.get("num_key_value_heads") is not None else heads
+    width = count(text, "head_dim") if text.get("head_dim") is not None else hidden // heads
     if heads % kv_heads:
         raise CheckpointError(
             "num_attention_heads a multiple of num_key_value_heads", f"{heads} and {kv_heads}", _AGAIN
         )
-    vocabulary = _count(text, "vocab_size")
+    vocabulary = count(text, "vocab_size")
     yield "text.embed_tokens.weight", (vocabulary, hidden)
     yield "text.norm.weight", (hidden,)
     tied = checkpoint.config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
@@ -132,10 +122,9 @@ def _expected(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _expected_vision(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     config = checkpoint.vision_config
-    width, ffn = _count(config, "hidden_size"), _count(config, "intermediate_size")
+    width, ffn = count(config, "hidden_size"), count(config, "intermediate_size")
     if checkpoint.family == "qwen3_vl":
-        _count(config, "num_heads")
-        depth = _count(config, "depth")
+        depth = count(config, "depth")
         _require_layers(checkpoint, "vision.blocks", depth, "depth")
         _require_layers(
             checkpoint,
@@ -143,14 +132,13 @@ def _expected_vision(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, .
             len(config.get("deepstack_visual_indexes") or ()),
             "deepstack_visual_indexes",
         )
-        yield "vision.pos_embed.weight", (_count(config, "num_position_embeddings"), width)
+        yield "vision.pos_embed.weight", (count(config, "num_position_embeddings"), width)
         for i in range(depth):
             yield f"vision.blocks.{i}.attn.qkv.weight", (3 * width, width)
             yield f"vision.blocks.{i}.mlp.linear_fc1.weight", (ffn, width)
             yield f"vision.blocks.{i}.mlp.linear_fc2.weight", (width, ffn)
         return
-    _count(config, "num_attention_heads")
-    depth = _count(config, "num_hidden_layers")
+    depth = count(config, "num_hidden_layers")
     _require_layers(checkpoint, "vision.encoder.layer", depth, "num_hidden_layers of vision_config")
     for i in range(depth):
         for part in ("q_proj", "k_proj", "v_proj", "projection_layer"):
@@ -160,14 +148,5 @@ def _expected_vision(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, .
 
 def _require_layers(checkpoint: Checkpoint, stack: str, stated: int, key: str) -> None:
     found = {int(match[1]) for name in checkpoint.names() if (match := re.match(re.escape(stack) + r"\.(\d+)\.", name))}
-    if found != set(range(stated)):
+    if len(found) != stated or found != set(range(stated)):
         raise CheckpointError(f"{stated} layers in {stack}, as {key} says", str(len(found)), _AGAIN)
-
-
-def _count(config: Any, key: str) -> int:
-    value = config[key]
-    if type(value) is not int or value < 1:
-        raise CheckpointError(
-            f"{key} as a whole number of at least 1", repr(value), "copy config.json from the released checkpoint"
-        )
-    return value

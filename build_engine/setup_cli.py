@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--host", action="store_true", help="for a host, even on a Jetson")
     parser.add_argument("--into", type=Path, metavar="DIR", help=f"where (default: {default_root()})")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     if arguments.device and arguments.host:
         parser.error("expected --device or --host, found both")
@@ -36,9 +38,13 @@ def main(argv: list[str]) -> int:
     device = arguments.device or ("jetson" in board_name().lower() and not arguments.host)
     recipe = device_recipe(root) if device else host_recipe(root)
     if arguments.dry_run:
-        print("\n".join(shlex.join(command) for command in recipe.commands()))
+        commands = [shlex.join(command) for command in recipe.commands()]
+        print(json.dumps({"root": str(root), "commands": commands}) if arguments.json else "\n".join(commands))
         return 0
     made = create(recipe, lambda line: print(line, file=sys.stderr))
+    if arguments.json:
+        print(json.dumps({"root": str(root), "device": device, "made": made}))
+        return 0
     print(f"{'ready' if made else 'already there'}: {root}")
     if device:
         print(f"use {root}/bin/egm")

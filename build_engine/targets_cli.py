@@ -14,12 +14,12 @@ def main(argv: list[str]) -> int:
     """Run the verb; EgmError reaches the caller."""
     parser = Parser(prog="egm targets", description="List the targets of `egm build`, or show one with everything known.")
     parser.add_argument("target", nargs="?", help="show this one only")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON list")
     arguments = parser.parse_args(argv)
     rows = [target_for(arguments.target)] if arguments.target else list(TARGETS.values())
     if arguments.json:
         found = [row.to_dict() | {"upstream_faults": [asdict(fault) for fault in faults_of(row.name)]} for row in rows]
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found, ensure_ascii=False))
     elif arguments.target:
         print(details(rows[0]))
     else:

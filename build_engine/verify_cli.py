@@ -23,6 +23,7 @@ from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import read_golden
 from egm_edge.reporting.progress import ProgressBar
+from egm_edge.sources import SourceKind, resolve
 
 EXIT_FAILED = 1
 NANO_SCENES = 40
@@ -47,7 +48,7 @@ examples:
 def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parse(argv)
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory)
     return _against_golden(bundle, arguments) if arguments.reference is None else _against_checkpoint(bundle, arguments)
 
 
@@ -61,7 +62,7 @@ def _against_golden(bundle: Bundle, arguments: argparse.Namespace) -> int:
     values = report.to_dict()
     if not arguments.no_store and arguments.url is None:
         attest(bundle, Machine.of(grounder.facts), values)
-    print(json.dumps(values, indent=2) if arguments.json else "\n".join(report.lines()))
+    print(json.dumps(values, ensure_ascii=False) if arguments.json else "\n".join(report.lines()))
     return 0 if report.passed else EXIT_FAILED
 
 
@@ -78,7 +79,6 @@ def _reached(bundle: Bundle, arguments: argparse.Namespace) -> Any:
 
 def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
     from build_engine.hub import resolve_checkpoint
-    from build_engine.parity.store import store
 
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
@@ -100,14 +100,14 @@ def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
     bar.finish()
     values = report.to_dict()
     if not arguments.no_store:
-        store(bundle, values)
-    print(json.dumps(values, indent=2) if arguments.json else "\n".join(report.lines()))
+        bundle.vouched("make it writable, or pass --no-store", parity=values)
+    print(json.dumps(values, ensure_ascii=False) if arguments.json else "\n".join(report.lines()))
     return 0 if report.passed else EXIT_FAILED
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="egm verify", description="Check that a bundle gives its checkpoint's boxes.", epilog=EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle directory (default: the bundle of egm ground)")
     parser.add_argument(
         "--url", metavar="URL", help="ask a server that serves the bundle's checkpoint (no --reference)"
     )

@@ -8,7 +8,6 @@ A bundle answers through logits (`Grounder`) or through a runtime that gives tex
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -22,6 +21,7 @@ from egm_edge.errors import BackendError
 from egm_edge.golden.attestation import check_at_first_open
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Grounding, Task
+from egm_edge.own_packages import import_own
 from egm_edge.sources import Source, SourceKind, resolve
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def directory_of(source: Source) -> Path:
     if source.kind is not SourceKind.HUB:
         return source.directory
     try:  # by name: the builder stands on this package, never the other way round
-        build = importlib.import_module("build_engine.local_build")
+        build = import_own("build_engine.local_build")
         return Path(build.bundle_of_hub_id(source.text))
     except ModuleNotFoundError as error:
         needed = f"the Python package {error.name!r}, to build {source.text} for this machine"

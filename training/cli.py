@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     nano.add_argument(
         "--suites", nargs="+", metavar="SUITE", help="with --evaluate: which suites of `egm data scenes` (default: all)"
     )
+    nano.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     return _nano(arguments)
@@ -87,13 +88,16 @@ def _nano(arguments: argparse.Namespace) -> int:
         raise InputError("--only RUN with --carry or --carried", "none", "name the run that the state belongs to")
     if arguments.carry:
         carry(arguments.out / arguments.only / "state.pt", arguments.carry)
-        print(arguments.carry)
+        print(json.dumps({"state": str(arguments.carry)}) if arguments.json else arguments.carry)
         return 0
     finished = train_plan(
         smoke(plan) if arguments.smoke else plan, arguments.out, device, arguments.only,
         carried_from=arguments.carried, wall_minutes=arguments.minutes,
     )  # fmt: skip
-    print(finished or f"stopped; the same command goes on in {arguments.out}")
+    if arguments.json:
+        print(json.dumps({"checkpoint": str(finished) if finished else None, "out": str(arguments.out)}))
+    else:
+        print(finished or f"stopped; the same command goes on in {arguments.out}")
     return 0 if finished else _STOPPED
 
 
@@ -113,7 +117,8 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
     with tempfile.TemporaryDirectory() as cache:
         found = measure([asked], suites, arguments.count, Path(cache), device)
     results = {suite: one[asked.name] for suite, one in found.items()}
-    print(json.dumps({suite: measured_values(one) for suite, one in results.items()}, indent=1))
+    values = {suite: measured_values(one) for suite, one in results.items()}
+    print(json.dumps(values, indent=None if arguments.json else 1))
     if arguments.table:
         arguments.table.write_text(controls(results), encoding="utf-8")
     return 0

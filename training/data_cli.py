@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.data.problems import DataError
-from egm_edge.data.refcoco import split_counts
+from egm_edge.data.refcoco import SplitCount, split_counts
 from egm_edge.data.rows import Row, write_rows
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, *, rows: bool = True) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = verbs.add_parser(name, help=text)
         made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="one JSON object on stdout")
         if rows:
             made.add_argument("rows", type=Path, nargs="+")
         return made
@@ -48,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("directory", type=Path)
     check.add_argument("--images", type=Path, help="root of the pictures (default: DIRECTORY)")
     check.add_argument("--decode", action="store_true", help="decode every picture, not only its header")
-    check.add_argument("--json", action="store_true", help="one JSON object on stdout")
     convert = verb("convert", _convert, "read a public format, write rows", rows=False)
     convert.add_argument("source", type=Path, nargs="+", help="files, or folders of them")
     convert.add_argument("--kind", choices=sorted(SOURCES), required=True)
@@ -110,37 +111,30 @@ def _convert(arguments: argparse.Namespace) -> int:
         skip_bad=arguments.skip_bad,
         pictures=arguments.pictures,
     )
-    for count in split_counts(found.rows):
-        print(count)
-    print(found)
-    return _write(arguments.out, found.rows)
+    counts = split_counts(found.rows)
+    return _tell(arguments, [_write(arguments.out, found.rows)], found, counts)
 
 
 def _split(arguments: argparse.Namespace) -> int:
     parts = by_split(load_rows(arguments.rows), arguments.val)
-    for name, rows in parts.items():
-        _write(arguments.out / f"{name}.jsonl", rows)
-    return 0
+    return _tell(arguments, [_write(arguments.out / f"{name}.jsonl", rows) for name, rows in parts.items()])
 
 
 def _flip(arguments: argparse.Namespace) -> int:
     rows = load_rows(arguments.rows)
     mirrored, report = flipped(rows, any_language=arguments.any_language)
-    print(report)
-    return _write(arguments.out, [*rows, *mirrored])
+    return _tell(arguments, [_write(arguments.out, [*rows, *mirrored])], report)
 
 
 def _leaks(arguments: argparse.Namespace) -> int:
     kept, report = without_leaks(load_rows(arguments.rows), load_rows(arguments.evaluation))
-    print(report)
-    return _write(arguments.out, kept)
+    return _tell(arguments, [_write(arguments.out, kept)], report)
 
 
 def _filter(arguments: argparse.Namespace) -> int:
     rows = load_rows(arguments.rows)
     chosen, report = filter_by_difficulty(rows, read_ious(arguments.own), read_ious(arguments.oracle))
-    print(report)
-    return _write(arguments.out, chosen)
+    return _tell(arguments, [_write(arguments.out, chosen)], report)
 
 
 def _traces(arguments: argparse.Namespace) -> int:
@@ -157,8 +151,7 @@ def _traces(arguments: argparse.Namespace) -> int:
         price_per_million=tuple(arguments.price),
     )
     reasoned, report = run_traces(rows, run)
-    print(report)
-    _write(arguments.out, reasoned)
+    _tell(arguments, [_write(arguments.out, reasoned)], report)
     return 0 if len(reasoned) == len(rows) else 1
 
 
@@ -170,10 +163,47 @@ def _scenes(arguments: argparse.Namespace) -> int:
         arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr),
         seed_offset=FIT_OFFSET if arguments.fit else 0,
     )  # fmt: skip
-    print("rows in " + ", ".join(map(str, paths)))
+    if arguments.json:
+        print(json.dumps({"written": [{"path": str(path)} for path in paths]}, ensure_ascii=False))
+    else:
+        print("rows in " + ", ".join(map(str, paths)))
     return 0
 
 
-def _write(path: Path, rows: list[Row]) -> int:
-    print(f"{write_rows(path, rows)} rows in {path}")
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A file of rows."""
+
+    rows: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows in {self.path}"
+
+
+def _write(path: Path, rows: list[Row]) -> _Written:
+    return _Written(write_rows(path, rows), str(path))
+
+
+def _tell(
+    arguments: argparse.Namespace, written: Sequence[_Written], report: Any = None, splits: Sequence[SplitCount] = ()
+) -> int:
+    """What was found and written: lines for people, or one JSON object."""
+    if arguments.json:
+        values = {"written": [asdict(one) for one in written], "splits": [asdict(one) for one in splits]}
+        print(json.dumps(values | ({"report": _facts(report)} if report is not None else {}), ensure_ascii=False))
+    else:
+        print(*splits, *([report] if report is not None else []), *written, sep="\n")
     return 0
+
+
+def _facts(report: Any) -> dict[str, Any]:
+    """A report's fields, JSON-ready: rows as their number, pairs in keys joined by a space."""
+    found = {field.name: getattr(report, field.name) for field in fields(report)}
+    found |= {"rows": len(found["rows"])} if not isinstance(found.get("rows", 0), int) else {}
+    return {
+        name: {" ".join(key) if isinstance(key, tuple) else key: count for key, count in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in found.items()
+    }

@@ -182,7 +182,6 @@ def main(argv: Sequence[str]) -> int:
     description = "Memory, steps, hours and deviations of a run, before it starts."
     parser = config_parser("egm train plan", description, several=True)
     parser.add_argument("--gpus", type=positive_int, default=8, help="in all (default: 8)")
-    parser.add_argument("--json", action="store_true", help="one JSON list on stdout")
     arguments = parser.parse_args(list(argv))
     overrides = dict(arguments.overrides)
     plans = [plan(Path(name).stem, _load(name, overrides), arguments.gpus) for name in arguments.config]

@@ -228,7 +228,7 @@ class GrpoConfig:
 
 
 def config_parser(prog: str, description: str = "", *, several: bool = False) -> Parser:
-    """What the verbs of a stage have in common: CONFIG (one or several), and `--set KEY=VALUE`, pairs under `overrides`."""
+    """What the verbs of a stage share: CONFIG (one or several), `--json`, and `--set KEY=VALUE`, pairs under `overrides`."""
     parser = Parser(prog=prog, description=description)
     text = "YAML file, or the name of a shipped one (qwen3-vl-2b-modal-sft)"
     parser.add_argument("config", nargs="+" if several else None, help=text)
@@ -236,6 +236,7 @@ def config_parser(prog: str, description: str = "", *, several: bool = False) ->
         "--set", action="append", type=lambda pair: pair.partition("=")[::2], default=[], dest="overrides",
         metavar="KEY=VALUE", help="override one setting",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, or one list")
     return parser
 
 

@@ -1,6 +1,6 @@
 """How large the inputs of the decoder's linear layers get on grounding requests: what FP8 engines take their scales from.
 
-The 16-bit decoder runs on the CPU through ONNX Runtime, unoptimised, so that its weights are bf16_to_fp32 one layer at a time.
+The 16-bit decoder runs on the CPU through ONNX Runtime, unoptimised, so that its weights are widened one layer at a time.
 """
 
 from __future__ import annotations

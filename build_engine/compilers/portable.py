@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from build_engine import memory_plan
-from build_engine.compilers.bf16_to_fp32 import bf16_to_fp32
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
 from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
 from build_engine.exporters.portable_graph import INT4_BLOCKS, PortableGraphWriter
 from build_engine.parity import build_gate
+from build_engine.parity.float32_graphs import in_float32
 from egm_edge.backends.portable.backend import PortableBackend
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
 from egm_edge.bundle import Bundle
@@ -129,7 +129,7 @@ def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> d
 
 
 def _widened_on_cpu(candidate: Bundle) -> PortableBackend:
-    with bf16_to_fp32(candidate) as runnable:  # the engine has read the files when it is open
+    with in_float32(candidate) as runnable:  # the engine has read the files when it is open
         return _on_cpu(runnable)
 
 

@@ -48,7 +48,7 @@ class QuantizedCheckpoint:
         self.plan, self.request = plan, request
         recipe = PRECISIONS[request.precision].recipe
         assert recipe is not None  # the target's row names no other
-        _require_groups(plan, request.precision, recipe.multiple)
+        _require_groups(plan, request, recipe.multiple)
         self.memory: MemoryPlan = require_fit(
             plan.checkpoint.config, plan.pixel_spec, request.target, request.precision,
             max_new_tokens=request.max_new_tokens, batch=request.batch,
@@ -156,12 +156,17 @@ def _with_dtype(values: Any, dtype: str) -> Any:
     return {k: dtype if k in ("dtype", "torch_dtype") and v else _with_dtype(v, dtype) for k, v in values.items()}
 
 
+def _shares_no_scale(precision: str) -> bool:
+    recipe = PRECISIONS[precision].recipe
+    return recipe is None or recipe.multiple == 1
+
+
 def _keys(path: Path) -> set[str]:
     with safe_open(str(path), "np") as file:
         return set(file.keys())
 
 
-def _require_groups(plan: CheckpointPlan, precision: str, multiple: int) -> None:
+def _require_groups(plan: CheckpointPlan, request: BuildRequest, multiple: int) -> None:
     shape = plan.shape
     widths = {
         "hidden_size": shape.hidden,
@@ -171,7 +176,7 @@ def _require_groups(plan: CheckpointPlan, precision: str, multiple: int) -> None
     odd = [f"{name} {width}" for name, width in widths.items() if width % multiple]
     if odd:
         raise CheckpointError(
-            f"decoder widths in multiples of {multiple}, the values that share a scale in {precision}",
+            f"decoder widths in multiples of {multiple}, the values that share a scale in {request.precision}",
             ", ".join(odd),
-            "pass --precision fp8, or bf16",
+            f"pass --precision {' or '.join(p for p in request.target.precisions if _shares_no_scale(p))}",
         )

@@ -8,8 +8,6 @@ Notation: N output features, K inputs, B blocks of `size` inputs.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,20 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx import NodeProto, TensorProto
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.parity.float32_graphs import NARROW_NAMES, Float32Graph, linked_folder, stored
 from egm_edge.backends.onnx_runtime.sessions import PREFILL
 from egm_edge.backends.prefix_backend import EMBEDDING
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord
 
 EMBEDDING_WEIGHT = "text.embed_tokens.weight"
-NARROW = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
-PAGE = 4096
-INLINE_BYTES = 1024
 SLACK = 1.03  # scales are themselves stored in 16 bits where the runtime wants it
 LEAST_STEP = 0.8  # of the natural one: a search may shrink a block's scale by 15 %
 PATCH_KERNELS = ("vision.patch_embed.proj", "vision.embeddings.patch_embeddings.projection")  # "vision.patch_embed" in a graph
@@ -53,20 +47,19 @@ def unrounded(bundle: Bundle, checkpoint: Checkpoint, *, one_decoder: bool = Fal
     Args:
         one_decoder: leave out the second copy that only prefills once its rounding was checked, for half the disk and memory.
     """
-    with tempfile.TemporaryDirectory(prefix="egm-unrounded-") as folder:
-        root, problems, exact = Path(folder), [], True
-        for name in bundle.manifest.files:
-            source, target = bundle.root / name, root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.suffix == ".onnx":
-                unrounder = _Unrounder(source, target, checkpoint)
-                problems += unrounder.write()
-                exact &= not unrounder.narrow
-                if one_decoder and name == PREFILL:
-                    target.unlink()
-                    target.with_name(target.name + ".data").unlink()
-            elif not target.name.endswith(".onnx.data"):
-                os.symlink(source.resolve(), target)
+    problems: list[str] = []
+    narrow: list[str] = []
+
+    def write_graph(name: str, source: Path, target: Path) -> None:
+        unrounder = _Unrounder(source, target, checkpoint)
+        unrounder.write()
+        problems.extend(f"{source.name}: {problem}" for problem in unrounder.problems)
+        narrow.extend([name] if unrounder.narrow else [])
+        if one_decoder and name == PREFILL:
+            target.unlink()
+            target.with_name(target.name + ".data").unlink()
+
+    with linked_folder(bundle, write_graph) as root:
         model = dict(bundle.manifest.model)
         has_table = (root / EMBEDDING).exists()  # a bundle of the PyTorch engine has none
         if has_table and model.get("embedding_dtype") == "float16" and checkpoint.dtype(EMBEDDING_WEIGHT) == "F32":
@@ -79,37 +72,23 @@ def unrounded(bundle: Bundle, checkpoint: Checkpoint, *, one_decoder: bool = Fal
             model["embedding_dtype"] = "float32"
         names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         files = {name: FileRecord("0" * SHA256_HEX, (root / name).stat().st_size) for name in names}
-        yield Twin(Bundle(root, replace(bundle.manifest, precision="fp32", model=model, files=files)), problems, exact)
+        yield Twin(Bundle(root, replace(bundle.manifest, precision="fp32", model=model, files=files)), problems, exact=not narrow)
 
 
-class _Unrounder:
-    """One graph on its way from `source` to `target`."""
+class _Unrounder(Float32Graph):
+    """One graph on its way to its twin.
+
+    Attributes:
+        problems: what is wrong with the rounding of this graph. narrow: a 16-bit weight was kept as it is.
+    """
 
     def __init__(self, source: Path, target: Path, checkpoint: Checkpoint) -> None:
-        self.source, self.target, self.checkpoint = source, target, checkpoint
-        self.model = onnx.load(str(source), load_external_data=False)
-        self.stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        super().__init__(source, target)
+        self.checkpoint = checkpoint
         self.problems: list[str] = []
-        self.narrow = False  # a 16-bit weight was kept as it is
+        self.narrow = False
 
-    def write(self) -> list[str]:
-        """Write the twin; what is wrong with the rounding of this graph."""
-        graph = self.model.graph
-        with self.target.with_name(self.target.name + ".data").open("wb") as data:
-            made = [tensor for node in graph.node if (tensor := self._unround(node, data)) is not None]
-            for node in graph.node:
-                _widen_attributes(node)
-            used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-            kept = [_stored(data, self.target, name, self._plain(name)) for name in self.stored if name in used]
-        del graph.initializer[:]
-        graph.initializer.extend([*kept, *made])
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type in NARROW:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
-        self.target.write_bytes(self.model.SerializeToString())
-        return [f"{self.source.name}: {problem}" for problem in self.problems]
-
-    def _unround(self, node: NodeProto, data: BinaryIO) -> TensorProto | None:
+    def rewrite(self, node: NodeProto, data: BinaryIO) -> TensorProto | None:
         """Turn a node that rounds into one that does not; the weight that it needs."""
         if node.op_type == "MatMulNBits":
             name = node.input[1].rpartition(".int")[0]
@@ -133,22 +112,22 @@ class _Unrounder:
         return made
 
     def _matrix(self, node: NodeProto, data: BinaryIO, matrix: NDArray[np.float32]) -> TensorProto:
-        return _stored(data, self.target, f"{node.output[0]}.unrounded", matrix)
+        return stored(data, self.target, f"{node.output[0]}.unrounded", matrix)
 
     def _blocks(self, node: NodeProto, name: str) -> NDArray[np.float32]:
         """A MatMulNBits weight, [N, K]."""
         known = {attribute.name: attribute.i for attribute in node.attribute}
         bits, size, rows, inputs = (known[key] for key in ("bits", "block_size", "N", "K"))
-        packed = self._array(node.input[1]).reshape(rows, -1)
+        packed = self.array(node.input[1]).reshape(rows, -1)
         levels = np.stack((packed & 0xF, packed >> 4), -1).reshape(rows, -1) if bits == 4 else packed
-        scales = self._array(node.input[2]).astype(np.float32).reshape(rows, -1)
+        scales = self.array(node.input[2]).astype(np.float32).reshape(rows, -1)
         zero = 1 << (bits - 1)
         values = (levels.astype(np.float32) - zero).reshape(rows, -1, size) * scales[..., None]
         return self._restored(name, values, scales, zero)[:, :inputs]
 
     def _channels(self, node: NodeProto, name: str) -> NDArray[np.float32]:
         """A MatMulIntegerToFloat weight, [N, K], times the scale of its input (which must be one)."""
-        weight, input_scale, scales, zero, weight_zero = (self._array(node.input[i]) for i in range(1, 6))
+        weight, input_scale, scales, zero, weight_zero = (self.array(node.input[i]) for i in range(1, 6))
         if input_scale.item() != 1.0 or zero.item() != 128 or np.any(weight_zero):
             self.problems.append(f"{name} reads its input rounded by {input_scale.item():g} round {zero.item()}")
         values = (weight.astype(np.float32).T * scales.astype(np.float32)[:, None])[:, None]
@@ -156,14 +135,14 @@ class _Unrounder:
 
     def _standard_int4(self, node: NodeProto, name: str) -> NDArray[np.float32]:
         """A DequantizeLinear over INT4 blocks [K, N], transposed."""
-        levels = self._array(node.input[0]).astype(np.float32).T  # [N, K]
-        scales = self._array(node.input[1]).astype(np.float32).T  # [N, B]
+        levels = self.array(node.input[0]).astype(np.float32).T  # [N, K]
+        scales = self.array(node.input[1]).astype(np.float32).T  # [N, B]
         values = levels.reshape(*scales.shape, -1) * scales[..., None]
         return self._restored(name, values, scales, 8)
 
     def _fp8(self, node: NodeProto, name: str) -> NDArray[np.float32]:
-        scale = float(self._array(node.input[1]).item())
-        values = self._array(node.input[0]).astype(np.float32).T * np.float32(scale)
+        scale = float(self.array(node.input[1]).item())
+        values = self.array(node.input[0]).astype(np.float32).T * np.float32(scale)
         truth = self._truth(name, values.shape)
         if truth is None:
             return values
@@ -216,16 +195,16 @@ class _Unrounder:
         """Rows are rounded to steps of one round 128 after they were brought to unit scale (FP8: round zero)."""
         if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.input[2] not in self.stored:
             return
-        scale, zero = (float(self._array(name).astype(np.float32).item()) for name in node.input[1:3])
+        scale, zero = (float(self.array(name).astype(np.float32).item()) for name in node.input[1:3])
         if zero and (scale, zero) != (1.0, 128.0):
             self.problems.append(f"{node.output[0]} is rounded to steps of {scale:g} round {zero:g}")
 
-    def _plain(self, name: str) -> NDArray[Any]:
-        """A weight that is not quantised; of 16 bits, the checkpoint's own where that is what it was rounded from."""
-        stored = self._array(name)
-        if stored.dtype.name not in ("float16", "bfloat16"):
-            return stored
-        values, share = stored.astype(np.float32), 2.0 ** (-10 if stored.dtype.name == "float16" else -8)
+    def plain(self, name: str) -> NDArray[Any]:
+        """A weight that is not quantized; of 16 bits, the checkpoint's own where that is what it was rounded from."""
+        narrow = self.array(name)
+        if narrow.dtype.name not in NARROW_NAMES:
+            return narrow
+        values, share = narrow.astype(np.float32), 2.0 ** (-10 if narrow.dtype.name == "float16" else -8)
         kernels = (name.replace("vision.patch_embed", kernel) for kernel in PATCH_KERNELS)
         own = (name, f"{name}.weight", name.replace(".scale", ".weight"))
         for known in (*own, *kernels, *(f"{kernel}.weight" for kernel in PATCH_KERNELS)):
@@ -240,41 +219,9 @@ class _Unrounder:
         self.narrow = True
         return values
 
-    def _array(self, name: str) -> NDArray[Any]:
-        tensor = TensorProto()
-        tensor.CopyFrom(self.stored[name])
-        if uses_external_data(tensor):
-            load_external_data_for_tensor(tensor, str(self.source.parent))
-        return np.asarray(numpy_helper.to_array(tensor))
-
-
-def _stored(data: BinaryIO, path: Path, name: str, array: NDArray[Any]) -> TensorProto:
-    """A tensor of the twin; large ones go to the data file beside `path`."""
-    array = np.ascontiguousarray(array)
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    if array.nbytes <= INLINE_BYTES:
-        return numpy_helper.from_array(array, name)
-    data.seek(-(-data.tell() // PAGE) * PAGE)
-    start = data.tell()
-    data.write(array.reshape(-1).view(np.uint8).data)
-    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", path.name + ".data"), ("offset", start), ("length", array.nbytes)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
-
 
 def _become(node: NodeProto, kind: str, inputs: list[str]) -> None:
     """Make another operator of a node; its output keeps its name."""
     node.op_type, node.domain = kind, ""
     node.input[:] = inputs
     del node.attribute[:]
-
-
-def _widen_attributes(node: NodeProto) -> None:
-    """Casts to, and constants in, 16 bits become float32."""
-    for attribute in node.attribute:
-        if node.op_type == "Cast" and attribute.name == "to" and attribute.i in NARROW:
-            attribute.i = TensorProto.FLOAT
-        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in NARROW:
-            wide = numpy_helper.to_array(attribute.t).astype(np.float32)
-            attribute.t.CopyFrom(numpy_helper.from_array(wide, attribute.t.name))

@@ -8,7 +8,6 @@ A verb takes its argument list and returns an exit code. Every EgmError becomes 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from egm_edge import __version__
 from egm_edge.errors import BackendError, EgmError
+from egm_edge.own_packages import import_own
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -107,11 +107,11 @@ def run_verb(name: str, verb: Verb, arguments: list[str]) -> int:
     """Import a verb and run it.
 
     Raises:
-        BackendError: what it imports comes with an extra that is not installed.
+        BackendError: what it imports comes with an extra that is not installed, or its package is another one's.
     """
     module, _, function = verb.target.partition(":")
     try:
-        return int(getattr(importlib.import_module(module), function)(arguments))
+        return int(getattr(import_own(module), function)(arguments))
     except ModuleNotFoundError as error:
         if not verb.extra or error.name is None:
             raise

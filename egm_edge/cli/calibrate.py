@@ -30,7 +30,7 @@ examples:
 
 With --held-out alone the bundle's own map is looked at and nothing is written.
 Without --held-out every second picture of the data is held out. Rows without a box (negatives) are welcome.
-The map is written into the bundle's manifest (its hash changes); --out gets calibration.json, .md and two plots.
+The map is written into the bundle's manifest (its name stays); --out gets calibration.json, .md and two plots.
 """
 
 
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
     if arguments.remove:
         store(Bundle.open(bundle_dir), None)
-        print(f"{arguments.bundle} is uncalibrated")
+        told = {"bundle": arguments.bundle, "map": None}
+        print(json.dumps(told, ensure_ascii=False) if arguments.json else f"{arguments.bundle} is uncalibrated")
         return 0
     known = Bundle.open(bundle_dir, verify="sizes").manifest.calibration
     if not arguments.data and not (arguments.held_out and known):

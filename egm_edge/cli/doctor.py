@@ -13,10 +13,10 @@ MARKS = {Status.OK: "ok", Status.NOTE: "-", Status.MISSING: "MISSING"}
 def main(argv: list[str]) -> int:
     """Run the verb."""
     parser = Parser(prog="egm doctor", description="Show what this machine has, what is missing, and the command that mends it.")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
     findings = examine()
-    print(json.dumps(to_dict(findings), indent=2) if arguments.json else report(findings))
+    print(json.dumps(to_dict(findings), ensure_ascii=False) if arguments.json else report(findings))
     return 0 if main_job_works(findings) else 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from egm_edge.bundle import Bundle, Manifest
 from egm_edge.cli import Verb, run_verb
 from egm_edge.cli.parser import Parser
@@ -27,7 +29,10 @@ def main(argv: list[str]) -> int:
     if source.kind is SourceKind.CHECKPOINT:
         return run_verb("inspect", OF_CHECKPOINTS, argv)
     bundle = Bundle.open(source.directory)
-    print(bundle.manifest.to_json() if arguments.json else describe(bundle.manifest), end="")
+    if arguments.json:
+        print(json.dumps(json.loads(bundle.manifest.to_json()), ensure_ascii=False))
+    else:
+        print(describe(bundle.manifest), end="")
     return 0
 
 

@@ -6,6 +6,7 @@ Arguments, address and bundle are checked, in that order, before the engine is l
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
@@ -75,8 +76,11 @@ def main(argv: list[str]) -> int:
             if not (loopback or api_key):
                 warning = f"anyone who reaches {host} can ask: no API key is set"
                 sys.stderr.write(f"egm: warning: {warning}; set {KEY_VARIABLE}, or leave out --host\n")
+            told = f"serving {source.text} at {url}"
+            if arguments.json:
+                told = json.dumps({"serving": source.text, "url": url}, ensure_ascii=False)
             try:
-                return run(service, bound, lambda: print(f"serving {source.text} at {url}", flush=True))
+                return run(service, bound, lambda: print(told, flush=True))
             finally:
                 service.engine.close()
 
@@ -85,6 +89,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="egm serve", description="Answer OpenAI clients with a bundle's boxes.", epilog=EPILOG)
     add = parser.add_argument
     add("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
+    add("--json", action="store_true", help="tell the address as one JSON object")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only")
     add("--api-key", metavar="KEY", help=f"ask for this key under /v1 (better: ${KEY_VARIABLE}, which ps does not show)")
     for name, text in SWITCHES.items():

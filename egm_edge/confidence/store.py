@@ -7,12 +7,11 @@ does not.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
-from egm_edge.bundle import CONFIDENCE_MAP, MANIFEST_NAME, Bundle
+from egm_edge.bundle import CONFIDENCE_MAP, Bundle
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
-from egm_edge.errors import BundleError, InputError
+from egm_edge.errors import InputError
 from egm_edge.files import whole_file
 
 
@@ -22,16 +21,7 @@ def store(bundle: Bundle, fitted: LogisticCalibration | None) -> Bundle:
     Raises:
         BundleError: its directory cannot be written.
     """
-    manifest = replace(bundle.manifest, calibration=None if fitted is None else fitted.to_dict())
-    path = bundle.root / MANIFEST_NAME
-    try:
-        with whole_file(path) as stream:
-            stream.write(manifest.to_json())
-    except OSError as error:
-        raise BundleError(
-            f"a bundle that can be written at {bundle.root}", error.strerror or str(error), "calibrate a copy of it"
-        ) from None
-    return Bundle.open(bundle.root, verify="sizes")
+    return bundle.vouched("calibrate a copy of it", calibration=None if fitted is None else fitted.to_dict())
 
 
 def keep_with(checkpoint: Path, fitted: LogisticCalibration) -> None:

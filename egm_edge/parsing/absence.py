@@ -11,7 +11,8 @@ from functools import cache
 MAX_WORDS_CHARS = 4096
 NOTHING = frozenset(
     (
-        "[]", "{}", "()", "[[]]", "null", "none", "nil", "nothing", "n/a", "na", "no", "absent", "empty", "-1", "false",
+        "[]", "{}", "()", "[[]]", "[none]", "[null]", "null",
+        "none", "nil", "nothing", "n/a", "na", "no", "absent", "empty", "-1", "false",
         "not found", "no match", "no matches", "no such object", "not present", "not visible", "no object", "no box", "no bbox",
         "无", "無", "没有", "沒有", "不存在", "なし", "없음", "нет",
     )
@@ -41,7 +42,10 @@ _PATTERNS = {
     rf"|\b(?:is|are)\s+(?:absent|missing)\s+(?:from|in)\b|\babsent\b|\bnon-?existent\b|\bdoes not apply\b|\bnot applicable\b"
     r"|\b(?:doesn['’]?t|does not|don['’]?t|do not)\s+have\s+any\b|\bthere\s+do(?:es)?(?:n['’]?t| not)\s+(?:appear|seem)\b"
     r"|\b(?:see|sees|contains?|shows?|includes?|found|there are|there is)\s+(?:no|zero)\b(?!\s+(?:other|need|doubt|more|way)\b)"
-    r"|^\s*no(?:\s+\w+){1,4}[.!]?\s*$|\bno results?\b",
+    r"|^\s*no(?:\s+\w+){1,4}[.!]?\s*$|\bno results?\b"
+    r"|\b(?:0|zero) (?:objects?|results?|match(?:es)?|boxes|detections?|instances?)\b|\bnowhere (?:to be (?:seen|found)|in)\b"
+    r"|\bneither (?:is|are|was|were)\b"
+    r"|\b(?:none|neither) of (?:them|these|those|the\s+\w+(?:\s+\w+)?)\s+(?:is|are|was|were|has|have|match(?:es)?|fits?)\b",
     "zh": r"(?:^|[\s,，。.!！?？;；:：中里內内上裡面我並并也确實实])(?:没|沒)(?:有|看到|找到|发现|發現|见|見|检测"
     r"|檢測)"
     r"|(?:未|没|沒|无法|無法|不能|未能|没能)(?:能|有)?(?:在[^,，。]{0,12})?(?:找到|发现|發現|检测|檢測|看到|见到"
@@ -62,6 +66,7 @@ _PATTERNS = {
     r"|auf dem)\s+(?:Bild|Foto))"
     r"|\bnicht\b[^.!?]{0,40}?(?:gefunden|vorhanden|sichtbar|zu sehen|zu finden|erkennbar|finden|erkennen|sehen"
     r"|im Bild|auf dem Bild)"
+    r"|\b(?:sehe|erkenne|finde|sieht man|zeigt|enthält)\b[^.!?]{0,40}?\bkein\w{0,2}\b"
     r"|\bexistiert nicht\b|\bgibt es (?:nicht|kein\w*)\b|\bes gibt kein\w*\b",
     "es": r"\bno\s+(?:se\s+|he\s+|hay\s+|puedo\s+|está\s+|es\s+|fue\s+|existe\s+)*(?:hay|exist\w+|encuentr\w+"
     r"|encontr\w+|apare\w+|ve[on]?|visibles?|presentes?"
@@ -82,14 +87,15 @@ _PATTERNS = {
     "vi": r"\bkhông\s+(?:có|tìm|thấy|tồn tại|xuất hiện|nhìn|hiện diện|phát hiện)",
     "th": r"ไม่(?:พบ|มี|เห็น|ปรากฏ|สามารถ)",
     "id": r"\btidak\s+(?:ada|ditemukan|terlihat|terdapat|tampak|dapat)|\btiada\b",
-    "tr": r"\b(?:bulunamadı|bulunmuyor|bulunmamaktadır|yok|yoktur|görünmüyor|görülmüyor)\b|\bmevcut değil",
+    "tr": r"\b(?:bulunamadı|bulunmuyor|bulunmamaktadır|yok|yoktur|görünmüyor|görülmüyor|göremiyorum)\b|\bmevcut değil",
     "hi": r"नहीं\s*(?:है|हैं|मिल|दिख|पाय|मौजूद)|(?:मौजूद|उपलब्ध)\s*नहीं",
-    "pl": r"\bnie\s+(?:ma|znaleziono|widać|znajduje|występuje|znalazłem)|\bbrak\b",
-    "nl": r"\b(?:er (?:is|zijn)|ik zie) geen\b|\bgeen\b[^.!?]{0,80}?(?:gevonden|zichtbaar|aanwezig|te zien|op de|in de)"
+    "pl": r"\bnie\s+(?:ma|znaleziono|widać|znajduje|występuje|znalazłem|widzę)|\bbrak\b",
+    "nl": r"\b(?:er (?:is|zijn)|ik zie)\b[^.!?]{0,40}?\bgeen\b"
+    r"|\bgeen\b[^.!?]{0,80}?(?:gevonden|zichtbaar|aanwezig|te zien|op de|in de)"
     r"|\bniet\b[^.!?]{0,40}?(?:gevonden|zichtbaar|aanwezig|te zien|te vinden)",
-    "sv": r"\b(?:finns|hittades|syns)\s+(?:inte|ingen|inget|inga)\b|\bing(?:en|et|a)\b[^.!?]{0,60}?(?:hittades"
+    "sv": r"\b(?:finns|hittades|syns|ser)\b[^.!?]{0,40}?\b(?:inte|ingen|inget|inga)\b|\bing(?:en|et|a)\b[^.!?]{0,60}?(?:hittades"
     r"|syns|finns)",
-    "cs": r"\b(?:nebyl\w*\s+nalezen\w*|nenalezen\w*|není\b[^.!?]{0,40}?(?:vidět|viditeln\w+|na obrázku)|neexistuje)",
+    "cs": r"\b(?:nebyl\w*\s+nalezen\w*|nenalezen\w*|nevidím|není\b[^.!?]{0,40}?(?:vidět|viditeln\w+|na obrázku)|neexistuje)",
     "el": r"\bδεν\s+(?:υπάρχ\w+|βρέθηκ\w+|φαίνεται|βλέπω)",
 }  # fmt: skip
 _REFUSAL = re.compile(

@@ -100,14 +100,17 @@ def tag_boxes(region: str) -> list[RawBox]:
             label = ""
         rule = "box_tag" if tag in FAMILY_TAGS else "other_tag"
         limit = at + MAX_MARK_CHARS
-        following = _TAG.search(region, at, limit)
+        following = _REF_OR_TAG.search(region, at, limit)
         stop = region.find(_TAGS[tag], at, following.start() if following else limit)
         closed_by = _TAGS[tag] if stop >= 0 else ""
         stop = stop if stop >= 0 else following.start() if following else -1
         content = region[at : stop if stop >= 0 else limit]
-        found += _in_mark(content, label, rule, stop >= 0)
-        at = label_end = stop + len(closed_by) if stop >= 0 else at
-    found += [RawBox(numbers(m), rule="other_tag") for m in _FLORENCE.finditer(region)]
+        at = stop + len(closed_by) if stop >= 0 else at
+        found += _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
+        label_end = at
+    for match in _FLORENCE.finditer(region):
+        label = re.split(r"[<>\n]", region[max(0, match.start() - MAX_LINE_LABEL_CHARS) : match.start()])[-1]
+        found.append(RawBox(numbers(match), label.strip(), "other_tag"))
     if _PALIGEMMA.search(region):  # <locYYYY><locXXXX>…, of 1024
         found.append(RawBox(rule="other_tag", fault=UnparsableReason.Y_FIRST))
     return found
@@ -132,14 +135,14 @@ def bare_boxes(region: str) -> list[RawBox]:
         return [RawBox(rule="bracket_list", fault=fault)] if fault else []
     labels = [""] * len(matches)
     if len(matches) > 1:
-        labels = [_line_label(region, match) for match in matches]
+        labels = [_line_label(region, *match.span()) for match in matches]
     return [RawBox(numbers(match), label, "bracket_list") for match, label in zip(matches, labels, strict=True)]
 
 
-def _line_label(region: str, match: re.Match[str]) -> str:
+def _line_label(region: str, start: int, end: int) -> str:
     """What stands before a list: "label: list" anywhere, "label list" or "| label | list |" on a line of its own."""
-    named = _LINE_LABEL.search(region[max(0, match.start() - MAX_LINE_LABEL_CHARS - 24) : match.start()])
-    if named is None or not (named["mark"] or _LINE_END.match(region, match.end())):
+    named = _LINE_LABEL.search(region[max(0, start - MAX_LINE_LABEL_CHARS - 24) : start])
+    if named is None or not (named["mark"] or _LINE_END.match(region, end)):
         return ""
     return named["label"].strip()
 

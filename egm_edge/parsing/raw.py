@@ -16,17 +16,21 @@ MAX_LIST_CHARS = 160
 
 _N = r"[-+]?(?:[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?"
 _S = r"\s{0,8}"
-_COMMA = rf"(?:{_S}[,，、]{_S}|\s{{1,8}})"
+_COMMA = rf"(?:{_S}[,，、;；]{_S}|\s{{1,8}})"
 _OPEN, _CLOSE = r"[\[(（]", r"[\])）]"
 _BETWEEN_CORNERS = rf"{_CLOSE}[\s`*]{{0,8}}(?:[,，;-]|–|to|and|至|到)?[\s`*]{{0,8}}{_OPEN}"
 _QN = rf"[\"']?({_N})[\"']?"
 FOUR = rf"{_S}{_QN}{_COMMA}{_QN}{_COMMA}{_QN}{_COMMA}{_QN}{_S}"
 PAIRS = rf"{_S}({_N}){_COMMA}({_N}){_S}{_BETWEEN_CORNERS}{_S}({_N}){_COMMA}({_N}){_S}"
-_X1, _Y1 = r"\b[xX](?:_?(?:1|min|left|tl)|0)", r"\b[yY](?:_?(?:1|min|top|tl)|0)"
-_X2, _Y2 = r"\b[xX](?:_?(?:2|max|right|br)|1)", r"\b[yY](?:_?(?:2|max|bottom|br)|1)"
-_IS = r"[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
-_THEN = r"[\"'\s,;*•-]{0,12}(?:and\s)?[\"'\s]{0,2}"
-NAMED = rf"{_X1}{_IS}({_N}){_THEN}{_Y1}{_IS}({_N}){_THEN}{_X2}{_IS}({_N}){_THEN}{_Y2}{_IS}({_N})"
+_NAME = r"\b(?:[xXyY][ _-]?(?:[012]|(?i:min|max|left|right|top|bottom|tl|br))|(?i:left|right|top|bottom))"
+_IS = r"[\"'*`]{0,3}\s{0,4}[:=>]\s{0,4}[\"'*`]{0,3}"
+_THEN = r"(?:</\w{1,16}>\s{0,8}<|[\"'`\s,;|*•-]{0,12}(?:(?:and|to|from)\s){0,2}[\"'\s]{0,2})"
+NAMED = rf"(?P<named>{_NAME}{_IS}{_N}(?:{_THEN}{_NAME}{_IS}{_N}){{3}})"  # in any order, as Pascal VOC's elements too
+_COLUMN = r"[\"'\s]{0,4}[|,][\"'\s]{0,4}"
+HEADED = _COLUMN.join((r"\bx_?(?:min|1)", r"y_?(?:min|1)", r"x_?(?:max|2)", r"y_?(?:max|2)"))
+HEADED += rf"[^\d\[\](){{}}<>]{{0,160}}{_COLUMN.join([rf'({_N})'] * 4)}"  # a table's row under its heading
+SPANS = rf"\bx{_IS}(?P<x1>{_N})\s?(?:-|–|to)\s?({_N}){_THEN}y{_IS}({_N})\s?(?:-|–|to)\s?({_N})"
+_NAMED_ONE = re.compile(rf"({_NAME}){_IS}({_N})")
 SIZED = rf"\b[xX]{_IS}({_N}){_THEN}[yY]{_IS}({_N}){_THEN}w(?:idth)?{_IS}(?P<w>{_N}){_THEN}h(?:eight)?{_IS}(?P<h>{_N})"
 ANGLED = r"(?<!\{)<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>"
 _FIRST, _SECOND = r"(?:(?i:top|upper)[ _-]?(?i:left)|左上)", r"(?:(?i:bottom|lower)[ _-]?(?i:right)|右下)"
@@ -38,7 +42,7 @@ CORNERS = (
 )
 AT_END = rf"(?:^|[:：]){_S}({_N}),\s?({_N}),\s?({_N}),\s?({_N})[.\s]{{0,8}}(?=$|</answer>|<\|im_end\|>)"
 BRACKETED = rf"{_OPEN}(?:{FOUR}|{PAIRS}){_CLOSE}"
-_ANY_FOUR = re.compile(rf"{BRACKETED}|\{{{FOUR}\}}|{NAMED}|{SIZED}|{CORNERS}|{ANGLED}|{AT_END}")
+_ANY_FOUR = re.compile(rf"{BRACKETED}|\{{{FOUR}\}}|{NAMED}|{SIZED}|{HEADED}|{SPANS}|{CORNERS}|{ANGLED}|{AT_END}")
 _UNBRACKETED = re.compile(FOUR)
 _POINT = re.compile(rf"{_OPEN}{_S}{_N}{_COMMA}{_N}{_S}{_CLOSE}|\bx{_IS}{_N}{_THEN}y{_IS}{_N}")
 _CUT = re.compile(rf"[\s\"'\[(]*{_OPEN}[\s\[\]()0-9.,eE+-]*")
@@ -71,6 +75,12 @@ def fours(text: str, start: int = 0, stop: int | None = None) -> Iterator[re.Mat
 def numbers(match: re.Match[str]) -> list[str]:
     """The four numbers of a match, xyxy."""
     found = [group for group in match.groups() if group is not None]
+    if match.re is _ANY_FOUR and match["named"] is not None:
+        named = _NAMED_ONE.findall(match["named"])
+        across, down = ([value for name, value in named if name[0].lower() in axis] for axis in ("xlr", "ytb"))
+        return [across[0], down[0], across[1], down[1]] if len(across) == len(down) == 2 else []
+    if match.re is _ANY_FOUR and match["x1"] is not None:
+        return [found[0], found[2], found[1], found[3]]
     if match.re is _ANY_FOUR and match["w"] is not None:
         x, y, width, height = map(float, found)
         return [str(x), str(y), str(x + width), str(y + height)]

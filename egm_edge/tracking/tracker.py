@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Generator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +116,17 @@ class Tracker:
         Returns:
             The boxes at the newest frame. LOST when no frame of that stamp is kept (or the box is empty).
         """
+        replay = self.replay(track_id, box, stamp_ns, amodal_box)
+        while True:
+            try:
+                next(replay)
+            except StopIteration as caught_up:
+                return cast(TrackedBox, caught_up.value)
+
+    def replay(
+        self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None
+    ) -> Generator[None, None, TrackedBox]:
+        """`start` in pieces: comes back before every frame that it replays, for a caller that has more urgent work."""
         token = object()
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
@@ -124,14 +137,20 @@ class Tracker:
         track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase)
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
-            self._replay(track, frames)
+            for frame, look in zip(frames, self._looks(len(frames)), strict=True):
+                yield
+                if self._starting.get(track_id) is not token:
+                    break
+                track.move_to(frame, look=look)
             with self._lock:
                 frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []
         with self._lock:
             wanted = self._starting.get(track_id) is token
             if wanted:
                 del self._starting[track_id]
-                self._replay(track, self._ring.after(track.stamp_ns))
+                frames = self._ring.after(track.stamp_ns)
+                for frame, look in zip(frames, self._looks(len(frames)), strict=True):
+                    track.move_to(frame, look=look)
                 self._tracks[track_id] = track
             else:
                 track.lose()
@@ -172,11 +191,10 @@ class Tracker:
         """In how many frames each track is looked for once."""
         return max(1, math.ceil(len(self._tracks) / MAX_LOOKS))
 
-    def _replay(self, track: Track, frames: list[SmallFrame]) -> None:
-        """Through all of them, the last one always with a look."""
+    def _looks(self, count: int) -> list[bool]:
+        """In which of so many frames that are replayed a track is looked for: in its turns, and in the last one."""
         turns = self._turns
-        for left, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
-            track.move_to(frame, look=left % turns == 0)
+        return [left % turns == 0 for left in range(count - 1, -1, -1)]
 
     def _forget(self) -> None:
         """After a clock jump or another image format: nothing kept is comparable with what comes."""

@@ -25,6 +25,7 @@ from PIL import Image
 
 from build_engine.memory_plan import ModelSize
 from egm_edge.assets import shipped_checkpoint
+from egm_edge.backends.torch_gpu.attention import without_cudnn
 from egm_edge.backends.torch_gpu.backend import STEP_TOKENS, TorchBackend
 from egm_edge.backends.torch_gpu.capture import Eager
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
@@ -211,6 +212,7 @@ def steps(grounder: Grounder, rounds: int) -> Values:
     return found
 
 
+@without_cudnn  # transformers' caches grow by a token a step, and each length would cost it a plan
 def beside(grounder: Grounder, checkpoint: Path, rounds: int, tokens: int) -> Values:
     """Whole answers in turns with transformers in the same type, ms a token."""
     kind, device = ("bfloat16", "cuda") if on_gpu() else ("float32", "cpu")

@@ -76,6 +76,14 @@ def _adapter_alone(root: Path) -> None:
     (root / "adapter_config.json").write_text("{}")
 
 
+def _rotary(**values: Any) -> Lie:
+    return _config("text_config", rope_parameters=values)
+
+
+def _generation(root: Path) -> None:
+    (root / "generation_config.json").write_text('{"eos_token_id": "x"}')
+
+
 LIES = [
     pytest.param(_tensors(_with_lora), "lora_A.*merge_and_unload", id="unmerged adapters in every layer"),
     pytest.param(_config("", tie_word_embeddings=False), r"head\.weight", id="no head though untied"),
@@ -86,11 +94,24 @@ LIES = [
     pytest.param(_tensors(_set("embed_tokens.weight", np.inf)), "embed_tokens", id="an infinity"),
     pytest.param(_tensors(_cut), r"layers\.1\.mlp\.up_proj.*shape", id="a row is missing"),
     pytest.param(_contradictory_index, "index", id="contradictory index"),
-    pytest.param(_config("", quantization_config={"quant_method": "fp8"}), "quantization_config", id="a quantisation config"),
+    pytest.param(_config("", quantization_config={"quant_method": "fp8"}), "quantization_config", id="a quantization config"),
     pytest.param(_config("text_config", num_attention_heads=0), "num_attention_heads", id="no heads"),
     pytest.param(_config("text_config", num_key_value_heads="two"), "num_key_value_heads", id="heads in words"),
     pytest.param(lambda root: (root / "config.json").write_text("[" * 100_000), "JSON", id="deep JSON"),
     pytest.param(_adapter_alone, "merge_and_unload", id="an adapter's directory"),
+    pytest.param(lambda root: (root / "adapter_config.json").write_text("{}"), "beside.*merge_and_unload", id="an adapter beside"),
+    pytest.param(_config("text_config", num_hidden_layers=10**12), "num_hidden_layers", id="layers beyond counting"),
+    pytest.param(_config("text_config", rms_norm_eps=float("nan")), "rms_norm_eps", id="an epsilon that is none"),
+    pytest.param(_config("text_config", rope_parameters=[1]), "rope_parameters", id="rotary settings as a list"),
+    pytest.param(_rotary(rope_theta="big", mrope_section=[6, 5, 5]), "rope_theta", id="a base in words"),
+    pytest.param(_rotary(rope_theta=1e4, mrope_section=[60, 5, 5]), "mrope_section", id="M-RoPE beyond a head"),
+    pytest.param(_config("text_config", eos_token_id="end"), "eos_token_id", id="an end token in words"),
+    pytest.param(_config("", tie_word_embeddings="yes"), "tie_word_embeddings", id="a flag in words"),
+    pytest.param(_config("vision_config", patch_size=0), "patch_size", id="patches of nothing"),
+    pytest.param(_config("vision_config", num_heads="four"), "num_heads", id="vision heads in words"),
+    pytest.param(_config("vision_config", deepstack_visual_indexes=[0, 0, 0]), "deepstack_visual", id="one deep-stack thrice"),
+    pytest.param(_config("vision_config", quantization_config={"bits": 8}), "quantization_config", id="a quantized tower"),
+    pytest.param(_generation, "eos_token_id of generation_config", id="generation's end token in words"),
     pytest.param(_tensors(lambda t: t.update({"extra.weight": np.ones(3, np.float32)})), r"extra\.weight", id="an unknown tensor"),
 ]  # fmt: skip
 

@@ -179,16 +179,28 @@ def test_a_row_of_one_gpu_generation_makes_tensorrt_llms_bundle(
     assert {"llm_args.yaml", "serve.sh", "checkpoint/config.json"} <= set(manifest.files)
 
 
-@pytest.mark.parametrize(("precision", "found"), [("int4", "hidden_size 64"), ("nvfp4", "intermediate_size 168")])
+@pytest.mark.parametrize(
+    ("target", "precision", "found"),
+    [
+        ("tensorrt-llm", "int4", "hidden_size 64.*--precision bf16 or fp8"),
+        ("tensorrt-llm", "nvfp4", "intermediate_size 168"),
+        ("tensorrt-llm-sm80", "int4", "hidden_size 64.*--precision bf16$"),
+    ],
+)
 def test_widths_that_share_no_scale_are_refused_before_any_tool_runs(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, found: str
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    precision: str,
+    found: str,
 ) -> None:
     from tests.support.tiny_checkpoints import write_tiny_qwen3_vl
 
     monkeypatch.setenv("EGM_EDGELLM_VENV", str(tmp_path / "nothing"))
     checkpoint = write_tiny_qwen3_vl(tmp_path_factory.mktemp("odd"), intermediate_size=168)
-    with pytest.raises(CheckpointError, match=f"{found}.*--precision fp8"):
-        _build(checkpoint, tmp_path / "bundle", "tensorrt-llm", precision)
+    with pytest.raises(CheckpointError, match=found):
+        _build(checkpoint, tmp_path / "bundle", target, precision)
     assert not list(tmp_path.iterdir())
 
 

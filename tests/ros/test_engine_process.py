@@ -187,6 +187,15 @@ def test_a_bundle_that_cannot_be_opened_is_said_in_its_own_words() -> None:
     engine.stop()
 
 
+def test_the_models_process_gives_way(bench: Bench) -> None:
+    bench.wait_ready()
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    pid = bench.engine.health().pid
+    assert {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()} == {
+        min(19, ours + Settings().model_nice)
+    }
+
+
 def test_stop_ends_the_process_and_start_works_again() -> None:
     engine = EngineProcess(lambda: Settings(), FACTORY)
     for _ in range(2):

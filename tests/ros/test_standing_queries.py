@@ -68,8 +68,51 @@ def test_after_its_answer_a_query_that_is_not_wanted_again_waits_to_be_asked_for
     commands.started(due.request, 1, 0.0, 0.0)
     commands.answered(due.request, again=False)
     assert commands.due(1.0, 2) is None
-    commands.want("cmd-1")
+    assert commands.want(["cmd-1"])
+    assert not commands.want(["cmd-1"]), "no news"
     assert commands.due(1.0, 2) is not None
+
+
+def starts(commands: StandingQueries, turns: int, first: int = 1) -> list[str]:
+    """One start per new frame, each free to go out of turn."""
+    order = []
+    for number in range(first, first + turns):
+        due = commands.due(float(number), number, urgent=True)
+        assert due is not None
+        order.append(due.request.request_id)
+        commands.started(due.request, number, float(number), 0.0)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("poor", "order"),
+    [
+        ([], ["a", "b", "c", "a", "b", "c"]),
+        (["c"], ["c", "a", "c", "b", "c", "a"]),
+        (["c", "b"], ["c", "b", "a", "c", "b", "a"]),
+    ],
+    ids=["all are good", "one is poor: every second turn", "two are: the worst first, the others in turn"],
+)
+def test_the_poorest_track_goes_first_and_starves_nobody(poor: list[str], order: list[str]) -> None:
+    commands = StandingQueries()
+    commands.replace([query("a"), query("b"), query("c")])
+    commands.want(poor)
+    assert starts(commands, 6) == order
+    assert set(starts(commands, 6, first=7)) == {"a", "b", "c"}
+
+
+def test_within_a_shared_frame_the_poorest_track_goes_first_but_keeps_its_turn() -> None:
+    commands = StandingQueries()
+    commands.replace([query("a"), query("b"), query("c")])
+    commands.want(["c"])
+    assert play(commands, 6) == ["c", "a", "b", "c", "a", "b"]
+
+
+def test_a_poor_track_does_not_go_before_one_of_higher_priority() -> None:
+    commands = StandingQueries()
+    commands.replace([query("high", 200), query("low", 1)])
+    commands.want(["low"])
+    assert starts(commands, 4) == ["high", "low", "high", "low"]
 
 
 def test_an_interrupted_command_is_due_again_at_once_on_the_same_frame() -> None:

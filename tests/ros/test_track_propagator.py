@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ import pytest
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
-from egm_ros.track_propagator import MAX_TRACKS, TrackCost, TrackedAnswer, TrackPropagator
+from egm_ros.track_budget import MAX_TRACKS, TrackBudget
+from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
 from test_conversion import rgb_message
 
 from egm_edge.boxes import Box
@@ -37,8 +37,9 @@ class Bench:
     def __init__(self) -> None:
         self.mailbox = Mailbox()
         self.reported: list[tuple[CameraFrame, tuple[TrackedAnswer, ...]]] = []
-        self.poor: list[str] = []
+        self.poor: list[tuple[str, ...]] = []
         self.refused: list[Exception] = []
+        self.errors: list[Exception] = []
         self.standing = {"cmd-1"}
         self.started_s = time.monotonic()
         self.truth: dict[int, Box] = {}  # by sequence
@@ -53,6 +54,7 @@ class Bench:
             lambda frame, followed: self.reported.append((frame, followed)),
             self.poor.append,
             self.refused.append,
+            self.errors.append,
             lambda: self.standing,
         )
 
@@ -83,6 +85,7 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.propagator.stop()
+    assert made.errors == []
 
 
 def wait_for(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -152,7 +155,7 @@ def test_an_object_that_vanishes_is_asked_for_again(bench: Bench) -> None:
         bench.texture = noise.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         bench.block = noise.integers(0, 255, (60, 70, 3), np.uint8)
         bench.show()
-    assert bench.poor[0] == "cmd-1"
+    assert bench.poor[0] == ("cmd-1",)
 
 
 def test_an_amodal_box_may_leave_the_image_and_moves_along(bench: Bench) -> None:
@@ -186,39 +189,126 @@ def test_frames_of_requests_that_ended_are_let_go(bench: Bench) -> None:
 
 
 def test_of_answers_that_wait_only_the_newest_is_replayed(bench: Bench) -> None:
-    started = []
-    busy, go_on = threading.Event(), threading.Event()
-    start = bench.propagator._tracker.start
-
-    def slow(request_id: str, box: Box, stamp_ns: int, whole: Box | None) -> None:
-        started.append(stamp_ns)
-        busy.set()
-        go_on.wait(10)
-        start(request_id, box, stamp_ns, whole)
-
-    bench.propagator._tracker.start = slow  # type: ignore[method-assign]
+    budget = bench.propagator._budget
+    budget._budget_ms, budget._credit_ms = 0.0, -1e-9
     frames = [bench.show() for _ in range(5)]
-    bench.propagator.take(bench.answer(frames[0], bench.truth[1]))
-    assert busy.wait(10)
-    for frame in frames[1:]:
+    for frame in frames:
         bench.propagator.take(bench.answer(frame, bench.truth[frame.sequence]))
-    go_on.set()
-    wait_for(lambda: bench.reported and bench.reported[-1][1][0].answer.frame is frames[-1])
-    assert started == [frames[0].arrived_ns, frames[-1].arrived_ns]
+    assert bench.propagator.health().waiting == 1
+    budget._credit_ms = 1e9
+    wait_for(lambda: bench.show() and bench.reported)
+    assert {one.answer.frame for _, followed in bench.reported for one in followed} == {frames[-1]}
+
+
+def test_a_long_replay_gives_way_to_every_frame(bench: Bench) -> None:
+    grounded = bench.show()
+    for _ in range(30):
+        bench.show()
+    budget = bench.propagator._budget
+    steps = 0
+
+    def one_at_a_time(took_ms: float) -> None:
+        nonlocal steps
+        steps += 1
+        budget._credit_ms = -1e-9  # until the next frame
+
+    budget._owed_ms = -1e9
+    budget.note_replay = one_at_a_time  # type: ignore[method-assign]
+    bench.propagator.take(bench.answer(grounded, bench.truth[1]))
+    wait_for(lambda: steps == 1)
+    budget._budget_ms = 1e3
+    for _ in range(5):
+        bench.show()
+    assert steps <= 7, "a step a frame: it is not there yet"
+    assert not bench.reported
+    del budget.note_replay
+    wait_for(lambda: bench.show() and bench.reported)
+    frame, followed = bench.reported[-1]
+    assert followed[0].tracked.box.iou(bench.truth[frame.sequence]) > 0.7
+
+
+def test_a_replay_goes_on_though_a_newer_frame_always_waits(bench: Bench) -> None:
+    """A machine that cannot keep up with the camera drops frames, not answers."""
+    grounded = bench.show()
+    for _ in range(10):
+        bench.show()
+    wait_newer = bench.mailbox.wait_newer
+    bench.mailbox.wait_newer = lambda after, _: wait_newer(after, lambda: bench.propagator._stopping)  # type: ignore[method-assign]
+    bench.propagator.take(bench.answer(grounded, bench.truth[1]))
+    wait_for(lambda: bench.show() and bench.reported)
+
+
+def test_what_cannot_be_followed_is_forgotten_and_the_next_answer_starts_anew(bench: Bench) -> None:
+    bench.propagator.take(bench.answer(bench.show(), bench.truth[1]))
+    wait_for(lambda: bench.reported)
+    (track,) = bench.propagator._tracker._tracks.values()
+    track.move_to = lambda frame: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    bench.mailbox.put(bench.mailbox.newest(60.0).message)  # type: ignore[union-attr]
+    wait_for(lambda: bench.errors)
+    assert isinstance(bench.errors.pop(), ZeroDivisionError)
+    bench.reported.clear()
+    frame = bench.show()
+    bench.propagator.take(bench.answer(frame, bench.truth[frame.sequence]))
+    wait_for(lambda: bench.show() and bench.reported and bench.reported[-1][1])
 
 
 def test_the_cost_of_a_track_says_how_many_a_frame_has_time_for() -> None:
-    cost = TrackCost(budget_ms=20.0)
-    assert cost.allowed == MAX_TRACKS, "nothing measured yet"
+    budget = TrackBudget(budget_ms=20.0)
+    assert budget.allowed == MAX_TRACKS, "nothing measured yet"
     for _ in range(200):
-        cost.note(2.0, 0)
+        budget.note_frame(2.0, 0)
     for _ in range(200):
-        cost.note(2.0 + 4 * 0.9, 4)
-    assert cost.ms_per_track == pytest.approx(0.9, rel=0.05)
-    assert 18 <= cost.allowed <= 20
+        budget.note_frame(2.0 + 4 * 0.9, 4)
+    assert budget.ms_per_track == pytest.approx(0.9, rel=0.05)
+    assert 18 <= budget.allowed <= 20
     for _ in range(200):
-        cost.note(2.0 + 10 * 30.0, 10)
-    assert cost.allowed == 1, "one is always carried on"
+        budget.note_frame(2.0 + 10 * 30.0, 10)
+    assert budget.allowed == 1, "one is always carried on"
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "share"), [(0.0, 0.25), (16.0, 0.2), (30.0, 0.1)], ids=["idle", "busy", "over the budget"]
+)
+def test_replays_take_what_the_frames_leave_of_the_budget(frame_ms: float, share: float) -> None:
+    budget, replayed_ms = TrackBudget(budget_ms=20.0), 0.0
+    for frame in range(1100):
+        if frame == 100:
+            replayed_ms = 0.0  # what was saved up is used
+        budget.note_frame(frame_ms, 16)
+        while budget.may_replay:
+            budget.note_replay(9.0)
+            replayed_ms += 9.0
+    assert replayed_ms / 1000 == pytest.approx(share * 20.0, rel=0.02)
+
+
+def test_the_answers_that_wait_for_time_are_replayed_by_need(bench: Bench) -> None:
+    """What is not followed yet, then the poor one, then the one whose answer is oldest; what found nothing does not wait."""
+    ids = ("old", "poor", "young", "new", "gone")
+    bench.standing = set(ids)
+    started: list[str] = []
+    tracker, budget = bench.propagator._tracker, bench.propagator._budget
+    for name in ("old", "poor", "young", "gone"):
+        frame = bench.show()
+        answer = bench.answer(frame, bench.truth[frame.sequence])
+        bench.propagator.take(replace(answer, request=replace(answer.request, request_id=name)))
+        wait_for(lambda: bench.show() and name in bench.propagator._answered)  # noqa: B023
+    tracker.reground_order = lambda below: ("poor",)  # type: ignore[method-assign]
+    bench.show()
+    replay, stop = tracker.replay, tracker.stop
+    tracker.replay = lambda name, *rest: started.append(name) or replay(name, *rest)  # type: ignore[method-assign, func-returns-value]
+    tracker.stop = lambda name: started.append(f"not {name}") or stop(name)  # type: ignore[method-assign, func-returns-value]
+    budget.note_frame = lambda took_ms, tracks: None  # type: ignore[method-assign]
+    budget._credit_ms = -1e-9
+    frame = bench.show()
+    for name in ("young", "old", "new", "poor", "gone"):
+        answer = bench.answer(frame, None if name == "gone" else bench.truth[frame.sequence])
+        bench.propagator.take(replace(answer, request=replace(answer.request, request_id=name)))
+    wait_for(lambda: started)
+    assert started == ["not gone"]
+    assert bench.propagator.health().waiting == 4
+    budget._credit_ms = 1e9
+    wait_for(lambda: bench.show() and len(started) == 5)
+    assert started == ["not gone", "new", "poor", "old", "young"]
 
 
 def test_beyond_the_budget_the_oldest_answers_are_not_carried_on(bench: Bench) -> None:
@@ -228,8 +318,8 @@ def test_beyond_the_budget_the_oldest_answers_are_not_carried_on(bench: Bench) -
         answer = bench.answer(frame, bench.truth[frame.sequence])
         bench.propagator.take(replace(answer, request=replace(answer.request, request_id=name)))
         wait_for(lambda: bench.show() and bench.propagator.health().tracks == 1 + ("old", "middle", "new").index(name))  # noqa: B023
-    cost = bench.propagator._cost
-    cost._budget_ms = cost.base_ms + 2.5 * cost.ms_per_track
+    budget = bench.propagator._budget
+    budget._budget_ms = budget.base_ms + 2.5 * budget.ms_per_track
     wait_for(lambda: bench.show() and bench.propagator.health().thinned >= 1)
     wait_for(lambda: bench.show() and len(bench.reported[-1][1]) < 3)
     ids = {one.tracked.track_id for one in bench.reported[-1][1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -273,5 +274,5 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     final = run(arguments.config, dict(arguments.overrides))
     leave_group()
     if is_main_process():
-        print(final)
+        print(json.dumps({"checkpoint": str(final)}, ensure_ascii=False) if arguments.json else final)
     return 0

@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     config = load_grpo(arguments.config, dict(arguments.overrides))
     export(config, arguments.out, nodes=arguments.nodes, gpus=arguments.gpus)
-    print(f"start it with: bash {arguments.out / 'run.sh'}")
+    script = arguments.out / "run.sh"
+    print(json.dumps({"script": str(script)}, ensure_ascii=False) if arguments.json else f"start it with: bash {script}")
     return 0
 
 

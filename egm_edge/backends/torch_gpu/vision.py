@@ -6,7 +6,7 @@ Notation: N patches in merge-block order, T tiles of side S, D vision hidden siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +27,12 @@ IN_FLOAT32 = ("vision.patch_embed.proj.weight", "vision.pos_embed.weight")  # Qw
 _GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 
-class VisionTower(Protocol):
-    """What both towers are to the engine: inputs made on the host, and a function of tensors alone, so that it can be captured."""
-
-    def inputs(self, pixels: Pixels) -> list[Tensor]:
-        """Tensors that `forward` takes, on the device."""
-
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        """Image embeddings [t, H], then deep-stack features of that shape."""
-
-
 class _Tower:
-    """What the towers share: linear layers, norms and the table of pixel values."""
+    """What the towers share: linear layers, norms and the table of pixel values.
+
+    `inputs` makes a picture's tensors on the host and moves them; `forward` is a function of tensors alone, so that it can be
+    captured: image embeddings [t, H], then deep-stack features of that shape.
+    """
 
     def __init__(self, weights: Weights, spec: PixelSpec, activation: str) -> None:
         if activation not in _GELU:
@@ -180,3 +174,6 @@ def _pixel_shuffled(x: Tensor) -> Tensor:
     side = int(x.shape[1] ** 0.5)
     blocks = x.view(len(x), side // 2, 2, side // 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
     return blocks.reshape(-1, 4 * x.shape[-1])
+
+
+VisionTower = Qwen3VlVision | InternVl3Vision

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         from tests.bench.ros import cameras
 
         _say(cameras.HEADER)
-        for count, queries in ((1, 1), (options.cameras, options.queries)):
+        for count, queries in ((1, 1), (1, options.cameras * options.queries), (options.cameras, options.queries)):
             found = cameras.measure_cameras(parameters, options.picture, count, queries, options.seconds, options.log)
             _say(found.row())
     elif options.what == "follow":

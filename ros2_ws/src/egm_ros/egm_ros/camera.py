@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, Protocol
 
 from rclpy.lifecycle import LifecycleNode
@@ -97,7 +98,13 @@ class Camera:
         settings, source = self.settings, self._source
         if settings.track:
             self._tracks = TrackPropagator(
-                self.mailbox, settings, self._on_boxes, self._on_poor_track, self._on_bad_frame, source.standing_ids
+                self.mailbox,
+                settings,
+                self._on_boxes,
+                self._on_poor_tracks,
+                self._on_bad_frame,
+                self._on_track_error,
+                source.standing_ids,
             )
         else:
             self._untracked = UntrackedAnswers(self._outputs.untracked, source.standing_ids)
@@ -209,10 +216,16 @@ class Camera:
         if self._is_listening:
             self._outputs.tracked(frame, tracked)
 
-    def _on_poor_track(self, request_id: str) -> None:
+    def _on_poor_tracks(self, request_ids: tuple[str, ...]) -> None:
         source = self._source
         if source is not None and self.settings.reground != "on_demand":
-            source.want(request_id)
+            source.want(request_ids)
+
+    def _on_track_error(self, error: Exception) -> None:
+        why = (
+            f"following failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
+        )
+        self.refuse(Count.REJECTED_UNUSABLE, why)
 
     def _on_output_error(self, error: Exception) -> None:
         self.counters.add(Count.PUBLISHES_FAILED)

@@ -149,6 +149,7 @@ def _tracking(health: NodeHealth, camera: CameraHealth) -> DiagnosticStatus:
         "frames": tracks.frames,
         "tracks": tracks.tracks,
         "tracks_thinned": tracks.thinned,
+        "answers_waiting": tracks.waiting,
         "worst_quality": f"{tracks.worst_quality:.2f}",
         "frame_ms": f"{tracks.frame_ms:.2f}",
         "frame_ms_per_track": f"{tracks.ms_per_track:.2f}",

@@ -70,11 +70,11 @@ class CameraQueue:
             self.queries.replace(queries)
             self._dispatcher.drop_unwanted()
 
-    def want(self, request_id: str) -> None:
-        """Ground this standing query again as soon as possible; its track was lost."""
+    def want(self, request_ids: tuple[str, ...]) -> None:
+        """Ground these standing queries again, the first one first; their tracks are lost or poor, those of all others good."""
         with self._wake:
-            self.queries.want(request_id)
-            self._wake.notify_all()
+            if self.queries.want(request_ids):
+                self._wake.notify_all()
 
     def standing_ids(self) -> set[str]:
         with self._wake:
@@ -267,6 +267,8 @@ class Dispatcher:
         shared = source.shareable(query.request, settings, now_s) if self._has_open(source) else None
         if shared is None and self._someone_waits_longer(source, settings, now_s):
             return None
+        if shared is None:  # a poor track may jump its turn, unless others would lose the frame they share
+            query = source.queries.due(now_s, newest.sequence, urgent=True) or query
         frame = shared or source.mailbox.take(newest)
         source.queries.started(query.request, frame.sequence, now_s, settings.reground_period_s)
         if shared is None:

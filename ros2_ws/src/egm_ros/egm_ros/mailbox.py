@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -120,14 +121,17 @@ class Mailbox:
             self._oldest_ms = self._longest_gap_ms = 0.0
             return ages
 
-    def wait_newer(self, after: int, timeout_s: float) -> CameraFrame | None:
-        """Block until there is a frame with a sequence greater than `after`; None after `timeout_s`."""
-        end = time.monotonic() + timeout_s
+    def wait_newer(self, after: int, unless: Callable[[], bool]) -> CameraFrame | None:
+        """Block until there is a frame with a sequence greater than `after`, or there is other work.
+
+        Args:
+            unless: there is other work: None is returned then, if there is no such frame. Asked on every `wake`.
+        """
         with self.wake:
             while self._frame is None or self._frame.sequence <= after:
-                left_s = end - time.monotonic()
-                if left_s <= 0 or not self.wake.wait(left_s):
+                if unless():
                     return None
+                self.wake.wait()
             return self.take(self._frame)
 
     def take(self, frame: CameraFrame) -> CameraFrame:

@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from egm_edge.boxes import Box
-from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.grounding import Caution, Grounding, Outcome, Task
 from egm_edge.tracking import TrackState
 from egm_ros.mailbox import CameraFrame
 from egm_ros.requests import Answer
@@ -23,6 +23,9 @@ from egm_ros.track_propagator import TrackedAnswer
 
 OUTCOMES = {outcome: getattr(GroundedObject, f"OUTCOME_{outcome.value}") for outcome in Outcome}
 TRACK_STATES = {state: getattr(GroundedObject, f"TRACK_{state.value}") for state in TrackState}
+CAUTIONS = {None: GroundedObject.CAUTION_NONE} | {
+    one: getattr(GroundedObject, f"CAUTION_{one.name}") for one in Caution
+}
 TASKS = {Task.MODAL: GroundedObject.TASK_MODAL, Task.AMODAL: GroundedObject.TASK_AMODAL}
 TASK_OF_CONSTANT = {constant: task for task, constant in TASKS.items()}
 # Outcomes that say something about the whole frame; after the others an empty detection array would be a false claim.
@@ -50,12 +53,13 @@ def to_grounded_object(answer: Answer, now_ns: int) -> GroundedObject:
 
 
 def to_tracked_object(followed: TrackedAnswer, frame: CameraFrame, now_ns: int) -> GroundedObject:
-    """An answer's object where it is on a later frame; thought and text stay with the answer."""
+    """An answer's object where it is on a later frame; thought, text and candidates stay with the answer."""
     answer, tracked = followed.answer, followed.tracked
     message = to_grounded_object(answer, now_ns)
     message.header = frame.message.header
     message.latency = to_duration(now_ns - frame.stamp_ns)
     message.reasoning = message.text = ""
+    message.candidates, message.candidate_labels = [], []
     message.track_state, message.track_quality = TRACK_STATES[tracked.state], float(tracked.quality)
     if answer.request.task is Task.MODAL:
         message.modal_box = to_bounding_box(tracked.box)
@@ -76,6 +80,10 @@ def _fill(message: GroundedObject, grounding: Grounding) -> None:
         message.confidence, message.calibrated = float(grounding.confidence), True
     for name in ("label", "reasoning", "text", "parse_rule", "bundle_hash", "pixel_spec_hash", "prompt_spec_hash"):
         setattr(message, name, to_ros_text(getattr(grounding, name)))
+    message.caution = CAUTIONS[grounding.caution]
+    message.candidates = [to_bounding_box(one.box) for one in grounding.candidates]
+    message.candidate_labels = [to_ros_text(one.label) for one in grounding.candidates]
+    message.unparsable_reason = grounding.reason.value if grounding.reason is not None else ""
     message.truncated_by = sorted(part.value for part in grounding.truncated_by)
     message.has_deadline = grounding.deadline_met is not None
     message.deadline_met = bool(grounding.deadline_met)

@@ -7,8 +7,10 @@ so it never outlives the node. Knows nothing of ROS.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
 import select
 import signal
 import sys
@@ -16,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -141,6 +144,13 @@ def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
             cache.release()
 
 
+def _give_way(nice: int) -> None:
+    """Leave the processor to the cameras' boxes where it is scarce. Before any thread is made: each has a niceness of its own."""
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # kernels that weigh sessions first (autogroup): this process has one of its own
+        Path("/proc/self/autogroup").write_text(str(nice))
+
+
 def main(arguments: list[str]) -> int:
     """Args: arguments: pipe descriptor, memory descriptor, "module:callable" that makes the Grounder, settings as JSON."""
     limit_heaps()
@@ -148,7 +158,9 @@ def main(arguments: list[str]) -> int:
     pipe, memory = Connection(int(arguments[0])), SharedFrame(int(arguments[1]))
     module, _, name = arguments[2].partition(":")
     try:
-        grounder = getattr(importlib.import_module(module), name)(Settings(**json.loads(arguments[3])))
+        settings = Settings(**json.loads(arguments[3]))
+        _give_way(settings.model_nice)
+        grounder = getattr(importlib.import_module(module), name)(settings)
         grounder.warm_up()
         pipe.send_bytes(encode(Ready(grounder.bundle_hash, grounder.pixel_spec_hash, grounder.prompt_spec_hash)))
         serve(pipe, memory, grounder)

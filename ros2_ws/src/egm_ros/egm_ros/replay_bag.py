@@ -10,9 +10,10 @@ play` plays the same files, but neither gives headers the time of playing. Messa
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
 from egm_edge.errors import EgmError, InputError
+from egm_ros.cut_bag import BagMessage, bag_files, salvage
 from egm_ros.process import StopRequest, fail, spin_node
 from egm_ros.times import to_time
 
@@ -35,13 +37,15 @@ WAIT_FOR_SUBSCRIBERS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class BagMessage:
-    """One message of a bag: topic, type name ("pkg/msg/Name"), time of recording, CDR bytes."""
+class Bag:
+    """Its messages in the order of recording.
 
-    topic: str
-    type_name: str
-    stamp_ns: int
-    cdr: bytes
+    Attributes:
+        cut: why these are not all, or may not be, and what repairs the bag; "" for a whole one.
+    """
+
+    messages: list[BagMessage]
+    cut: str = ""
 
 
 def message_class(type_name: str) -> Any:
@@ -82,11 +86,11 @@ def typestore() -> Any:
     return store
 
 
-def read_bag(path: Path, topics: Sequence[str] = ()) -> Iterator[BagMessage]:
-    """Messages in the order of recording; all topics where none is named.
+def read_bag(path: Path, topics: Sequence[str] = ()) -> Bag:
+    """A bag, or what a crash has left of one; all topics where none is named.
 
     Raises:
-        InputError: no such bag, or it is damaged.
+        InputError: no such bag, or nothing can be read of it.
     """
     store = typestore()
     from rosbags.highlevel import AnyReader
@@ -94,19 +98,20 @@ def read_bag(path: Path, topics: Sequence[str] = ()) -> Iterator[BagMessage]:
     try:
         with AnyReader([path], default_typestore=store) as reader:
             wanted = [c for c in reader.connections if not topics or c.topic in topics]
-            for connection, stamp_ns, data in reader.messages(connections=wanted):
-                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, bytes(data))
+            rows = reader.messages(connections=wanted) if wanted else ()
+            return Bag([BagMessage(c.topic, c.msgtype, stamp_ns, bytes(data)) for c, stamp_ns, data in rows])
     except Exception as error:  # of files that were cut short rosbags raises almost anything
-        expected = "a whole bag (a folder with metadata.yaml, or an .mcap)"
-        raise InputError(expected, f"{path}: {str(error) or type(error).__name__}", _repair(path)) from None
+        why, found = f"{path}: {str(error) or type(error).__name__}", salvage(path, topics)
+    if not found:
+        raise InputError("a whole bag (a folder with metadata.yaml, or an .mcap)", why, _repair(path))
+    return Bag(found, f"{why}; {len(found)} messages could be read. {_repair(path)}")
 
 
 def _repair(path: Path) -> str:
     """What to type for a bag that a crash has cut."""
     if not path.exists():
         return "check the path"
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    cut = next((file for file in files if file.suffix in (".mcap", ".db3")), None)
+    cut = next(iter(bag_files(path)), None)
     if cut is None:
         return "check the path"
     if path.is_dir() and not (path / "metadata.yaml").exists():
@@ -174,7 +179,10 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
     parser.add_argument("--clock", action="store_true", help="publish the bag's time on /clock")
     wanted = parser.parse_args(remove_ros_args(args)[1:])
     try:
-        messages = list(read_bag(wanted.bag, wanted.topics))
+        bag = read_bag(wanted.bag, wanted.topics)
+        messages = bag.messages
+        if bag.cut:
+            sys.stderr.write(f"{bag.cut}\n")
         if not messages or wanted.rate <= 0:
             found = f"{len(messages)} messages, rate {wanted.rate:g}"
             raise InputError("messages to publish at a rate above 0", found, "check --topics and --rate")

@@ -55,6 +55,13 @@ class Settings:
         "auto", "Memory mode of the engine; auto chooses by free RAM.", choices=("auto", "fast", "low"), read=CONFIGURE
     )
     threads: int = _setting(0, "Threads of the engine; 0 lets it choose.", low=0, high=256, read=CONFIGURE)
+    model_nice: int = _setting(
+        5,
+        "Niceness of the model's process: where the processor is scarce, boxes at camera rate go before new answers.",
+        low=0,
+        high=19,
+        read=CONFIGURE,
+    )
     load_timeout_s: float = _setting(
         300.0, "The model must be loaded and warmed up within this, seconds.", low=1.0, high=3600.0, read=CONFIGURE
     )
@@ -156,8 +163,8 @@ class Settings:
     )
     reground: str = _setting(
         "period",
-        "When a standing command is grounded again. period: every reground_period_s, and when its track is lost; "
-        "on_loss: only when its track is lost or poor; on_demand: only when it is said again.",
+        "When a standing command is grounded again. period: every reground_period_s; on_loss: only when its track is lost or "
+        "poor; on_demand: only when it is said again. Of those that wait the poorest track is asked first.",
         choices=("period", "on_loss", "on_demand"),
     )
     reground_period_s: float = _setting(
@@ -167,7 +174,11 @@ class Settings:
         high=3600.0,
     )
     reground_quality: float = _setting(
-        0.4, "A track of less quality than this counts as poor for `reground`.", low=0.0, high=1.0, read=ACTIVATE
+        0.6,
+        "A track that is soon expected to be right (IoU >= 0.5) with less probability than this counts as poor for `reground`.",
+        low=0.0,
+        high=1.0,
+        read=ACTIVATE,
     )
     deadline_s: float = _setting(
         0.0, "Deadline of a request that names none, seconds from its arrival; 0 is none.", low=0.0, high=3600.0

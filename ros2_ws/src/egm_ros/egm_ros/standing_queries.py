@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from egm_edge.errors import InputError
@@ -18,6 +18,7 @@ TOPIC_PRIORITY = 100
 MAX_STANDING = 64
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 NEVER = float("-inf")
+NOT_URGENT = MAX_STANDING + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class StandingQueries:
     _topic: _Turn | None = None
     _queries: dict[str, _Turn] = field(default_factory=dict)
     _round: int = 0
+    _urgent: dict[str, int] = field(default_factory=dict)  # id -> its place among those whose tracks are poor
+    _poor_last: bool = False  # the last start was of one of these
 
     def say(self, command: StandingQuery, *, queue_limit: int = 0, again: bool = False) -> None:
         """A new topic command: it takes the place of the last one, or waits for its answer.
@@ -128,25 +131,36 @@ class StandingQueries:
         topic = {self._topic.command.request.request_id} if self._topic is not None else set()
         return topic | set(self._queries)
 
-    def want(self, request_id: str) -> None:
-        """Ask for a grounding at once: its track was lost."""
-        for turn in self._turns():
-            if turn.command.request.request_id == request_id:
-                turn.wanted = True
+    def want(self, request_ids: Sequence[str]) -> bool:
+        """These tracks are lost or poor, the most urgent first, all others are good: ground them, and them first.
 
-    def due(self, now_s: float, newest_frame: int) -> StandingQuery | None:
-        """Whose turn it is. Everybody who is due gets one turn a round, the highest priority first.
+        Returns:
+            Whether one of them was not wanted before.
+        """
+        self._urgent = {request_id: place for place, request_id in enumerate(request_ids)}
+        news = [turn for turn in self._turns() if turn.command.request.request_id in self._urgent and not turn.wanted]
+        for turn in news:
+            turn.wanted = True
+        return bool(news)
+
+    def due(self, now_s: float, newest_frame: int, *, urgent: bool = False) -> StandingQuery | None:
+        """Whose turn it is. Everybody who is due gets one turn a round: the highest priority first, then the poorest track.
 
         Args:
             newest_frame: sequence of the newest frame; a command that was already started on it is not due.
+            urgent: a poor track goes before those of its priority or less whose turn it is, unless one has gone just now.
         """
         ready = [t for t in self._turns() if t.wanted and t.not_before_s <= now_s and t.frame_sequence < newest_frame]
         if not ready:
             return None
         if all(turn.round >= self._round for turn in ready):
             self._round += 1
-        waiting = [turn for turn in ready if turn.round < self._round]
-        return max(waiting, key=lambda turn: turn.command.priority).command
+        jumps = urgent and not self._poor_last
+        waiting = [turn for turn in ready if turn.round < self._round or (jumps and self._place(turn) < NOT_URGENT)]
+        return max(waiting, key=lambda turn: (turn.command.priority, -self._place(turn))).command
+
+    def _place(self, turn: _Turn) -> int:
+        return self._urgent.get(turn.command.request.request_id, NOT_URGENT)
 
     def last_frame_of(self, request: Request) -> int:
         """Sequence of the frame it was last started on, 0 for none."""
@@ -161,6 +175,7 @@ class StandingQueries:
         turn = self._turn_of(request)
         if turn is not None:
             period_s = turn.command.period_s
+            self._poor_last = self._place(turn) < NOT_URGENT
             turn.frame_sequence, turn.round = frame_sequence, self._round
             turn.not_before_s = now_s + (default_period_s if period_s is None else period_s)
 

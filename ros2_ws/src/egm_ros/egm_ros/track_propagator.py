@@ -1,29 +1,31 @@
 """Carries answers to now: every camera frame goes through the tracker, every answer starts a track on its own frame.
 
-Knows nothing of ROS. Two threads: one takes each new frame of the mailbox, moves the tracks and reports the boxes at
-camera rate; the other replays an answer from its frame to now, so that a long replay never holds a camera frame up. The
-tracker's clock is the time of arrival, so a camera whose stamps jump or stand still is followed all the same.
+Knows nothing of ROS. One thread: a new frame of the mailbox moves the tracks and reports the boxes, at camera rate; between
+frames an answer is replayed from its frame to now, a step at a time. So a long replay never holds a camera frame up, nor
+do two threads fight for the interpreter. A model that answers faster than this machine replays must not slow the camera
+either: an answer waits until the frames have left time for it, what is not followed yet and the poorest track first, and
+gives way to a newer one. The tracker's clock is the time of arrival, so a camera whose stamps jump or stand still is
+followed all the same.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from egm_edge.boxes import Box
 from egm_edge.errors import EgmError
 from egm_edge.grounding import Task
-from egm_edge.tracking import TrackedBox, Tracker, TrackerSettings, TrackState
+from egm_edge.tracking import TrackedBox, Tracker, TrackerSettings
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.requests import Answer
 from egm_ros.settings import Settings
+from egm_ros.track_budget import TrackBudget
 
-IDLE_WAIT_S, ANSWER_WAIT_S = 0.25, 0.05
 MAX_FRAME_RATE_HZ = 60
-MAX_TRACKS = 1000
-SMOOTHING = 0.05
+ENDED = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class TrackHealth:
     Attributes:
         frames: tracked so far.
         tracks: of now; `thinned`: standing queries whose track was given up because there are too many.
+        waiting: answers that wait for time to be replayed.
         worst_quality: among the tracks, 0-1.
         frame_ms: what a frame takes lately; `ms_per_track`: the part of it that one more track costs.
     """
@@ -48,37 +51,10 @@ class TrackHealth:
     frames: int
     tracks: int
     thinned: int
+    waiting: int
     worst_quality: float
     frame_ms: float
     ms_per_track: float
-
-
-class TrackCost:
-    """What tracking costs, in CPU time of its thread, and how many tracks that allows: base + tracks x cost of one.
-
-    Args:
-        budget_ms: for one frame.
-    """
-
-    def __init__(self, budget_ms: float) -> None:
-        self._budget_ms = budget_ms
-        self.frame_ms = self.base_ms = self.ms_per_track = 0.0
-
-    def note(self, took_ms: float, tracks: int) -> None:
-        """A frame took this long with so many tracks."""
-        self.frame_ms += SMOOTHING * (took_ms - self.frame_ms)
-        if tracks == 0:
-            self.base_ms += SMOOTHING * (took_ms - self.base_ms)
-        else:
-            one_ms = max(0.0, took_ms - self.base_ms) / tracks
-            self.ms_per_track += SMOOTHING * (one_ms - self.ms_per_track) if self.ms_per_track else one_ms
-
-    @property
-    def allowed(self) -> int:
-        """At least one."""
-        if self.ms_per_track <= 0:
-            return MAX_TRACKS
-        return max(1, min(MAX_TRACKS, int((self._budget_ms - self.base_ms) / self.ms_per_track)))
 
 
 class TrackPropagator:
@@ -86,9 +62,11 @@ class TrackPropagator:
 
     Args:
         settings: read once, here.
-        on_boxes: called for every frame from the first answer on, in the frame thread; empty while nothing is found.
-        on_poor: called with the id of a track that is lost or poor, at every frame.
+        on_boxes: called for every frame from the first answer on, in the thread; empty while nothing is found.
+        on_poor: called at every frame with the ids of the tracks that are lost, poor or soon will be, the most urgent first;
+            once more when there are none any more.
         on_refused: called with the reason when a frame cannot be used.
+        on_error: called with what went wrong unexpectedly; everything that was followed is forgotten then.
         standing_ids: what is still wanted; tracks of anything else end.
     """
 
@@ -97,12 +75,13 @@ class TrackPropagator:
         mailbox: Mailbox,
         settings: Settings,
         on_boxes: Callable[[CameraFrame, tuple[TrackedAnswer, ...]], None],
-        on_poor: Callable[[str], None],
+        on_poor: Callable[[tuple[str, ...]], None],
         on_refused: Callable[[EgmError], None],
+        on_error: Callable[[Exception], None],
         standing_ids: Callable[[], set[str]],
     ) -> None:
         self._mailbox, self._min_quality = mailbox, settings.reground_quality
-        self._on_boxes, self._on_poor, self._on_refused = on_boxes, on_poor, on_refused
+        self._on_boxes, self._on_poor, self._on_refused, self._on_error = on_boxes, on_poor, on_refused, on_error
         self._standing_ids = standing_ids
         memory_s = settings.track_memory_s
         self._tracker = Tracker(
@@ -114,89 +93,107 @@ class TrackPropagator:
         )
         self._answers: dict[tuple[str, int], Answer] = {}  # by id and arrival of the grounded frame, as tracks name it
         self._answered: set[str] = set()
-        # By id: of several answers that wait, only the newest is worth replaying.
+        # By id, guarded by the mailbox's `wake`: of several answers that wait, only the newest is worth replaying.
         self._to_start: dict[str, Answer] = {}
-        self._arrived = threading.Condition()
-        self._fresh = threading.Event()  # an answer has caught up and was not reported yet
+        self._replay: Generator[None, None, None] | None = None
         self._stopping = False
-        self._cost = TrackCost(settings.track_budget_ms)
+        self._budget = TrackBudget(settings.track_budget_ms, len(settings.camera_names))
         self._frames, self._worst, self._tracks = 0, 1.0, 0
+        self._poor: tuple[str, ...] = ()
+        self._replay_order: tuple[str, ...] = ()  # ids that are followed, the one to be replayed first first
         self._thinned: set[str] = set()  # ids whose track was given up because there are too many
-        self._threads = [
-            threading.Thread(target=run, name=name, daemon=True)
-            for run, name in ((self._run, "egm-tracks"), (self._start_tracks, "egm-replay"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._run, name="egm-tracks", daemon=True)
+        self._thread.start()
 
     def take(self, answer: Answer) -> None:
         """Follow the box of an answer from its frame on, or end the track when it has none; returns at once."""
-        with self._arrived:
+        with self._mailbox.wake:
             self._to_start[answer.request.request_id] = answer
-            self._arrived.notify()
+            self._mailbox.wake.notify_all()
 
     def health(self) -> TrackHealth:
-        thinned, cost = len(self._thinned), self._cost
-        return TrackHealth(self._frames, self._tracks, thinned, self._worst, cost.frame_ms, cost.ms_per_track)
+        thinned, waiting, cost = len(self._thinned), len(self._to_start), self._budget
+        return TrackHealth(self._frames, self._tracks, thinned, waiting, self._worst, cost.frame_ms, cost.ms_per_track)
 
     def stop(self) -> None:
-        with self._arrived:
+        with self._mailbox.wake:
             self._stopping = True
-            self._arrived.notify()
-        for thread in self._threads:
-            thread.join()
-
-    def _next_answer(self) -> Answer | None:
-        """The answer that waits longest; None when the propagator stops."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._to_start or self._stopping)
-            return None if self._stopping else self._to_start.pop(next(iter(self._to_start)))
-
-    def _start_tracks(self) -> None:
-        while (answer := self._next_answer()) is not None:
-            self._forget_ended(answer.request.request_id)
-            grounding, frame, request_id = answer.grounding, answer.frame, answer.request.request_id
-            if grounding is None or frame is None:
-                continue
-            if grounding.box is None:
-                self._tracker.stop(request_id)
-                self._answered.add(request_id)
-                self._fresh.set()
-                continue
-            visible, whole = _boxes_to_follow(grounding.box, grounding.task, grounding.image_wh)
-            key = (request_id, frame.arrived_ns)
-            self._answers[key] = answer
-            self._tracker.start(request_id, visible, frame.arrived_ns, whole)
-            for old in [old for old in self._answers if old[0] == request_id and old != key]:
-                del self._answers[old]
-            self._answered.add(request_id)  # after the start: until then an empty report would be a false claim
-            self._fresh.set()
-
-    def _forget_ended(self, starting: str) -> None:
-        """An answer holds its frame: let go of those to requests that do not stand any more."""
-        standing = self._standing_ids() | {starting}
-        self._answered &= standing
-        for old in [key for key in self._answers if key[0] not in standing]:
-            del self._answers[old]
+            self._mailbox.wake.notify_all()
+        self._thread.join()
 
     def _run(self) -> None:
         frame: CameraFrame | None = None
         reported = True
         while not self._stopping:
-            wait_s = ANSWER_WAIT_S if self._fresh.is_set() else IDLE_WAIT_S
-            newer = self._mailbox.wait_newer(frame.sequence if frame is not None else 0, wait_s)
-            if newer is not None:
-                frame, reported = newer, False
-                if not self._push(frame):
-                    reported = True
-                    continue
-            elif not self._fresh.is_set():
-                continue
-            self._fresh.clear()
-            if (
-                frame is not None and not reported
-            ):  # one array a stamp: an answer that comes later shows on the next frame
-                reported = self._report(frame)
+            after = frame.sequence if frame is not None else 0
+            newer = self._mailbox.wait_newer(after, lambda: self._stopping or self._may_replay())
+            try:
+                if newer is not None:
+                    frame, reported = newer, True
+                    reported = not self._push(newer) or self._report(newer)
+                has_caught_up = newer is None and self._step_replay()
+                while self._budget.must_replay and self._may_replay():
+                    has_caught_up |= self._step_replay()
+                if has_caught_up and frame is not None and not reported:
+                    reported = self._report(frame)  # one array a stamp: a later answer shows on the next frame
+            except Exception as error:
+                self._tracker.clear()  # of what it cannot follow; the answers to come start anew
+                self._replay = None
+                self._on_error(error)
+
+    def _may_replay(self) -> bool:
+        with self._mailbox.wake:
+            return self._budget.may_replay if self._replay is not None else self._next_id() is not None
+
+    def _next_id(self) -> str | None:
+        """What is not followed yet goes first, then the poorest track, then the oldest; what found nothing costs nothing."""
+        for request_id, answer in self._to_start.items():
+            if answer.grounding is None or answer.grounding.box is None:
+                return request_id
+        if not (self._to_start and self._budget.may_replay):
+            return None
+        place = {request_id: number for number, request_id in enumerate(self._replay_order)}
+        return min(self._to_start, key=lambda request_id: place.get(request_id, -1))
+
+    def _step_replay(self) -> bool:
+        """Go on with the replay, or begin the next one; whether one has caught up."""
+        started_s = time.thread_time()
+        if self._replay is None:
+            with self._mailbox.wake:
+                request_id = self._next_id()
+                if request_id is None:
+                    return False
+                self._replay = self._start_track(self._to_start.pop(request_id))
+        has_caught_up = next(self._replay, ENDED) is ENDED
+        if has_caught_up:
+            self._replay = None
+        self._budget.note_replay((time.thread_time() - started_s) * 1e3)
+        return has_caught_up
+
+    def _start_track(self, answer: Answer) -> Generator[None, None, None]:
+        grounding, frame, request_id = answer.grounding, answer.frame, answer.request.request_id
+        standing = self._standing_ids()
+        self._forget_all_but(standing)
+        if grounding is None or frame is None or request_id not in standing:
+            return
+        if grounding.box is None:
+            self._tracker.stop(request_id)
+        else:
+            visible, whole = _boxes_to_follow(grounding.box, grounding.task, grounding.image_wh)
+            key = (request_id, frame.arrived_ns)
+            self._answers[key] = answer
+            yield from self._tracker.replay(request_id, visible, frame.arrived_ns, whole)
+            for old in [old for old in self._answers if old[0] == request_id and old != key]:
+                del self._answers[old]
+        self._answered.add(request_id)  # after the start: until then an empty report would be a false claim
+
+    def _forget_all_but(self, standing: set[str]) -> None:
+        """An answer holds its frame: let go of those to requests that do not stand any more."""
+        self._answered &= standing
+        with self._mailbox.wake:
+            self._to_start = {key: answer for key, answer in self._to_start.items() if key in standing}
+        for old in [key for key in self._answers if key[0] not in standing]:
+            del self._answers[old]
 
     def _push(self, frame: CameraFrame) -> bool:
         started_s = time.thread_time()
@@ -207,7 +204,7 @@ class TrackPropagator:
             self._on_refused(error)
             return False
         self._frames += 1
-        self._cost.note((time.thread_time() - started_s) * 1e3, self._tracks)
+        self._budget.note_frame((time.thread_time() - started_s) * 1e3, self._tracks)
         return True
 
     def _report(self, frame: CameraFrame) -> bool:
@@ -220,9 +217,9 @@ class TrackPropagator:
             if tracked.track_id not in standing or answer is None:
                 continue
             tracked_answers.append(TrackedAnswer(tracked, answer))
-            if tracked.state is TrackState.LOST or tracked.quality < self._min_quality:
-                self._on_poor(tracked.track_id)
-        self._thin(tracked_answers)
+        by_age = sorted(tracked_answers, key=lambda one: one.tracked.grounded_stamp_ns)
+        self._say_poor([one.tracked.track_id for one in by_age])
+        self._thin(by_age)
         self._thinned &= standing
         self._tracks = len(tracked_answers)
         self._worst = min((one.tracked.quality for one in tracked_answers), default=1.0)
@@ -231,14 +228,21 @@ class TrackPropagator:
         self._on_boxes(frame, tuple(tracked_answers))
         return True
 
-    def _thin(self, tracked_answers: list[TrackedAnswer]) -> None:
+    def _say_poor(self, oldest_first: list[str]) -> None:
+        poor = [one for one in self._tracker.reground_order(self._min_quality) if one in oldest_first]
+        self._replay_order = tuple(dict.fromkeys([*poor, *oldest_first]))
+        unanswered = tuple(one for one in poor if one not in self._to_start)
+        if unanswered or self._poor:
+            self._on_poor(unanswered)
+        self._poor = unanswered
+
+    def _thin(self, oldest_first: list[TrackedAnswer]) -> None:
         """Give up the tracks whose answers are oldest, where there are more than a frame has time for."""
-        by_age = sorted(tracked_answers, key=lambda one: one.tracked.grounded_stamp_ns, reverse=True)
-        for one in by_age[: self._cost.allowed]:
-            self._thinned.discard(one.tracked.track_id)
-        for one in by_age[self._cost.allowed :]:
+        too_many = max(0, len(oldest_first) - self._budget.allowed)
+        for one in oldest_first[:too_many]:
             self._tracker.stop(one.tracked.track_id)
             self._thinned.add(one.tracked.track_id)
+        self._thinned -= {one.tracked.track_id for one in oldest_first[too_many:]}
 
 
 def _boxes_to_follow(box: Box, task: Task, image_wh: tuple[int, int]) -> tuple[Box, Box | None]:
