@@ -1,7 +1,7 @@
 # make demo   build the CPU bundle of the shipped checkpoint, ground sample frames, run the ROS 2 node on a stream
 # make test   lint, types and the tests, the ROS 2 ones included
 # make test-long   soak, load, long fuzz, emulated processors: what a change should pass before it is released
-# Everything is installed into .venv, .venv-ros and .venv-edgellm on demand, at the versions of .ci/constraints.
+# Everything is installed into .venv, .venv-ros and .venv-edgellm on demand, at the versions of .ci/constraints (the last: egm setup edgellm).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

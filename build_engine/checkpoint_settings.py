@@ -55,8 +55,8 @@ def require_settings(checkpoint: Checkpoint) -> None:
         _require_tokens(section.get("eos_token_id"), f"eos_token_id of {where}")
     for where, section in (("config.json", checkpoint.config), ("text_config", text), ("vision_config", vision)):
         if section.get("quantization_config"):
-            hint = "remove it, or use the unquantised checkpoint"
-            raise CheckpointError("no quantization_config beside unquantised weights", f"one in {where}", hint)
+            hint = "remove it, or use the unquantized checkpoint"
+            raise CheckpointError("no quantization_config beside unquantized weights", f"one in {where}", hint)
 
 
 def count(section: Mapping[str, Any], key: str) -> int:

@@ -47,7 +47,7 @@ _VERIFY = "the build asks the golden replies on the device, and refuses an engin
 FAULTS: tuple[UpstreamFault, ...] = (
     UpstreamFault(
         f"{_EDGE} #105", "0.8.0 to 0.9.1, Thor, JetPack 7.1 with TensorRT 10.13", _THOR,
-        "unquantised Qwen3-VL builds and then writes nonsense; InternVL3 does not build",
+        "unquantized Qwen3-VL builds and then writes nonsense; InternVL3 does not build",
         f"take nvfp4 or fp8, and JetPack 7.2 with TensorRT 10.16; {_VERIFY}",
         precisions=("fp16",),
     ),

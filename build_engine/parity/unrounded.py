@@ -200,7 +200,7 @@ class _Unrounder(Float32Graph):
             self.problems.append(f"{node.output[0]} is rounded to steps of {scale:g} round {zero:g}")
 
     def plain(self, name: str) -> NDArray[Any]:
-        """A weight that is not quantised; of 16 bits, the checkpoint's own where that is what it was rounded from."""
+        """A weight that is not quantized; of 16 bits, the checkpoint's own where that is what it was rounded from."""
         narrow = self.array(name)
         if narrow.dtype.name not in NARROW_NAMES:
             return narrow

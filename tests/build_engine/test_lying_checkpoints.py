@@ -94,7 +94,7 @@ LIES = [
     pytest.param(_tensors(_set("embed_tokens.weight", np.inf)), "embed_tokens", id="an infinity"),
     pytest.param(_tensors(_cut), r"layers\.1\.mlp\.up_proj.*shape", id="a row is missing"),
     pytest.param(_contradictory_index, "index", id="contradictory index"),
-    pytest.param(_config("", quantization_config={"quant_method": "fp8"}), "quantization_config", id="a quantisation config"),
+    pytest.param(_config("", quantization_config={"quant_method": "fp8"}), "quantization_config", id="a quantization config"),
     pytest.param(_config("text_config", num_attention_heads=0), "num_attention_heads", id="no heads"),
     pytest.param(_config("text_config", num_key_value_heads="two"), "num_key_value_heads", id="heads in words"),
     pytest.param(lambda root: (root / "config.json").write_text("[" * 100_000), "JSON", id="deep JSON"),
@@ -110,7 +110,7 @@ LIES = [
     pytest.param(_config("vision_config", patch_size=0), "patch_size", id="patches of nothing"),
     pytest.param(_config("vision_config", num_heads="four"), "num_heads", id="vision heads in words"),
     pytest.param(_config("vision_config", deepstack_visual_indexes=[0, 0, 0]), "deepstack_visual", id="one deep-stack thrice"),
-    pytest.param(_config("vision_config", quantization_config={"bits": 8}), "quantization_config", id="a quantised tower"),
+    pytest.param(_config("vision_config", quantization_config={"bits": 8}), "quantization_config", id="a quantized tower"),
     pytest.param(_generation, "eos_token_id of generation_config", id="generation's end token in words"),
     pytest.param(_tensors(lambda t: t.update({"extra.weight": np.ones(3, np.float32)})), r"extra\.weight", id="an unknown tensor"),
 ]  # fmt: skip

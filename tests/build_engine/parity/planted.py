@@ -31,7 +31,7 @@ class Plant:
 
     Attributes:
         families: where it can be made. stage: what must be named.
-        precisions: where it can be made; the CPU's two quantised ones.
+        precisions: where it can be made; the CPU's two quantized ones.
         when_built: the mistake is in the exporter, so that a bundle built with it keeps it.
     """
 
