@@ -288,3 +288,31 @@ def test_memory_stays_bounded(shots: list[Shot]) -> None:
         tracker.start("a", BOX, index * PERIOD_NS)
     assert len(tracker._ring) == 30
     assert time.monotonic() - started < 600
+
+
+def test_a_replay_in_pieces_catches_up_with_frames_that_come_meanwhile(shots: list[Shot]) -> None:
+    whole, pieces = pushed(shots, 30), pushed(shots, 20)
+    replay = pieces.replay("a", BOX, 0)
+    steps, newest = 0, 19
+    while True:
+        try:
+            next(replay)
+        except StopIteration as caught_up:
+            tracked = caught_up.value
+            break
+        steps += 1
+        assert pieces.boxes() == ()
+        if steps % 2 == 0 and newest < 29:
+            newest += 1
+            pieces.push(shots[newest].image, newest * PERIOD_NS)
+    assert tracked == whole.start("a", BOX, 0)
+    assert 27 <= steps <= 29, "a piece a frame; the last two are done at once"
+
+
+def test_a_replay_that_is_stopped_gives_up_at_the_next_piece(shots: list[Shot]) -> None:
+    tracker = pushed(shots, 30)
+    replay = tracker.replay("a", BOX, 0)
+    next(replay)
+    tracker.stop("a")
+    assert [None for _ in replay] == []
+    assert tracker.boxes() == ()
