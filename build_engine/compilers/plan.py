@@ -139,7 +139,8 @@ def preview(writer: BundleWriter, manifest: dict[str, Any]) -> Bundle:
     names = (path.relative_to(writer.root).as_posix() for path in writer.root.rglob("*") if path.is_file())
     files = {name: FileRecord("0" * SHA256_HEX, (writer.root / name).stat().st_size) for name in names}
     parity = build_gate.unverified("being compared")
-    return Bundle(writer.root, Manifest(egm_edge_version=__version__, **manifest, parity=parity, files=files))
+    values = {"calibration": None} | manifest
+    return Bundle(writer.root, Manifest(egm_edge_version=__version__, **values, parity=parity, files=files))
 
 
 def _save_array(path: Path, array: np.ndarray[Any, Any]) -> None:

@@ -13,15 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from build_engine.checkpoint import Checkpoint
 from build_engine.cli import main
+from build_engine.edge_llm import compiler
 from build_engine.edge_llm import export as exporting
 from build_engine.edge_llm.environment import EdgeLlmEnvironment, run_tool
 from build_engine.edge_llm.profile import EngineProfile, fitted_spec
+from build_engine.manifest import BundleWriter
 from build_engine.memory_table import published_spec
+from build_engine.request import BuildRequest
 from build_engine.stages import Stages
 from build_engine.targets import target_for
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.golden.replies import read_golden
 from tests.build_engine.edge_llm.conftest import write_tool
 
 
@@ -49,6 +54,21 @@ def test_another_version_of_the_tools_is_refused(fake_environment: Path, monkeyp
     monkeypatch.setenv("FAKE_VERSION", "0.10.0")
     with pytest.raises(BuildError, match=r"0\.11\.0.*found 0\.10\.0"):
         EdgeLlmEnvironment.find()
+
+
+def test_the_host_half_stores_golden_replies_for_the_device(
+    jetson_qwen3_vl: Path, fake_environment: Path, tmp_path: Path
+) -> None:
+    request = BuildRequest(
+        checkpoint=jetson_qwen3_vl, out_dir=tmp_path / "bundle", target=target_for("jetson-agx-orin"), precision="fp16",
+        max_new_tokens=8,
+    )  # fmt: skip
+    with Checkpoint(jetson_qwen3_vl) as checkpoint, BundleWriter(request.out_dir) as writer:
+        plan = compiler._Plan(checkpoint, request)
+        manifest = plan.manifest(EdgeLlmEnvironment.find(), "key", None, None)
+        assert compiler._golden(plan, writer, manifest) == {}
+        golden = read_golden(writer.commit(**manifest))
+    assert len(golden.replies) == 6 and golden.max_new_tokens == 8
 
 
 def test_an_export_that_fails_behind_complete_files_is_no_export(fake_environment: Path, tmp_path: Path) -> None:
