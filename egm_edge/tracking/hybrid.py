@@ -8,6 +8,7 @@ frame by frame. What is asked of both is the same: the probability that IoU >= 0
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from egm_edge.tracking.alignment.aligner import MOSTLY_VISIBLE, SURE_FIT, Aligner
 from egm_edge.tracking.alignment.appearance import Appearance, Fit
@@ -15,18 +16,31 @@ from egm_edge.tracking.alignment.extent import Extent
 from egm_edge.tracking.dcf.object_filter import Detection, ObjectFilter
 from egm_edge.tracking.follower import Prediction, Sighting
 from egm_edge.tracking.frames import SmallFrame
+from egm_edge.tracking.identity import Identity, Likeness
 from egm_edge.tracking.similarity import Similarity
 
 # Logistic regression of IoU >= 0.5 on six sequences, absence included: first filter's response, colour, agreement, constant.
-QUALITY_WEIGHTS = (11.06, 4.79, 9.73, -13.89)
+PLACE_WEIGHTS = (11.06, 4.79, 9.73, -13.89)
+QUALITY_WEIGHTS = (0.6, 0.9)  # the same beside the doubt of identity: that logit, constant
+FOLLOWED_ABOVE, FOLLOWED = 0.2, 0.16  # doubted or not, it is followed: the doubt may be wrong
 COAST_S = 0.7  # behind what came in front, by the last motion alone: what a filter sees there is half of the object
 HIDDEN_QUALITY = 0.4
 MUCH_HIDDEN = 0.2  # part of the object
-LEARN_ABOVE = 0.35
+LEARN_ABOVE, REMEMBER_ABOVE = 0.35, 0.5
 IN_DOUBT = 0.45
 TRUST_PACE, TRUSTED, RETRY_EVERY = 0.2, 0.5, 4
 SEARCH_EVERY = 2
 MIN_SEARCH_SCORE = 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A detection, the probability that its place is right, and that what is there is the object."""
+
+    seen: Detection
+    likeness: Likeness
+    place: float
+    probability: float
 
 
 class HybridFollower:
@@ -36,6 +50,7 @@ class HybridFollower:
         self._look = Appearance(frame, pose, half_wh)
         self._aligner = Aligner(self._look)
         self._filter = ObjectFilter(frame, pose, half_wh, phase)
+        self._identity = Identity()
         self._half_wh = half_wh
         self._trust = 1.0
         self._occluded = False  # something came in front while alignment saw it
@@ -72,7 +87,7 @@ class HybridFollower:
     def _aligned(self, frame: SmallFrame, fit: Fit) -> Sighting:
         part = self._aligner.accept(frame, fit)
         if fit.quality >= SURE_FIT and self._filter.keeps_up(frame):
-            self._filter.learn(frame, fit.pose)
+            self._identity.remember(Likeness.of(self._filter.learn(frame, fit.pose), fit.likeness))
         return Sighting(fit.pose, fit.quality, fit.visible < MOSTLY_VISIBLE, part)
 
     def _by_filter(self, frame: SmallFrame, prediction: Prediction) -> Sighting:
@@ -80,24 +95,26 @@ class HybridFollower:
         upright = Similarity(complex(carried.scale), carried.shift)
         # Only of what stands out is an angle that alignment gave believed once alignment has failed.
         start, other_angle = (carried, upright) if self._look.separate else (upright, carried)
-        best, probability = self._judged(frame, self._filter.detect(frame, start))
-        if probability < IN_DOUBT or best.far:
+        best = self._judged(frame, self._filter.detect(frame, start))
+        if best.place < IN_DOUBT or best.seen.far:
             places = self._other_places(frame, prediction, start)
             for place in [*places, other_angle] if carried.angle_rad else places:
-                other, its = self._judged(frame, self._filter.detect(frame, place))
-                if its > probability:
-                    best, probability = other, its
-        pose = best.pose
+                best = max(
+                    best, self._judged(frame, self._filter.detect(frame, place)), key=lambda judged: judged.place
+                )
+        pose = best.seen.pose
         if self._trust >= TRUSTED and self._look.separate:  # after a sudden turn
             fit = self._aligner.align(frame, pose, prediction.seconds)
             if self._aligner.believable(fit):
                 return self._aligned(frame, fit)
-        if probability > LEARN_ABOVE:
+        if best.probability > LEARN_ABOVE:
             if self._filter.sizes(frame):
                 pose = self._filter.sized(frame, pose)
             if self._filter.learns(frame):
-                self._filter.learn(frame, pose, best)
-        return Sighting(pose, probability)
+                self._filter.learn(frame, pose, best.seen)
+                if best.probability > REMEMBER_ABOVE:
+                    self._identity.remember(best.likeness)
+        return Sighting(pose, max(best.probability, FOLLOWED) if best.place > FOLLOWED_ABOVE else best.probability)
 
     def _other_places(self, frame: SmallFrame, prediction: Prediction, start: Similarity) -> list[Similarity]:
         places = []
@@ -111,8 +128,15 @@ class HybridFollower:
                 places.append(found)
         return places
 
-    def _judged(self, frame: SmallFrame, detection: Detection) -> tuple[Detection, float]:
-        agreement = self._look.judge(frame, detection.pose).agreement
-        first, colour, agree, constant = QUALITY_WEIGHTS
-        score = first * detection.first_look + colour * detection.colour + agree * agreement + constant
-        return detection, 1 / (1 + math.exp(-max(-50.0, min(50.0, score))))
+    def _judged(self, frame: SmallFrame, seen: Detection) -> Judged:
+        fit = self._look.judge(frame, seen.pose)
+        likeness = Likeness.of(seen.first_look, fit.likeness)
+        first, colour, agree, constant = PLACE_WEIGHTS
+        place = first * seen.first_look + colour * seen.colour + agree * fit.agreement + constant
+        weight, constant = QUALITY_WEIGHTS
+        probability = _logistic(weight * place + constant + self._identity.doubt(likeness))
+        return Judged(seen, likeness, _logistic(place), probability)
+
+
+def _logistic(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))

@@ -57,12 +57,13 @@ class Track:
         self._box, self._amodal_box = box, amodal_box
         self._velocity = 0j  # small pixels per second, relative to the background
         self._turn_rate = 0.0  # radians per second
-        self._seen_ns = grounded_stamp_ns
+        self._seen_ns = self._looked_ns = grounded_stamp_ns
+        self._visible_part: Outline | None = None
         self._follower: Follower | None = None
         if frame is None:
             self.lose()
             return
-        self._seen_ns = self.stamp_ns = frame.stamp_ns
+        self._seen_ns = self._looked_ns = self.stamp_ns = frame.stamp_ns
         self._to_small = sx, sy = frame.to_small
         inside = box.clipped(*frame.original_wh)
         if inside.area_px2 <= 0:
@@ -70,7 +71,7 @@ class Track:
             return
         self._box = inside
         centre, half_wh = _small(inside, sx, sy)
-        self._pose = Similarity(1 + 0j, centre)
+        self._pose = self._carried = Similarity(1 + 0j, centre)  # `_carried`: since the last look by the camera alone
         self._whole: tuple[complex, tuple[float, float]] | None = None
         if amodal_box is not None:
             middle, half = _small(amodal_box, sx, sy)
@@ -111,38 +112,48 @@ class Track:
         """Give up for good: it is not looked for any more."""
         self._state, self._quality, self._follower = TrackState.LOST, 0.0, None
 
-    def move_to(self, frame: SmallFrame) -> None:
-        """Carry the boxes on to the next frame."""
-        seconds = (frame.stamp_ns - self.stamp_ns) / 1e9
-        unseen_s = (self.stamp_ns - self._seen_ns) / 1e9
+    def move_to(self, frame: SmallFrame, look: bool = True) -> None:
+        """Carry the boxes on to the next frame, by what is seen there or, without a look, by the last motion."""
         self.stamp_ns = frame.stamp_ns
+        unseen_s = (self._looked_ns - self._seen_ns) / 1e9
         if self._follower is None or unseen_s > self._settings.recover_s:
             self._state = TrackState.LOST
             return
-        carried = Similarity(self._pose.turn, frame.camera(self._pose.shift))
-        turn = carried.turn * cmath.exp(1j * self._turn_rate * seconds)
-        expected = Similarity(turn, carried.shift + self._velocity * seconds)
-        lost = self._state is TrackState.LOST
-        sighting = self._follower.find(frame, Prediction(carried, expected, seconds, unseen_s, lost))
+        seconds = (frame.stamp_ns - self._looked_ns) / 1e9
+        self._carried = Similarity(self._carried.turn, frame.camera(self._carried.shift))
+        turn = self._carried.turn * cmath.exp(1j * self._turn_rate * seconds)
+        expected = Similarity(turn, self._carried.shift + self._velocity * seconds)
+        if look:
+            self._look(frame, Prediction(self._carried, expected, seconds, unseen_s, self._state is TrackState.LOST))
+        else:
+            self._pose = expected
+            self._state = TrackState.LOST if self._state is TrackState.LOST else TrackState.PROPAGATED
+        self._write_boxes(frame)
+
+    def _look(self, frame: SmallFrame, prediction: Prediction) -> None:
+        assert self._follower is not None
+        sighting = self._follower.find(frame, prediction)
+        self._looked_ns, self._visible_part = frame.stamp_ns, sighting.visible_part
         probability = min(self._most_quality, sighting.probability)
         self._quality += QUALITY_PACE * (probability - self._quality)
         self._usual_quality += USUAL_PACE * (self._quality - self._usual_quality)
         if probability >= COAST_BELOW:
-            self._follow(sighting, carried, seconds)
+            self._follow(sighting, prediction)
         else:
-            self._pose = expected
-            self._velocity *= math.exp(-seconds / COAST_DECAY_S)
+            self._pose = prediction.expected
+            self._velocity *= math.exp(-prediction.seconds / COAST_DECAY_S)
             self._turn_rate = 0.0
         if probability >= self._settings.min_quality:
             self._seen_ns = frame.stamp_ns
         if self._quality < self._settings.min_quality or probability == 0.0:
             self._state = TrackState.LOST
-        elif not lost or self._quality > FOUND_AGAIN:
+        elif not prediction.lost or self._quality > FOUND_AGAIN:
             self._state = TrackState.PROPAGATED
-        self._write_boxes(frame, sighting.visible_part)
+        self._carried = self._pose
 
-    def _follow(self, sighting: Sighting, carried: Similarity, seconds: float) -> None:
-        if self._state is TrackState.LOST:
+    def _follow(self, sighting: Sighting, prediction: Prediction) -> None:
+        carried, seconds = prediction.carried, prediction.seconds
+        if prediction.lost:
             self._velocity, self._turn_rate = 0j, 0.0
         elif seconds > 0:
             keep = HIDDEN_VELOCITY_MEMORY if sighting.partly_hidden else VELOCITY_MEMORY
@@ -152,7 +163,7 @@ class Track:
             self._turn_rate = keep * self._turn_rate + (1 - keep) * turned_rad / seconds
         self._pose = sighting.pose
 
-    def _write_boxes(self, frame: SmallFrame, visible_part: Outline | None) -> None:
+    def _write_boxes(self, frame: SmallFrame) -> None:
         """Boxes at the pose, which goes on by the last motion while LOST; out of the image, the last ones stay."""
         assert self._follower is not None
         extent = self._follower.extent
@@ -161,8 +172,8 @@ class Track:
         if box.area_px2 < self._settings.min_visible * whole.area_px2:
             self._state, self._quality = TrackState.LOST, 0.0
             return
-        if visible_part is not None:
-            box = self._to_box(extent.bounds_of_part(self._pose, visible_part)).clipped(*frame.original_wh)
+        if self._visible_part is not None:
+            box = self._to_box(extent.bounds_of_part(self._pose, self._visible_part)).clipped(*frame.original_wh)
         self._box = box
         if self._whole is not None:
             self._amodal_box = self._to_box(extent.bounds_of_other(self._pose, *self._whole))

@@ -7,6 +7,7 @@ lock, so a camera callback never waits for it.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Generator
 from typing import cast
@@ -25,6 +26,7 @@ from egm_edge.tracking.tracked import TrackedBox
 
 LATE_FRAME_NS = 100_000_000
 LAST_STEPS = 2
+MAX_LOOKS = 8  # tracks looked for in one frame; more take turns and are carried by their last motion between
 SPREAD = 0.618  # of a period between the phases of one track and the next: any number of them are far apart
 REGROUND_BELOW = 0.6
 
@@ -57,7 +59,7 @@ class Tracker:
         self._ring = FrameRing(self.settings.memory_s, self.settings.max_frames)
         self._tracks: dict[str, Track] = {}
         self._starting: dict[str, object] = {}
-        self._started = 0
+        self._started = self._pushed = 0
         self._format: tuple[tuple[int, int], str] | None = None
         self._lock = threading.Lock()  # of everything above
         self._push_lock = threading.Lock()  # keeps frames in order
@@ -94,8 +96,10 @@ class Tracker:
             frame = SmallFrame(stamp_ns, levels, greys, original_wh, to_small, camera)
             with self._lock:
                 self._ring.add(frame)
-                for track in self._tracks.values():
-                    track.move_to(frame)
+                self._pushed += 1
+                turns = self._turns
+                for place, track in enumerate(self._tracks.values(), self._pushed):
+                    track.move_to(frame, look=place % turns == 0)
 
     def start(self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None) -> TrackedBox:
         """Follow the object of an answer, from the frame it was given for to the newest one.
@@ -133,19 +137,20 @@ class Tracker:
         track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase)
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
-            for frame in frames:
+            for frame, look in zip(frames, self._looks(len(frames)), strict=True):
                 yield
                 if self._starting.get(track_id) is not token:
                     break
-                track.move_to(frame)
+                track.move_to(frame, look=look)
             with self._lock:
                 frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []
         with self._lock:
             wanted = self._starting.get(track_id) is token
             if wanted:
                 del self._starting[track_id]
-                for frame in self._ring.after(track.stamp_ns):
-                    track.move_to(frame)
+                frames = self._ring.after(track.stamp_ns)
+                for frame, look in zip(frames, self._looks(len(frames)), strict=True):
+                    track.move_to(frame, look=look)
                 self._tracks[track_id] = track
             else:
                 track.lose()
@@ -180,6 +185,16 @@ class Tracker:
             urgent = [track for track in self._tracks.values() if track.expected_quality < below]
             urgent.sort(key=lambda track: (track.expected_quality, -track.seen_ns))
             return tuple(track.track_id for track in urgent)
+
+    @property
+    def _turns(self) -> int:
+        """In how many frames each track is looked for once."""
+        return max(1, math.ceil(len(self._tracks) / MAX_LOOKS))
+
+    def _looks(self, count: int) -> list[bool]:
+        """In which of so many frames that are replayed a track is looked for: in its turns, and in the last one."""
+        turns = self._turns
+        return [left % turns == 0 for left in range(count - 1, -1, -1)]
 
     def _forget(self) -> None:
         """After a clock jump or another image format: nothing kept is comparable with what comes."""

@@ -11,6 +11,7 @@ import pytest
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.tracking import Tracker, TrackerSettings, TrackState
+from egm_edge.tracking.identity import Identity, Likeness
 from egm_edge.tracking.opencv_follower import OpenCvFollower
 from egm_edge.tracking.optical_flow import background_motion
 from egm_edge.tracking.similarity import Similarity
@@ -134,3 +135,27 @@ def test_the_identity_where_nothing_moves() -> None:
     still = cv2.cvtColor(background("textured", (320, 240)), cv2.COLOR_RGB2GRAY)
     assert abs(background_motion(still, still)(100 + 100j) - (100 + 100j)) < 0.05
     assert background_motion(np.zeros_like(still), np.zeros_like(still)) == Similarity()
+
+
+def test_what_takes_the_place_of_a_thing_is_not_taken_for_it() -> None:
+    """Its place shows its surroundings from the 20th frame on, as if it had been lifted off the table."""
+    wide = background("textured", (1200, 480))[:, ::-1]
+    shots = textured(45)
+    for shot in shots[20:]:
+        assert shot.box is not None
+        x1, y1, x2, y2 = (round(v) for v in shot.box.xyxy)
+        shot.image[y1:y2, x1:x2] = wide[y1:y2, x1:x2]
+    states = [tracked.state for _, tracked in follow(shots)]
+    assert TrackState.LOST not in states[:20]
+    assert set(states[26:]) == {TrackState.LOST}
+
+
+def test_a_likeness_is_held_against_the_usual_one() -> None:
+    identity = Identity()
+    poor = Likeness.of(0.2, 0.4)
+    assert identity.doubt(poor) == 0.0, "nothing is usual yet"
+    for _ in range(5):
+        identity.remember(poor)
+    assert identity.doubt(poor) == identity.doubt(Likeness.of(1.0, 1.0)) == 0.0
+    assert identity.doubt(Likeness.of(0.05, 0.4)) < -2
+    assert identity.doubt(Likeness.of(0.2, -0.4)) < -2

@@ -108,6 +108,27 @@ def test_several_tracks_are_separate_and_stop_one_by_one(shots: list[Shot]) -> N
     assert tracker.boxes() == ()
 
 
+def test_many_tracks_take_turns_and_are_carried_between(shots: list[Shot], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = [], Track._look
+
+    def counted(self: Track, *given) -> None:
+        looks.append(self.track_id)
+        look(self, *given)
+
+    tracker = pushed(shots, 12)
+    for name in range(12):
+        tracker.start(str(name), BOX, 0)
+    monkeypatch.setattr(Track, "_look", counted)
+    for index in range(12, 24):
+        looks.clear()
+        tracker.push(shots[index].image, index * PERIOD_NS)
+        true = shots[index].box
+        assert true is not None
+        assert len(looks) == len(set(looks)) == 12 / 2
+        assert min(tracked.box.iou(true) for tracked in tracker.boxes()) > 0.9
+        assert {tracked.stamp_ns for tracked in tracker.boxes()} == {index * PERIOD_NS}
+
+
 def test_a_new_answer_replaces_the_track(shots: list[Shot]) -> None:
     tracker = pushed(shots, 20)
     tracker.start("a", BOX, 0)
@@ -144,11 +165,11 @@ def test_a_replay_holds_no_camera_frame_up(shots: list[Shot], monkeypatch: pytes
     tracker = pushed(shots, 30)
     replaying, go_on, move = threading.Event(), threading.Event(), Track.move_to
 
-    def slow(self: Track, frame) -> None:
+    def slow(self: Track, *given, **named) -> None:
         if threading.current_thread() is worker and not replaying.is_set():
             replaying.set()
             assert go_on.wait(20)
-        move(self, frame)
+        move(self, *given, **named)
 
     monkeypatch.setattr(Track, "move_to", slow)
     worker = threading.Thread(target=tracker.start, args=("a", BOX, 0))
@@ -169,7 +190,7 @@ def test_what_ends_during_a_replay_stays_ended(shots: list[Shot], monkeypatch: p
     tracker = pushed(shots, 30)
     move, calls = Track.move_to, []
 
-    def interrupted(self: Track, frame) -> None:
+    def interrupted(self: Track, *given, **named) -> None:
         if not calls:
             calls.append(1)
             if how == "stop":
@@ -178,7 +199,7 @@ def test_what_ends_during_a_replay_stays_ended(shots: list[Shot], monkeypatch: p
                 tracker.clear()
             else:
                 tracker.push(shots[0].image, -(10**12))
-        move(self, frame)
+        move(self, *given, **named)
 
     monkeypatch.setattr(Track, "move_to", interrupted)
     assert tracker.start("a", BOX, 0).state is TrackState.LOST

@@ -47,6 +47,7 @@ class Fit:
         fitting: which samples fit, [h, w].
         foreign: which samples of the object show something that is neither it nor what was round it, [h, w].
         hidden: part of the object that is foreign, 0-1.
+        likeness: correlation of all its pixels, -1 to 1.
     """
 
     pose: Similarity
@@ -55,6 +56,7 @@ class Fit:
     fitting: Mask
     foreign: Mask
     hidden: float
+    likeness: float
 
     @property
     def quality(self) -> float:
@@ -164,7 +166,7 @@ class Appearance:
             solution[unknowns] = found
             gain = 1.0 + float(solution[4])
             if not 0.3 < gain < 3.0:
-                return Fit(start, 0.0, 0.0, np.zeros_like(valid), np.zeros_like(valid), 0.0)
+                return Fit(start, 0.0, 0.0, np.zeros_like(valid), np.zeros_like(valid), 0.0, 0.0)
             dx, dy, dturn, dgrow = (float(value) / gain for value in solution[:4])
             dx, dy = (max(-4 * self.step, min(4 * self.step, value)) for value in (dx, dy))
             dturn, dgrow = (max(-0.15, min(0.15, value / self._radius)) for value in (dturn, dgrow))
@@ -198,8 +200,11 @@ class Appearance:
             off_table = self._off_table(seen / np.float32(exposure))
             foreign &= off_table > max(3.5 * NOISE_LEVELS, 1.5 * self._outside_spread)
         hidden = float(np.count_nonzero(foreign)) / whole if whole else 0.0
-        agreement = _correlation(self.patch, self._along_axis(taken), self._weights * fitting)
-        return Fit(pose, agreement, visible, fitting, foreign, hidden)
+        line = self._along_axis(taken)
+        agreement = _correlation(self.patch, line, self._weights * fitting)
+        return Fit(
+            pose, agreement, visible, fitting, foreign, hidden, _correlation(self.patch, line, self._weights * valid)
+        )
 
     def _off_table(self, planes: Floats) -> Floats:
         """How far colours [C, h, w] are from the surroundings', in light or in shadow, grey levels, [h, w]."""

@@ -122,8 +122,12 @@ class ObjectFilter:
         offset_ns = int(self._phase * every_ns)
         return (frame.stamp_ns + offset_ns) // every_ns > (last_ns + offset_ns) // every_ns
 
-    def learn(self, frame: SmallFrame, pose: Similarity, seen: Detection | None = None) -> None:
-        """Learn how the object looks now; `seen` near the window's centre saves taking the window again."""
+    def learn(self, frame: SmallFrame, pose: Similarity, seen: Detection | None = None) -> float:
+        """Learn how the object looks now; `seen` near the window's centre saves taking the window again.
+
+        Returns:
+            Response of the filter of the first look there, 1 at the first look itself.
+        """
         if seen is not None and max(abs(seen.offset[0]), abs(seen.offset[1])) <= REUSE_CELLS:
             pixels, spectra = seen.pixels, dcf.moved(seen.spectra, seen.offset)
         else:
@@ -132,6 +136,7 @@ class ObjectFilter:
         newer = dcf.learn(spectra, self._label, self._mask)
         self._running = self._running + np.float32(RATE) * (newer - self._running)
         self._colours.learn(pixels, COLOUR_RATE)
+        return dcf.height_near(dcf.respond(self._first[None], spectra)[0], (0, 0)) / self._peak
 
     def _window(self, frame: SmallFrame, pose: Similarity) -> tuple[Pixels, dcf.Spectra]:
         pixels = sample(frame, pose, (CELLS * CELL, CELLS * CELL), self._cell / CELL)[0]
