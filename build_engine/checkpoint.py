@@ -7,7 +7,7 @@ Safetensors only: a directory that holds pickles alone is refused, never opened.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
+from build_engine.weight_files import MAX_JSON_BYTES, open_tensors
 from egm_edge._processor_config import read_json
 from egm_edge.errors import CheckpointError
-from egm_edge.families.weight_names import canonical_name
 
-MAX_JSON_BYTES = 64 << 20
-INDEX_NAME = "model.safetensors.index.json"
 ROWS_AT_ONCE = 4096  # of a large table, where a copy in float32 is looked at
-FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 _LAYER = re.compile(r"(?P<stack>text\.layers|vision\.blocks|vision\.encoder\.layer)\.(?P<layer>\d+)\.(?P<part>.+)")
 
@@ -65,7 +60,7 @@ class Checkpoint:
         self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
-        self._tensors = self._open_tensors()
+        self._tensors = open_tensors(self.directory, self._files)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -179,69 +174,3 @@ class Checkpoint:
                 f"tensor {name} in {self.directory}", "no such tensor", "download the checkpoint again"
             ) from None
         return file.get_slice(key)
-
-    def _weight_map(self) -> dict[str, str]:
-        found = self.read_json_or_empty(INDEX_NAME).get("weight_map", {})
-        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-            raise CheckpointError(f"weight_map in {INDEX_NAME} as names of files", type(found).__name__, "download the file again")
-        return found
-
-    def _weight_files(self) -> list[Path]:
-        """The files that transformers would read: model.safetensors, else the shards of the index, else what there is."""
-        single = self.directory / "model.safetensors"
-        if single.is_file():
-            return [single]
-        weight_map = self._weight_map()
-        shards = set(weight_map.values())
-        present = sorted(self.directory.glob("*.safetensors"))
-        missing = sorted(shards - {p.name for p in present})
-        if present and missing:
-            raise CheckpointError(
-                f"every shard named in {self.directory / INDEX_NAME}",
-                f"missing {', '.join(missing)}",
-                "download the missing shards",
-            )
-        return [p for p in present if not shards or p.name in shards]
-
-    def _open_tensors(self) -> Mapping[str, tuple[Any, str]]:
-        paths = self._weight_files()
-        if not paths:
-            pickles = [p.name for p in self.directory.iterdir() if p.suffix in PICKLE_SUFFIXES]
-            found = (
-                f"only pickle files ({', '.join(sorted(pickles)[:3])}), which are never opened" if pickles else "none"
-            )
-            raise CheckpointError(
-                f"*.safetensors in {self.directory}",
-                found,
-                "save the model with model.save_pretrained(DIR, safe_serialization=True)",
-            )
-        tensors: dict[str, tuple[Any, str]] = {}
-        indexed = {} if paths[0].name == "model.safetensors" else self._weight_map()
-        for path in paths:
-            try:
-                file = self._files.enter_context(safe_open(path, "np"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"a complete safetensors file {path}", str(error), "download the file again"
-                ) from None
-            for key in file.keys():
-                name, stated = canonical_name(key), indexed.get(key)
-                if name in tensors or (indexed and stated != path.name):
-                    where = f"in {stated}" if stated else "nowhere"
-                    found = f"{key} in {path.name}" + (" and in another file" if name in tensors else f", indexed {where}")
-                    raise CheckpointError(f"every tensor once, where {INDEX_NAME} says", found, "download the checkpoint again")
-                tensors[name] = (file, key)
-        if lost := sorted(key for key in indexed if canonical_name(key) not in tensors):
-            found = f"no {lost[0]} (of {len(lost)})"
-            raise CheckpointError(f"every tensor of {INDEX_NAME}", found, "download the checkpoint again")
-        self._require_plain_dtypes(tensors)
-        return tensors
-
-    def _require_plain_dtypes(self, tensors: Mapping[str, tuple[Any, str]]) -> None:
-        for name, (file, key) in tensors.items():
-            if (dtype := str(file.get_slice(key).get_dtype())) not in FLOAT_DTYPES:
-                raise CheckpointError(
-                    f"weights stored as {', '.join(FLOAT_DTYPES)}",
-                    f"{name} as {dtype}",
-                    "use the unquantized checkpoint; egm build quantizes it",
-                )

@@ -32,9 +32,9 @@ def _qwen(hidden: int, wide: int, layers: int, heads: int, **vision: int) -> dic
     return {"model_type": "qwen3_vl", "text_config": text, "vision_config": {**tower, "deepstack_visual_indexes": indexes}}
 
 
-def _internvl(hidden: int, wide: int, layers: int, heads: int, kv_heads: int, vocab: int = 151674) -> dict[str, Any]:
+def _internvl(hidden: int, wide: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
     text = {"hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers, "num_attention_heads": heads}
-    text |= {"num_key_value_heads": kv_heads, "vocab_size": vocab}
+    text |= {"num_key_value_heads": kv_heads, "vocab_size": 151674}
     tower = {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
     return {
         "model_type": "internvl",
@@ -94,10 +94,10 @@ def published_spec(model: str) -> PixelSpec:
     return PixelSpec(rule="tiles", mean=IMAGENET_MEAN, std=IMAGENET_STD, **tiles)
 
 
-def published_plan(model: str, target: Target, precision: str, *, batch: int = 1) -> MemoryPlan:
+def published_plan(model: str, target: Target, precision: str) -> MemoryPlan:
     """The plan of a published model with the defaults of `egm build`."""
     spec = fitted_spec(published_spec(model), None, target)
-    limits = EngineLimits.of(spec, MAX_NEW_TOKENS, batch)
+    limits = EngineLimits.of(spec, MAX_NEW_TOKENS, 1)
     return plan(ModelSize.of(PUBLISHED[model]), limits, precision, target.runtime)
 
 

@@ -3,58 +3,53 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egm_edge.errors import BackendError, InputError
 from training.stage_config import GrpoConfig, load_grpo
 from training.stages.launch import quiet_offline
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from training.stages.session import TrainingSession
+
 VLLM_VERSIONS = ("0.22.0", "0.31.0")  # that TRL 1.16 knows how to hand new weights to (trl/import_utils.py)
-log = logging.getLogger("egm.train")
 
 
 def main(argv: list[str]) -> int:
     """Run the stage; returns the exit code."""
     quiet_offline()
-    from training.stages.session import stage_main
+    from training.stages.stage import stage_main
 
     return stage_main("egm train grpo", argv, lambda name, overrides: run_grpo(load_grpo(name, overrides)))
 
 
 def run_grpo(config: GrpoConfig) -> Path:
-    """Train and return the directory of the finished checkpoint.
-
-    Raises:
-        EgmError: bad data, a missing checkpoint, a failed step-0 check, a launch that does not do what was asked.
-    """
+    """Train and return the directory of the finished checkpoint; errors as `training.stages.stage.run_stage`."""
     quiet_offline()
-    from training.stages.session import FINAL, open_session, train
+    from training.stages.stage import run_stage
 
     rollouts = rollout_arguments(config)
-    session = open_session("grpo", config, max_tokens=config.max_prompt_tokens)
-    if session is None:
-        log.info("already finished")
-        return Path(config.run.output) / FINAL
+    return run_stage("grpo", config, lambda session: _trainer(session, config, rollouts), max_tokens=config.max_prompt_tokens)
+
+
+def _trainer(session: TrainingSession, config: GrpoConfig, rollouts: dict[str, Any]) -> Trainer:
     from trl import GRPOConfig, GRPOTrainer
 
-    from training.stages.guard import Guarded
-
-    class GuardedGrpo(Guarded, GRPOTrainer):
-        """GRPOTrainer that stops at a loss that is no number."""
-
-    from training.checks import check_step_zero
     from training.rewards.registry import make_reward
     from training.rewards.trl import as_trl_reward
     from training.stages.answers import opens_thought
+    from training.stages.guard import Guarded
     from training.stages.model import lora_config
     from training.stages.rollouts import RolloutLog
     from training.stages.samples import grpo_dataset
 
-    check_step_zero(session)
-    shared = session.arguments()
+    class GuardedGrpo(Guarded, GRPOTrainer):
+        """GRPOTrainer that stops at a loss that is no number."""
+
     processor = session.processor
     rollout_log = RolloutLog(session.output / "rollouts", session.rows, session.images, config.run.rollout_steps)
     rewards = [
@@ -68,16 +63,15 @@ def run_grpo(config: GrpoConfig) -> Path:
         )
         for number, name in enumerate(config.rewards)
     ]
-    trainer = GuardedGrpo(
+    return GuardedGrpo(
         model=session.model,
-        args=GRPOConfig(**shared, **policy_arguments(config), **rollouts),
+        args=GRPOConfig(**session.arguments(), **policy_arguments(config), **rollouts),
         reward_funcs=rewards,
         train_dataset=grpo_dataset(session.rows, processor, session.images),
         processing_class=processor,
         callbacks=session.callbacks(),
         peft_config=lora_config(config.lora, config.model.train),
     )
-    return train(session, trainer)
 
 
 def policy_arguments(config: GrpoConfig) -> dict[str, Any]:

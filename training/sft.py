@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.stage_config import SftConfig, load_sft
 from training.stages.launch import quiet_offline
 
-log = logging.getLogger("egm.train")
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from training.stages.session import TrainingSession
 
 
 def main(argv: list[str]) -> int:
     """Run the stage; returns the exit code."""
     quiet_offline()
-    from training.stages.session import stage_main
+    from training.stages.stage import stage_main
 
     return stage_main("egm train sft", argv, lambda name, overrides: run_sft(load_sft(name, overrides)))
 
 
 def run_sft(config: SftConfig) -> Path:
-    """Train and return the directory of the finished checkpoint.
-
-    Raises:
-        EgmError: bad data, a missing checkpoint, a failed step-0 check, a launch that does not do what was asked.
-    """
+    """Train and return the directory of the finished checkpoint; errors as `training.stages.stage.run_stage`."""
     quiet_offline()
-    from training.stages.session import FINAL, open_session, train
+    from training.stages.stage import run_stage
 
-    session = open_session("sft", config, max_tokens=config.max_tokens)
-    if session is None:
-        log.info("already finished")
-        return Path(config.run.output) / FINAL
+    return run_stage("sft", config, _trainer, max_tokens=config.max_tokens)
+
+
+def _trainer(session: TrainingSession) -> Trainer:
     from trl import SFTConfig, SFTTrainer
 
     from training.stages.guard import Guarded
+    from training.stages.model import lora_config
+    from training.stages.samples import SftCollator, sft_dataset
 
     class GuardedSft(Guarded, SFTTrainer):
         """SFTTrainer that stops at a loss that is no number."""
 
-    from training.checks import check_step_zero
-    from training.stages.model import lora_config
-    from training.stages.samples import SftCollator, sft_dataset
-
-    check_step_zero(session)
+    config = session.config
     evaluate = bool(session.validation) and config.run.eval_steps > 0
     arguments = SFTConfig(
         **session.arguments(),
@@ -54,7 +51,7 @@ def run_sft(config: SftConfig) -> Path:
         eval_steps=config.run.eval_steps or None,
         per_device_eval_batch_size=config.run.batch_per_device,
     )
-    trainer = GuardedSft(
+    return GuardedSft(
         model=session.model,
         args=arguments,
         data_collator=SftCollator(session.processor, session.images),
@@ -64,4 +61,3 @@ def run_sft(config: SftConfig) -> Path:
         callbacks=session.callbacks(),
         peft_config=lora_config(config.lora, config.model.train),
     )
-    return train(session, trainer)

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from build_engine.checkpoint import Checkpoint, canonical_name
+from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.manifest import BundleWriter
@@ -28,6 +28,7 @@ from build_engine.served_settings import with_rotary_of_4, write_json
 from build_engine.stages import Stages, present_bundle
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.families.weight_names import canonical_name
 from egm_edge.hashing import canonical_hash
 from egm_edge.reporting.progress import ProgressBar
 

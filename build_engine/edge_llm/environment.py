@@ -102,14 +102,12 @@ def run_tool(
     what: str,
     log: Path,
     on_line: OnLine = lambda line: None,
-    environment: dict[str, str] | None = None,
 ) -> None:
     """Run a tool to its end, its output in `log`; no process of it outlives this call.
 
     Args:
         what: the step in words, for messages ("the export").
         on_line: told about every line.
-        environment: variables on top of this process's.
 
     It ends with this process, even one that is killed.
 
@@ -117,7 +115,7 @@ def run_tool(
         BuildError: it could not start, or ended with anything but 0; the message quotes its last error line.
     """
     # Without the offline switch a missing file makes the tools ask the hub for a model of that name.
-    variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"} | (environment or {})
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
         process = subprocess.Popen(

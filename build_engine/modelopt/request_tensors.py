@@ -46,12 +46,13 @@ class PreparedRequest:
     answer_tokens: int = 0
 
 
-def calibration_cases(data: Path | None, count: int = CALIBRATION_REQUESTS) -> list[Case]:
+def calibration_cases(data: Path | None) -> list[Case]:
     """Grounding rows of the user's, or drawn tabletop scenes.
 
     Raises:
         BuildError: a picture of a row cannot be used.
     """
+    count = CALIBRATION_REQUESTS
     return rows(data, None, count) if data else list(scenes(count, first_seed=CALIBRATION_SEED))
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from build_engine.checkpoint import Checkpoint, canonical_name
+from build_engine.checkpoint import Checkpoint
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
+from egm_edge.families.weight_names import canonical_name
 
 
 class StreamedReference(TransformersReference):

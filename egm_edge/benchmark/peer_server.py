@@ -33,8 +33,8 @@ class ServerPeer:
     starts_at, exact = "picture", False
     precision, threads = "the server's own", 0
 
-    def __init__(self, url: str, *, key: str | None = None, model: str | None = None, timeout_s: float = 600.0) -> None:
-        self._client = OpenAIClient(url, key=key, retry=Retry(tries=1, timeout_s=timeout_s))
+    def __init__(self, url: str, *, key: str | None = None, model: str | None = None) -> None:
+        self._client = OpenAIClient(url, key=key, retry=Retry(tries=1, timeout_s=600.0))
         self._model = model or self._client.models()[0]
         self._to_the_cap = True
         self.name = f"{self._model} at {self._client.server.base_url}"

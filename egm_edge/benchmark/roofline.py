@@ -96,14 +96,14 @@ class RequestModel:
         )
         return Work(self._bytes["vision"], 2.0 * (linear + attention), _is_int8(found))
 
-    def prefill(self, tokens: int, runs: int = 2) -> Work:
+    def prefill(self, tokens: int) -> Work:
         """The prompt, in two runs of the graph: the frame's prefix, then the request; logits of the last token."""
         graph = self._graphs[self._prefill]
         found = products(graph)
         linear = tokens * sum(p.k * p.n for p in found) + sum(p.k * p.n for p in products(self._graphs["head"]))
         attention = self._attention_width(graph) * tokens**2  # causal: half of 2 n² d
         return Work(
-            runs * self._bytes[self._prefill] + self._bytes["head"], 2.0 * (linear + attention), _is_int8(found)
+            2 * self._bytes[self._prefill] + self._bytes["head"], 2.0 * (linear + attention), _is_int8(found)
         )
 
     def leaves_the_cache(self) -> bool:

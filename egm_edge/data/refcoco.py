@@ -36,6 +36,7 @@ EXPECTED_TRAIN_SENTENCES = {
     ("refcoco+", "train"): 120_191,
     ("refcocog", "train"): 80_512,
 }
+IMAGE_FOLDER = "coco/train2014"
 REFS_FILE = re.compile(r"refs\((unc|umd|google)\)\.p$")
 
 
@@ -66,18 +67,12 @@ def split_counts(rows: Iterable[Row]) -> list[SplitCount]:
     return [SplitCount(*key, found[key], expected.get(key)) for key in [*known, *others]]
 
 
-def read_refcoco(
-    refs_path: Path, problems: list[Problem], *, dataset: str = "", image_folder: str = "coco/train2014"
-) -> Iterator[Row]:
-    """Rows of one `refs(BY).p`, its `instances.json` beside it.
-
-    Args:
-        dataset: "refcoco", "refcoco+" or "refcocog"; "" takes the name of the folder, and the splitter where it is google.
-        image_folder: where the COCO train2014 pictures lie under the image root.
-    """
+def read_refcoco(refs_path: Path, problems: list[Problem]) -> Iterator[Row]:
+    """Rows of one `refs(BY).p`, its `instances.json` beside it; the data set is named by the folder, and the splitter where it
+    is google."""
     splitter = REFS_FILE.search(refs_path.name)
     google = splitter is not None and splitter.group(1) == "google"
-    name = dataset or refs_path.resolve().parent.name + ("-google" if google else "")
+    name = refs_path.resolve().parent.name + ("-google" if google else "")
     with collected(problems, refs_path, 0):
         refs = load_safe_pickle(refs_path)
         boxes, pictures = _instances(refs_path.with_name("instances.json"))
@@ -86,12 +81,10 @@ def read_refcoco(
         fitting = {"expected": "references that fit instances.json"}
         for number, ref in enumerate(refs, 1):
             with collected(problems, refs_path, number, KeyError, TypeError, ValueError, **fitting):
-                yield from _rows_of(ref, boxes, pictures, name, image_folder, f"{refs_path}:{number}")
+                yield from _rows_of(ref, boxes, pictures, name, f"{refs_path}:{number}")
 
 
-def _rows_of(
-    ref: Any, boxes: dict[int, Any], pictures: dict[int, Any], dataset: str, image_folder: str, origin: str
-) -> Iterator[Row]:
+def _rows_of(ref: Any, boxes: dict[int, Any], pictures: dict[int, Any], dataset: str, origin: str) -> Iterator[Row]:
     annotation, picture = boxes.get(ref["ann_id"]), pictures.get(ref["image_id"])
     if annotation is None or picture is None:
         what = "ann_id" if annotation is None else "image_id"
@@ -103,7 +96,7 @@ def _rows_of(
         yield Row(
             id=f"{dataset}-{sentence['sent_id']}",
             # refs name the file with the annotation's id at its end; instances.json has the picture's own name
-            image=f"{image_folder}/{picture['file_name']}",
+            image=f"{IMAGE_FOLDER}/{picture['file_name']}",
             image_wh=image_wh,
             expression=sentence["sent"],
             box=box,

@@ -107,7 +107,7 @@ def box_from(values: Any, what: str = "box") -> Box:
     return Box(x1, y1, x2, y2)
 
 
-def box_from_xywh(values: Any, what: str = "box") -> Box:
+def box_from_xywh(values: Any) -> Box:
     """A Box from COCO's x, y, width, height.
 
     Raises:
@@ -117,9 +117,9 @@ def box_from_xywh(values: Any, what: str = "box") -> Box:
     if isinstance(numbers, list) and len(numbers) == 4 and all(type(v) in (int, float) for v in numbers):
         x, y, width, height = numbers
         if width <= 0 or height <= 0:
-            raise InputError(f"{what} xywh with an area", f"{numbers}", "drop the object")
+            raise InputError("box xywh with an area", f"{numbers}", "drop the object")
         numbers = [x, y, x + width, y + height]
-    return box_from(numbers, what)
+    return box_from(numbers)
 
 
 def size_from(width: Any, height: Any) -> tuple[int, int]:

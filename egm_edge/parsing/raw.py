@@ -67,9 +67,9 @@ class RawBox:
     fault: UnparsableReason | None = None
 
 
-def fours(text: str, start: int = 0, stop: int | None = None) -> Iterator[re.Match[str]]:
+def fours(text: str) -> Iterator[re.Match[str]]:
     """Matches of four numbers in any of the field's notations, bracketed or named."""
-    return _ANY_FOUR.finditer(text, start, len(text) if stop is None else stop)
+    return _ANY_FOUR.finditer(text)
 
 
 def numbers(match: re.Match[str]) -> list[str]:

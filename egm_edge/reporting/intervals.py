@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Z95 = 1.959963984540054
 DRAWS, MEDIAN_DRAWS = 2000, 4000
+SEED = 0
 PERCENTILES = (2.5, 97.5)
 Interval = tuple[float, float]
 
@@ -36,18 +37,16 @@ def wilson(successes: int, rows: int) -> Interval:
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
-def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable], *, draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> Interval:
     """Interval of the mean of `values`, [N], drawing clusters, N labels such as image names, with replacement."""
-    means = _bootstrap_means(np.asarray(values, np.float64), clusters, draws, np.random.default_rng(seed))
+    means = _bootstrap_means(np.asarray(values, np.float64), clusters, np.random.default_rng(SEED))
     return interval95(means)
 
 
-def bootstrap_average(
-    groups: Sequence[tuple[ArrayLike, Sequence[Hashable]]], *, draws: int = DRAWS, seed: int = 0
-) -> Interval:
+def bootstrap_average(groups: Sequence[tuple[ArrayLike, Sequence[Hashable]]]) -> Interval:
     """Interval of the unweighted mean of several groups' means; each group, (values, clusters), is drawn on its own."""
-    rng = np.random.default_rng(seed)
-    means = [_bootstrap_means(np.asarray(values, np.float64), clusters, draws, rng) for values, clusters in groups]
+    rng = np.random.default_rng(SEED)
+    means = [_bootstrap_means(np.asarray(values, np.float64), clusters, rng) for values, clusters in groups]
     return interval95(np.mean(means, 0))
 
 
@@ -82,7 +81,7 @@ class Paired:
         return self.mcnemar_p < 0.05 and not low <= 0.0 <= high
 
 
-def paired(first_iou: ArrayLike, second_iou: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0) -> Paired:
+def paired(first_iou: ArrayLike, second_iou: ArrayLike, clusters: Sequence[Hashable]) -> Paired:
     """Compare two runs row by row: IoUs [N] each, and N cluster labels."""
     first, second = np.asarray(first_iou, np.float64), np.asarray(second_iou, np.float64)
     right_first, right_second = first > 0.5, second > 0.5
@@ -97,9 +96,9 @@ def paired(first_iou: ArrayLike, second_iou: ArrayLike, clusters: Sequence[Hasha
         only_second=only_second,
         mcnemar_p=mcnemar(only_first, only_second),
         acc50_gain=float(gain.mean()),
-        acc50_gain95=bootstrap_mean(gain, clusters, seed=seed),
+        acc50_gain95=bootstrap_mean(gain, clusters),
         mean_iou_gain=float((second - first).mean()),
-        mean_iou_gain95=bootstrap_mean(second - first, clusters, seed=seed),
+        mean_iou_gain95=bootstrap_mean(second - first, clusters),
     )
 
 
@@ -120,25 +119,25 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def _bootstrap_means(
-    values: NDArray[np.float64], clusters: Sequence[Hashable], draws: int, rng: np.random.Generator
+    values: NDArray[np.float64], clusters: Sequence[Hashable], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """[draws] means, each over as many clusters as there are, drawn with replacement."""
+    """[DRAWS] means, each over as many clusters as there are, drawn with replacement."""
     if not values.size:
-        return np.full(draws, np.nan)
+        return np.full(DRAWS, np.nan)
     numbers = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
     at = np.array([numbers[label] for label in clusters])
     sums, counts = np.bincount(at, values), np.bincount(at)
-    means = np.empty(draws)
-    for i in range(draws):
+    means = np.empty(DRAWS)
+    for i in range(DRAWS):
         drawn = rng.integers(0, len(sums), len(sums))
         means[i] = sums[drawn].sum() / counts[drawn].sum()
     return means
 
 
-def bootstrap_medians(values: ArrayLike, rng: np.random.Generator, *, draws: int = MEDIAN_DRAWS) -> NDArray[np.float64]:
-    """[draws] medians of `values`, [N], each over N of them drawn with replacement."""
+def bootstrap_medians(values: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
+    """[MEDIAN_DRAWS] medians of `values`, [N], each over N of them drawn with replacement."""
     series = np.asarray(values, np.float64)
-    drawn = rng.integers(0, len(series), (draws, len(series)))
+    drawn = rng.integers(0, len(series), (MEDIAN_DRAWS, len(series)))
     return np.asarray(np.median(series[drawn], axis=1), np.float64)
 
 

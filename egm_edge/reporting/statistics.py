@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from egm_edge.reporting.intervals import bootstrap_medians, interval95
+from egm_edge.reporting.intervals import SEED, bootstrap_medians, interval95
 
 PERCENTILES = (50, 90, 95, 99)
 FEWEST_FOR_INTERVAL = 3  # below this a bootstrap interval only looks certain
@@ -65,24 +65,24 @@ class Ratio:
         return "too few to tell" if self.low is None or self.high is None else f"{self.low:.3f} to {self.high:.3f}"
 
 
-def median_ratio(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Ratio | None:
+def median_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
     """Ratio of medians of two series measured apart; None where one is empty or its median is zero."""
     if not first or not second or not np.median(second) > 0:
         return None
     ratio = float(np.median(first) / np.median(second))
     if min(len(first), len(second)) < FEWEST_FOR_INTERVAL:
         return Ratio(ratio, None, None)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     a, b = (bootstrap_medians(values, rng) for values in (first, second))
     usable = b > 0
     return Ratio(ratio, *interval95(a[usable] / b[usable]))
 
 
-def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Ratio | None:
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
     """Median of the ratios of pairs measured one right after the other, which share the machine's mood."""
     if not first or len(first) != len(second) or min(second) <= 0:
         return None
     ratios = np.asarray(first, np.float64) / np.asarray(second, np.float64)
     if len(ratios) < FEWEST_FOR_INTERVAL:
         return Ratio(float(np.median(ratios)), None, None)
-    return Ratio(float(np.median(ratios)), *interval95(bootstrap_medians(ratios, np.random.default_rng(seed))))
+    return Ratio(float(np.median(ratios)), *interval95(bootstrap_medians(ratios, np.random.default_rng(SEED))))

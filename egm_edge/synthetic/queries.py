@@ -40,6 +40,7 @@ POSITIVE_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relat
 KINDS: tuple[str, ...] = (*POSITIVE_KINDS, *absent.MAKERS)
 WHOLLY_VISIBLE = 0.9
 _AMODAL_SKIPPED = 0.5
+_TRIES = 8  # targets
 __all__ = ["KINDS", "POSITIVE_KINDS", "Head", "Query", "box_text", "describe", "grid", "queries", "sample_query"]
 
 
@@ -170,7 +171,6 @@ def sample_query(
     *,
     kind: str | None = None,
     task: Task = Task.MODAL,
-    tries: int = 8,
     variety: float = 0.0,
 ) -> Query | None:
     """One query, or None when the scene does not offer one of this kind.
@@ -180,7 +180,6 @@ def sample_query(
         rng: decides everything that is free.
         kind: one of KINDS, or None for attribute.
         task: modal or amodal; an amodal query prefers a target that is really occluded.
-        tries: how many targets are tried.
         variety: probability that the expression is worded in another way than the plain one.
     """
     view = View(scene, where, task)
@@ -192,7 +191,7 @@ def sample_query(
     hidden = [i for i in targets if where.visible[i] < WHOLLY_VISIBLE]
     if not targets:
         return None
-    for _ in range(tries):
+    for _ in range(_TRIES):
         pool = hidden if task is Task.AMODAL and hidden and rng.random() < 0.8 else targets
         query = _MAKERS[kind or "attribute"](view, pick(rng, pool), rng)
         if query is not None:

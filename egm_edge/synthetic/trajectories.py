@@ -19,6 +19,7 @@ from egm_edge.synthetic.scene import Scene, SceneObject
 Path = tuple[Waypoint, ...]
 CameraPath = tuple[tuple[float, CameraPose], ...]
 
+OBJECTS = (2, 4)  # fewest and most, the target included
 _TRIES = 40
 _EDGE = 0.02
 
@@ -29,7 +30,6 @@ def sample_motion(
     *,
     aspect: float = 4 / 3,
     seconds: float = 4.0,
-    n_objects: tuple[int, int] = (2, 4),
 ) -> MovingScene:
     """Draw a sequence.
 
@@ -38,7 +38,6 @@ def sample_motion(
         motion: one of MOTIONS.
         aspect: width / height of the frames it is meant for.
         seconds: length, at least 1.
-        n_objects: fewest and most objects, target included.
 
     Raises:
         InputError: an unknown motion, or too short.
@@ -48,18 +47,18 @@ def sample_motion(
     if not 1.0 <= seconds <= 3600.0:
         raise InputError("1 to 3600 seconds", repr(seconds), "choose another length")
     rng = random.Random(f"{seed} {motion}")
-    scene = _scene_with_target(rng, n_objects, aspect)
+    scene = _scene_with_target(rng, aspect)
     return _MAKERS[motion](_Draft(scene, rng, aspect, seconds, motion))
 
 
-def _scene_with_target(rng: random.Random, n_objects: tuple[int, int], aspect: float) -> Scene:
+def _scene_with_target(rng: random.Random, aspect: float) -> Scene:
     """A scene whose object 0 shares its name with no other."""
     for _ in range(_TRIES):
-        scene = sample_scene(int(rng.random() * 2**31), n_objects, aspect=aspect, occlusion=0.0)
+        scene = sample_scene(int(rng.random() * 2**31), OBJECTS, aspect=aspect, occlusion=0.0)
         names = [(thing.colour, thing.shape) for thing in scene.objects]
-        if len(scene.objects) >= n_objects[0] and names.count(names[0]) == 1:
+        if len(scene.objects) >= OBJECTS[0] and names.count(names[0]) == 1:
             return scene
-    raise InputError(f"room for {n_objects[0]} objects", "none", "ask for fewer objects")
+    raise InputError(f"room for {OBJECTS[0]} objects", "none", "ask for fewer objects")
 
 
 class _Draft:

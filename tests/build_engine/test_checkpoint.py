@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_engine.checkpoint import Checkpoint, canonical_name
+from build_engine.checkpoint import Checkpoint
 from egm_edge.errors import CheckpointError
+from egm_edge.families.weight_names import canonical_name
 
 
 @pytest.mark.parametrize(

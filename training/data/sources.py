@@ -102,14 +102,14 @@ def convert(
     return Converted(rows, skipped)
 
 
-def load_rows(paths: Iterable[Path], kind: str = "rows") -> list[Row]:
+def load_rows(paths: Iterable[Path]) -> list[Row]:
     """All rows of some files; an empty file has none.
 
     Raises:
         DataError: with every problem of all files.
     """
     problems: list[Problem] = []
-    rows = [row for path in paths for row in SOURCES[kind].read(path, problems, Counter())]
+    rows = [row for path in paths for row in read_rows(path, problems)]
     problems += repeated_ids(rows)
     require_none(problems)
     return rows

@@ -69,25 +69,10 @@ def generate(
         `copies` answers per prompt, those of one prompt next to each other.
     """
     device = fast.device
-    index = torch.tensor(image_index, device=device)
-    longest = max(map(len, prompts))
-    past = prefix.cache[0][0].shape[2]
-    ids = torch.tensor([[stop_id] * (longest - len(p)) + p for p in prompts], device=device)
-    pad = torch.tensor([longest - len(p) for p in prompts], device=device)
-    offsets = torch.arange(longest, device=device)[None]
-    positions = (prefix.next_position + offsets - pad[:, None]).clamp_min(0)
-    size = past + longest + max_new_tokens
-    valid = torch.ones(len(prompts), size, dtype=torch.bool, device=device)
-    valid[:, past : past + longest] = offsets >= pad[:, None]
-    causal = torch.ones(longest, past + longest, dtype=torch.bool, device=device).tril(past)
-    mask = causal[None, None] & valid[:, None, None, : past + longest]
-    mask[:, :, :, 0] = True
-    buffer = KvBuffer([(k[index], v[index]) for k, v in prefix.cache], size)
-    hidden = fast.step(buffer, ids, positions, mask)[:, -1]
+    buffer, hidden, valid, position = _fed(fast, prefix, image_index, prompts, max_new_tokens)
     rows = torch.arange(len(prompts), device=device).repeat_interleave(copies)
     buffer.take(rows)
-    hidden, valid, position = hidden[rows], valid[rows], positions[rows, -1]
-
+    hidden, valid, position = hidden[rows], valid[rows], position[rows]
     count = len(prompts) * copies
     tokens = torch.full((count, max_new_tokens), stop_id, device=device)
     log_p = torch.zeros(count, device=device)
@@ -115,6 +100,30 @@ def generate(
         Sampled(tokens[i, :length].tolist(), mean, length < max_new_tokens)
         for i, (length, mean) in enumerate(zip(lengths.tolist(), (log_p / counts).tolist(), strict=True))
     ]
+
+
+def _fed(
+    fast: FastNano, prefix: Prefix, image_index: list[int], prompts: list[list[int]], room: int
+) -> tuple[KvBuffer, Tensor, Tensor, Tensor]:
+    """The prompts [R], left-padded, behind their images' prefix; `room` more tokens fit.
+
+    Returns:
+        Keys and values; hidden states [R, D] of the last tokens; which positions may be attended to [R, positions]; and the
+        rotary position [R] of the last tokens.
+    """
+    device, longest, past = fast.device, max(map(len, prompts)), prefix.cache[0][0].shape[2]
+    index = torch.tensor(image_index, device=device)
+    pad = torch.tensor([longest - len(p) for p in prompts], device=device)
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+    offsets = torch.arange(longest, device=device)[None]
+    positions = (prefix.next_position + offsets - pad[:, None]).clamp_min(0)
+    valid = torch.ones(len(prompts), past + longest + room, dtype=torch.bool, device=device)
+    valid[:, past : past + longest] = offsets >= pad[:, None]
+    causal = torch.ones(longest, past + longest, dtype=torch.bool, device=device).tril(past)
+    mask = causal[None, None] & valid[:, None, None, : past + longest]
+    mask[:, :, :, 0] = True
+    buffer = KvBuffer([(k[index], v[index]) for k, v in prefix.cache], valid.shape[1])
+    return buffer, fast.step(buffer, ids, positions, mask)[:, -1], valid, positions[:, -1]
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from training.stages.samples import task_text
 
 ACCURACY_IOU = 0.5
 GREY = 128
+BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,6 @@ def generate_answers(
     images: Path,
     *,
     max_tokens: int,
-    batch: int = 8,
     blank: bool = False,
 ) -> list[list[int]]:
     """Greedily generated tokens for each row, cut after the first end token.
@@ -83,9 +83,9 @@ def generate_answers(
     ends = set(processor.end_token_ids)
     learning = model.training
     model.eval()
-    for start in range(0, len(rows), batch):
+    for start in range(0, len(rows), BATCH):
         prompts = []
-        for row in rows[start : start + batch]:
+        for row in rows[start : start + BATCH]:
             picture = load_picture(row, images)
             shown = np.full_like(picture, GREY) if blank else picture
             prompts.append(processor.prompt(shown, task_text(row, processor)))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import logging
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +20,9 @@ from egm_edge.errors import BackendError, InputError
 from training.data.leaks import find_leaks
 from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
-from training.stage_config import GrpoConfig, SftConfig, config_hash, config_parser
+from training.stage_config import GrpoConfig, SftConfig, config_hash
 from training.stages.guard import memory_explained
-from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments, leave_group
+from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments
 from training.stages.measure import Measured, measure
 from training.stages.model import DTYPES, checkpoint_directory, load_model
 from training.stages.output import (
@@ -262,17 +258,3 @@ def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrai
     adapted.load_state_dict(state, strict=False)
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
-
-
-def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str]], Path]) -> int:
-    """Run a stage from its command line, on one process of those that train together. EgmError reaches the caller."""
-    parser = config_parser(prog)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    arguments: argparse.Namespace = parser.parse_args(list(argv))
-    level = logging.INFO if is_main_process() else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    final = run(arguments.config, dict(arguments.overrides))
-    leave_group()
-    if is_main_process():
-        print(json.dumps({"checkpoint": str(final)}, ensure_ascii=False) if arguments.json else final)
-    return 0

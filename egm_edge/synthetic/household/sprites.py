@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.files import whole_file
+from egm_edge.reporting.progress import ProgressBar
 from egm_edge.synthetic.household.assets import FOLDER, Asset, Part, assets, parts_of
 from egm_edge.synthetic.household.rasterizer import rasterize
 
@@ -345,19 +346,13 @@ def _path(asset: Asset) -> Path:
     return cache_folder() / f"{asset.key}.npz"
 
 
-def _told(done: int, total: int, asset: Asset) -> None:
-    live = sys.stderr.isatty()
-    if live or done % 10 == 0 or done == total:
-        end = "\r" if live and done < total else "\n"
-        sys.stderr.write(f"household sprites, once: {done} of {total}, {asset.key:20}{end}")
-
-
-def build_sprites(told: Callable[[int, int, Asset], None] = _told) -> None:
+def build_sprites() -> None:
     """Draw what the cache lacks of every object's sprites: about three seconds an object, four minutes in all."""
     lacking = [asset for asset in assets() if not _path(asset).is_file()]
+    bar = ProgressBar("household sprites, once", sys.stderr if lacking else None, len(lacking))
     for number, asset in enumerate(lacking, 1):
         _build(asset, _path(asset))
-        told(number, len(lacking), asset)
+        bar(number, len(lacking))
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 
 # REP 118: 16-bit depth is in millimetres, 32-bit in metres.
+MAX_PIXELS = 33_177_600  # 7680 x 4320
 SAMPLES = {"16UC1": np.dtype(np.uint16), "mono16": np.dtype(np.uint16), "32FC1": np.dtype(np.float32)}
 MILLIMETRE = 0.001
 MAX_SAMPLES = 20_000
@@ -106,7 +107,7 @@ class MetricBox:
     support: float
 
 
-def check_depth(message: Any, max_pixels: int = 33_177_600) -> None:
+def check_depth(message: Any) -> None:
     """Refuse a depth image that `depth_in_metres` could not use, in O(1).
 
     Raises:
@@ -115,8 +116,8 @@ def check_depth(message: Any, max_pixels: int = 33_177_600) -> None:
     width, height, name = int(message.width), int(message.height), message.encoding
     if name not in SAMPLES:
         raise InputError(f"a depth image of {', '.join(SAMPLES)}", repr(name), "take the camera's depth topic")
-    if width <= 0 or height <= 0 or width * height > max_pixels:
-        raise InputError(f"1 to {max_pixels} pixels", f"{width}x{height}", "lower the camera's resolution")
+    if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
+        raise InputError(f"1 to {MAX_PIXELS} pixels", f"{width}x{height}", "lower the camera's resolution")
     row_bytes = width * SAMPLES[name].itemsize
     if message.step < row_bytes or len(message.data) < height * message.step:
         found = f"step {message.step} and {len(message.data)} bytes"
