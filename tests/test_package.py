@@ -152,12 +152,16 @@ def test_the_wheel_carries_all_packages_and_the_shipped_checkpoint(tmp_path: Pat
     source = tmp_path / "source"  # a copy, so that no build folder of an earlier run adds its leftovers
     for room in ("egm_edge", "build_engine", "training"):
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
+    (described,) = (name for name in names if name.endswith("dist-info/METADATA"))
+    shown = zipfile.ZipFile(wheel).read(described).decode()
+    assert "\nAuthor: egm-edge maintainers\n" in shown and "\n# egm-edge\n" in shown
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", shown) == []  # a package index has none of the files beside README.md
     for name in ("egm_edge/cli/ground.py", "build_engine/manifest.py", "training/__init__.py", "egm_edge/py.typed"):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

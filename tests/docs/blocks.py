@@ -1,6 +1,7 @@
 """Code blocks of the documentation: where they stand, what they hold, and what is said to be needed to run them.
 
-A block that this machine cannot run carries a line `<!-- needs: WHAT -->` directly above it.
+A block that this machine cannot run carries a line `<!-- needs: WHAT -->` directly above it; one that asks a running server
+`<!-- with: egm serve -->`. Blocks of the latter kind go on from the earlier ones of their page.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/**/*.md", "ros2_ws/src/egm_ros/README.md", "egm_edge/assets/*/README.md")
+WITH_SERVER = "<!-- with: egm serve -->"
 _NEEDS = re.compile(r"<!-- needs: (?P<what>.+) -->")
 _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 
@@ -24,6 +26,7 @@ class Block:
     Attributes:
         page, line: where it begins. language: after the fence. text: between the fences.
         needs: what is said to be needed, "" where it runs here.
+        asks_server: whether a server is to run beside it.
         shown: the ```text block that follows it directly: what it prints.
     """
 
@@ -33,6 +36,7 @@ class Block:
     text: str
     needs: str = ""
     shown: str = ""
+    asks_server: bool = False
 
     @property
     def name(self) -> str:
@@ -74,10 +78,10 @@ def _of_page(path: Path) -> Iterator[Block]:
         above = next((line for line in reversed(lines[:at]) if line.strip()), "")
         needs = _NEEDS.fullmatch(above.strip())
         text = "\n".join(lines[at + 1 : end])
-        block = Block(path.relative_to(ROOT).as_posix(), at + 1, fence["language"], text, needs["what"] if needs else "")
+        name, served = path.relative_to(ROOT).as_posix(), above.strip() == WITH_SERVER
+        block = Block(name, at + 1, fence["language"], text, needs["what"] if needs else "", asks_server=served)
         if block.language == "text" and found and not "".join(lines[found[-1].line + found[-1].text.count("\n") + 2 : at]).strip():
-            last = found[-1]
-            found[-1] = Block(last.page, last.line, last.language, last.text, last.needs, text)
+            found[-1] = replace(found[-1], shown=text)
         found.append(block)
         at = end + 1
     yield from found

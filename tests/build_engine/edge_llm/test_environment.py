@@ -81,9 +81,9 @@ def test_a_killed_build_takes_its_rtx_worker_with_it(tmp_path: Path) -> None:
     start = f"import subprocess; worker = subprocess.Popen({command!r}); print(worker.pid, flush=True); worker.wait()"
     build = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
     assert build.stdout is not None
-    pid = int(build.stdout.readline())
+    pid, writers = int(build.stdout.readline()), list[int]()
     try:
-        _wait(lambda: "jobs" in Path(f"/proc/{pid}/cmdline").read_text() and _opens_fifo(pid))
+        _wait(lambda: _is_read(tmp_path / "jobs", writers))
         build.kill()
         build.wait(PATIENCE_S)
         _wait(lambda: not _runs(pid))
@@ -91,11 +91,17 @@ def test_a_killed_build_takes_its_rtx_worker_with_it(tmp_path: Path) -> None:
         build.kill()
         if _runs(pid):
             os.kill(pid, signal.SIGKILL)
+        for writer in writers:
+            os.close(writer)
 
 
-def _opens_fifo(pid: int) -> bool:
-    """Whether the worker waits for the other end of its file of jobs: it has set itself up by then."""
-    return "fifo" in Path(f"/proc/{pid}/wchan").read_text() or "wait_for_partner" in Path(f"/proc/{pid}/wchan").read_text()
+def _is_read(fifo: Path, writers: list[int]) -> bool:
+    """Whether somebody waits for what the file of jobs says; its other end is then held open in silence."""
+    try:
+        writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # ENXIO: no reader yet
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
