@@ -14,7 +14,7 @@ from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser
-from egm_edge.errors import BuildError
+from egm_edge.errors import BuildError, InputError
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a native module was loading
             raise KeyboardInterrupt from None
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
+    if args.calibration and not Path(args.calibration).is_file():
+        raise InputError("rows for --calibration", f"no file {args.calibration}", "check the path")
     request = BuildRequest(
         checkpoint=_checkpoint(args.checkpoint, Path(args.output), target),
         out_dir=Path(args.output),

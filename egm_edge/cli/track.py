@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     tracker = Tracker(settings)
     for path in (arguments.save, arguments.record):
         _check_place(path, names)
+    if arguments.save and arguments.save.suffix.lower() not in WRITABLE:
+        raise InputError(f"a video name ending in {' or '.join(WRITABLE)}", repr(arguments.save.name), "rename it")
     frames = _frames(names, arguments.every, fps / arguments.every, live)
     first = next(frames)  # a picture that is not there is told before the model is loaded
     with contextlib.ExitStack() as stack:
@@ -234,7 +236,7 @@ def _writer(
     """Draws frames into a video that is there whole, at the end, or not at all.
 
     Raises:
-        InputError: a name or place that no video can have.
+        InputError: a place where no video can be written.
     """
     if path is None:
         yield lambda image, boxes: None
@@ -243,8 +245,6 @@ def _writer(
 
     from egm_edge.draw import draw_tracked
 
-    if path.suffix.lower() not in WRITABLE:
-        raise InputError(f"a video name ending in {' or '.join(WRITABLE)}", repr(path.name), "rename it")
     height, width = image_rgb.shape[:2]
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()]), fps, (width, height))

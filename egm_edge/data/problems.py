@@ -51,8 +51,9 @@ class DataError(InputError):
         self.problems = tuple(problems)
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        found = f"{first.found} at {first.file}:{first.line}{more}"
-        super().__init__(first.expected, found, "list all of them with: egm data check DIR")
+        whole = first.line == 0  # a file that cannot be read at all
+        found = f"{first.found} at {first.file}" + ("" if whole else f":{first.line}") + more
+        super().__init__(first.expected, found, "check the path" if whole else "list all of them with: egm data check DIR")
 
 
 def require_none(problems: Sequence[Problem]) -> None:

@@ -1,4 +1,4 @@
-"""Sixty things people type wrong: each is one line that says what was expected, what was found and what to do."""
+"""Eighty things people type wrong: each is one line that says what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -85,6 +85,26 @@ WRONG = [
     ("targets jetson", 2, "jetson-orin-nano"),
     ("recommend --device toaster", 2, "egm targets"),
     ("recommend --device jetson", 2, "jetson-orin-nano"),
+    ("build egm-nano --calibration none.jsonl -o out", 2, "no file none.jsonl"),
+    ("build egm-nano --max-pixels abc -o out", 2, "--max-pixels"),
+    # the other verbs
+    ("track none.mp4 --box 1,2,3,4", 2, "nothing at none.mp4"),
+    ("track frame.png --box 4,4,1,1", 2, "X1 < X2"),
+    ("track frame.png --ask mug --save out.gif", 2, ".mp4"),
+    ("verify notes.txt", 4, "which is a file"),
+    ("verify {nano} --url notaurl", 2, "http://localhost:8000"),
+    ("serve {nano} --port 99999", 2, "65,535"),
+    ("serve {nano} --fetch-network abc", 2, "network"),
+    ("measure {nano} --sweep foo=1", 2, "resolution"),
+    ("measure {nano} --frames none", 2, "--frames"),
+    ("measure compare notes.txt notes.txt", 2, "egm measure --out"),
+    ("evaluate {nano} --data notes.txt", 2, "notes.txt:1"),
+    ("evaluate score folder", 2, "run egm evaluate first"),
+    ("data scenes --suites foo -o out", 2, "--suites"),
+    ("data nothing", 2, "flip"),
+    ("train nothing", 2, "grpo"),
+    ("train plan none.yaml", 2, "qwen3-vl"),
+    ("completion fish", 2, "bash"),
 ]
 
 

@@ -242,7 +242,7 @@ def test_what_cannot_be_followed_is_forgotten_and_the_next_answer_starts_anew(be
     bench.propagator.take(bench.answer(bench.show(), bench.truth[1]))
     wait_for(lambda: bench.reported)
     (track,) = bench.propagator._tracker._tracks.values()
-    track.move_to = lambda frame: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    track.move_to = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     bench.mailbox.put(bench.mailbox.newest(60.0).message)  # type: ignore[union-attr]
     wait_for(lambda: bench.errors)
     assert isinstance(bench.errors.pop(), ZeroDivisionError)

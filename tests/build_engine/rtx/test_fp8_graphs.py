@@ -63,7 +63,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bund
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'egm-edge[rtx]'")
     pytest.importorskip("transformers")
     cases = tensorrt_rtx.calibration_cases
-    monkeypatch.setattr(tensorrt_rtx, "calibration_cases", lambda data: cases(data, 4))
+    monkeypatch.setattr(tensorrt_rtx, "calibration_cases", lambda data: cases(data)[:4])
     monkeypatch.setattr(tensorrt_rtx, "build_engines", lambda *_: None)
 
     def build(checkpoint: Path) -> Bundle:
