@@ -57,6 +57,7 @@ demo: demo-frames demo-ros ## checkpoint -> bundle -> boxes in pictures -> boxes
 demo-frames: venv
 	.venv/bin/egm build $(CHECKPOINT) --target cpu -o $(BUNDLE)
 	$(PYTHON) examples/ground_frames.py $(BUNDLE) examples/frames out/demo
+	$(PYTHON) examples/ground_frames.py $(BUNDLE) examples/household out/demo
 
 demo-ros: venv ros
 	.ci/demo_ros.sh $(BUNDLE)
