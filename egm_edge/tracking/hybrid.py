@@ -21,7 +21,7 @@ from egm_edge.tracking.similarity import Similarity
 
 # Logistic regression of IoU >= 0.5 on six sequences, absence included: first filter's response, colour, agreement, constant.
 PLACE_WEIGHTS = (11.06, 4.79, 9.73, -13.89)
-QUALITY_WEIGHTS = (0.6, 0.9)  # the same beside the doubt of identity: that logit, constant
+BESIDE_DOUBT = 0.9  # added to that logit where the doubt of identity takes the rest away
 FOLLOWED_ABOVE, FOLLOWED = 0.2, 0.16  # doubted or not, it is followed: the doubt may be wrong
 COAST_S = 0.7  # behind what came in front, by the last motion alone: what a filter sees there is half of the object
 HIDDEN_QUALITY = 0.4
@@ -133,8 +133,7 @@ class HybridFollower:
         likeness = Likeness.of(seen.first_look, fit.likeness)
         first, colour, agree, constant = PLACE_WEIGHTS
         place = first * seen.first_look + colour * seen.colour + agree * fit.agreement + constant
-        weight, constant = QUALITY_WEIGHTS
-        probability = _logistic(weight * place + constant + self._identity.doubt(likeness))
+        probability = _logistic(place + BESIDE_DOUBT + self._identity.doubt(likeness))
         return Judged(seen, likeness, _logistic(place), probability)
 
 
