@@ -21,7 +21,7 @@ from egm_edge.tracking.similarity import Similarity
 
 # Logistic regression of IoU >= 0.5 on six sequences, absence included: first filter's response, colour, agreement, constant.
 PLACE_WEIGHTS = (11.06, 4.79, 9.73, -13.89)
-BESIDE_DOUBT = 0.9  # added to that logit where the doubt of identity takes the rest away
+BESIDE_DOUBT = 0.9  # more on that logit: absences lowered the constant, and the doubt of identity sees them too
 FOLLOWED_ABOVE, FOLLOWED = 0.2, 0.16  # doubted or not, it is followed: the doubt may be wrong
 COAST_S = 0.7  # behind what came in front, by the last motion alone: what a filter sees there is half of the object
 HIDDEN_QUALITY = 0.4

@@ -29,7 +29,7 @@ class Identity:
     """One thing's usual likeness to its first look."""
 
     # Logit per fall beyond a usual one: by logistic regression of IoU >= 0.5 on six sequences with made absences,
-    # then among 36 settings the one that traded missed absences for boxes LOST while right best on these six.
+    # then from 36 settings, by absences missed and boxes LOST while right on these six.
     RESPONSE_WEIGHT, USUAL_RESPONSE_FALL = 10.0, 0.45
     CORRELATION_WEIGHT, USUAL_CORRELATION_FALL = 6.0, 0.4
 
