@@ -145,8 +145,12 @@ def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
 
 
 def _give_way(nice: int) -> None:
-    """Leave the processor to the cameras' boxes where it is scarce. Before any thread is made: each has a niceness of its own."""
-    os.nice(nice)
+    """Leave the processor to the cameras' boxes where it is scarce. Each thread has a niceness of its own, and an imported
+    library may have made some already; those to come inherit it."""
+    wanted = os.getpriority(os.PRIO_PROCESS, 0) + nice
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), wanted)
     with contextlib.suppress(OSError):  # kernels that weigh sessions first (autogroup): this process has one of its own
         Path("/proc/self/autogroup").write_text(str(nice))
 
