@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WARM_UP_TOKENS = 4
 MAX_SAMPLES = 32
-SHIPPED_WORLD = "EGM-Nano knows rendered tabletop scenes, not photographs"
+SHIPPED_WORLD = "EGM-Nano knows drawn and rendered tabletop scenes, not photographs"
 
 EPILOG = """\
 examples:
