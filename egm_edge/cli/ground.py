@@ -231,7 +231,8 @@ def describe(grounding: Grounding, *, world: str = "") -> str:
         world: what the model knows, told beside a box that is a guess.
     """
     box = " ".join(f"{v:7.1f}" for v in grounding.box.xyxy) if grounding.box else "      -" + " " * 24
-    confidence = "uncalibrated" if grounding.confidence is None else f"p={grounding.confidence:.2f}"
+    without = "uncalibrated" if grounding.box else "-"  # the map speaks of boxes
+    confidence = without if grounding.confidence is None else f"p={grounding.confidence:.2f}"
     notes = [f"why: {grounding.reason.value}"] if grounding.reason else []
     if grounding.outcome is Outcome.AMBIGUOUS and len(grounding.candidates) > 1:
         notes.append(f"{len(grounding.candidates)} boxes named")
