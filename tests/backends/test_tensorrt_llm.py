@@ -258,7 +258,7 @@ def test_what_needs_logits_is_refused(grounder: TensorRtLlmGrounder, asked: dict
 
 def test_without_the_runtime_the_message_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
-    with pytest.raises(BackendError, match=r"pip install 'tensorrt-llm>=1\.3\.0rc7'"):
+    with pytest.raises(BackendError, match=r"pip install 'tensorrt-llm>=1\.3\.0rc7,<1\.4'"):
         TensorRtLlmGrounder.from_bundle(bundle)
 
 

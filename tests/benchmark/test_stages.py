@@ -21,7 +21,7 @@ from egm_edge.grounder import Grounder
 from tests.benchmark.scripted import REPLY, ScriptedBackend, scripted_grounder
 
 SLEEP_S = 0.05
-HOST_STAGES = {"decode_image_ms": "load_image", "preprocess_ms": "preprocess", "parse_ms": "parse_answer"}
+HOST_STAGES = {"decode_image_ms": "load_picture", "preprocess_ms": "preprocess", "parse_ms": "parse_answer"}
 
 
 @pytest.fixture

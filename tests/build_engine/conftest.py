@@ -51,7 +51,13 @@ def calibration_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, (width, height) in enumerate(((160, 120), (96, 128))):
         picture = cv2.resize(rng.integers(0, 256, (5, 6, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / f"{i}.png"), picture)
-        row = {"image": f"{i}.png", "expression": "the red mug", "box": [10, 20, 60, 70], "width": width, "height": height}
+        row = {
+            "image": f"{i}.png",
+            "expression": "the red mug",
+            "box": [10, 20, 60, 70],
+            "width": width,
+            "height": height,
+        }
         lines.append(json.dumps(row))
     path = folder / "rows.jsonl"
     path.write_text("\n".join(lines) + "\n")

@@ -47,12 +47,17 @@ class _Hub(BaseHTTPRequestHandler):
         info = {"id": "acme/tiny", "sha": COMMIT, "private": False, "siblings": [{"rfilename": n} for n in FILES]}
         name = path.rpartition("/")[2]
         if path.startswith("/api/models/acme/tiny/tree/"):
-            tree = [{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in FILES.items()]
+            tree = [
+                {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                for n, c in FILES.items()
+            ]
             self._send(json.dumps(tree).encode(), body)
         elif path.startswith("/api/models/acme/tiny"):
             self._send(json.dumps(info).encode(), body)
         elif path.startswith("/acme/tiny/resolve/") and name in FILES:
-            self._send(FILES[name], body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(FILES[name]).hexdigest()}"'})
+            self._send(
+                FILES[name], body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(FILES[name]).hexdigest()}"'}
+            )
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound")
@@ -61,7 +66,11 @@ class _Hub(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
         self.send_response(200)
-        for name, value in {"Content-Length": str(len(content)), "Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in {
+            "Content-Length": str(len(content)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if body:

@@ -24,7 +24,14 @@ def test_parameters_are_counted_exactly(family: str, request: pytest.FixtureRequ
 
 @pytest.mark.parametrize(
     ("model", "kib"),
-    [("Qwen3-VL-2B", 112), ("EGM-4B", 144), ("EGM-8B", 144), ("InternVL3-1B", 12), ("InternVL3-2B", 28), ("InternVL3-8B", 56)],
+    [
+        ("Qwen3-VL-2B", 112),
+        ("EGM-4B", 144),
+        ("EGM-8B", 144),
+        ("InternVL3-1B", 12),
+        ("InternVL3-2B", 28),
+        ("InternVL3-8B", 56),
+    ],
 )
 def test_cache_bytes_of_one_token(model: str, kib: int) -> None:
     assert ModelSize.of(PUBLISHED[model]).kv_values * 2 == kib * 1024
@@ -68,7 +75,9 @@ def test_image_tokens_of_both_rules() -> None:
         pytest.param("EGM-8B", "jetson-orin-nano", "int4", 1, "smaller model or a larger device", id="nothing fits"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_does(model: str, target: str, precision: str, batch: int, hint: str) -> None:
+def test_what_does_not_fit_is_refused_with_what_does(
+    model: str, target: str, precision: str, batch: int, hint: str
+) -> None:
     with pytest.raises(BuildError, match=hint) as refused:
         require_fit(
             PUBLISHED[model], published_spec(model).with_max_pixels(1 << 22), target_for(target), precision,
@@ -77,7 +86,9 @@ def test_what_does_not_fit_is_refused_with_what_does(model: str, target: str, pr
     assert "kv cache" in str(refused.value)
 
 
-@pytest.mark.parametrize("target", [row for row in TARGETS.values() if row.usable_gb is not None], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "target", [row for row in TARGETS.values() if row.usable_gb is not None], ids=lambda row: row.name
+)
 def test_the_named_setting_does_fit(target: Target) -> None:
     """Every refusal's advice, followed to the letter: it is what this device takes, and the next build is not refused."""
     refused = 0
@@ -94,7 +105,10 @@ def test_the_named_setting_does_fit(target: Target) -> None:
             named = dict(zip(flags[::2], flags[1::2], strict=True))
             pixels = int(named["--max-pixels"]) if "--max-pixels" in named else None
             changed = fitted_spec(own, pixels, target)
-            asked = {"max_new_tokens": int(named.get("--max-new-tokens", tokens)), "batch": int(named.get("--batch", batch))}
+            asked = {
+                "max_new_tokens": int(named.get("--max-new-tokens", tokens)),
+                "batch": int(named.get("--batch", batch)),
+            }
             require_fit(config, changed, target, target.precision(named.get("--precision", precision)), **asked)
     assert refused or target.usable_gb > 100
 
@@ -108,7 +122,9 @@ def test_the_page_is_what_the_command_writes(tmp_path: Path) -> None:
     copy = tmp_path / "targets.md"
     copy.write_text(page.read_text("utf-8"), encoding="utf-8")
     main(copy)
-    assert copy.read_text("utf-8") == page.read_text("utf-8"), "run: python -m build_engine.memory_table docs/targets.md"
+    assert copy.read_text("utf-8") == page.read_text("utf-8"), (
+        "run: python -m build_engine.memory_table docs/targets.md"
+    )
     assert BEGIN in page.read_text("utf-8") and END in page.read_text("utf-8")
 
 

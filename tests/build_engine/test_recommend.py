@@ -44,7 +44,8 @@ def test_an_unknown_device_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("board", "target"), [("NVIDIA Jetson Orin NX Engineering", "jetson-orin-nx"), ("NVIDIA Jetson AGX Orin", "jetson-agx-orin")]
+    ("board", "target"),
+    [("NVIDIA Jetson Orin NX Engineering", "jetson-orin-nx"), ("NVIDIA Jetson AGX Orin", "jetson-agx-orin")],
 )
 def test_a_jetson_knows_itself(board: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recommend, "board_name", lambda: board)

@@ -31,7 +31,9 @@ def _build(checkpoint: Path, out_dir: Path, target: str, precision: str = "bf16"
     """Without golden replies unless `gate` is asked for."""
     row = target_for(target)
     return compile_server(
-        BuildRequest(checkpoint=checkpoint, out_dir=out_dir, target=row, precision=precision, **{"gate": False} | options)
+        BuildRequest(
+            checkpoint=checkpoint, out_dir=out_dir, target=row, precision=precision, **{"gate": False} | options
+        )
     )
 
 
@@ -170,7 +172,9 @@ def test_equal_inputs_give_equal_bundles(tiny_internvl3: Path, tmp_path: Path) -
     assert first.hash == second.hash
 
 
-@pytest.mark.parametrize(("target", "sm"), [("tensorrt-llm-sm90", ["sm90"]), ("tensorrt-llm-sm100", ["sm100", "sm103"])])
+@pytest.mark.parametrize(
+    ("target", "sm"), [("tensorrt-llm-sm90", ["sm90"]), ("tensorrt-llm-sm100", ["sm100", "sm103"])]
+)
 def test_a_row_of_one_gpu_generation_makes_tensorrt_llms_bundle(
     tiny_qwen3_vl: Path, tmp_path: Path, target: str, sm: list[str]
 ) -> None:
@@ -217,7 +221,9 @@ def test_the_quantized_checkpoint_keeps_the_originals_config(tmp_path: Path, tin
     """ModelOpt's transformers words config.json anew; an older server would not find the rotary settings in it."""
     out = tmp_path / "out"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "modelopt"}, "text_config": {}}))
+    (out / "config.json").write_text(
+        json.dumps({"quantization_config": {"quant_method": "modelopt"}, "text_config": {}})
+    )
     (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
     (out / "model.safetensors").write_bytes((tiny_qwen3_vl / "model.safetensors").read_bytes())
     with Checkpoint(tiny_qwen3_vl) as checkpoint:

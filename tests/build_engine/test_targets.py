@@ -65,7 +65,9 @@ def test_an_unsupported_precision_names_the_nearest(target: str, asked: str, nea
         target_for(target).precision(asked)
 
 
-@pytest.mark.parametrize(("asked", "meant"), [("INT4-AWQ", "int4"), ("int4_awq", "int4"), ("NVFP4", "nvfp4"), (None, "nvfp4")])
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("INT4-AWQ", "int4"), ("int4_awq", "int4"), ("NVFP4", "nvfp4"), (None, "nvfp4")]
+)
 def test_a_precision_may_be_spelled_as_the_tools_do(asked: str | None, meant: str) -> None:
     assert target_for("jetson-thor").precision(asked) == meant
 
@@ -95,7 +97,16 @@ def test_tensorrt_llms_common_row_says_where_each_precision_runs(precision: str,
 def test_a_quantized_vision_tower_is_refused_where_nothing_runs_it(
     tmp_path: Path, target: str, precision: str, message: str
 ) -> None:
-    command = ["egm-nano", "--target", target, "--precision", precision, "--quantize-vision", "-o", str(tmp_path / "bundle")]
+    command = [
+        "egm-nano",
+        "--target",
+        target,
+        "--precision",
+        precision,
+        "--quantize-vision",
+        "-o",
+        str(tmp_path / "bundle"),
+    ]
     with pytest.raises(BuildError, match=message):
         build(command)
     assert not list(tmp_path.iterdir())

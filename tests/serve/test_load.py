@@ -16,6 +16,7 @@ from PIL import Image
 from tests.serve.conftest import FRAMES, Server, Start, data_url, question
 
 CLIENTS = 64
+QUEUE = 8
 SENTENCES = ("the red bowl", "the leftmost bowl", "the blue cup", "the largest object")
 
 
@@ -56,14 +57,14 @@ async def hammer(url: str, seconds: float) -> collections.Counter[str]:
 def check(server: Server, seen: collections.Counter[str]) -> None:
     print(dict(seen))
     assert set(seen) <= {"200", "429"}, seen
-    assert seen["200"] > CLIENTS // 4
+    assert seen["200"] >= QUEUE  # the others came while it was full
     assert server.client.get("/ready").status_code == 200
     assert server.metric("egm_queue_depth") == server.metric("egm_held_bytes") == 0
     assert server.metric("egm_frames_kept") <= 4
 
 
 def test_sixty_four_clients_for_a_few_seconds(start: Start, nano_bundle: object) -> None:
-    server = start("-m", "egm_edge.cli", "serve", nano_bundle, "--port", 0, "--queue", 8, "--threads", 1)
+    server = start("-m", "egm_edge.cli", "serve", nano_bundle, "--port", 0, "--queue", QUEUE, "--threads", 1)
     check(server, asyncio.run(hammer(server.url, 5)))
     assert server.stop() == 0
 
@@ -77,7 +78,12 @@ def test_sixty_four_clients_for_a_minute_and_memory_is_flat(start: Start, nano_b
         check(server, seen)
         resident.append(server.resident_mib())
         grown_kib += [(resident[-1] - resident[-2]) * 1024 / sum(seen.values())] if resident[1:] else []
-    print("MiB after each 20 s:", [round(each) for each in resident], "KiB a request:", [round(each) for each in grown_kib])
+    print(
+        "MiB after each 20 s:",
+        [round(each) for each in resident],
+        "KiB a request:",
+        [round(each) for each in grown_kib],
+    )
     # A pool grows once, when so many come together for the first time; what leaks grows in every round, by whole pictures.
     assert min(grown_kib) < 8
     assert resident[-1] < 1.3 * resident[0]

@@ -70,7 +70,9 @@ def _forms() -> dict[str, bytes]:
     return {
         "alpha": _encoded(clear, "PNG"),
         "16 bit": _sixteen_bit(SCENE),
-        "16-bit grey": cv2.imencode(".png", cv2.cvtColor(SCENE, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257)[1].tobytes(),
+        "16-bit grey": cv2.imencode(".png", cv2.cvtColor(SCENE, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257)[
+            1
+        ].tobytes(),
         "EXIF turn": _encoded(image.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=turned, quality=95),
         "transparent colour": _encoded(image.quantize(64), "PNG", transparency=3),
     }

@@ -76,7 +76,7 @@ def write_qwen3_vl_dims(
     dims = PRESETS[preset]
     text_layers = dims.layers if text_layers is None else text_layers
     depth = dims.vision_layers if vision_layers is None else vision_layers
-    deepstack = [i * depth // dims.vision_layers for i in dims.deepstack][:text_layers]
+    deepstack = sorted({i * depth // dims.vision_layers for i in dims.deepstack})[:text_layers]
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shapes = dict(_shapes(dims, text_layers, depth, len(deepstack)))

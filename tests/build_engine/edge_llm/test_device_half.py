@@ -71,11 +71,20 @@ def _golden(number: int) -> GoldenReply:
     box = Box.from_norm1000(norm1000, *wh).xyxy
     one = np.zeros((2, 16))
     return GoldenReply(
-        picture.tobytes(), f"thing {number}", Task.MODAL, _answer(norm1000), (1,), box, one.astype(np.int32), one.astype(np.float32)
+        picture.tobytes(),
+        f"thing {number}",
+        Task.MODAL,
+        _answer(norm1000),
+        (1,),
+        box,
+        one.astype(np.int32),
+        one.astype(np.float32),
     )
 
 
-GOLDEN = GoldenSet(tuple(map(_golden, range(4))), "a reference", {"kl_nats": 0.2, "disagreeing": 0.05, "same_text": 0.0}, 64)
+GOLDEN = GoldenSet(
+    tuple(map(_golden, range(4))), "a reference", {"kl_nats": 0.2, "disagreeing": 0.05, "same_text": 0.0}, 64
+)
 
 
 def _reply(shift: int) -> Callable[[Any], str]:

@@ -32,9 +32,11 @@ subprocess.Popen([*child, str(folder / "child")])
 (folder / "tool").write_text(str(os.getpid()))
 time.sleep(600)
 """
+# A job in a shell's background ignores SIGINT, and so would its children.
 BUILD = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from build_engine.edge_llm.environment import run_tool
 folder = Path(sys.argv[1])
 run_tool([sys.executable, folder / "tool.py", folder], what="the tool", log=folder / "log")
@@ -56,7 +58,9 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_build_takes_its_worker_and_that_ones_children_with_it(tmp_path: Path, killed_by: signal.Signals) -> None:
+def test_a_killed_build_takes_its_worker_and_that_ones_children_with_it(
+    tmp_path: Path, killed_by: signal.Signals
+) -> None:
     (tmp_path / "tool.py").write_text(TOOL)
     build = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path)], stderr=subprocess.DEVNULL)
     pids: list[int] = []
@@ -121,7 +125,9 @@ def test_a_tool_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         run_tool([tmp_path / "no-such-tool"], what="the tool", log=tmp_path / "log")
 
 
-def test_a_release_that_was_not_tried_is_refused_by_name(fake_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_was_not_tried_is_refused_by_name(
+    fake_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAKE_VERSION", "0.11.1")
     with pytest.raises(BuildError, match=r"tensorrt-edgellm 0\.11\.0.*found 0\.11\.1.*trtedge.*egm setup edgellm"):
         EdgeLlmEnvironment.find()
@@ -168,7 +174,7 @@ def test_the_devices_environment_is_made_by_one_command(
     monkeypatch.setattr(install, "CLONE", tmp_path / "site-packages")
     system = tmp_path / "python3"
     system.write_text(
-        f"#!/bin/sh\ncase \"$2\" in *tensorrt*) printf '3 12\\n10.16.2.10\\n';; *) exec {sys.executable} \"$@\";; esac\n"
+        f'#!/bin/sh\ncase "$2" in *tensorrt*) printf \'3 12\\n10.16.2.10\\n\';; *) exec {sys.executable} "$@";; esac\n'
     )
     system.chmod(0o755)
     root = tmp_path / "robot"

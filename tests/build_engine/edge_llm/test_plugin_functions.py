@@ -17,7 +17,9 @@ RNG = np.random.default_rng(0)
 
 def run(domain: str, op: str, feeds: dict[str, NDArray], outputs: list[str], **attributes: object) -> list[NDArray]:
     """One plugin node, run through its function."""
-    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()]
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()
+    ]
     values = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs]
     node = helper.make_node(op, list(feeds), outputs, domain=domain, **attributes)
     for value in values:
@@ -115,7 +117,9 @@ def test_int4_product_unpacks_the_fragment_layout(rows: int, columns: int) -> No
 
 
 def test_fp4_rounding_takes_the_nearest_level_and_the_even_code_on_ties() -> None:
-    grid = np.asarray([0, 0.25, 0.3, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.1, -0.75, -2.5, 6.0, -6.0, 0.5, -1.5], np.float16)
+    grid = np.asarray(
+        [0, 0.25, 0.3, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.1, -0.75, -2.5, 6.0, -6.0, 0.5, -1.5], np.float16
+    )
     feeds = {"x": grid[None], "s": np.asarray(1.0, np.float32)}
     levels, scales = run("trt", "TRT_FP4DynamicQuantize", feeds, ["q", "s8"], axis=-1, block_size=16, scale_type=17)
     expected = [0, 0, 0.5, 1, 1, 2, 2, 4, 4, 6, -1, -2, 6, -6, 0.5, -1.5]

@@ -112,7 +112,9 @@ def test_a_quantized_vision_tower_is_exported_and_checked_like_the_decoder(
         return found
 
     monkeypatch.setattr(compiler, "_check", check_twice)
-    bundle = build(request.getfixturevalue(family), precision, calibration_rows, tmp_path / "bundle", "--quantize-vision")
+    bundle = build(
+        request.getfixturevalue(family), precision, calibration_rows, tmp_path / "bundle", "--quantize-vision"
+    )
     graphs, cost = bundle.manifest.parity["graphs"], bundle.manifest.parity["quantization"]
     assert kept["scale"]
     assert 0.01 < cost["vision_error"] < 0.3 and cost["vision"] == "fp8" and cost["passed"]
@@ -135,7 +137,11 @@ def _double_a_vision_scale(path: Path) -> str:
 
 
 def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
-    edge_llm: EdgeLlmEnvironment, jetson_qwen3_vl: Path, calibration_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edge_llm: EdgeLlmEnvironment,
+    jetson_qwen3_vl: Path,
+    calibration_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C in the export leaves no bundle and keeps the finished stage; then four mistakes on the host's side, each of which
     must fail the check at its own stage."""
@@ -168,7 +174,9 @@ def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
     with Checkpoint(jetson_qwen3_vl) as checkpoint:
         host = HostMath.of(checkpoint, PixelSpec.from_dict(spec), kept["export"] / "llm" / "embedding.safetensors")
     one_down = np.asarray([[0], [1], [0]])
-    shifted = [replace(one, positions=one.positions + one_down * (np.arange(one.positions.shape[1]) > 9)) for one in checks]
+    shifted = [
+        replace(one, positions=one.positions + one_down * (np.arange(one.positions.shape[1]) > 9)) for one in checks
+    ]
     darker = [replace(one, pixel_values=one.pixel_values * np.float32(0.8)) for one in checks]
     mistakes = {
         "a normalisation value": (darker, host, "vision embedding"),
@@ -191,7 +199,9 @@ def test_egm_4b_widths_export(
 ) -> None:
     """EGM-4B's true widths and vocabulary in two decoder and three vision layers, in FP16."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    checkpoint = write_qwen3_vl_dims(tmp_path / "checkpoint", "egm-4b-widths", text_layers=2, vision_layers=3, max_pixels=65536)
+    checkpoint = write_qwen3_vl_dims(
+        tmp_path / "checkpoint", "egm-4b-widths", text_layers=2, vision_layers=3, max_pixels=65536
+    )
     bundle = build(checkpoint, "fp16", calibration_rows, tmp_path / "bundle")
     graphs = bundle.manifest.parity["graphs"]
     assert all(row["error"] < 2e-2 for row in graphs["stages"].values()), graphs

@@ -12,6 +12,11 @@ def test_every_name_of_the_stand_in_is_a_string_of_the_real_module(edge_llm: Edg
     [native] = edge_llm.root.glob("lib/python*/site-packages/tensorrt_edgellm/_native")
     variants = json.loads((native / "variants.json").read_text())["variants"]
     module = (native.parent / variants[0]["extension"]).read_bytes()
-    unknown = [f"{kind}.{name}" for kind, names in NAMES.items() for name in (kind, *names) if f"{name}\0".encode() not in module]
+    unknown = [
+        f"{kind}.{name}"
+        for kind, names in NAMES.items()
+        for name in (kind, *names)
+        if f"{name}\0".encode() not in module
+    ]
     assert unknown == []
     assert b"no_such_name_as_this\0" not in module

@@ -22,7 +22,11 @@ def _record(path: Path, *, layers: list[float], logits: float = 0.05, vision: fl
         for name, shape, size in (("logits", (40, 300), logits), ("embeddings", (16, 64), vision)):
             plain = RNG.standard_normal(shape).astype(np.float32)
             strayed = plain + np.float32(size) * RNG.standard_normal(shape).astype(np.float32)
-            values |= {f"checkpoint.{i}.{name}": plain, f"quantized.{i}.{name}": strayed, f"rounded.{i}.{name}": strayed}
+            values |= {
+                f"checkpoint.{i}.{name}": plain,
+                f"quantized.{i}.{name}": strayed,
+                f"rounded.{i}.{name}": strayed,
+            }
     save_file(values, str(path))
     return path
 
@@ -40,7 +44,9 @@ def test_what_is_within_every_bound_passes(tmp_path: Path) -> None:
         pytest.param({"layers": [0.05, 0.3, 0.05]}, "bf16", "layer error of decoder layer 1", id="one layer"),
         pytest.param({"layers": [0.05, float("nan")]}, "bf16", "layer error of decoder layer 1", id="no number"),
         pytest.param({"layers": [0.05], "logits": 0.5}, "bf16", "logits error", id="the whole"),
-        pytest.param({"layers": [0.05], "vision": 0.1}, "bf16", "vision error", id="a tower that was to stay as it was"),
+        pytest.param(
+            {"layers": [0.05], "vision": 0.1}, "bf16", "vision error", id="a tower that was to stay as it was"
+        ),
         pytest.param({"layers": [0.05], "vision": 0.5}, "fp8", "vision error", id="a quantized tower"),
     ],
 )

@@ -58,7 +58,9 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
     assert not list((tmp_path / "cache" / "egm-edge" / "stages").iterdir())
 
     monkeypatch.setattr(quantize, "run_tool", _refuse)
-    assert build(jetson_qwen3_vl, TARGETS[precision], precision, calibration_rows, tmp_path / "bundle").hash == bundle.hash
+    assert (
+        build(jetson_qwen3_vl, TARGETS[precision], precision, calibration_rows, tmp_path / "bundle").hash == bundle.hash
+    )
     monkeypatch.undo()
 
     damaged = Path(shutil.copytree(served, tmp_path / "damaged" / SAVED))
@@ -78,7 +80,11 @@ def test_the_bundle_holds_what_the_server_reads_and_damage_is_seen(
 
 
 def test_an_interrupted_build_takes_up_the_quantized_checkpoint(
-    edge_llm: EdgeLlmEnvironment, jetson_internvl3: Path, calibration_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edge_llm: EdgeLlmEnvironment,
+    jetson_internvl3: Path,
+    calibration_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """InternVL3, which vLLM serves: Ctrl-C while the bundle is written leaves the stage and no bundle."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -109,6 +115,9 @@ def _check_files(served: Path, source: Path, precision: str) -> None:
     config, original = (json.loads((folder / "config.json").read_text("utf-8")) for folder in (served, source))
     added = config.pop("quantization_config")
     assert (added["quant_method"], added["quant_algo"]) == ("modelopt", ALGORITHMS[precision])
+    for older in ("rope_theta", "rope_scaling"):  # as transformers 4.x reads them, beside rope_parameters
+        assert config["text_config"].pop(older)
+        original["text_config"].pop(older, None)
     assert config == original
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         assert (served / name).read_bytes() == (source / name).read_bytes()
@@ -137,7 +146,9 @@ def _check_manifest(bundle: Bundle, precision: str) -> None:
 
 def _damage(folder: Path, precision: str) -> None:
     """A scale of twice its size, for one projection in the second of two layers."""
-    name = "model.language_model.layers.1.self_attn.o_proj." + ("weight_scale_2" if precision == "nvfp4" else "weight_scale")
+    name = "model.language_model.layers.1.self_attn.o_proj." + (
+        "weight_scale_2" if precision == "nvfp4" else "weight_scale"
+    )
     tensors = load_file(str(folder / "model.safetensors"))
     tensors[name] = tensors[name] * 2
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
@@ -148,7 +159,9 @@ def _store_unpacked(file: Path) -> None:
     tensors = load_file(str(file))
     name = "model.language_model.layers.0.mlp.up_proj"
     kept = {key: value for key, value in tensors.items() if not key.startswith(name)}
-    save_file(kept | {f"{name}.weight": torch.zeros(512, 256, dtype=torch.bfloat16)}, str(file), metadata={"format": "pt"})
+    save_file(
+        kept | {f"{name}.weight": torch.zeros(512, 256, dtype=torch.bfloat16)}, str(file), metadata={"format": "pt"}
+    )
 
 
 def _check_descriptions(served: Path, precision: str, copy: Path) -> None:

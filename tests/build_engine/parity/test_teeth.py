@@ -152,8 +152,12 @@ def _reversed_channels(cut: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
     [
         pytest.param(QWEN, Qwen3VL, "positions", _shifted, "prefill logits", id="M-RoPE shifted"),
         pytest.param(INTERN, InternVL3, "positions", _shifted, "prefill logits", id="positions shifted"),
-        pytest.param(QWEN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="image tokens in reverse"),
-        pytest.param(INTERN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="tiles' tokens in reverse"),
+        pytest.param(
+            QWEN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="image tokens in reverse"
+        ),
+        pytest.param(
+            INTERN, OnnxBackend, "_encode_image", _reversed_rows, "vision embedding", id="tiles' tokens in reverse"
+        ),
         pytest.param(QWEN, "egm_edge.pixels", "resize_bicubic", lambda _: _bilinear, "pixels", id="bilinear resize"),
         pytest.param(INTERN, "egm_edge.pixels", "resize_bicubic", lambda _: _bilinear, "pixels", id="bilinear tiles"),
         pytest.param(QWEN, "egm_edge.pixels", "_cut_patches", _reversed_channels, "pixels", id="BGR for RGB"),
