@@ -30,7 +30,8 @@ class LogisticCalibration:
         mean, scale: of each feature on the data that it was fitted on.
         weights, bias: of the standardised features, log-odds.
         accept_from: the operating point: a box of less confidence is answered NOT_FOUND. It refuses REFUSED_RIGHT of the
-            right boxes it was fitted on, and never a box that is likelier right than wrong.
+            right boxes it was fitted on (of those with a thought, where there are any: the others look surer), and never a
+            box that is likelier right than wrong.
         samples: the number of answers that voted when it was fitted; it holds for that number only.
         fitted_on: rows, share of right boxes, and the data's sha256, for the record.
     """
@@ -110,7 +111,9 @@ def fit(
         theta = theta - step
         if float(np.abs(step).max()) < 1e-9:
             break
-    sure = np.quantile(_sigmoid(design @ theta)[y > 0], REFUSED_RIGHT)
+    thought = np.array([not row["thought_left_out"] for row in rows])
+    counted = (y > 0) & thought if np.any((y > 0) & thought) else y > 0
+    sure = np.quantile(_sigmoid(design @ theta)[counted], REFUSED_RIGHT)
     return LogisticCalibration(
         method=METHOD,
         features=FEATURES,
