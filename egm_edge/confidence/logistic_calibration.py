@@ -111,8 +111,8 @@ def fit(
         theta = theta - step
         if float(np.abs(step).max()) < 1e-9:
             break
-    thought = np.array([not row["thought_left_out"] for row in rows])
-    counted = (y > 0) & thought if np.any((y > 0) & thought) else y > 0
+    with_thought = (y > 0) & np.array([not row["thought_left_out"] for row in rows])
+    counted = with_thought if with_thought.any() else y > 0
     sure = np.quantile(_sigmoid(design @ theta)[counted], REFUSED_RIGHT)
     return LogisticCalibration(
         method=METHOD,

@@ -23,7 +23,7 @@ from egm_edge.synthetic.sample import sample_scene
 SEEDS: tuple[int, ...] = (990_000_003, 990_000_004, 990_000_007, 990_000_011, 990_000_014, 990_000_018)
 
 
-KINDS = {"attribute": 0.3, "superlative": 0.2, "ordinal": 0.2, "relation": 0.3}
+HOUSEHOLD_KINDS = {"attribute": 0.3, "superlative": 0.2, "ordinal": 0.2, "relation": 0.3}
 HOUSEHOLD_SEEDS: tuple[int, ...] = (990_100_003, 990_100_005, 990_100_006, 990_100_007, 990_100_008, 990_100_009)
 
 
@@ -35,14 +35,14 @@ def write_examples(folder: Path, *, household: bool, width_px: int = 640, height
         scene: World
         if household:
             indoors = sample_household(seed, (4, 6), split="test")
-            scene, picture = indoors, render_household(indoors, width_px, height_px)
+            scene, picture, kinds = indoors, render_household(indoors, width_px, height_px), HOUSEHOLD_KINDS
         else:
             drawn = sample_scene(seed, (2, 4))
-            scene, picture = drawn, render(drawn, width_px, height_px)
+            scene, picture, kinds = drawn, render(drawn, width_px, height_px), None
         name = f"household_{number}.jpg" if household else f"tabletop_{number}.png"
         cv2.imwrite(str(folder / name), picture.image[..., ::-1])
         rows[name] = []
-        for query in queries(scene, random.Random(seed), where=picture.layout, count=3, weights=KINDS, amodal=0.2):
+        for query in queries(scene, random.Random(seed), where=picture.layout, count=3, weights=kinds, amodal=0.2):
             truth = Box.from_norm1000(query.box_norm1000, width_px, height_px) if query.box_norm1000 else None
             box = [round(v, 1) for v in truth.xyxy] if truth else None
             rows[name].append(

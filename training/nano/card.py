@@ -107,7 +107,7 @@ def model_card(report: Report) -> str:
     return _CARD.format(
         arms=arms,
         kinds=controls(shipped | extra).rstrip(),
-        pairs=pairs,
+        pairs=f"{_PAIRS}{pairs}\n\n" if pairs else "",  # one arm has none
         costs=costs,
         parameters=report.parameters / 1e6,
         notes=f"\n{report.notes.strip()}\n" if report.notes.strip() else "",
@@ -144,6 +144,13 @@ def _share(measured: SuiteScore) -> str:
     return f"{share:.3f} ({low:.3f} - {high:.3f})"
 
 
+_PAIRS = """\
+The same scenes, pair by pair (gain in Acc@0.5 with its bootstrap interval; scenes that only one of the two got right; exact
+McNemar test):
+
+| pair | suite | gain | 95 % interval | only second / only first | p |
+|---|---|---|---|---|---|
+"""
 _CARD = """\
 ---
 license: apache-2.0
@@ -171,14 +178,7 @@ are 95 % Wilson intervals.
 |---|---|---|---|---|---|
 {arms}
 
-The same scenes, pair by pair (gain in Acc@0.5 with its bootstrap interval; scenes that only one of the two got right; exact
-McNemar test):
-
-| pair | suite | gain | 95 % interval | only second / only first | p |
-|---|---|---|---|---|---|
-{pairs}
-
-The shipped checkpoint by query kind:
+{pairs}The shipped checkpoint by query kind:
 
 {kinds}
 
