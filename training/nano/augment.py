@@ -1,7 +1,6 @@
 """augment: what a camera, a table and a distance do to a picture, on top of what its scene draws. Knows nothing of queries.
 
-Boxes follow where the picture moves. Colour words keep their meaning: hue turns stay below a third of the way from red to
-orange.
+Boxes follow where the picture moves. Hue turns by 20 degrees at most: a colour keeps its word by what stands beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from egm_edge.synthetic.sample import between
 from egm_edge.synthetic.tabletops import COUNT, HELD_OUT, SIDE, texture
 
 Image = NDArray[np.uint8]
-_HUE = 6  # of 180
+_HUE = 10  # of 180
 
 
 def cloth(rng: random.Random, width_px: int, height_px: int) -> NDArray[np.float32]:
@@ -93,7 +92,7 @@ def camera(image: Image, rng: random.Random) -> Image:
         gain, gamma = between(rng, 0.75, 1.2), between(rng, 0.75, 1.3)
         ramp = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
         image = cv2.LUT(image, ramp).astype(np.uint8, copy=False)
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(between(rng, 20, 80))]
         image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
     return image
@@ -105,6 +104,6 @@ def augmented(image: Image, where: Layout, rng: random.Random, *, drawn: bool) -
         image = shaded(image, where, rng)
     if drawn and rng.random() < 0.35:
         image = textured(image, where, rng)
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         image, where = shrunk(image, where, rng)
     return camera(image, rng), where

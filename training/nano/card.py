@@ -13,12 +13,6 @@ from training.nano.evaluate import Score
 from training.nano.state import Cost
 from training.nano.suites import AMODAL, MODAL, NEGATIVE
 
-_HOW = {
-    "direct": "every answer at once, no thought",
-    "sft": "reasoning SFT",
-    "grpo": "reasoning SFT, then GRPO",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -33,7 +27,10 @@ class Report:
         costs: arm -> what its training took from random weights on, None when unknown.
         parameters: of the model.
         notes: what a reader must know about this very run, Markdown.
-        nouns: what it was shown. how: arm -> how it was trained, in a few words; those of nano.yaml are known.
+        nouns: what it was shown.
+        how: arm -> how it was trained, in a few words.
+        recipe: the course of all arms, Markdown.
+        adopted: checkpoint the first run began with, "" for random weights; costs are counted from there.
     """
 
     arms: tuple[str, ...]
@@ -46,6 +43,8 @@ class Report:
     notes: str = ""
     how: dict[str, str] = field(default_factory=dict)
     nouns: tuple[str, ...] = tuple(NOUNS)
+    recipe: str = ""
+    adopted: str = ""
 
 
 def report_values(report: Report) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def model_card(report: Report) -> str:
     """Render the card."""
     modal, amodal, negative = (report.results[suite.name] for suite in (MODAL, AMODAL, NEGATIVE))
     arms = "\n".join(
-        f"| {name}{' (shipped)' if name == report.best else ''} | {(_HOW | report.how).get(name, '')} | {_cell(modal[name])} | "
+        f"| {name}{' (shipped)' if name == report.best else ''} | {report.how.get(name, '')} | {_cell(modal[name])} | "
         f"{_cell(amodal[name])} | {_cell(negative[name])} | {_share(modal[name])} |"
         for name in report.arms
     )
@@ -104,8 +103,12 @@ def model_card(report: Report) -> str:
         for name, cost in report.costs.items()
         if cost
     )
+    household = not set(report.nouns) <= set(SHAPES)
     return _CARD.format(
         arms=arms,
+        worlds=", drawn ones and household objects on tables" if household else "",
+        start=f"the weights of `{report.adopted}` as they were" if report.adopted else "random weights",
+        recipe=report.recipe.strip(),
         kinds=controls(shipped | extra).rstrip(),
         pairs=f"{_PAIRS}{pairs}\n\n" if pairs else "",  # one arm has none
         costs=costs,
@@ -113,9 +116,7 @@ def model_card(report: Report) -> str:
         notes=f"\n{report.notes.strip()}\n" if report.notes.strip() else "",
         count=len(modal[report.best].ious),
         nouns=", ".join(report.nouns),
-        data="no external data"
-        if set(report.nouns) <= set(SHAPES)
-        else "meshes of the household objects: ATTRIBUTION.md",
+        data="meshes of the household objects: ATTRIBUTION.md" if household else "no external data",
         colours=", ".join(ALL_COLOURS),
     )
 
@@ -163,7 +164,8 @@ tags: [visual-grounding, referring-expression-comprehension, robotics]
 
 A {parameters:.1f} M parameter visual grounding model of the true EGM architecture (`Qwen3VLForConditionalGeneration`): a
 picture and a referring expression in, a short reasoning text and a box out. It is trained from scratch, by this
-repository's `training/`, on procedural scenes. It is the embedded default, the demo and the fixture of the end-to-end tests.
+repository's `training/`, on procedural scenes{worlds}. It is the embedded default, the demo and the fixture of the end-to-end
+tests.
 **It knows only the worlds it was trained on; it is not meant for photographs.** Use `nvidia/EGM-4B` or `nvidia/EGM-8B` for
 those: everything that runs for Nano runs for them by changing one path.
 
@@ -186,16 +188,15 @@ are 95 % Wilson intervals.
 
 ![loss and held-out accuracy](curves.png)
 
-CPU minutes of one thread of an AMD EPYC virtual CPU, counted from random weights:
+CPU minutes of one thread of an AMD EPYC virtual CPU, counted from {start}:
 
 | checkpoint | CPU-min | stages | scenes | queries |
 |---|---|---|---|---|
 {costs}
 
-Recipe (`training/configs/nano.yaml`): a vision warm-up with dense auxiliary read-outs (dropped at export), the decoder on a mix
-of list-every-object and reasoning queries behind an error-gated curriculum, then everything together with a falling rate;
-from that base a *direct* arm (no thought) and reasoning arms (12 % of the rows with an empty thought), whose last minutes go
-into more of the same or into GRPO. Measure with `egm train nano --evaluate CHECKPOINT` or `make nano-results`.
+{recipe}
+
+Measure with `egm train nano --evaluate CHECKPOINT` or `make nano-results`.
 {notes}
 ## What it understands
 

@@ -118,11 +118,13 @@ class RunConfig:
         name: of the run and its directory.
         stages: in order.
         start: run whose final weights it starts from; None starts from random ones.
+        how: what it is, in a few words, for the card.
     """
 
     name: str
     stages: tuple[TrainingStage, ...]
     start: str | None = None
+    how: str = ""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -153,6 +155,7 @@ class TrainingPlan:
         adopt: checkpoint whose weights the runs without a `start` begin with, "" for random ones; a shipped name will do.
             Rows of the embedding table are taken over by their token.
         frames: share of batches per frame size, "WxH" pixels -> share.
+        recipe: the whole course in a few sentences, Markdown, for the card.
     """
 
     runs: tuple[RunConfig, ...]
@@ -167,6 +170,7 @@ class TrainingPlan:
     workers: int = setting(0, low=0, high=64)
     adopt: str = ""
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         problems = _problems(self)

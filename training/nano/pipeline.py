@@ -112,6 +112,9 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
         parameters=sum(weight.numel() for weight in load_fast(best.checkpoint).model.parameters()),
         notes=notes.read_text() if (notes := out / "notes.md").exists() else "",
         nouns=tuple(NOUNS) if household else SHAPES,
+        how={run.name: run.how for run in plan.runs},
+        recipe=plan.recipe,
+        adopted=plan.adopt,
     )
     draw_curves(plan, out, out / "curves.png")
     replace_text(out / "report.json", json.dumps(report_values(report), indent=1) + "\n")

@@ -34,6 +34,8 @@ def report() -> Report:
         {"grpo": Cost(157.0, 9, 8, "vision 15, grpo 8")},
         3_000_000,
         "Resumed by hand.",
+        how={"direct": "every answer at once, no thought", "grpo": "reasoning SFT, then GRPO"},
+        recipe="Recipe: minutes and questions.",
     )
 
 
@@ -47,6 +49,8 @@ def test_the_card_names_every_arm_with_its_interval() -> None:
         "| grpo | 157 | vision 15, grpo 8 | 9 | 8 |",
         "100 scenes a suite",
         "\nResumed by hand.\n",
+        "\nRecipe: minutes and questions.\n",
+        "counted from random weights",
     ):
         assert line in card, line
     assert AMODAL.name in card and "curves.png" in card
