@@ -24,7 +24,7 @@ from build_engine.edge_llm.export import check_interface, export, require_kernel
 from build_engine.edge_llm.graph_check import GraphCheck, check_graphs
 from build_engine.edge_llm.graph_inputs import HostMath
 from build_engine.edge_llm.profile import EngineProfile, fitted_spec
-from build_engine.exporters.text_decoder import DecoderShape
+from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.numeric_check import QuantizationCheck
@@ -101,7 +101,7 @@ class _Plan:
         self.checkpoint, self.request = checkpoint, request
         require_contents(checkpoint)
         require_plain_greedy(checkpoint)
-        self.shape = DecoderShape.read(checkpoint)
+        self.shape = decoder_shape(checkpoint)
         require_kernels(self.shape.head_dim, self._vision_head_size())
         self.pixel_spec = fitted_spec(PixelSpec.from_checkpoint(checkpoint.directory), request.max_pixels, request.target)
         self.prompt_spec: PromptSpec = read_prompt_spec(checkpoint.directory)
