@@ -135,18 +135,11 @@ class BackendSide:
                 logits = session.extend([token])
         return reply, leads
 
-    def said(self, case: Case, max_new_tokens: int, *, force_syntax: bool, speculate: bool = True) -> Grounding:
-        """The answer as a user gets it."""
-        grounder, kept = self.grounder, self.grounder.speculate
-        grounder.speculate = speculate
-        try:
-            with grounder.answers_unjudged():
-                return grounder.ground(
-                    self.frame(case.picture), case.expression, task=case.task, max_new_tokens=max_new_tokens,
-                    force_syntax=force_syntax,
-                )  # fmt: skip
-        finally:
-            grounder.speculate = kept
+    def said(self, case: Case, max_new_tokens: int) -> Grounding:
+        """The answer as a user gets it, in the model's own words."""
+        grounder, frame = self.grounder, self.frame(case.picture)
+        with grounder.answers_unjudged():
+            return grounder.ground(frame, case.expression, task=case.task, max_new_tokens=max_new_tokens, force_syntax=False)
 
     @contextmanager
     def without_deepstack(self, case: Case) -> Iterator[None]:

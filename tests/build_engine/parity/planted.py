@@ -20,7 +20,6 @@ from egm_edge.backends.onnx_runtime import kv_cache, positions
 from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
 from egm_edge.backends.prefix_backend import PrefixBackend
-from egm_edge.decoding import generate
 from egm_edge.families.internvl3 import InternVL3
 from egm_edge.families.qwen3_vl import Qwen3VL
 
@@ -280,10 +279,6 @@ def amodal_box_clipped(patch: Patch) -> None:
     patch.setattr("egm_edge.parsing.AMODAL_MARGIN", 0.0)
 
 
-def forced_tokens_lost(patch: Patch) -> None:
-    _wrap(patch, generate, "feed", lambda original, session, certain, draft: original(session, certain[-1:], draft))
-
-
 PLANTS = (
     Plant("cache written one place early at decode steps", "decode logits", cache_written_one_early),
     Plant("rotary angle one step behind at decode", "decode logits", angle_one_step_behind),
@@ -310,5 +305,4 @@ PLANTS = (
     Plant("another filter for pictures of a megapixel", "pixels", other_filter_for_cameras),
     Plant("the first of several boxes", "text", first_of_several_boxes),
     Plant("an amodal box clipped to the picture", "text", amodal_box_clipped),
-    Plant("forced tokens not fed", "text", forced_tokens_lost),
 )
