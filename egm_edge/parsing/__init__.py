@@ -6,9 +6,9 @@ Knows nothing of images. What counts:
    is never closed lasts to `<answer>` or to the end; `in_thought` says that the prompt opened one.
 2. What is left is the answer: first the part after the last `<answer>`, then all of it.
 3. Shapes in order: JSON (`json`; `json_other` under another key than `bbox_2d`), nearly JSON and a key of broken JSON
-   (`bbox_2d`, `other_key`), marks (`box_tag` for `<box>` and `<|box_start|>`, `other_tag`) and, where none of those stands in the answer,
-   lists of four numbers in the text (`bracket_list`); three points and more in a list are a path. The first shape with a
-   usable box gives all the candidates.
+   (`bbox_2d`, `other_key`), marks (`box_tag` for `<box>` and `<|box_start|>`, `other_tag`) and, where none of those stands in
+   the answer, lists of four numbers in the text (`bracket_list`); three points and more in a list are a path. The first
+   shape with a usable box gives all the candidates.
 4. A usable box has four finite numbers on the 0-1000 grid and, after corners are put in order and clipped, a width and a
    height above zero. Modal boxes are clipped to 0, amodal ones to one frame beyond each side (-1000 to 2000). An answer with
    a modal value beyond 1000 is written in pixels, so none of its boxes counts; one with all values up to 1 is in 0-1 units.
