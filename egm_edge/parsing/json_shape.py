@@ -49,6 +49,7 @@ _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
 
 
+_LITERALS: dict[str, str] = {"None": "null", "True": "true", "False": "false"}
 _MENDS: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"(?<=[\[{,:\s])'((?:[^'\\\n]|\\.|'(?=\w)){0,400})'(?=\s{0,8}[:,}\]])"), lambda m: json.dumps(m[1])),
     (re.compile(r"(?<=[\[:,\s])(?:None|True|False)(?=\s{0,8}[,}\]])"), lambda m: _LITERALS[m[0]]),
@@ -57,7 +58,6 @@ _MENDS: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"\}(?=\s{0,40}\{)"), "},"),
     (re.compile(r",(?=\s{0,40}[}\]])"), ""),
 )
-_LITERALS = {"None": "null", "True": "true", "False": "false"}
 _BROKEN = object()
 
 
