@@ -18,12 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from egm_edge.benchmark.report import HEAD, spread_rows
 from egm_edge.benchmark.sample import STAGES
 from egm_edge.data.jsonl import read_objects
 from egm_edge.data.problems import Problem, collected
 from egm_edge.errors import InputError
 from egm_edge.reporting.page import markdown_table
-from egm_edge.reporting.statistics import PERCENTILES, spread
+from egm_edge.reporting.statistics import spread
 
 _NO_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 ROS_STAGES = ("mailbox_ms", *STAGES, "other_ms", "publish_ms")
@@ -54,11 +55,9 @@ def summarise_ros(records: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def ros_markdown(summary: dict[str, Any]) -> str:
     """The summary as a table."""
-    keys = (*(f"p{p}" for p in PERCENTILES), "mean", "min", "max")
-    rows = [[name.removesuffix("_ms"), *(f"{s[k]:.2f}" for k in keys)] for name, s in summary.items()]
     count = summary["latency_ms"]["count"]
     return (
-        markdown_table(("ms", *keys), rows)
+        markdown_table(("ms", *HEAD[1:]), spread_rows({"milliseconds": summary}))
         + f"\n\n{count} answers; latency is the frame's stamp to the subscriber. A frame that is asked about again waits in the\n"
         "mailbox meanwhile. A mailbox below zero means that the camera's clock is not the node's."
     )
