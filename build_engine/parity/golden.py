@@ -11,7 +11,7 @@ from PIL import Image
 
 from build_engine.parity.cases import Case
 from build_engine.parity.side import BackendSide
-from build_engine.parity.streamed_reference import Judged, StreamedReference
+from build_engine.parity.streamed_reference import JudgedReply, StreamedReference
 from build_engine.parity.witnesses import in_pixels, read_box, task_text
 from build_engine.precisions import PRECISIONS
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
@@ -53,7 +53,7 @@ def _drafted(
     reference: StreamedReference, engine: BackendSide, asked: list[tuple[Case, Prepared]], new_tokens: int
 ) -> tuple[list[Written], int]:
     """What was asked and is answered, and the cap that the answers keep to."""
-    found: list[tuple[Case, Prepared, Judged]] = []
+    found: list[tuple[Case, Prepared, JudgedReply]] = []
     for case, request in asked:
 
         def propose(begun: Sequence[int], case: Case = case) -> list[int]:

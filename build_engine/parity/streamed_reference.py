@@ -21,7 +21,7 @@ from egm_edge.families.weight_names import canonical_name
 Propose = Callable[[Sequence[int]], Sequence[int]]
 
 
-class Judged(NamedTuple):
+class JudgedReply(NamedTuple):
     """A reply as far as it is known: what was proposed up to the first token that the reference would not have chosen, and its
     own choice there; the logits [n, V] that it chose from, the first after the request; whether the reply ends there."""
 
@@ -57,15 +57,15 @@ class StreamedReference(TransformersReference):
     def generate(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[list[int]]:
         raise NotImplementedError("a streamed reference judges replies; it writes none")
 
-    def judged(self, prepared: Prepared, proposal: Sequence[int]) -> Judged:
+    def judged(self, prepared: Prepared, proposal: Sequence[int]) -> JudgedReply:
         """The reference's own greedy reply as far as one pass tells."""
         logits = self.trace(prepared, proposal, len(proposal) + 1).logits
         choices = logits.argmax(-1).tolist()
         kept = next((at for at, token in enumerate(proposal) if choices[at] != token), len(proposal))
         ended = choices[kept] in self.end_token_ids
-        return Judged([*proposal[:kept], *([] if ended else [int(choices[kept])])], logits[: kept + 1], ended)
+        return JudgedReply([*proposal[:kept], *([] if ended else [int(choices[kept])])], logits[: kept + 1], ended)
 
-    def written(self, prepared: Prepared, new_tokens: int, propose: Propose, passes: int) -> Judged:
+    def written(self, prepared: Prepared, new_tokens: int, propose: Propose, passes: int) -> JudgedReply:
         """The greedy reply as far as `passes`, one or more, tell: speculative decoding (arXiv 2211.17192) with whatever `propose`
         asks as the draft model, which costs one pass and one more for each of its mistakes.
 
