@@ -12,8 +12,8 @@ PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
 BUNDLE ?= out/egm-nano-cpu
 PYTEST_ARGS ?=
-# two tests at a time, those of one file in one process, one thread of arithmetic each
-PARALLEL ?= -n 2 --dist loadfile
+# two tests at a time, those of one file in one process, files with slow ones first, one thread of arithmetic each
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
