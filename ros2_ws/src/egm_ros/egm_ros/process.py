@@ -29,6 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.is_set = False
+        self.holds_nothing = False  # while the process only imports, a signal may end it on the spot
         # A pipe, not an Event: a handler that interrupts the main thread inside Event.wait could wait for its own lock.
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -47,6 +48,8 @@ class StopRequest:
     def _on_signal(self, *_: object) -> None:
         for sign in SIGNALS:
             signal.signal(sign, signal.SIG_IGN)  # also while the interpreter ends, which restores the default handlers
+        if self.holds_nothing:
+            os._exit(0)
         self.set()
 
 
@@ -134,8 +137,11 @@ def run(main: str) -> Callable[[], int]:
 
     def entry_point() -> int:
         stop = StopRequest()
+        stop.holds_nothing = True  # importing takes seconds where the processor is scarce
         module, _, name = main.partition(":")
-        code = int(getattr(importlib.import_module(module), name)(sys.argv, stop=stop))
+        function = getattr(importlib.import_module(module), name)
+        stop.holds_nothing = False
+        code = int(function(sys.argv, stop=stop))
         sys.stdout.flush()
         sys.stderr.flush()
         # A publisher that still waits for a subscriber that stalls would hold the interpreter's end up, or abort it.
