@@ -69,6 +69,8 @@ def expand(given: Sequence[str], *, allow_urls: bool) -> list[str]:
                 raise InputError("a picture on this machine", f"the address {text}", "pass --allow-urls to fetch it")
             found.append(text)
         elif text == "-" or _CAMERA.fullmatch(text):
+            if text == "-" and text in found:
+                raise InputError("stdin once", "- twice", "name it once")
             found.append(text)
         elif os.path.isdir(text):
             found += _pictures_in(Path(text))
