@@ -1,6 +1,7 @@
-"""Boxes of an answer that is well-formed JSON: one value, several one after another, or several fenced blocks.
+"""Boxes of an answer that is JSON: one value, several one after another, or several fenced blocks.
 
-Every object is looked through for its box, its label and its flags; JSON that does not decode is left to `mark_shapes`.
+Every object is looked through for its box, its names and its flags. Python literals, keys without quotes, trailing and missing
+commas are read as what they were meant to be; what still does not decode is left to `mark_shapes`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from egm_edge.grounding import UnparsableReason
@@ -25,7 +27,8 @@ BOX_KEYS = (
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "name", "object_name", "object", "class", "category", "description", "ref", "phrase", "text_content", "caption",
-    "class_name", "category_name", "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh",
+    "class_name", "category_name", "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh", "names",
+    "element", "item", "entity",
 )  # fmt: skip
 LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases")
 _CORNERS = (
@@ -46,17 +49,31 @@ _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
 
 
+_LITERALS: dict[str, str] = {"None": "null", "True": "true", "False": "false"}
+_MENDS: tuple[tuple[re.Pattern[str], Any], ...] = (
+    (re.compile(r"(?<=[\[{,:\s])'((?:[^'\\\n]|\\.|'(?=\w)){0,400})'(?=\s{0,8}[:,}\]])"), lambda m: json.dumps(m[1])),
+    (re.compile(r"(?<=[\[:,\s])(?:None|True|False)(?=\s{0,8}[,}\]])"), lambda m: _LITERALS[m[0]]),
+    (re.compile(r"(?<=[{,])(\s{0,40})([A-Za-z_]\w{0,40})\s{0,8}:"), r'\1"\2":'),
+    (re.compile(r"\{\s{0,40}(?=\{)"), ""),
+    (re.compile(r"\}(?=\s{0,40}\{)"), "},"),
+    (re.compile(r",(?=\s{0,40}[}\]])"), ""),
+)
+_BROKEN = object()
+
+
 def json_boxes(region: str) -> list[RawBox]:
     """Boxes of all JSON values in the region, in order; [] when one of them is broken or none is there."""
-    found: list[RawBox] = []
-    for value in _values(region):
-        if value is _BROKEN:
-            return []
-        found += _walk(value, "", 0)
-    return found
-
-
-_BROKEN = object()
+    values = list(_values(region))
+    if values and values[-1] is _BROKEN:
+        for pattern, meant in _MENDS:
+            region = pattern.sub(meant, region)
+        values = list(_values(region))
+        rules = {"json": "bbox_2d", "json_other": "other_key"}
+    else:
+        rules = {}
+    if values and values[-1] is _BROKEN:
+        return []
+    return [replace(box, rule=rules.get(box.rule, box.rule)) for value in values for box in _walk(value, "", 0)]
 
 
 def _values(region: str) -> Iterator[Any]:
@@ -91,13 +108,27 @@ def _walk(value: Any, label: str, depth: int) -> Iterator[RawBox]:
             if isinstance(entry, (dict, list)):
                 yield from _walk(entry, label, depth + 1)
     elif isinstance(value, dict):
-        yield from _object(value, label, depth)
+        keys = {key.lower().replace(" ", "_").replace("-", "_"): entry for key, entry in value.items()}
+        names = tuple(_names(keys))
+        for box in _object(keys, tuple(value), names[0] if names else None, label, depth):
+            mine = len(names) > 1 and not box.names and box.label == names[0]
+            yield replace(box, names=names) if mine else box
 
 
-def _object(entry: Mapping[str, Any], outer_label: str, depth: int) -> Iterator[RawBox]:
-    keys = {key.lower().replace(" ", "_").replace("-", "_"): value for key, value in entry.items()}
-    as_written = dict(zip(keys, entry, strict=False))
-    own = next((keys[k] for k in LABEL_KEYS if isinstance(keys.get(k), str)), None)
+def _names(keys: Mapping[str, Any]) -> Iterator[str]:
+    """What an object calls itself, the label first."""
+    for key in LABEL_KEYS:
+        named = keys.get(key)
+        if isinstance(named, str):
+            yield named
+        elif isinstance(named, dict):  # {"names": {"zh": "...", "en": "..."}}
+            yield from (name for name in named.values() if isinstance(name, str))
+
+
+def _object(
+    keys: Mapping[str, Any], written: Sequence[str], own: str | None, outer_label: str, depth: int
+) -> Iterator[RawBox]:
+    as_written = dict(zip(keys, written, strict=False))
     label = outer_label if own is None else own
     if any(keys[key] in _NO for key in _FOUND_FLAGS & keys.keys() if _plain(keys[key])):
         yield RawBox(label=label, rule="absence", absent=True)

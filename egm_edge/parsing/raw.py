@@ -44,7 +44,8 @@ AT_END = rf"(?:^|[:：]){_S}({_N}),\s?({_N}),\s?({_N}),\s?({_N})[.\s]{{0,8}}(?=$
 BRACKETED = rf"{_OPEN}(?:{FOUR}|{PAIRS}){_CLOSE}"
 _ANY_FOUR = re.compile(rf"{BRACKETED}|\{{{FOUR}\}}|{NAMED}|{SIZED}|{HEADED}|{SPANS}|{CORNERS}|{ANGLED}|{AT_END}")
 _UNBRACKETED = re.compile(FOUR)
-_POINT = re.compile(rf"{_OPEN}{_S}{_N}{_COMMA}{_N}{_S}{_CLOSE}|\bx{_IS}{_N}{_THEN}y{_IS}{_N}")
+POINT = rf"{_OPEN}{_S}{_N}{_COMMA}{_N}{_S}{_CLOSE}"
+_POINT = re.compile(rf"{POINT}|\bx{_IS}{_N}{_THEN}y{_IS}{_N}")
 _CUT = re.compile(rf"[\s\"'\[(]*{_OPEN}[\s\[\]()0-9.,eE+-]*")
 
 
@@ -58,6 +59,7 @@ class RawBox:
         rule: the shape it was read by.
         absent: it says that there is no box.
         fault: why its shape cannot be a box.
+        names: all that its object calls itself, where that is more than the label: a kind, a description, two languages.
     """
 
     values: Sequence[Any] = ()
@@ -65,6 +67,7 @@ class RawBox:
     rule: str = ""
     absent: bool = False
     fault: UnparsableReason | None = None
+    names: tuple[str, ...] = ()
 
 
 def fours(text: str) -> Iterator[re.Match[str]]:
