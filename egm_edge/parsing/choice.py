@@ -58,7 +58,7 @@ def choose(boxes: Sequence[Sequence[float]], names: Sequence[Sequence[str]], exp
 
 def label_match(label: str, expression: str) -> Match:
     """How well a label fits an expression; greater is better, NO_MATCH where it does not."""
-    said, asked = _normal(label), _normal(expression)
+    said, asked = normal(label), normal(expression)
     if not said or not asked:
         return NO_MATCH
     if said == asked:
@@ -72,6 +72,7 @@ def label_match(label: str, expression: str) -> Match:
     return (1, 0, 0) if asked in said else NO_MATCH
 
 
-def _normal(words: str) -> str:
+def normal(words: str) -> str:
+    """Words in lower case without articles and punctuation."""
     plain = words[:MAX_LABEL_CHARS].casefold()
     return " ".join(_MARKS.sub(" ", _ARTICLES.sub(" ", plain)).split()) or plain.strip()

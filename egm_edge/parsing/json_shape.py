@@ -137,7 +137,7 @@ def _object(
     if corners is not None:
         yield RawBox(corners, label, "json_other")
         return
-    nothing = True
+    nothing, boxed = True, any(key in BOX_KEYS for key in keys)
     for key, value in keys.items():
         found: list[RawBox] = []
         if key in Y_FIRST_KEYS:
@@ -152,6 +152,8 @@ def _object(
                     RawBox(b.values, str(t), b.rule, b.absent, b.fault) for b, t in zip(found, labels, strict=True)
                 ]
         elif isinstance(value, list) and len(value) == 4 and all(_plain(v) and not isinstance(v, str) for v in value):
+            if boxed:
+                continue  # a colour
             found = [RawBox(value, as_written[key] if own is None else label, "json_other")]
         elif isinstance(value, (dict, list)):
             found = list(_walk(value, label if own is not None else _label_of(as_written[key], value), depth + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing
@@ -11,6 +12,7 @@ from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FI
 from egm_edge.parsing.raw import (
     BRACKETED,
     FOUR,
+    LISTED,
     MAX_LIST_CHARS,
     PAIRS,
     POINT,
@@ -22,6 +24,7 @@ from egm_edge.parsing.raw import (
     is_cut,
     numbers,
 )
+from egm_edge.parsing.table_shape import table_boxes
 
 MAX_LABEL_CHARS = 4096
 MAX_MARK_CHARS = 4096
@@ -32,7 +35,7 @@ _KEY = re.compile(
     r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](bbox|bboxes|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(])"
     r"|\b(bbox|box)\s?=\s?(?=[\"'\[(])"
 )
-_KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))")
+_KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))|{LISTED}")
 _NEXT_LIST = re.compile(rf"{_S}[\])]?{_S},{_S}{BRACKETED}")
 _EMPTY = re.compile(rf"{_S}(?:[\[(]{{1,2}}{_S}[\])]|null\b|None\b|[\"'](?:[Nn]one|null|[Nn]/[Aa]|not found)?[\"'])")
 _LABEL_KEY = rf"[\"']?\b(?:{'|'.join(LABEL_KEYS)})[\"']?\s{{0,8}}:\s{{0,8}}([\"'])"
@@ -49,6 +52,7 @@ _TAG = re.compile("|".join(map(re.escape, _TAGS)))
 _REF_OR_TAG = re.compile(f"{_REF}|(?P<tag>{_TAG.pattern})")
 _PALIGEMMA = re.compile(r"(?:<loc\d{4}>){4}")
 _FLORENCE = re.compile(r"(?:<loc_\d{1,4}>){1,64}")
+_TAG_OF_ANY_KIND = re.compile(r"<[^<>]{0,80}>")
 _CONNECTIVE = re.compile(r"[^<>\[\](){}.。\n\d]{0,24}")  # "<ref>mug</ref> is at <box>"
 _OTHERS_MARKS = (  # written as a reference before a box
     (re.compile(r"<point_box(?:\s[^>]{0,200}?)??(?:\smention=\"([^\"]{0,200})\")?\s{0,8}>"), r"<ref>\1</ref><box>"),
@@ -121,7 +125,7 @@ def tag_boxes(region: str) -> list[RawBox]:
         if tag is None:
             label, label_end, after_ref = match["ref"].strip(), match.end(), True
             continue
-        between = region[label_end : match.start()] if 0 <= match.start() - label_end < MAX_MARK_CHARS else "?"
+        between = region[max(label_end, match.start() - MAX_MARK_CHARS, 0) : match.start()]
         if between.strip() and not (after_ref and _CONNECTIVE.fullmatch(between)):
             label = ""
         after_ref = False
@@ -133,7 +137,9 @@ def tag_boxes(region: str) -> list[RawBox]:
         stop = stop if stop >= 0 else following.start() if following else -1
         content = region[at : stop if stop >= 0 else limit]
         at = stop + len(closed_by) if stop >= 0 else at
-        found += _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
+        names = () if label else (_said_before(_TAG_OF_ANY_KIND.sub(" ", between)),)
+        marked = _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
+        found += [replace(box, names=names) for box in marked]
         label_end = at
     for match in _FLORENCE.finditer(region):
         label = re.split(r"[<>\n]", region[max(0, match.start() - MAX_LINE_LABEL_CHARS) : match.start()])[-1].strip()
@@ -165,6 +171,8 @@ def _in_mark(content: str, label: str, rule: str, closed: bool) -> list[RawBox]:
 
 def bare_boxes(region: str) -> list[RawBox]:
     """Lists of exactly four numbers in the text; where several stand in it, what is said before each names its box."""
+    if rows := list(table_boxes(region)):
+        return rows
     matches = list(fours(_PATH.sub("[(0,0)", _MOLMO_POINTS.sub("", region) if "<point" in region else region)))
     if not matches:
         fault = UnparsableReason.CUT if is_cut(region) else UnparsableReason.POINT if has_point(region) else None
