@@ -24,6 +24,7 @@ _ARTICLES = re.compile(r"\b(?:the|an?|this|that|my|your|our)\b")
 _MARKS = re.compile(r"[^\w+&/'’-]+|_+")
 Match = tuple[int, int, int]
 NO_MATCH: Match = (0, 0, 0)
+EXACT = 3  # the first number of a match that is the expression itself
 
 
 def choose(boxes: Sequence[Sequence[float]], names: Sequence[Sequence[str]], expression: str) -> int | None:
@@ -62,7 +63,7 @@ def label_match(label: str, expression: str) -> Match:
     if not said or not asked:
         return NO_MATCH
     if said == asked:
-        return (3, 0, 0)
+        return (EXACT, 0, 0)
     head_last = bool(_HEAD_LAST.search(asked))
     if not head_last:
         said, asked = f" {said} ", f" {asked} "

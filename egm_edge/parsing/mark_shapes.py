@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from egm_edge.grounding import UnparsableReason
@@ -32,7 +33,7 @@ MAX_LINE_LABEL_CHARS = 60
 
 _S = r"\s{0,8}"
 _KEY = re.compile(
-    r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](bbox|bboxes|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(])"
+    r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](\w{0,20}bbox(?!_?3d)\w{0,8}|bb|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(]|\s{0,8}[\"']\d)"
     r"|\b(bbox|box)\s?=\s?(?=[\"'\[(])"
 )
 _KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))|{LISTED}")
@@ -80,6 +81,10 @@ _LEADS_UP = re.compile(
     rf"|{_ABOUT_BOXES}|位于|在|为|是|[:：\[(（])){{1,12}}\s{{0,8}}$",
     re.I,
 )
+_FIELD = re.compile(r"\s{0,12}(?:#{1,6}|[-*•]|\d{1,3}[.)]|\*\*)")  # a heading or a point of a list
+_ALONE = re.compile(r"[\s\d.)*•-]{0,12}")
+_SAID_AFTER = re.compile(r"[`*\]\s]{0,4}[:：(–-]\s{0,4}([^\n()\[\]]{1,60}?)[\s).`*]{0,4}(?:\n|$)")
+_CORRECTS = re.compile(r"\b(?:wait|actually|correction|on second thought)\b", re.IGNORECASE)
 _LINE_END = re.compile(r"[\s`*|.,\])。]{0,6}?(?:\n|$|;|；)")
 
 
@@ -89,7 +94,7 @@ def key_boxes(region: str) -> list[RawBox]:
     at = read_to = 0
     while match := _KEY.search(region, at):
         at = match.end()
-        key, rule = match[1] or match[2] or match[3], "bbox_2d" if match[1] == STRICT_KEY else "other_key"
+        key, rule = match[1] or match[2] or match[3], "bbox_2d" if STRICT_KEY in match.groups() else "other_key"
         if key in Y_FIRST_KEYS or key in POINT_KEYS:
             found.append(
                 RawBox(rule=rule, fault=UnparsableReason.Y_FIRST if key in Y_FIRST_KEYS else UnparsableReason.POINT)
@@ -183,13 +188,26 @@ def bare_boxes(region: str) -> list[RawBox]:
     read_to = 0
     for match in matches:
         between = match.string[read_to : match.start()]
+        if _CORRECTS.search(between):
+            boxes.clear()
         if boxes and _SAME_LIST.fullmatch(between):
             label, names = boxes[-1].label, boxes[-1].names
         else:
-            label, names = _line_label(match.string, *match.span()), (_said_before(between),)
+            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match))
         boxes.append(RawBox(numbers(match), label, "bracket_list", names=names))
         read_to = match.end()
     return boxes
+
+
+def _named_by(between: str, match: re.Match[str]) -> Iterator[str]:
+    """What the words around a list call its box: those before it, headings and points above it, else those after it."""
+    yield _said_before(between)
+    *above, last = between.splitlines() or [""]
+    yield from (
+        line.rpartition(":")[2].strip(" #*-_`•") for line in above[-4:] if _FIELD.match(line) and len(line) < 200
+    )
+    if _ALONE.fullmatch(last) and (after := _SAID_AFTER.match(match.string, match.end())):
+        yield after[1]
 
 
 def _said_before(text: str) -> str:

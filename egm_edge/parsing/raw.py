@@ -26,7 +26,9 @@ _NAME = r"\b(?:[xXyY][ _-]?(?:[012]|(?i:min|max|left|right|top|bottom|tl|br))|(?
 _IS = r"[\"'*`]{0,3}\s{0,4}[:=>]\s{0,4}[\"'*`]{0,3}"
 _THEN = r"(?:</\w{1,16}>\s{0,8}<|[\"'`\s,;|*•-]{0,12}(?:(?:and|to|from)\s){0,2}[\"'\s]{0,2})"
 NAMED = rf"(?P<named>{_NAME}{_IS}{_N}(?:{_THEN}{_NAME}{_IS}{_N}){{3}})"  # in any order, as Pascal VOC's elements too
-SPANS = rf"\bx{_IS}(?P<x1>{_N})\s?(?:-|–|to)\s?({_N}){_THEN}y{_IS}({_N})\s?(?:-|–|to)\s?({_N})"
+_OVER = rf"(?:{_IS}|\s(?:from|between)\s)"
+_TO = r"\s?(?:-|–|to|and)\s?"
+SPANS = rf"\b[xX]{_OVER}(?P<x1>{_N}){_TO}({_N}){_THEN}[yY]{_OVER}({_N}){_TO}({_N})"
 _NAMED_ONE = re.compile(rf"({_NAME}){_IS}({_N})")
 SIZED = rf"\b[xX]{_IS}({_N}){_THEN}[yY]{_IS}({_N}){_THEN}w(?:idth)?{_IS}(?P<w>{_N}){_THEN}h(?:eight)?{_IS}(?P<h>{_N})"
 ANGLED = r"(?<!\{)<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>"
