@@ -45,6 +45,7 @@ _FOUND_FLAGS = frozenset(
 )  # fmt: skip
 _NO = (False, 0, "false", "no", "none", "null", "False", "No", None)
 _STATUS_KEYS = ("status", "message", "error", "reason", "answer", "result", "response", "note", "output", "explanation")
+_NAMES_IT = re.compile(r"label|name|descri|caption|phrase")
 _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
 
@@ -110,20 +111,20 @@ def _walk(value: Any, label: str, depth: int) -> Iterator[RawBox]:
                 yield from _walk(entry, label, depth + 1)
     elif isinstance(value, dict):
         keys = {key.lower().replace(" ", "_").replace("-", "_"): entry for key, entry in value.items()}
-        names = tuple(_names(keys))
-        for box in _object(keys, tuple(value), names[0] if names else None, label, depth):
-            mine = len(names) > 1 and not box.names and box.label == names[0]
+        own = [name for key in LABEL_KEYS for name in _names(keys.get(key))]
+        names = (
+            *own,
+            *(n for key in keys if key not in LABEL_KEYS and _NAMES_IT.search(key) for n in _names(keys[key])),
+        )
+        for box in _object(keys, tuple(value), own[0] if own else None, label, depth):
+            mine = len(names) > min(len(own), 1) and not box.names and box.label == (own[0] if own else label)
             yield replace(box, names=names) if mine else box
 
 
-def _names(keys: Mapping[str, Any]) -> Iterator[str]:
-    """What an object calls itself, the label first."""
-    for key in LABEL_KEYS:
-        named = keys.get(key)
-        if isinstance(named, str):
-            yield named
-        elif isinstance(named, dict):  # {"names": {"zh": "...", "en": "..."}}
-            yield from (name for name in named.values() if isinstance(name, str))
+def _names(named: Any) -> list[str]:
+    """What stands under a key for names: one, or one for each language, {"zh": "...", "en": "..."}."""
+    inside = named.values() if isinstance(named, dict) else (named,)
+    return [name for name in inside if isinstance(name, str)]
 
 
 def _object(
@@ -167,7 +168,10 @@ def _object(
                 found = [RawBox(label=label, rule="empty", absent=True, names=(as_written[key],))]  # {"objects": []}
         nothing = nothing and not found
         yield from found
-    if nothing and (keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))):
+    empty = bool(keys) and all(value is None for value in keys.values())  # {"mug": null}
+    if nothing and (
+        empty or keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))
+    ):
         yield RawBox(label=label, rule="absence", absent=True)
 
 

@@ -142,9 +142,14 @@ def tag_boxes(region: str) -> list[RawBox]:
         stop = stop if stop >= 0 else following.start() if following else -1
         content = region[at : stop if stop >= 0 else limit]
         at = stop + len(closed_by) if stop >= 0 else at
-        names = () if label else (_said_before(_TAG_OF_ANY_KIND.sub(" ", between)),)
+        if not content.strip() and following and not closed_by:
+            found.append(RawBox(label=label, rule=rule, fault=UnparsableReason.MALFORMED))
+            continue
         marked = _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
-        found += [replace(box, names=names) for box in marked]
+        if not label and between.strip():
+            said = _said_before(_TAG_OF_ANY_KIND.sub(" ", between))
+            marked = [replace(box, names=(said,)) for box in marked]
+        found += marked
         label_end = at
     for match in _FLORENCE.finditer(region):
         label = re.split(r"[<>\n]", region[max(0, match.start() - MAX_LINE_LABEL_CHARS) : match.start()])[-1].strip()

@@ -111,4 +111,4 @@ def is_cut(text: str) -> bool:
 
 def has_point(text: str) -> bool:
     """Whether a text gives a point."""
-    return _POINT.search(text) is not None or re.search(r"<points?\b[^>]{0,200}\bx1?=", text) is not None
+    return _POINT.search(text) is not None or re.search(r"<points?(?:>|\b[^>]{0,200}\bx1?=)", text) is not None
