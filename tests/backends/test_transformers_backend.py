@@ -33,7 +33,7 @@ def pair(
     checkpoint = (
         shipped_checkpoint() if request.param == "egm-nano" else request.getfixturevalue(f"tiny_{request.param}")
     )
-    bundle = build_cpu(checkpoint, tmp_path_factory.mktemp("pair") / "bundle", precision="fp32")
+    bundle = build_cpu(checkpoint, tmp_path_factory.mktemp("pair") / "bundle", precision="fp32", gate=False)
     with Grounder.from_checkpoint(checkpoint) as plain, Grounder.from_opened(bundle, threads=1) as built:
         yield plain, built
 
@@ -86,7 +86,7 @@ def test_logits_are_those_of_the_fp32_bundle(pair: tuple[Grounder, Grounder]) ->
 
 
 def test_the_description_has_the_checkpoints_own_specs(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
-    built = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32")
+    built = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", gate=False)
     described = describe_checkpoint(tiny_qwen3_vl)
     assert is_checkpoint(tiny_qwen3_vl) and not is_checkpoint(built.root)
     assert open_directory(built.root).hash == built.hash
@@ -100,7 +100,7 @@ def test_the_description_has_the_checkpoints_own_specs(tiny_qwen3_vl: Path, tmp_
 
 
 def test_fewer_pixels_are_asked_for_as_in_a_bundle(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
-    bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", max_pixels=8192)
+    bundle = build_cpu(tiny_qwen3_vl, tmp_path / "bundle", precision="fp32", max_pixels=8192, gate=False)
     with (
         Grounder.from_checkpoint(tiny_qwen3_vl, max_pixels=8192) as plain,
         Grounder.from_opened(bundle, threads=1) as built,
