@@ -146,7 +146,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-store", action="store_true", help="keep nothing of what was found")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    of_reference = {name: getattr(arguments, name) for name in ("scenes", "data", "images", "limit")}
+    if arguments.reference is None and (given := [f"--{name}" for name, value in of_reference.items() if value is not None]):
+        parser.error(f"expected --reference CHECKPOINT with {given[0]}, found none")
+    if arguments.reference is not None and arguments.url is not None:
+        parser.error("expected --reference or --url, found both")
+    return arguments
 
 
 def _cases(arguments: argparse.Namespace) -> Sequence[Any]:

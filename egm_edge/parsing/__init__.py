@@ -14,7 +14,8 @@ Knows nothing of images. What counts:
    a modal value beyond 1000 is written in pixels, so none of its boxes counts; one with all values up to 1 is in 0-1 units.
 5. Which candidate is the answer: `egm_edge.parsing.choice`, the same for every shape.
 6. No usable box, but an empty one (`[]`, `null`, `<box></box>`, `[0, 0, 0, 0]`), a flag (`"found": false`) or words that say
-   so: NOT_FOUND; a sentence that denies it of the picture holds against a box too. Otherwise UNPARSABLE, with its reason.
+   so: NOT_FOUND; denying it of the picture, or of what was asked for by name, holds against a box too. Otherwise UNPARSABLE,
+   with its reason.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any
 
 from egm_edge.boxes import NORM1000_MAX, Box, Coordinates
 from egm_edge.grounding import Candidate, Outcome, Task, UnparsableReason
-from egm_edge.parsing.absence import denies_the_picture_has_it, means_nothing, says_absent
-from egm_edge.parsing.choice import choose, label_match
+from egm_edge.parsing.absence import denies_it, means_nothing, says_absent
+from egm_edge.parsing.choice import EXACT, NO_MATCH, Match, choose, label_match
 from egm_edge.parsing.json_shape import json_boxes
 from egm_edge.parsing.mark_shapes import bare_boxes, key_boxes, tag_boxes
 from egm_edge.parsing.raw import RawBox
@@ -129,7 +130,7 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
     """One region of the answer; `reason` stays None where nothing in it looks like a box."""
     seen: list[RawBox] = []
     reasons: list[UnparsableReason] = []
-    denied = denies_the_picture_has_it(_before_boxes(region))
+    denied = denies_it(_before_boxes(region), expression)
     for boxes_of in _SHAPES:
         if boxes_of is bare_boxes and seen:
             break  # an unusable explicit box is not made up for by a list in a label
@@ -137,7 +138,7 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
         seen += raws
         usable, faults = _judged(raws, task, unit_wh)
         reasons += faults
-        if usable and not denied:
+        if usable and not denied and not _absent_by_name(raws, usable, expression):
             usable = usable[-MAX_CANDIDATES:]
             candidates = tuple(LabelledBox(box, _label(raw, expression)) for raw, box in usable)
             chosen = choose([box for _, box in usable], [(raw.label, *raw.names) for raw, _ in usable], expression)
@@ -150,6 +151,16 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
     if rule:
         return Parsed(Outcome.NOT_FOUND, reasoning=reasoning, rule=rule)
     return Parsed(Outcome.UNPARSABLE, reason=reasons[-1] if reasons else None)
+
+
+def _absent_by_name(raws: Sequence[RawBox], usable: Sequence[tuple[RawBox, BoxNorm1000]], expression: str) -> bool:
+    """Whether what was asked for is there without a box, beside boxes of other things: {"mug": [], "cup": [[…]]}."""
+    denied = any(raw.absent and _best_match(raw, expression)[0] == EXACT for raw in raws)
+    return denied and all(_best_match(raw, expression) == NO_MATCH for raw, _ in usable)
+
+
+def _best_match(raw: RawBox, expression: str) -> Match:
+    return max(label_match(name, expression) for name in (raw.label, *raw.names))
 
 
 def _label(raw: RawBox, expression: str) -> str:

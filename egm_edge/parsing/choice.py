@@ -24,6 +24,7 @@ _ARTICLES = re.compile(r"\b(?:the|an?|this|that|my|your|our)\b")
 _MARKS = re.compile(r"[^\w+&/'’-]+|_+")
 Match = tuple[int, int, int]
 NO_MATCH: Match = (0, 0, 0)
+EXACT = 3  # the first number of a match that is the expression itself
 
 
 def choose(boxes: Sequence[Sequence[float]], names: Sequence[Sequence[str]], expression: str) -> int | None:
@@ -58,11 +59,11 @@ def choose(boxes: Sequence[Sequence[float]], names: Sequence[Sequence[str]], exp
 
 def label_match(label: str, expression: str) -> Match:
     """How well a label fits an expression; greater is better, NO_MATCH where it does not."""
-    said, asked = _normal(label), _normal(expression)
+    said, asked = normal(label), normal(expression)
     if not said or not asked:
         return NO_MATCH
     if said == asked:
-        return (3, 0, 0)
+        return (EXACT, 0, 0)
     head_last = bool(_HEAD_LAST.search(asked))
     if not head_last:
         said, asked = f" {said} ", f" {asked} "
@@ -72,6 +73,7 @@ def label_match(label: str, expression: str) -> Match:
     return (1, 0, 0) if asked in said else NO_MATCH
 
 
-def _normal(words: str) -> str:
+def normal(words: str) -> str:
+    """Words in lower case without articles and punctuation."""
     plain = words[:MAX_LABEL_CHARS].casefold()
     return " ".join(_MARKS.sub(" ", _ARTICLES.sub(" ", plain)).split()) or plain.strip()
