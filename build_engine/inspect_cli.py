@@ -11,7 +11,7 @@ import numpy as np
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_facts import stop_ids, weight_licence
-from build_engine.exporters.text_decoder import DecoderShape
+from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.hub import resolve_checkpoint
 from egm_edge.cli.parser import Parser
 from egm_edge.families.chat_template import read_prompt_spec
@@ -38,7 +38,7 @@ def inspect_checkpoint(directory: Path) -> dict[str, Any]:
         CheckpointError: not a checkpoint of a family that is known, or damaged.
     """
     with Checkpoint(directory) as checkpoint:
-        shape, vision = DecoderShape.read(checkpoint), checkpoint.vision_config
+        shape, vision = decoder_shape(checkpoint), checkpoint.vision_config
         pixels, prompts = PixelSpec.from_checkpoint(directory), read_prompt_spec(directory)
         types = Counter(checkpoint.dtype(name) for name in checkpoint.names())
         quantized = checkpoint.config.get("quantization_config") or {}

@@ -5,7 +5,6 @@ The memory plan comes first, from the model's config alone: what does not fit is
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,15 +17,11 @@ from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Target
 from egm_edge._processor_config import read_json
 from egm_edge.bundle import MANIFEST_NAME
+from egm_edge.files import user_cache
 from egm_edge.machine import memory_gb
 from egm_edge.pixels import PixelSpec
 
 CPU_PRECISION = "int4"  # a large model's speed on a CPU is its memory's
-
-
-def cache_directory() -> Path:
-    """Where bundles of hub ids are kept: $XDG_CACHE_HOME/egm-edge, else ~/.cache/egm-edge."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge"
 
 
 def bundle_of_hub_id(text: str) -> Path:
@@ -37,7 +32,7 @@ def bundle_of_hub_id(text: str) -> Path:
         BuildError: it does not fit this machine, or cannot be built.
     """
     target, precision = _local_target()
-    out_dir = cache_directory() / f"{text.replace('/', '--').replace('@', '--')}-{target.name}-{precision}"
+    out_dir = user_cache() / f"{text.replace('/', '--').replace('@', '--')}-{target.name}-{precision}"
     if (out_dir / MANIFEST_NAME).is_file():
         return out_dir
     settings = resolve_checkpoint(text, weights=False)

@@ -121,6 +121,13 @@ class BundleWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def link(self, source: Path, name: str) -> None:
+        """Put a file in as a hard link where the file system has them, else as a copy: no bundle changes its files."""
+        try:
+            os.link(source.resolve(), self.path(name))
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, self.path(name))
+
     def require_free(self, needed_bytes: int) -> None:
         """Stop before the work starts when the disk cannot hold the result.
 

@@ -141,18 +141,22 @@ def short_prompt_plan(row: PublishedRow) -> MemoryPlan:
     return plan(ModelSize.of(PUBLISHED[row.model]), limits, row.precision, TARGETS[row.target].runtime)
 
 
-def main(path: Path) -> None:
-    text = path.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+def put_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers of a page."""
+    before, _, rest = path.read_text("utf-8").partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{path} lacks the markers {BEGIN} and {END}")
+        raise SystemExit(f"{path} lacks the markers {begin} and {end}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def main(path: Path) -> None:
     caption = (
         f"GB on the device while it answers, batch 1, pictures of up to {DEFAULT_IMAGE_TOKENS} image tokens, "
         f"{MAX_NEW_TOKENS} generated tokens. Struck out: does not fit. (swap N): the engine build on the device needs N GB of swap."
     )
     table = "\n".join([caption, "", *plan_rows(), "", *published_rows()])
-    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    put_between(path, BEGIN, END, table)
 
 
 if __name__ == "__main__":

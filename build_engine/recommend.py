@@ -87,7 +87,7 @@ def advise(device: str | None = None) -> list[Advice]:
     Raises:
         InputError: no target of that name.
     """
-    target, usable = (target_for(device), target_for(device).usable_gb) if device else this_machine()
+    target, usable = (target_for(device), target_for(device).usable_gb) if device is not None else this_machine()
     return [_advice(model, target, usable) for model in MODELS]
 
 

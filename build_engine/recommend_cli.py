@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from build_engine.memory_table import put_between
 from build_engine.recommend import ANSWER_TOKENS, Advice, advise
 from build_engine.targets import TARGETS
 from egm_edge.cli.parser import Parser
@@ -55,9 +56,7 @@ def readme_table() -> str:
 
 def write_readme(path: Path) -> None:
     """Put the table between the page's markers."""
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{readme_table()}\n{END}{after}", encoding="utf-8")
+    put_between(path, BEGIN, END, readme_table())
 
 
 if __name__ == "__main__":

@@ -18,11 +18,7 @@ from pathlib import Path
 from build_engine.manifest import is_no_space
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
-
-
-def stage_root() -> Path:
-    """Where stages are kept: $XDG_CACHE_HOME/egm-edge/stages."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge" / "stages"
+from egm_edge.files import user_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Stages:
         Raises:
             BuildError: another process builds the same, or the cache cannot be written.
         """
-        root = stage_root() / key
+        root = user_cache() / "stages" / key
         try:
             root.mkdir(parents=True, exist_ok=True)
             lock = os.open(root, os.O_RDONLY)

@@ -195,25 +195,28 @@ def _any_tensorrt_llm() -> Target:
     return _tensorrt_llm("tensorrt-llm", devices, sm, precisions, note)
 
 
-def _edge_llm(name: str, devices: tuple[str, ...], sm: tuple[str, ...], precisions: tuple[str, ...], **row: Any) -> Target:
-    common: dict[str, Any] = {"runtime": Runtime.EDGE_LLM, "compiler": _EDGE_LLM, "support": Support.HOST_HALF}
-    common |= {"steps": _EDGE_LLM_STEPS}
-    return Target(name=name, devices=devices, sm=sm, precisions=precisions, **common | row)
+def _edge_llm(
+    name: str,
+    devices: tuple[str, ...],
+    sm: tuple[str, ...],
+    precisions: tuple[str, ...],
+    memory: tuple[float, float, float],
+    versions: Mapping[str, str],
+    *notes: str,
+    shared: bool = False,
+) -> Target:
+    """A row of Edge-LLM's; memory: GB, of it reserved, and GB/s."""
+    size, reserved, bandwidth = memory
+    return Target(
+        name=name, devices=devices, runtime=Runtime.EDGE_LLM, precisions=precisions, compiler=_EDGE_LLM, support=Support.HOST_HALF,
+        sm=sm, memory_gb=size, reserved_gb=reserved, shared_memory=shared, bandwidth_gb_s=bandwidth, versions=versions,
+        steps=_EDGE_LLM_STEPS, notes=notes,
+    )  # fmt: skip
 
 
-def _jetson_orin(name: str, device: str, memory_gb: float, reserved_gb: float, bandwidth_gb_s: float, *notes: str) -> Target:
-    return _edge_llm(
-        name,
-        (device,),
-        ("sm87",),
-        _AMPERE,
-        memory_gb=memory_gb,
-        reserved_gb=reserved_gb,
-        bandwidth_gb_s=bandwidth_gb_s,
-        shared_memory=True,
-        versions=_JETPACK_72,
-        notes=(*notes, _JETPACK_722, _JETPACK_6),
-    )
+def _orin(name: str, device: str, memory: tuple[float, float, float], *notes: str) -> Target:
+    notes = (*notes, _JETPACK_722, _JETPACK_6)
+    return _edge_llm(name, (device,), ("sm87",), _AMPERE, memory, _JETPACK_72, *notes, shared=True)
 
 
 _ROWS = (
@@ -227,99 +230,39 @@ _ROWS = (
         versions={"onnxruntime": ">=1.22"},
         steps={"quantize": "host", "graphs": "host", "parity": "host"},
     ),
-    _jetson_orin(
-        "jetson-orin-nano", "Jetson Orin Nano 8 GB", 8.0, 2.0, 102.0, "image tokens at most 2048; close the desktop"
-    ),
-    _jetson_orin("jetson-orin-nx", "Jetson Orin NX 16 GB", 16.0, 2.5, 102.4, "image tokens at most 2048"),
-    _jetson_orin("jetson-agx-orin", "Jetson AGX Orin 64 GB", 64.0, 4.0, 204.8),
+    _orin("jetson-orin-nano", "Jetson Orin Nano 8 GB", (8.0, 2.0, 102.0), "image tokens at most 2048; close the desktop"),
+    _orin("jetson-orin-nx", "Jetson Orin NX 16 GB", (16.0, 2.5, 102.4), "image tokens at most 2048"),
+    _orin("jetson-agx-orin", "Jetson AGX Orin 64 GB", (64.0, 4.0, 204.8)),
     _edge_llm(
-        "jetson-thor",
-        ("Jetson AGX Thor (T5000)",),
-        ("sm110",),
-        _BLACKWELL,
-        memory_gb=128.0,
-        reserved_gb=6.0,
-        bandwidth_gb_s=273.0,
-        shared_memory=True,
-        versions=_JETPACK_72 | {"JetPack": "7.2 (L4T R39.2); 7.0 and 7.1 (R38.2, R38.4) with CUDA 13.0, TensorRT 10.13"},
-        notes=(_JETPACK_722,),
+        "jetson-thor", ("Jetson AGX Thor (T5000)",), ("sm110",), _BLACKWELL, (128.0, 6.0, 273.0),
+        _JETPACK_72 | {"JetPack": "7.2 (L4T R39.2); 7.0 and 7.1 (R38.2, R38.4) with CUDA 13.0, TensorRT 10.13"},
+        _JETPACK_722, shared=True,
     ),
     _edge_llm(
-        "igx-thor",
-        ("IGX Thor (T7000)",),
-        ("sm110", "sm120"),
-        _BLACKWELL,
-        memory_gb=128.0,
-        reserved_gb=6.0,
-        bandwidth_gb_s=273.0,
-        shared_memory=True,
-        versions={"CUDA": "13.0", "TensorRT": "10.13.3.9", "tensorrt-edgellm": EDGE_LLM},
-        notes=("with a discrete GPU (sm120), set CUDA_VISIBLE_DEVICES: all visible GPUs must share one SM",),
+        "igx-thor", ("IGX Thor (T7000)",), ("sm110", "sm120"), _BLACKWELL, (128.0, 6.0, 273.0),
+        {"CUDA": "13.0", "TensorRT": "10.13.3.9", "tensorrt-edgellm": EDGE_LLM},
+        "with a discrete GPU (sm120), set CUDA_VISIBLE_DEVICES: all visible GPUs must share one SM", shared=True,
     ),
     _edge_llm(
-        "drive-thor",
-        ("DRIVE AGX Thor",),
-        ("sm110",),
-        _BLACKWELL,
-        memory_gb=64.0,
-        reserved_gb=6.0,
-        bandwidth_gb_s=273.0,
-        shared_memory=True,
-        versions={"DriveOS": "7.2", "CUDA": "13.3", "TensorRT": "DriveOS's own", "tensorrt-edgellm": EDGE_LLM},
+        "drive-thor", ("DRIVE AGX Thor",), ("sm110",), _BLACKWELL, (64.0, 6.0, 273.0),
+        {"DriveOS": "7.2", "CUDA": "13.3", "TensorRT": "DriveOS's own", "tensorrt-edgellm": EDGE_LLM}, shared=True,
     ),
     _edge_llm(
-        "dgx-spark",
-        ("DGX Spark (GB10)",),
-        ("sm121",),
-        _BLACKWELL,
-        memory_gb=128.0,
-        reserved_gb=6.0,
-        bandwidth_gb_s=273.0,
-        shared_memory=True,
-        versions={"CUDA": "13.0", "TensorRT": "10.16.1.11", "tensorrt-edgellm": EDGE_LLM},
+        "dgx-spark", ("DGX Spark (GB10)",), ("sm121",), _BLACKWELL, (128.0, 6.0, 273.0),
+        {"CUDA": "13.0", "TensorRT": "10.16.1.11", "tensorrt-edgellm": EDGE_LLM}, shared=True,
     ),
     _edge_llm(
-        "edge-llm-sm80",
-        ("A100", "A30"),
-        ("sm80",),
-        _AMPERE,
-        memory_gb=80.0,
-        reserved_gb=1.0,
-        bandwidth_gb_s=2039.0,
-        versions=_X86_TENSORRT | {"OS": "Ubuntu 22.04 or 24.04"},
-        notes=("memory and bandwidth are those of an A100 80 GB SXM",),
+        "edge-llm-sm80", ("A100", "A30"), ("sm80",), _AMPERE, (80.0, 1.0, 2039.0),
+        _X86_TENSORRT | {"OS": "Ubuntu 22.04 or 24.04"}, "memory and bandwidth are those of an A100 80 GB SXM",
     ),
     _edge_llm(
-        "edge-llm-sm86",
-        ("RTX A6000", "A10", "RTX 3090"),
-        ("sm86",),
-        _AMPERE,
-        memory_gb=24.0,
-        reserved_gb=1.0,
-        bandwidth_gb_s=600.0,
-        versions=_X86_TENSORRT,
-        notes=("memory and bandwidth are those of an A10",),
+        "edge-llm-sm86", ("RTX A6000", "A10", "RTX 3090"), ("sm86",), _AMPERE, (24.0, 1.0, 600.0), _X86_TENSORRT,
+        "memory and bandwidth are those of an A10",
     ),
+    _edge_llm("edge-llm-sm100", ("B200",), ("sm100",), _BLACKWELL, (180.0, 2.0, 8000.0), _X86_TENSORRT),
     _edge_llm(
-        "edge-llm-sm100",
-        ("B200",),
-        ("sm100",),
-        _BLACKWELL,
-        memory_gb=180.0,
-        reserved_gb=2.0,
-        bandwidth_gb_s=8000.0,
-        versions=_X86_TENSORRT,
-    ),
-    _edge_llm(
-        "edge-llm-sm120",
-        ("RTX PRO 6000 Blackwell", "RTX 5090"),
-        ("sm120",),
-        _BLACKWELL,
-        memory_gb=32.0,
-        reserved_gb=1.0,
-        bandwidth_gb_s=1792.0,
-        versions=_X86_TENSORRT,
-        notes=("memory and bandwidth are those of an RTX 5090",),
+        "edge-llm-sm120", ("RTX PRO 6000 Blackwell", "RTX 5090"), ("sm120",), _BLACKWELL, (32.0, 1.0, 1792.0), _X86_TENSORRT,
+        "memory and bandwidth are those of an RTX 5090",
     ),
     Target(
         name="rtx",
@@ -378,7 +321,7 @@ _ROWS = (
         ),
         **_SERVER,
     ),
-)
+)  # fmt: skip
 TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}
 
 

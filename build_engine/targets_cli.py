@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("target", nargs="?", help="show this one only")
     parser.add_argument("--json", action="store_true", help="one JSON list")
     arguments = parser.parse_args(argv)
-    rows = [target_for(arguments.target)] if arguments.target else list(TARGETS.values())
+    rows = [target_for(arguments.target)] if arguments.target is not None else list(TARGETS.values())
     if arguments.json:
         found = [row.to_dict() | {"upstream_faults": [asdict(fault) for fault in faults_of(row.name)]} for row in rows]
         print(json.dumps(found, ensure_ascii=False))

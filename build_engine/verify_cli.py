@@ -22,6 +22,7 @@ from egm_edge.errors import BundleError
 from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import read_golden
+from egm_edge.machine import memory_gb
 from egm_edge.reporting.progress import ProgressBar
 from egm_edge.sources import SourceKind, resolve
 
@@ -82,15 +83,24 @@ def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
 
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
-    cases = _cases(arguments)
+    from build_engine.checkpoint import Checkpoint
+    from build_engine.parity.build_gate import STREAMED_PROBES, float32_gb
     from build_engine.parity.gate import compare
+    from build_engine.parity.streamed_reference import StreamedReference
     from egm_edge.backends.transformers_reference import TransformersReference
+
+    cases = _cases(arguments)
+    with Checkpoint(checkpoint) as opened:
+        needed, available = float32_gb(opened.parameter_count()), memory_gb()[1]
+    streamed = arguments.device == "cpu" and 0 < available < needed
+    if streamed and not (arguments.data or arguments.scenes):
+        cases = cases[STREAMED_PROBES]
 
     def open_engine(candidate: Bundle) -> Backend:
         return load_backend(candidate, memory="fast", threads=arguments.threads)
 
     quiet = arguments.json or arguments.quiet
-    reference = TransformersReference(
+    reference = (StreamedReference if streamed else TransformersReference)(
         checkpoint, max_pixels=bundle.manifest.limits.get("max_pixels"), device=arguments.device
     )
     bar = ProgressBar("verify", None if quiet else sys.stderr, len(cases))
@@ -136,7 +146,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-store", action="store_true", help="keep nothing of what was found")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    of_reference = {name: getattr(arguments, name) for name in ("scenes", "data", "images", "limit")}
+    if arguments.reference is None and (given := [f"--{name}" for name, value in of_reference.items() if value is not None]):
+        parser.error(f"expected --reference CHECKPOINT with {given[0]}, found none")
+    if arguments.reference is not None and arguments.url is not None:
+        parser.error("expected --reference or --url, found both")
+    return arguments
 
 
 def _cases(arguments: argparse.Namespace) -> Sequence[Any]:

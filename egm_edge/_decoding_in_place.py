@@ -1,4 +1,4 @@
-"""Pillow's JPEG decoder writing into pages of ours, and those pages become an RGB array without the picture lying twice.
+"""Pillow's decoders writing into pages of ours, and those pages become an RGB array without the picture lying twice.
 
 Pillow keeps 4 bytes a pixel and an RGB array 3: together 336 MB for 48 megapixels. Here the pages that were copied are given
 back as the copying goes on, so that the most is one picture of 4 bytes a pixel. The decoder, and so every pixel, is Pillow's.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 BAND_BYTES = 8 << 20
+MODES = ("RGB", "RGBA")  # Pillow's, that lie in memory as four bytes a pixel, red first
 SLANTED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -33,14 +34,14 @@ class PixelPages:
 
 
 def load_into_pages(image: Image.Image) -> PixelPages:
-    """Decode a JPEG of mode RGB that was opened and not loaded; Pillow's errors pass through.
+    """Decode a picture of one of MODES that was opened and not loaded, a single frame; Pillow's errors pass through.
 
-    `load_prepare` would make Pillow's own memory; core images of modes RGB and RGBX have the same layout.
+    Its `load_prepare` makes memory only where there is none of that mode and size.
     """
     pages = PixelPages(image.width, image.height)
+    core: Any = Image.core
     opened: Any = image
-    opened.im = Image.frombuffer("RGBX", image.size, pages.rgbx.reshape(-1), "raw", "RGBX", 0, 1).im
-    opened.load_prepare = lambda: None
+    opened.im = core.map_buffer(pages.rgbx.reshape(-1), image.size, "raw", 0, (image.mode, 0, 1))
     image.load()
     return pages
 

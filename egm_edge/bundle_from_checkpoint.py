@@ -5,6 +5,7 @@ Nothing is written and no weight is read but for its sha256. What runs it is tra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ TARGET = "transformers"
 PRECISION = "fp32"
 MAX_NEW_TOKENS = 1024  # as bundles are built
 CONTENT = ("*.json", "*.jinja", "*.safetensors")
+MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
 def is_checkpoint(directory: str | Path) -> bool:
@@ -38,6 +40,30 @@ def open_directory(path: str | Path, *, verify: Verify = "full") -> Bundle:
     return describe_checkpoint(path) if is_checkpoint(path) else Bundle.open(path, verify=verify)
 
 
+def check_weights(root: Path) -> None:
+    """Whether every shard of a checkpoint is there and as long as its header says; no weight is read.
+
+    Raises:
+        CheckpointError: a shard is missing or cut short.
+    """
+    index = root / "model.safetensors.index.json"
+    named = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else set()
+    missing = sorted(str(name) for name in named if not (root / str(name)).is_file())
+    if missing:
+        raise CheckpointError(f"every shard named in {index}", f"missing {missing[0]}", "download the missing shards")
+    for path in sorted(root.glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as stream:  # 8 bytes of length, a JSON header of that length, the tensors
+            length = int.from_bytes(stream.read(8), "little")
+            try:
+                header = json.loads(stream.read(length)) if length <= min(size, MOST_HEADER_BYTES) else {}
+                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+                ends = []
+        if not ends or 8 + length + max(ends) != size:
+            raise CheckpointError(f"a complete safetensors file {path}", f"{size:,} bytes", "download the file again")
+
+
 def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None) -> Bundle:
     """A bundle of target "transformers" that lies where the checkpoint lies.
 
@@ -52,6 +78,7 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
     for pattern in ("*.safetensors", "tokenizer.json"):
         if not any(root.glob(pattern)):
             raise CheckpointError(f"{pattern} in {root}", "none", "download the checkpoint again, without its pickles")
+    check_weights(root)
     config, pixel_spec, prompt_spec = (
         read_json(root / "config.json"),
         PixelSpec.from_checkpoint(root),

@@ -23,6 +23,7 @@ from egm_edge.assets import SHIPPED_NAME, shipped_bundle, shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
+from egm_edge.sources import VARIABLE, SourceKind, resolve
 
 MIN_PYTHON = (3, 10)
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers")
@@ -148,8 +149,8 @@ def _ros() -> Iterator[Finding]:
 
 def _models() -> Iterator[Finding]:
     yield Finding("egm", "egm-edge", Status.OK, f"{__version__} ({Path(__file__).parent})")
-    if chosen := os.environ.get("EGM_BUNDLE"):
-        yield _bundle("EGM_BUNDLE", Path(chosen), "unset EGM_BUNDLE, or build a bundle there with egm build")
+    if os.environ.get(VARIABLE):
+        yield _chosen()
     try:
         checkpoint, bundle = shipped_checkpoint(), shipped_bundle()
     except EgmError as error:
@@ -158,6 +159,18 @@ def _models() -> Iterator[Finding]:
     size_mb = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()) / 1e6
     yield Finding("egm", "shipped checkpoint", Status.OK, f"{SHIPPED_NAME}, {size_mb:.1f} MB at {checkpoint}")
     yield _bundle("shipped bundle", bundle, "pip install --force-reinstall egm-edge")
+
+
+def _chosen() -> Finding:
+    """What is asked instead of the shipped bundle; a server and the hub are left alone."""
+    hint = f"unset {VARIABLE}, or name a bundle, a checkpoint, a hub id or a server with it"
+    try:
+        source = resolve(None)
+    except EgmError as error:
+        return Finding("egm", VARIABLE, Status.MISSING, str(error), hint)
+    if source.kind is SourceKind.BUNDLE:
+        return _bundle(VARIABLE, source.directory, hint)
+    return Finding("egm", VARIABLE, Status.OK, f"{source.text}, a {source.kind.value}")
 
 
 def _bundle(name: str, directory: Path, hint: str) -> Finding:

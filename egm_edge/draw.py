@@ -5,6 +5,7 @@ Images are [H, W, 3] uint8 RGB. Knows nothing of models; a grounding's box, task
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,8 @@ def check_save_path(path: str | Path) -> Path:
         raise InputError(f"a picture name ending in {', '.join(SAVE_SUFFIXES)}", repr(path.name), "rename it")
     if not path.parent.is_dir():
         raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
     return path
 
 

@@ -101,6 +101,11 @@ def _exchange(first: Path, second: Path) -> bool:
     return renameat2 is not None and renameat2(*names) == 0
 
 
+def user_cache() -> Path:
+    """Where this project keeps what can be made again: $XDG_CACHE_HOME/egm-edge, else ~/.cache/egm-edge."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge"
+
+
 def make_durable(directory: Path) -> None:
     """Flush every file under a directory, and the directory itself, to the disk."""
     for path in (*directory.rglob("*"), directory):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from egm_edge._decoding_in_place import SLANTED, load_into_pages, upright_rgb
+from egm_edge._decoding_in_place import MODES, SLANTED, load_into_pages, upright_rgb
 from egm_edge.errors import InputError
 
 MAX_FILE_BYTES = 256 << 20
@@ -32,6 +32,7 @@ BAND_PIXELS = 1 << 21  # converted at a time
 IN_PLACE_FROM_PIXELS = 1 << 21  # smaller pictures are copied faster than pages are mapped
 _HEADER_BYTES = 64
 _FORMATS = "a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _PLAIN_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 # EXIF orientation -> how the stored array must be turned to stand upright.
@@ -245,6 +246,8 @@ def _opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | None:
 def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | None:
     """AVIF comes with newer Pillows, HEIC with the plugin pillow-heif, where it is installed."""
     brands = data[8:64]
+    if not any(brand in brands for brand in (b"avif", b"avis", *_HEIC_BRANDS)):
+        raise InputError(_FORMATS, f"{name}, a video by its first bytes", "give it a video's name, such as .mp4, or take a picture")
     wanted, plugin, hint = (
         ("AVIF", "PIL.AvifImagePlugin:AvifImageFile", "pip install 'pillow>=11.3', or convert it to JPEG")
         if b"avif" in brands or b"avis" in brands
@@ -291,12 +294,18 @@ def _decoded(image: Image.Image, reduced_to: NeededWH | None) -> DecodedPicture:
         stored_width = image.width
         image.draft(None, needed[::-1] if turned else needed)
         reduced_by = round(stored_width / image.width)
-    if image.format == "JPEG" and image.mode == "RGB" and image.width * image.height >= IN_PLACE_FROM_PIXELS:
-        return DecodedPicture(upright_rgb(load_into_pages(image), orientation), original_wh, reduced_by)
-    image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    array = np.ascontiguousarray(turn(_rgb(image)) if turn else _rgb(image))
+    if _is_decoded_in_place(image):
+        array = upright_rgb(load_into_pages(image), _orientation(image))
+    else:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        array = np.ascontiguousarray(turn(_rgb(image)) if turn else _rgb(image))
     return DecodedPicture(array, original_wh if reduced_by > 1 else (array.shape[1], array.shape[0]), reduced_by)
+
+
+def _is_decoded_in_place(image: Image.Image) -> bool:
+    large = image.width * image.height >= IN_PLACE_FROM_PIXELS
+    return large and image.format in ("JPEG", "PNG") and image.mode in MODES and getattr(image, "n_frames", 1) == 1
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

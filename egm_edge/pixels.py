@@ -206,10 +206,7 @@ def normalise(pixels: Pixels, spec: PixelSpec, *, duplicate_temporal: bool = Tru
     Returns:
         smart_resize: [N, 3*T*P*P] with T the temporal patch size (T = 1 without the duplicate); tiles: [T, 3, S, S].
     """
-    # The processor's own order of operations, so that equal pixels give equal floats.
-    levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[None, :]  # [1, 256]
-    mean, std = (np.asarray(v, np.float32)[:, None] for v in (spec.mean, spec.std))
-    table = (levels - mean) / std  # [3, 256]
+    table = normalised_levels(spec)
     by_channel = pixels.patches.reshape(len(pixels.patches), 3, -1)  # [N, 3, P*P]
     values = np.empty(by_channel.shape, np.float32)
     for channel in range(3):
@@ -219,6 +216,14 @@ def normalise(pixels: Pixels, spec: PixelSpec, *, duplicate_temporal: bool = Tru
     if duplicate_temporal:
         values = np.repeat(values[:, :, None], spec.temporal_patch_size, axis=2)  # [N, 3, T, P*P]
     return values.reshape(len(values), -1)
+
+
+def normalised_levels(spec: PixelSpec) -> NDArray[np.float32]:
+    """What each grey level of each channel becomes, [3, 256], in the processor's own order of operations, so that equal pixels
+    give equal floats."""
+    levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[None, :]  # [1, 256]
+    mean, std = (np.asarray(v, np.float32)[:, None] for v in (spec.mean, spec.std))
+    return np.asarray((levels - mean) / std)
 
 
 def _smart_resize(spec: PixelSpec, height: int, width: int) -> tuple[int, int]:

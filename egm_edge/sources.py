@@ -22,6 +22,7 @@ from egm_edge.errors import BundleError, EgmError, InputError
 VARIABLE = "EGM_BUNDLE"
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/\S*)?")
 
 
 class SourceKind(str, Enum):
@@ -79,9 +80,14 @@ def resolve(
         InputError: something that the caller cannot use; the message says what the text was taken for.
         CheckpointError: this installation carries no shipped model.
     """
-    text = str(given) if given else os.environ.get(VARIABLE) or SHIPPED_NAME
+    chosen = "" if given is not None else os.environ.get(VARIABLE, "")
+    text = str(given) if given is not None else chosen or SHIPPED_NAME
     try:
         source = _read(text, prefers)
+    except EgmError as error:
+        if not chosen:
+            raise
+        raise type(error)(error.expected, f"{error.found}, which ${VARIABLE} names", error.hint) from None
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         raise _nothing(text[:80], Path()) from None
     if source.kind not in takes:
@@ -99,6 +105,8 @@ _HINTS = {
 
 
 def _read(text: str, prefers: SourceKind) -> Source:
+    if not text.strip():  # Path("") would be the folder one stands in
+        raise _nothing(text, Path())
     if _ADDRESS.match(text):
         return Source(SourceKind.SERVER, text)
     path = Path(text)
@@ -135,7 +143,9 @@ def _file_hint(path: Path) -> str:
 
 
 def _nothing(text: str, path: Path) -> EgmError:
-    near = difflib.get_close_matches(text, [SHIPPED_NAME], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(text.lower(), [SHIPPED_NAME], n=1, cutoff=0.6)
+    if _HOST_AND_PORT.fullmatch(text):
+        near = [f"http://{text}"]
     if not near and path.name and path.parent.is_dir():
         names = [child.name for child in path.parent.iterdir() if child.is_dir()]
         near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)]

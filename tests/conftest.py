@@ -10,6 +10,13 @@ import pytest
 from egm_edge.bundle import Bundle
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers take whole files in turn: those with slow tests first, so that none is left for one worker at the end."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen3-VL checkpoint directory with the byte vocabulary."""

@@ -53,6 +53,8 @@ def test_a_damaged_default_bundle_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("EGM_BUNDLE", str(tmp_path))
     assert finding("EGM_BUNDLE").status is Status.MISSING
     assert main([]) == 1
+    monkeypatch.setenv("EGM_BUNDLE", "http://127.0.0.1:9")
+    assert finding("EGM_BUNDLE").found == "http://127.0.0.1:9, a server address"
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ def test_an_answer_that_fills_the_context_is_cut_there(tiny_qwen3_vl: Path, tmp_
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"] |= {"max_position_embeddings": 128, "eos_token_id": None}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with Grounder.from_opened(build_cpu(checkpoint, tmp_path / "bundle", precision="fp32"), threads=1) as grounder:
+    opened = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32", gate=False)
+    with Grounder.from_opened(opened, threads=1) as grounder:
         grounding = grounder.ground(IMAGE, "the mug", color="rgb", max_new_tokens=2**31 - 1)
         assert grounding.cut == "context_tokens"
         assert grounding.tokens.prompt + grounding.tokens.completion == 128

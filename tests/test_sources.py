@@ -33,9 +33,18 @@ def test_what_a_text_is_taken_for(text: str, kind: SourceKind) -> None:
 
 
 def test_nothing_named_is_the_environments_choice_or_the_shipped_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(None).directory == resolve("").directory == shipped_bundle()
+    assert resolve(None).directory == shipped_bundle()
     monkeypatch.setenv("EGM_BUNDLE", str(shipped_checkpoint()))
     assert resolve(None).kind is SourceKind.CHECKPOINT
+    monkeypatch.setenv("EGM_BUNDLE", "/no/such")
+    with pytest.raises(BundleError, match=r"'/no/such', which \$EGM_BUNDLE names"):
+        resolve(None)
+
+
+def test_an_empty_name_is_not_the_shipped_model_nor_the_folder_one_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shipped_checkpoint())
+    with pytest.raises(BundleError, match="nothing there"):
+        resolve("")
 
 
 def test_the_shipped_name_is_the_checkpoint_where_one_is_wanted() -> None:

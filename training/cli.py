@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egm_edge.cli.parser import Parser
+from egm_edge.bundle_from_checkpoint import check_weights
+from egm_edge.cli.parser import Parser, positive_float, positive_int
 from egm_edge.errors import CheckpointError, InputError
+from egm_edge.files import make_folder
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +55,10 @@ def main(argv: list[str]) -> int:
     nano.add_argument(
         "--direct", action="store_true", help="with --evaluate: ask for the box at once, without a thought"
     )
-    nano.add_argument("--count", type=int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
+    nano.add_argument("--count", type=positive_int, default=512, help="held-out scenes per suite with --evaluate (default: 512)")
     nano.add_argument("--table", type=Path, metavar="FILE", help="with --evaluate: write a Markdown table too")
     nano.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop after so long, saved; the same command goes on"
+        "--minutes", type=positive_float, default=math.inf, help="stop after so long, saved; the same command goes on"
     )
     nano.add_argument("--carry", type=Path, metavar="FILE", help="with --only: write its state, under 15 MB, and stop")
     nano.add_argument(
@@ -86,6 +88,7 @@ def _nano(arguments: argparse.Namespace) -> int:
         raise InputError(f"a run of {arguments.config} ({names})", repr(arguments.only), "name one of them with --only")
     if arguments.only is None and (arguments.carry or arguments.carried):
         raise InputError("--only RUN with --carry or --carried", "none", "name the run that the state belongs to")
+    make_folder(arguments.out)
     if arguments.carry:
         carry(arguments.out / arguments.only / "state.pt", arguments.carry)
         print(json.dumps({"state": str(arguments.carry)}) if arguments.json else arguments.carry)
@@ -109,6 +112,7 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
     checkpoint: Path = arguments.evaluate
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"a checkpoint in {checkpoint}", "no config.json", "name the directory that holds it")
+    check_weights(checkpoint)
     unknown = [name for name in arguments.suites or () if name not in TABLE]
     if unknown:
         raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")

@@ -15,6 +15,7 @@ from egm_edge.cli.parser import Parser, positive_int
 from egm_edge.data.problems import DataError
 from egm_edge.data.refcoco import SplitCount, split_counts
 from egm_edge.data.rows import Row, write_rows
+from egm_edge.errors import InputError
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
@@ -26,6 +27,7 @@ from training.data.splits import SPLITS, by_split
 def main(argv: list[str]) -> int:
     """Run one data verb; returns the exit code (0 fine, 2 problems found). EgmError reaches the caller, every problem listed."""
     arguments = _parser().parse_args(argv)
+    _refuse_input(arguments)
     try:
         return int(arguments.run(arguments))
     except DataError as error:
@@ -83,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     for writer in (convert, flip, leaks, difficulty, traces):
         writer.add_argument("--out", "-o", type=Path, required=True, help="jsonl to write")
     return parser
+
+
+def _refuse_input(arguments: argparse.Namespace) -> None:
+    """What is read is never written over."""
+    out: Path | None = getattr(arguments, "out", None)
+    given = [getattr(arguments, name, None) or [] for name in ("rows", "source", "evaluation", "own", "oracle")]
+    read = [path for paths in given for path in (paths if isinstance(paths, list) else [paths])]
+    if out is not None and out.is_file() and any(path.exists() and out.samefile(path) for path in read):
+        raise InputError("a file of its own for --out", f"{out}, which is read", "name another file")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_contents import require_contents
 from build_engine.checkpoint_facts import require_plain_greedy, stop_ids, weight_licence
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
-from build_engine.exporters.text_decoder import DecoderShape
+from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from egm_edge import __version__
@@ -49,7 +49,7 @@ class CheckpointPlan:
         self.max_pixels, self.max_new_tokens = max_pixels, max_new_tokens
         require_contents(checkpoint)
         require_plain_greedy(checkpoint)
-        self.shape = DecoderShape.read(checkpoint)
+        self.shape = decoder_shape(checkpoint)
         self.tower = _TOWERS[checkpoint.family]
         pixel_spec = PixelSpec.from_checkpoint(checkpoint.directory)
         self.pixel_spec = pixel_spec if max_pixels is None else pixel_spec.with_max_pixels(max_pixels)

@@ -23,6 +23,7 @@ from build_engine.checkpoint_contents import require_finite
 from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.compilers.quantized_checkpoint import COMPANIONS, MODEL, QuantizedCheckpoint
 from build_engine.manifest import BundleWriter
+from build_engine.memory_plan import max_image_tokens
 from build_engine.parity import build_gate
 from build_engine.request import BuildRequest
 from build_engine.served_settings import with_rotary_of_4, write_json, write_pixel_budget
@@ -74,7 +75,8 @@ def compile_server(request: BuildRequest) -> Bundle:
                 f"pass --target {' or '.join(others)}",
             )
         plan = CheckpointPlan(checkpoint, request.max_pixels, request.max_new_tokens)
-        plan.context_tokens = min(plan.context_tokens, max_sequence(plan))
+        longest = max_image_tokens(plan.pixel_spec) + PROMPT_TOKENS + plan.max_new_tokens
+        plan.context_tokens = min(plan.context_tokens, longest)
         manifest = plan.manifest(name, request.precision, {"server": kind.requirements[checkpoint.family]})
         manifest["text_runtime"] = TENSORRT_LLM if request.target.runtime is Runtime.TENSORRT_LLM else HTTP
         manifest["model"] |= {"sm": list(_sm(request))} if request.target.sm else {}
@@ -131,16 +133,6 @@ def _write_settings(writer: BundleWriter, kind: ServerKind, plan: CheckpointPlan
     command = shlex.join(kind.command(plan))
     script = f'#!/bin/sh\n# pip install -r requirements.txt\ncd "$(dirname "$0")" && exec {command} "$@"\n'
     writer.path("serve.sh").write_text(script, encoding="utf-8")
-
-
-def max_sequence(plan: CheckpointPlan) -> int:
-    """Tokens of the largest picture, a long request and the longest answer."""
-    spec = plan.pixel_spec
-    if spec.rule == TILES:
-        image = (spec.max_tiles + (spec.max_tiles > 1)) * spec.tokens_per_tile
-    else:
-        image = spec.max_pixels // (spec.patch_size * spec.merge_size) ** 2
-    return image + PROMPT_TOKENS + plan.max_new_tokens
 
 
 def llm_args(plan: CheckpointPlan, batch: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def compile_torch(request: BuildRequest) -> Bundle:
         for path in sorted({path for pattern in COMPANIONS for path in root.glob(pattern)}):
             shutil.copyfile(path, writer.path(path.name))
         for path in sorted(root.glob(WEIGHTS)):
-            _linked(path, writer.path(path.name))
+            writer.link(path, path.name)
         bar.advance(2)
         manifest = plan.manifest(request.target.name, request.precision, {})
         bar.stage("parity")
@@ -48,13 +47,6 @@ def compile_torch(request: BuildRequest) -> Bundle:
         bundle = writer.commit(**manifest, parity=parity)
         bar.finish()
         return bundle
-
-
-def _linked(source: Path, place: Path) -> None:
-    try:
-        os.link(source.resolve(), place)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, place)
 
 
 def _gate(plan: CheckpointPlan, candidate: Bundle) -> dict[str, Any]:

@@ -12,19 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from build_engine.checkpoint import Checkpoint
-from build_engine.checkpoint_contents import require_contents
-from build_engine.checkpoint_facts import require_plain_greedy, stop_ids, weight_licence
-from build_engine.compilers.plan import preview
+from build_engine.compilers.plan import CheckpointPlan, preview
 from build_engine.edge_llm import device
 from build_engine.edge_llm.environment import EdgeLlmEnvironment
 from build_engine.edge_llm.export import check_interface, export, require_kernels
 from build_engine.edge_llm.graph_check import GraphCheck, check_graphs
 from build_engine.edge_llm.graph_inputs import HostMath
 from build_engine.edge_llm.profile import EngineProfile, fitted_spec
-from build_engine.exporters.text_decoder import DecoderShape
 from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import MemoryPlan, require_fit
 from build_engine.modelopt.numeric_check import QuantizationCheck
@@ -38,9 +33,6 @@ from build_engine.upstream_faults import FAULTS
 from egm_edge.backends.text_runtime import EDGE_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
-from egm_edge.families import PromptSpec
-from egm_edge.families.chat_template import read_prompt_spec
-from egm_edge.families.prompts import check_prompt_split
 from egm_edge.hashing import canonical_hash
 from egm_edge.pixels import PixelSpec
 from egm_edge.reporting.progress import ProgressBar
@@ -86,7 +78,7 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
             bar.advance(UNITS["check graphs"])
             bar.stage("hashing")
             _fill(plan, writer, source, exported)
-            manifest = plan.manifest(environment, key, checked, cost)
+            manifest = plan.sections(environment, key, checked, cost)
             manifest["parity"] |= _golden(plan, writer, manifest) if request.gate else {}
             bundle = writer.commit(**manifest)
             stages.remove()
@@ -94,19 +86,14 @@ def compile_edge_llm(request: BuildRequest) -> Bundle:
         return bundle
 
 
-class _Plan:
+class _Plan(CheckpointPlan):
     """What is known before the first tool runs; refuses what cannot work."""
 
     def __init__(self, checkpoint: Checkpoint, request: BuildRequest) -> None:
-        self.checkpoint, self.request = checkpoint, request
-        require_contents(checkpoint)
-        require_plain_greedy(checkpoint)
-        self.shape = DecoderShape.read(checkpoint)
+        super().__init__(checkpoint, request.max_pixels, request.max_new_tokens)
+        self.request = request
         require_kernels(self.shape.head_dim, self._vision_head_size())
         self.pixel_spec = fitted_spec(PixelSpec.from_checkpoint(checkpoint.directory), request.max_pixels, request.target)
-        self.prompt_spec: PromptSpec = read_prompt_spec(checkpoint.directory)
-        self.tokenizer = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))
-        check_prompt_split(self.tokenizer, self.prompt_spec)
         self.profile = EngineProfile.of(self.pixel_spec, request.max_new_tokens, request.batch)
         self.memory: MemoryPlan = require_fit(
             checkpoint.config,
@@ -134,10 +121,6 @@ class _Plan:
             vision=request.quantize_vision,
         )
 
-    @property
-    def deepstack(self) -> int:
-        return len(self.checkpoint.vision_config.get("deepstack_visual_indexes", []))
-
     def key(self, environment: EdgeLlmEnvironment) -> str:
         """Names everything that decides the bundle's content."""
         inputs = self.quantization.key_inputs() | {
@@ -153,11 +136,12 @@ class _Plan:
         """An upper bound of the bundle: checkpoint and graphs, each at most FP16."""
         return 2 * 2 * self.checkpoint.parameter_count() + self.shape.vocab * self.shape.hidden * 4 + (64 << 20)
 
-    def manifest(
+    def sections(
         self, environment: EdgeLlmEnvironment, key: str, checked: GraphCheck | None, cost: QuantizationCheck | None
     ) -> dict[str, Any]:
+        """Every field of the manifest."""
         request = self.request
-        limits = {"max_new_tokens": request.max_new_tokens, "context_tokens": self.profile.max_kv_cache_capacity}
+        common = self.manifest(request.target.name, request.precision, environment.versions)
         parity: dict[str, Any] = {
             "status": "unverified",
             "why": f"unverified on target: not run on {request.target.name}",
@@ -167,33 +151,25 @@ class _Plan:
             parity["graphs"] = checked.to_dict()
         if cost is not None:
             parity["quantization"] = cost.to_dict()
-        return {
-            "target": request.target.name,
+        model = {
+            "image_token_id": common["model"]["image_token_id"],
+            "stop_token_ids": common["model"]["stop_token_ids"],
+            "profile": asdict(self.profile),
+            "quantization": self.quantization.manifest_section(),
+            "memory_plan_gb": self.memory.to_dict(),
+            "support": request.target.support.value,
+            "build_key": key,
+            "engine": None,
+        }
+        limits = {"max_new_tokens": request.max_new_tokens, "context_tokens": self.profile.max_kv_cache_capacity}
+        return common | {
             "text_runtime": EDGE_LLM,
-            "precision": request.precision,
-            "family": self.checkpoint.family,
-            "model": {
-                "image_token_id": int(self.checkpoint.config["image_token_id"]),
-                "stop_token_ids": list(stop_ids(self.checkpoint)),
-                "profile": asdict(self.profile),
-                "quantization": self.quantization.manifest_section(),
-                "memory_plan_gb": self.memory.to_dict(),
-                "support": request.target.support.value,
-                "build_key": key,
-                "engine": None,
-            },
+            "model": model,
             "limits": limits | {"batch": request.batch},
-            "pixel_spec": self.pixel_spec.to_dict(),
-            "pixel_spec_hash": self.pixel_spec.hash,
-            "prompt_spec": self.prompt_spec.to_dict(),
-            "prompt_spec_hash": self.prompt_spec.hash,
+            "calibration": None,
             "parity": parity,
             "versions": environment.versions,
-            "licences": {
-                "code": "Apache-2.0",
-                "weights": weight_licence(self.checkpoint),
-                "calibration data": self.quantization.calibration_licence(),
-            },
+            "licences": common["licences"] | {"calibration data": self.quantization.calibration_licence()},
         }
 
     def _vision_head_size(self) -> int:
@@ -211,7 +187,7 @@ def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source
         folder / "onnx",
         plan.checkpoint.family,
         layers=plan.shape.layers,
-        deepstack=plan.deepstack,
+        deepstack=plan.engine().vision.deepstack,
         quantized=PRECISIONS[plan.request.precision].edge_llm_operator,
         vision=plan.request.quantize_vision,
     )

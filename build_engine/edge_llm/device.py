@@ -7,7 +7,6 @@ builder. Not run on hardware.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -94,7 +93,7 @@ def finish(request: BuildRequest) -> Bundle:
         bar.advance(2)
         bar.stage("hashing")
         for name in bundle.manifest.files:
-            _share(bundle.path(name), writer.path(name))
+            writer.link(bundle.path(name), name)
         for path in sorted(p for p in engine.rglob("*") if p.is_file()):
             shutil.copyfile(path, writer.path(f"engine/{path.relative_to(engine).as_posix()}"))
         manifest = _manifest(bundle, environment, facts)
@@ -209,12 +208,3 @@ def _manifest(bundle: Bundle, environment: EdgeLlmEnvironment, facts: dict[str, 
         "next": f"egm verify {shlex.quote(str(bundle.root.name))}",
     }
     return values
-
-
-def _share(source: Path, target: Path) -> None:
-    """A hard link where the file system has them: the bundle is read-only, and copies of gigabytes are not wanted."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
-from build_engine.exporters.text_decoder import DecoderShape
+from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.modelopt.request_tensors import PreparedRequest
 from egm_edge.backends.onnx_runtime import positions
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
@@ -44,7 +44,7 @@ class HostMath:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, spec: PixelSpec, embedding: Path) -> HostMath:
-        shape = DecoderShape.read(checkpoint)
+        shape = decoder_shape(checkpoint)
         engine = EngineConfig(
             **text_decoder.engine_section(shape),
             image_token_id=int(checkpoint.config["image_token_id"]),

@@ -10,7 +10,7 @@ Sources: docstrings and eager bodies of tensorrt_edgellm 0.11.0, `models/ops.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,290 +23,21 @@ from egm_edge.errors import BuildError
 PLUGIN_DOMAINS = ("trt_edgellm", "trt")
 FUNCTION_OPSET = 21
 E2M1_LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-
-_VIT_ATTENTION = """
-(q, k, v, cu_seqlens, carrier) => (out) {{
-  heads = Constant <value_int: int = @num_heads> ()
-  size = Constant <value_int: int = @head_size> ()
-  scale = Constant <value_float: float = @attention_scale> ()
-  axis0 = Constant <value_ints = [0]> ()
-  minus1 = Constant <value_ints = [-1]> ()
-  heads1 = Unsqueeze (heads, axis0)
-  size1 = Unsqueeze (size, axis0)
-  shape = Concat <axis = 0> (minus1, heads1, size1)
-  q32 = Cast <to = 1> (q)
-  k32 = Cast <to = 1> (k)
-  v32 = Cast <to = 1> (v)
-  q3 = Reshape (q32, shape)
-  k3 = Reshape (k32, shape)
-  v3 = Reshape (v32, shape)
-  qh = Transpose <perm = [1, 0, 2]> (q3)
-  kh = Transpose <perm = [1, 2, 0]> (k3)
-  vh = Transpose <perm = [1, 0, 2]> (v3)
-  products = MatMul (qh, kh)
-  scores = Mul (products, scale)
-  qshape = Shape (q3)
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  count = Gather (qshape, zero)
-  places = Range (zero, count, one)
-  column = Unsqueeze (places, minus1)
-  borders = Cast <to = 7> (cu_seqlens)
-  passed = LessOrEqual (borders, column)
-  passed_int = Cast <to = 7> (passed)
-  image = ReduceSum <keepdims = 0> (passed_int, minus1)
-  image_column = Unsqueeze (image, minus1)
-  same = Equal (image_column, image)
-  minus_inf = Constant <value_float = -1e30> ()
-  masked = Where (same, scores, minus_inf)
-  weights = Softmax <axis = -1> (masked)
-  mixed = MatMul (weights, vh)
-  tokens = Transpose <perm = [1, 0, 2]> (mixed)
-  own_shape = Shape (q)
-  shaped = Reshape (tokens, own_shape)
-  out = CastLike (shaped, q)
-}}
-"""
-
-_ATTENTION = """
-(qkv, past, query_lengths, cos_sin, past_lengths, page_table{gammas}, offsets, lengths, phase, contexts) => (out, present) {{
-  qheads = Constant <value_int: int = @num_q_heads> ()
-  kvheads = Constant <value_int: int = @num_kv_heads> ()
-  size = Constant <value_int: int = @head_size> ()
-  scale = Constant <value_float: float = @attention_scale> ()
-  eps = Constant <value_float: float = @rms_norm_eps> ()
-  axis0 = Constant <value_ints = [0]> ()
-  axis1 = Constant <value_ints = [1]> ()
-  minus1 = Constant <value_ints = [-1]> ()
-  two = Constant <value_int = 2> ()
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  qheads1 = Unsqueeze (qheads, axis0)
-  kvheads1 = Unsqueeze (kvheads, axis0)
-  size1 = Unsqueeze (size, axis0)
-  widths = Concat <axis = 0> (qheads1, kvheads1, kvheads1)
-  all32 = Cast <to = 1> (qkv)
-  all_heads = Add (qheads1, kvheads1)
-  every_head = Add (all_heads, kvheads1)
-  shape = Concat <axis = 0> (minus1, every_head, size1)
-  by_head = Reshape (all32, shape)
-  q_raw, k_raw, v = Split <axis = 1> (by_head, widths)
-  {normalise}
-  cos_half, sin_half = Split <axis = 1, num_outputs = 2> (cos_sin)
-  cos = Unsqueeze (cos_half, axis1)
-  sin = Unsqueeze (sin_half, axis1)
-  q1, q2 = Split <axis = 2, num_outputs = 2> (q_normed)
-  q1c = Mul (q1, cos)
-  q2s = Mul (q2, sin)
-  q2c = Mul (q2, cos)
-  q1s = Mul (q1, sin)
-  q_low = Sub (q1c, q2s)
-  q_high = Add (q2c, q1s)
-  q = Concat <axis = 2> (q_low, q_high)
-  k1, k2 = Split <axis = 2, num_outputs = 2> (k_normed)
-  k1c = Mul (k1, cos)
-  k2s = Mul (k2, sin)
-  k2c = Mul (k2, cos)
-  k1s = Mul (k1, sin)
-  k_low = Sub (k1c, k2s)
-  k_high = Add (k2c, k1s)
-  k = Concat <axis = 2> (k_low, k_high)
-  group = Div (qheads1, kvheads1)
-  grouped = Concat <axis = 0> (minus1, kvheads1, group, size1)
-  q_grouped = Reshape (q, grouped)
-  qh = Transpose <perm = [1, 2, 0, 3]> (q_grouped)
-  k_heads = Transpose <perm = [1, 2, 0]> (k)
-  kh = Unsqueeze (k_heads, axis1)
-  v_heads = Transpose <perm = [1, 0, 2]> (v)
-  vh = Unsqueeze (v_heads, axis1)
-  products = MatMul (qh, kh)
-  scores = Mul (products, scale)
-  qkv_shape = Shape (qkv)
-  count = Gather (qkv_shape, zero)
-  places = Range (zero, count, one)
-  column = Unsqueeze (places, minus1)
-  visible = LessOrEqual (places, column)
-  minus_inf = Constant <value_float = -1e30> ()
-  masked = Where (visible, scores, minus_inf)
-  weights = Softmax <axis = -1> (masked)
-  mixed = MatMul (weights, vh)
-  tokens = Transpose <perm = [2, 0, 1, 3]> (mixed)
-  out_shape = Concat <axis = 0> (minus1, qheads1, size1)
-  shaped = Reshape (tokens, out_shape)
-  out = CastLike (shaped, qkv)
-  present = Identity (past)
-}}
-"""
+TEXT = Path(__file__).with_suffix(".txt")
 _NO_NORM = "q_normed = Identity (q_raw)\n  k_normed = Identity (k_raw)"
-_QK_NORM = "\n  ".join(
-    f"""{x}_squares = Mul ({x}_raw, {x}_raw)
-  {x}_mean = ReduceMean <keepdims = 1> ({x}_squares, minus1)
-  {x}_safe = Add ({x}_mean, eps)
-  {x}_root = Sqrt ({x}_safe)
-  {x}_unit = Div ({x}_raw, {x}_root)
-  {x}_gamma32 = Cast <to = 1> ({x}_gamma)
-  {x}_normed = Mul ({x}_unit, {x}_gamma32)"""
-    for x in "qk"
-)
-
-# The low nibble of a byte, then its high one: [..., 2].
-_NIBBLES = """
-  wide = Cast <to = 6> (qweight)
-  byte = Constant <value = int32 {{256}}> ()
-  sixteen = Constant <value = int32 {{16}}> ()
-  lifted = Add (wide, byte)
-  unsigned = Mod (lifted, byte)
-  low = Mod (unsigned, sixteen)
-  high = Div (unsigned, sixteen)
-  last = Constant <value_ints = [-1]> ()
-  low1 = Unsqueeze (low, last)
-  high1 = Unsqueeze (high, last)
-  nibbles = Concat <axis = -1> (low1, high1)
-"""
-# From nibbles as [N, K] of 0..15 to the product. Zero is stored as 8.
-_INT4_PRODUCT = """
-  eight = Constant <value = float {{8}}> ()
-  levels = Cast <to = 1> (placed)
-  centred = Sub (levels, eight)
-  scales32 = Cast <to = 1> (scales)
-  by_row = Transpose <perm = [1, 0]> (scales32)
-  by_group = Unsqueeze (by_row, last)
-  grouped_shape = Concat <axis = 0> (n1, last, group1)
-  in_groups = Reshape (centred, grouped_shape)
-  scaled = Mul (in_groups, by_group)
-  full_shape = Concat <axis = 0> (n1, k1)
-  weight = Reshape (scaled, full_shape)
-  weight_t = Transpose <perm = [1, 0]> (weight)
-  x32 = Cast <to = 1> (x)
-  y32 = MatMul (x32, weight_t)
-  y = CastLike (y32, x)
-}}
-"""
-_INT4_SIZES = """
-  n = Constant <value_int: int = @gemm_n> ()
-  k = Constant <value_int: int = @gemm_k> ()
-  group = Constant <value_int: int = @group_size> ()
-  axis0 = Constant <value_ints = [0]> ()
-  n1 = Unsqueeze (n, axis0)
-  k1 = Unsqueeze (k, axis0)
-  group1 = Unsqueeze (group, axis0)
-"""
-# Rows are (128-wide block of N, 64-wide tile of K, 16 of K, 64 of N); a row's 512 bytes are (32 of N, 4 of K pairs,
-# odd K, upper 32 of N), and a byte's nibbles lie 8 apart in K. Blocks beyond N are padding.
-_INT4_V2 = (
-    "(x, qweight, scales) => (y) {{"
-    + _INT4_SIZES
-    + _NIBBLES
-    + """
-  tile = Constant <value_ints = [64]> ()
-  k_tiles = Div (k1, tile)
-  parts = Constant <value_ints = [4, 2, 32, 4, 2, 2, 2]> ()
-  fragment_shape = Concat <axis = 0> (last, k_tiles, parts)
-  fragments = Reshape (nibbles, fragment_shape)
-  ordered = Transpose <perm = [0, 3, 7, 4, 1, 2, 8, 5, 6]> (fragments)
-  padded_shape = Concat <axis = 0> (last, k1)
-  padded = Reshape (ordered, padded_shape)
-  placed = Slice (padded, axis0, n1, axis0)
-"""
-    + _INT4_PRODUCT
-)
-
-_QKV_CONCAT = "(q, k, v) => (qkv) {{ qkv = Concat <axis = -1> (q, k, v) }}"
-
-# x in blocks of 16; a block's scale is its largest magnitude over 6, kept in E4M3 relative to `scale`. Outputs the E2M1
-# values and the E4M3 scales, both as float32 of x's shape. A tie between two levels goes to the even code.
-_FP4_QUANTIZE = """
-(x, scale) => (levels, block_scales) {{
-  x32 = Cast <to = 1> (x)
-  sixteen = Constant <value_ints = [16]> ()
-  minus1 = Constant <value_ints = [-1]> ()
-  axis0 = Constant <value_ints = [0]> ()
-  own_shape = Shape (x)
-  leading = Shape <end = -1> (x)
-  block_shape = Concat <axis = 0> (leading, minus1, sixteen)
-  blocks = Reshape (x32, block_shape)
-  block_dims = Shape (blocks)
-  magnitudes = Abs (blocks)
-  largest = ReduceMax <keepdims = 1> (magnitudes, minus1)
-  six = Constant <value = float {{6}}> ()
-  needed = Div (largest, six)
-  scale32 = Cast <to = 1> (scale)
-  one_scale = Reshape (scale32, minus1)
-  relative = Div (needed, one_scale)
-  most = Constant <value = float {{448}}> ()
-  clipped = Min (relative, most)
-  stored = Cast <to = 17> (clipped)
-  kept = Cast <to = 1> (stored)
-  zero = Constant <value = float {{0}}> ()
-  one = Constant <value = float {{1}}> ()
-  empty = Equal (needed, zero)
-  kept_safe = Where (empty, one, kept)
-  full_scale = Mul (kept_safe, one_scale)
-  tiny = Constant <value = float {{1e-20}}> ()
-  divisor = Max (full_scale, tiny)
-  units = Div (blocks, divisor)
-  sizes = Abs (units)
-  sign = Sign (units)
-  low = Constant <value = float[4] {{0.25, 1.25, 2.5, 5}}> ()
-  low_steps = Constant <value = float[4] {{0.5, 0.5, 1, 2}}> ()
-  high = Constant <value = float[3] {{0.75, 1.75, 3.5}}> ()
-  high_steps = Constant <value = float[3] {{0.5, 0.5, 1}}> ()
-  each = Unsqueeze (sizes, minus1)
-  over_low = Greater (each, low)
-  over_high = GreaterOrEqual (each, high)
-  over_low32 = Cast <to = 1> (over_low)
-  over_high32 = Cast <to = 1> (over_high)
-  low_parts = Mul (over_low32, low_steps)
-  high_parts = Mul (over_high32, high_steps)
-  low_sum = ReduceSum <keepdims = 0> (low_parts, minus1)
-  high_sum = ReduceSum <keepdims = 0> (high_parts, minus1)
-  rounded = Add (low_sum, high_sum)
-  signed = Mul (rounded, sign)
-  levels = Reshape (signed, own_shape)
-  block_ones = ConstantOfShape <value = float[1] {{1}}> (block_dims)
-  spread = Mul (kept_safe, block_ones)
-  block_scales = Reshape (spread, own_shape)
-}}
-"""
-# Levels times scale; both come from the function above, the scales already spread over their blocks.
-_FP4_DEQUANTIZE = """
-(x, scale) => (y) {{
-  x32 = Cast <to = 1> (x)
-  scale32 = Cast <to = 1> (scale)
-  product = Mul (x32, scale32)
-  y = CastLike (product, scale)
-}}
-"""
-# levels [out, in], one scale for 16 of them: scales [out, in / 16].
-_FP4_WEIGHT = """
-(levels, scales) => (weight) {{
-  minus1 = Constant <value_ints = [-1]> ()
-  block_shape = Constant <value_ints = [0, -1, 16]> ()
-  blocks = Reshape (levels, block_shape)
-  each = Unsqueeze (scales, minus1)
-  scaled = Mul (blocks, each)
-  own_shape = Shape (levels)
-  weight = Reshape (scaled, own_shape)
-}}
-"""
-
-Builder = Callable[[onnx.NodeProto], str]
 
 
-def _attention(node: onnx.NodeProto) -> str:
+def _bodies() -> dict[str, str]:
+    """Functions by the operator that they define, as plugin_functions.txt has them."""
+    text = "\n".join(line for line in TEXT.read_text("utf-8").splitlines() if not line.startswith("#"))
+    return {name: body.strip() for name, _, body in (part.partition("\n") for part in text.split("\n= ")[1:])}
+
+
+def _body(node: onnx.NodeProto, bodies: Mapping[str, str]) -> str:
     with_norm = any(a.name == "enable_qk_norm" and a.i for a in node.attribute)
+    norms = "\n  ".join(bodies["q_k_norm"].replace("x_", f"{x}_") for x in "qk") if with_norm else _NO_NORM
     gammas = ", q_gamma, k_gamma" if with_norm else ""
-    return _ATTENTION.format(gammas=gammas, normalise=_QK_NORM if with_norm else _NO_NORM)
-
-
-_FUNCTIONS: dict[tuple[str, str], Builder] = {
-    ("trt_edgellm", "ViTAttentionPlugin"): lambda node: _VIT_ATTENTION.format(),
-    ("trt_edgellm", "AttentionPlugin"): _attention,
-    ("trt_edgellm", "Int4GroupwiseGemmPluginV2"): lambda node: _INT4_V2.format(),
-    ("trt_edgellm", "QkvConcatPlugin"): lambda node: _QKV_CONCAT.format(),
-    ("trt", "TRT_FP4DynamicQuantize"): lambda node: _FP4_QUANTIZE.format(),
-    ("trt", "DequantizeLinear"): lambda node: _FP4_DEQUANTIZE.format(),
-}
+    return bodies[f"{node.domain}.{node.op_type}"].replace("$gammas", gammas).replace("$normalise", norms)
 
 
 def add_functions(model: ModelProto) -> list[str]:
@@ -321,11 +52,12 @@ def add_functions(model: ModelProto) -> list[str]:
         if node.domain in PLUGIN_DOMAINS:
             first.setdefault((node.domain, node.op_type), node)
             attributes.setdefault((node.domain, node.op_type), set()).update(a.name for a in node.attribute)
-    unknown = sorted(f"{domain}.{name}" for domain, name in first if (domain, name) not in _FUNCTIONS)
+    bodies = _bodies()
+    unknown = sorted(f"{domain}.{name}" for domain, name in first if f"{domain}.{name}" not in bodies)
     if unknown:
         raise BuildError("plugin operators of TensorRT Edge-LLM 0.11", ", ".join(unknown), "report this")
     for (domain, name), node in first.items():
-        model.functions.append(_function(domain, name, attributes[domain, name], _FUNCTIONS[domain, name](node)))
+        model.functions.append(_function(domain, name, attributes[domain, name], _body(node, bodies)))
     return [name for _, name in first]
 
 
@@ -352,7 +84,7 @@ def unpack_fp4_weights(model: ModelProto, folder: Path) -> None:
             node.domain, node.op_type = "egm", "Fp4Weight"
             del node.attribute[:]
     model.opset_import.append(helper.make_opsetid("egm", 1))
-    model.functions.append(_function("egm", "Fp4Weight", set(), _FP4_WEIGHT.format()))
+    model.functions.append(_function("egm", "Fp4Weight", set(), _bodies()["egm.Fp4Weight"]))
 
 
 def _function(domain: str, name: str, attributes: set[str], body: str) -> FunctionProto:

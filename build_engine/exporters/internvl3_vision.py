@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat
-from build_engine.exporters.vision_tower import TowerWriter, gelu_kind
+from build_engine.exporters.vision_tower import TowerWriter
 from egm_edge.errors import CheckpointError
+from egm_edge.families.decoder_shape import gelu_kind
 from egm_edge.pixels import PixelSpec
 
 PROJECTOR_EPSILON = 1e-5  # torch's LayerNorm default

@@ -15,7 +15,7 @@ import numpy as np
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import WeightFormat, write_linear
 from build_engine.exporters.portable_graph import PortableGraphWriter
-from build_engine.exporters.text_decoder import DecoderShape
+from egm_edge.families.decoder_shape import DecoderShape
 
 
 def write_portable_decoder(

@@ -12,8 +12,9 @@ import numpy as np
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat
-from build_engine.exporters.vision_tower import TowerWriter, folded_temporal_kernel, gelu_kind
+from build_engine.exporters.vision_tower import TowerWriter, folded_temporal_kernel
 from egm_edge.errors import CheckpointError
+from egm_edge.families.decoder_shape import gelu_kind
 from egm_edge.pixels import PixelSpec
 
 NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py

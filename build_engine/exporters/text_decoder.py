@@ -9,7 +9,6 @@ Shapes: B sequences, n fed tokens of each, C cache capacity, H hidden size, kv k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,58 +18,18 @@ import numpy as np
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat, write_linear
 from egm_edge.backends.onnx_runtime.config import kernel_head_dim
-from egm_edge.errors import CheckpointError
-
-QWEN3_VL_MROPE_SECTION = (24, 20, 20)  # what transformers' Qwen3VLTextRotaryEmbedding takes where the config is silent
+from egm_edge.families.decoder_shape import DecoderShape
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderShape:
-    """Dimensions of a decoder, read from a checkpoint's text_config."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    rms_epsilon: float
-    rope_theta: float
-    mrope_section: tuple[int, int, int] | None
-    max_positions: int
-    tied_head: bool
-
-    @classmethod
-    def read(cls, checkpoint: Checkpoint) -> DecoderShape:
-        text = checkpoint.text_config
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        # "dynamic" (InternVL3) equals plain RoPE up to max_position_embeddings, which the cache never exceeds.
-        if kind not in ("default", "mrope", "dynamic"):
-            raise CheckpointError(
-                "rope_type default, mrope or dynamic",
-                repr(kind),
-                "this checkpoint's long-context RoPE is not supported",
-            )
-        if text.get("hidden_act", "silu") != "silu":
-            raise CheckpointError("hidden_act silu", repr(text["hidden_act"]), "use a Qwen2.5 or Qwen3 decoder")
-        if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
-            raise CheckpointError("full attention in every layer", "sliding windows", "this decoder is not supported")
-        heads = int(text["num_attention_heads"])
-        section = rope.get("mrope_section") or (QWEN3_VL_MROPE_SECTION if checkpoint.family == "qwen3_vl" else None)
-        return cls(
-            hidden=int(text["hidden_size"]),
-            layers=int(text["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(text.get("num_key_value_heads") or heads),
-            head_dim=checkpoint.shape("text.layers.0.self_attn.q_proj.weight")[0] // heads,
-            vocab=checkpoint.shape("text.embed_tokens.weight")[0],
-            rms_epsilon=float(text.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
-            mrope_section=(int(section[0]), int(section[1]), int(section[2])) if section else None,
-            max_positions=int(text["max_position_embeddings"]),
-            tied_head="head.weight" not in checkpoint,
-        )
+def decoder_shape(checkpoint: Checkpoint) -> DecoderShape:
+    """Of a checkpoint."""
+    return DecoderShape.of(
+        checkpoint.text_config,
+        str(checkpoint.config["model_type"]),
+        query_rows=checkpoint.shape("text.layers.0.self_attn.q_proj.weight")[0],
+        vocab=checkpoint.shape("text.embed_tokens.weight")[0],
+        tied_head="head.weight" not in checkpoint,
+    )
 
 
 def write_decoder(

@@ -13,20 +13,6 @@ from numpy.typing import NDArray
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters.graph import GraphWriter, WeightFormat, write_linear
-from egm_edge.errors import CheckpointError
-
-_GELU_APPROXIMATION = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
-
-
-def gelu_kind(activation: str) -> str:
-    """ONNX `Gelu`'s `approximate` for a transformers activation name."""
-    if activation not in _GELU_APPROXIMATION:
-        raise CheckpointError(
-            f"vision activation {' or '.join(_GELU_APPROXIMATION)}",
-            repr(activation),
-            "this vision tower is not supported",
-        )
-    return _GELU_APPROXIMATION[activation]
 
 
 @dataclass(frozen=True, slots=True)

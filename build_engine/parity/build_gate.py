@@ -21,7 +21,8 @@ from egm_edge.machine import memory_gb
 from egm_edge.pixels import PixelSpec
 
 MAX_PARAMETERS = 400_000_000  # beyond this the reference reads its layers from disk, one at a time
-STREAMED_TOKENS = 16
+STREAMED_TOKENS, STREAMED_PROBES = 16, slice(1, 4)
+STREAMED_GOLDEN = slice(3, 5)  # golden requests of such a one: a relation, an amodal box
 PROBE_TOKENS = 48
 GOLDEN_TOKENS = 192
 KL_SHARE, LEAST_KL = 4.0, 5e-4  # what another machine's logits may differ by, of what this one's do
@@ -62,6 +63,7 @@ def gate(
         return unverified(missing)
     from build_engine.parity.gate import compare, fitting
     from build_engine.parity.golden import golden_set
+    from build_engine.parity.side import BackendSide
     from build_engine.parity.streamed_reference import StreamedReference
     from egm_edge.backends.transformers_reference import TransformersReference
 
@@ -70,7 +72,7 @@ def gate(
     reference = kind(checkpoint, max_pixels=candidate.manifest.limits.get("max_pixels"))
     limits = candidate.manifest.limits
     new_tokens = min(STREAMED_TOKENS if streamed else PROBE_TOKENS, int(limits["max_new_tokens"]))
-    cases = fitting(candidate, reference, probes()[1:4] if streamed else probes(), new_tokens)
+    cases = fitting(candidate, reference, probes()[STREAMED_PROBES] if streamed else probes(), new_tokens)
     if not cases:
         return unverified(
             f"no probe picture leaves room for {new_tokens} tokens in a context of {limits['context_tokens']}"
@@ -85,11 +87,20 @@ def gate(
             f"another {stage.name} ({found})",
             "build with a higher --precision, or --no-gate to take it as it is",
         )
-    if streamed:
-        return report.to_dict()  # golden replies would have to be written token by token
-    golden = golden_set(candidate, reference, golden_cases(), GOLDEN_TOKENS)
-    write_golden(candidate.root, _bounded_by_this_machine(candidate, open_engine, golden))
+    backend = open_engine(candidate)
+    try:
+        asked = golden_cases()[STREAMED_GOLDEN] if streamed else golden_cases()
+        golden = golden_set(candidate, reference, asked, GOLDEN_TOKENS, BackendSide(candidate, backend))
+        if golden.replies:
+            write_golden(candidate.root, _bounded_by_this_machine(candidate, backend, golden))
+    finally:
+        backend.close()
     return report.to_dict()
+
+
+def float32_gb(parameters: int) -> float:
+    """Memory of the float32 reference of so many parameters, GB."""
+    return parameters * 4 * FLOAT32_SHARE / 1e9
 
 
 def store_golden(candidate: Bundle, checkpoint: Path, parameters: int) -> str:
@@ -101,7 +112,7 @@ def store_golden(candidate: Bundle, checkpoint: Path, parameters: int) -> str:
     missing = _missing()
     if missing:
         return missing
-    needed, available = parameters * 4 * FLOAT32_SHARE / 1e9, memory_gb()[1]
+    needed, available = float32_gb(parameters), memory_gb()[1]
     if available and needed > available:
         return f"the reference takes {needed:.1f} GB in float32, {available:.1f} GB are available"
     import torch
@@ -124,14 +135,10 @@ def _missing() -> str:
     return f"{' and '.join(missing)} not installed on the build machine" if missing else ""
 
 
-def _bounded_by_this_machine(candidate: Bundle, open_engine: Callable[[Bundle], Backend], golden: GoldenSet) -> GoldenSet:
+def _bounded_by_this_machine(candidate: Bundle, backend: Backend, golden: GoldenSet) -> GoldenSet:
     """Golden replies with a bound on logits that is little more than what the bundle shows here, where it was verified: another
     machine is to round as this one does, not only to stay within what its precision may cost."""
-    backend = open_engine(candidate)
-    try:
-        grounder = Grounder(backend, candidate, read_tokenizer(candidate))
-        found = check_golden(grounder, backend.facts, golden).kl_nats
-    finally:
-        backend.close()
+    grounder = Grounder(backend, candidate, read_tokenizer(candidate))
+    found = check_golden(grounder, backend.facts, golden).kl_nats
     bound = golden.limits["kl_nats"] if found is None else min(golden.limits["kl_nats"], KL_SHARE * found + LEAST_KL)
     return replace(golden, limits={**golden.limits, "kl_nats": bound})

@@ -52,9 +52,9 @@ class Case:
 
 @lru_cache(maxsize=1)
 def probes() -> tuple[Case, ...]:
-    """Five requests on four drawn pictures of different aspect and odd sizes, a picture that was displaced asked again. They
-    exercise every graph with realistic input and say nothing about how well the model grounds."""
-    sizes = ((480, 640), (777, 333), (320, 320), (201, 403))
+    """Five requests on four drawn pictures of different aspect and odd sizes, one as wide as another is high, and a picture that
+    was displaced asked again. They exercise every graph with realistic input and say nothing about how well the model grounds."""
+    sizes = ((480, 640), (777, 333), (320, 320), (333, 777))
     wide, tall, square, odd = (png(_table(*size, seed=i)) for i, size in enumerate(sizes))
     return (
         Case(wide, "the red mug", Task.MODAL),
@@ -126,10 +126,10 @@ def rows(path: Path, pictures: Path | None, limit: int | None) -> list[Case]:
 
 @lru_cache(maxsize=4)
 def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
-    """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it."""
+    """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it; and a camera's."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
-    sizes += [(3 * unit, 2 * unit), (777, 333), *_half_way(spec)]
+    sizes += [(3 * unit, 2 * unit), (777, 333), (1920, 1080), *_half_way(spec)]
     for area in (spec.min_pixels, spec.max_pixels):
         for share in (0.9, 1.3):
             width = int((area * share * 4 / 3) ** 0.5)

@@ -213,6 +213,8 @@ def _trace_all(side: BackendSide, asked: ReferenceSide, run: _Run, bounds: Bound
                 _blame_deepstack(side, asked, case, run, bounds)
         if exact:
             _trace_extremes(side, asked, run)
+        if exact and bounds.same_text:
+            _exact_texts(side, asked, run, traced)
     except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
 
@@ -255,6 +257,16 @@ def _trace_extremes(side: BackendSide, asked: ReferenceSide, run: _Run) -> None:
             run.decode.append((asked.trace(case, reply, len(reply)).logits, ours))
 
 
+def _exact_texts(side: BackendSide, asked: ReferenceSide, run: _Run, traced: int) -> None:
+    """Without rounding a reply is the reference's to the token."""
+    for number, case in enumerate(asked.cases[:traced]):
+        reply = asked.reply(number)
+        limit = len(reply) if isinstance(asked.reference, StreamedReference) else asked.max_new_tokens
+        found, expected = side.said(case, max(limit, 1)).text, asked.reference.text(reply)
+        if limit and found != expected and not _tie(side, asked, case, reply):
+            run.note("text", f"{found[:60]!r} instead of {expected[:60]!r}")
+
+
 def _ordinary_tokens(side: BackendSide) -> int:
     """Ids below this are text (special tokens come last, and one of them would be taken for a picture)."""
     special = side.grounder.tokenizer.get_added_tokens_decoder()
@@ -285,11 +297,7 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
     for number, case in enumerate(asked.cases):
         reply = asked.reply(number)
         try:
-            frame = side.frame(case.picture)
-            with side.grounder.answers_unjudged():
-                answer = side.grounder.ground(
-                    frame, case.expression, task=case.task, max_new_tokens=asked.max_new_tokens, force_syntax=False
-                )
+            answer = side.said(case, asked.max_new_tokens)
             same = answer.text == reference.text(reply)
             if number < traced:
                 naive, leads = side.naive_reply(case, asked.max_new_tokens)
@@ -305,7 +313,7 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
         norm1000 = read_box(reference.text(reply, marked=True), in_thought=in_thought)
         box = None
         if norm1000 is not None:
-            x1, y1, x2, y2 = in_pixels(norm1000, frame.image_wh, case.task)
+            x1, y1, x2, y2 = in_pixels(norm1000, side.frame(case.picture).image_wh, case.task)
             box = Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
         run_pair = BoxPair(box, answer.box, case.truth, same)
         if same and box is not None and (answer.box is None or max(map(_off, box.xyxy, answer.box.xyxy)) > 0.01):

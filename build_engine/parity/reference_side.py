@@ -41,7 +41,7 @@ class ReferenceSide:
         if number not in self._replies and isinstance(self.reference, StreamedReference):
             case = self.cases[number]
             proposal, _ = self.proposed_by.naive_reply(case, self.max_new_tokens)
-            self._replies[number] = self.reference.judged(self.prepared(case), proposal)
+            self._replies[number] = self.reference.judged(self.prepared(case), proposal).reply[: self.max_new_tokens]
         if number not in self._replies:
             start = number - number % BATCH
             batch = [self.prepared(case) for case in self.cases[start : start + BATCH]]

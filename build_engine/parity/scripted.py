@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from build_engine.parity.witnesses import SCRIPTED_BOXES, SCRIPTS, THOUGHT, in_pixels
+from build_engine.parity.witnesses import OTHERS_FIRST, SCRIPTED_BOXES, SCRIPTS, THOUGHT, in_pixels
 from egm_edge.backends.base import Capabilities, RuntimeFacts
 from egm_edge.bundle import Bundle
 from egm_edge.bundle_from_checkpoint import MAX_NEW_TOKENS
@@ -34,8 +34,9 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
     picture = np.zeros((*SCRIPT_HW, 3), np.uint8)
     for task in Task:
         for numbers in SCRIPTED_BOXES:
-            for force_syntax in (False, True):
-                text = (f"{THOUGHT}\n</think>\n\n" if thinking else "") + SCRIPTS[family].format(*numbers)
+            forced = [(SCRIPTS, True)] * (min(numbers) >= 0)  # forced syntax writes plain numbers only
+            for script, force_syntax in ((SCRIPTS, False), (OTHERS_FIRST, False), *forced):
+                text = (f"{THOUGHT}\n</think>\n\n" if thinking else "") + script[family].format(*numbers)
                 ids = tokenizer.encode(text, add_special_tokens=False).ids
                 expected = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task)
                 try:

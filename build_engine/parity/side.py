@@ -20,10 +20,13 @@ from egm_edge.bundle import Bundle
 from egm_edge.families import family_for
 from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounder import Frame, Grounder
+from egm_edge.grounding import Grounding
 from egm_edge.loaded_model import read_tokenizer
 
 SINGLE_STEPS = 48  # last tokens of a long reply that go through the engine one by one
 CHUNK = 32  # tokens of it that go together before those
+SAME_LOGITS = 1e-3  # two ways to the same logits, of their spread
+AHEAD = 3  # tokens that one of two replies is ahead of the other
 
 
 class BackendSide:
@@ -61,9 +64,14 @@ class BackendSide:
         return self.grounder.engine_frame(self.frame(case.picture))
 
     def prefill(self, case: Case) -> NDArray[np.float32]:
-        """Logits [q, V] of a request."""
+        """Logits [q, V] of a request; asked for the last alone too, as decoding does, which stands for it where it differs."""
         session = self.grounder.backend.open_session(self.engine_frame(case))
-        return session.extend(self.request_ids(case), every_position=True)
+        logits = session.extend(self.request_ids(case), every_position=True)
+        session = self.grounder.backend.open_session(self.engine_frame(case))
+        last = session.extend(self.request_ids(case))
+        if np.abs(last - logits[-1]).max() > SAME_LOGITS * float(last.std()):
+            logits[-1] = last
+        return logits
 
     def decode(self, case: Case, reply: Sequence[int]) -> NDArray[np.float32]:
         """Logits [r, V] after each token of a reply that is fed one by one, then once more from its middle on in one piece,
@@ -76,7 +84,7 @@ class BackendSide:
         if self.grounder.backend.capabilities.rewind and middle:
             session.truncate(start + middle)
             together = session.extend(reply[middle:], every_position=True)
-            if np.abs(together - alone[middle:]).max() > 1e-3 * float(alone.std()):
+            if np.abs(together - alone[middle:]).max() > SAME_LOGITS * float(alone.std()):
                 alone[middle:] = together
         return alone
 
@@ -92,19 +100,29 @@ class BackendSide:
     def branched(
         self, case: Case, first: Sequence[int], second: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits [r, V] of two replies of one length that are decoded together, a third one having been dropped."""
+        """Logits [r, V] of two replies of one length that are decoded together, a third one having been dropped; the first goes
+        ahead by a draft of `AHEAD` tokens and one that is rejected, so that most steps are of rows of different lengths."""
         session: Any = self.grounder.backend.open_session(self.engine_frame(case))
         session.extend(self.request_ids(case))
-        branches = session.fork(3, len(first))
+        branches = session.fork(3, len(first) + 1)
         opening = branches.step([second[-1], second[0], first[0]])
         branches.drop(0)  # the last takes its place
-        rows = [opening[[2, 1]], *(branches.step(pair) for pair in zip(first[1:], second[1:], strict=True))]
-        return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+        ahead, behind = branches.row(0), branches.row(1)
+        draft = ahead.extend([*first[1 : 1 + AHEAD], second[0]], every_position=True)[:-1]
+        ahead.truncate(ahead.length - 1)
+        together = [branches.step(pair) for pair in zip(first[1 + AHEAD :], second[1:], strict=False)]
+        rest = [behind.extend([token]) for token in second[-AHEAD:]]
+        ours = opening[2:], draft, *(rows[:1] for rows in together)
+        return np.concatenate(ours), np.stack([opening[1], *(rows[1] for rows in together), *rest])
 
-    def naive_reply(self, case: Case, max_new_tokens: int) -> tuple[list[int], list[float]]:
-        """The greedy reply without its end token, and the lead of every chosen logit (the end's too) in spreads of logits."""
+    def naive_reply(
+        self, case: Case, max_new_tokens: int, begun: Sequence[int] = ()
+    ) -> tuple[list[int], list[float]]:
+        """The greedy reply behind what it has `begun` with, without its end token, and the lead of every chosen logit (the end's
+        too) in spreads of logits."""
         session = self.grounder.backend.open_session(self.engine_frame(case))
         logits, leads = session.extend(self.request_ids(case)), []
+        logits = session.extend(begun) if begun else logits
         reply: list[int] = []
         while len(reply) < max_new_tokens:
             second, first = np.partition(logits, -2)[-2:]
@@ -116,6 +134,12 @@ class BackendSide:
             if len(reply) < max_new_tokens:
                 logits = session.extend([token])
         return reply, leads
+
+    def said(self, case: Case, max_new_tokens: int) -> Grounding:
+        """The answer as a user gets it, in the model's own words."""
+        grounder, frame = self.grounder, self.frame(case.picture)
+        with grounder.answers_unjudged():
+            return grounder.ground(frame, case.expression, task=case.task, max_new_tokens=max_new_tokens, force_syntax=False)
 
     @contextmanager
     def without_deepstack(self, case: Case) -> Iterator[None]:

@@ -7,15 +7,27 @@ and tells at every position what it would have chosen itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from build_engine.checkpoint import Checkpoint
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
 from egm_edge.families.weight_names import canonical_name
+
+Propose = Callable[[Sequence[int]], Sequence[int]]
+
+
+class JudgedReply(NamedTuple):
+    """A reply as far as it is known: what was proposed up to the first token that the reference would not have chosen, and its
+    own choice there; the logits [n, V] that it chose from, the first after the request; whether the reply ends there."""
+
+    reply: list[int]
+    logits: NDArray[np.float32]
+    ended: bool
 
 
 class StreamedReference(TransformersReference):
@@ -45,15 +57,27 @@ class StreamedReference(TransformersReference):
     def generate(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[list[int]]:
         raise NotImplementedError("a streamed reference judges replies; it writes none")
 
-    def judged(self, prepared: Prepared, proposal: Sequence[int]) -> list[int]:
-        """The reference's own greedy reply as far as it is known: the proposal up to the first token that the reference would
-        not have chosen, and its own choice there."""
-        choices = self.trace(prepared, proposal, len(proposal) + 1).logits.argmax(-1).tolist() if proposal else []
-        for at, token in enumerate(proposal):
-            if choices[at] != token:
-                own = [*proposal[:at], int(choices[at])]
-                return own[:-1] if own[-1] in self.end_token_ids else own
-        return list(proposal)
+    def judged(self, prepared: Prepared, proposal: Sequence[int]) -> JudgedReply:
+        """The reference's own greedy reply as far as one pass tells."""
+        logits = self.trace(prepared, proposal, len(proposal) + 1).logits
+        choices = logits.argmax(-1).tolist()
+        kept = next((at for at, token in enumerate(proposal) if choices[at] != token), len(proposal))
+        ended = choices[kept] in self.end_token_ids
+        return JudgedReply([*proposal[:kept], *([] if ended else [int(choices[kept])])], logits[: kept + 1], ended)
+
+    def written(self, prepared: Prepared, new_tokens: int, propose: Propose, passes: int) -> JudgedReply:
+        """The greedy reply as far as `passes`, one or more, tell: speculative decoding (arXiv 2211.17192) with whatever `propose`
+        asks as the draft model, which costs one pass and one more for each of its mistakes.
+
+        Args:
+            propose: how a reply that begins with these tokens goes on.
+        """
+        found = self.judged(prepared, propose([]))
+        for _ in range(passes - 1):
+            if found.ended or len(found.reply) >= new_tokens:
+                break
+            found = self.judged(prepared, [*found.reply, *propose(found.reply)])
+        return found._replace(reply=found.reply[:new_tokens], logits=found.logits[: new_tokens + 1])
 
     def _fill(self, module: Any, prefix: str, *, recurse: bool) -> None:
         import torch

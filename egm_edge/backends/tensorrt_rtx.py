@@ -7,7 +7,6 @@ objects. Not run on hardware. Kernels are finished on the first load and kept in
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.portable.runner import Arrays
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError
-from egm_edge.files import whole_file
+from egm_edge.files import user_cache, whole_file
 
 ENGINES = {name: f"engines/{name}.engine" for name in ("vision", "decoder", "head")}
 PREFILL_PROFILE, DECODE_PROFILE = 0, 1
@@ -59,7 +58,7 @@ class RtxRunner:
         _require_recent_enough(gpu, bundle.manifest.limits.get("sm", []))
         self.facts = RuntimeFacts(f"tensorrt-rtx {trt.__version__}", f"cuda:0 ({gpu})")
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge" / "rtx"
+        folder = cache_dir or user_cache() / "rtx"
         self._kernels = {name: folder / f"{bundle.hash[:16]}-{gpu}-{name}.kernels" for name in ENGINES}
         self._engines = {name: self._load(bundle.path(path), name) for name, path in ENGINES.items()}
         tokens_bytes = self.capacity * math.prod(self._row) * CACHE_ITEM_BYTES

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.bundle_from_checkpoint import check_weights
 from egm_edge.errors import BackendError, CheckpointError
 from egm_edge.pixels import TILES, PixelSpec
 
@@ -91,7 +92,8 @@ class TransformersReference:
         except ImportError as error:
             raise BackendError("torch and transformers, which run the reference", str(error), _HINT) from None
         self.checkpoint = Path(checkpoint)
-        self.device = device
+        check_weights(self.checkpoint)
+        self.device = _usable(device)
         self.name = f"transformers {transformers.__version__}, {dtype}, {device}"
         self.versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         transformers.utils.logging.set_verbosity_error()
@@ -252,6 +254,17 @@ def _deepstack_zeroed(decoder: Any) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _usable(device: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        found = f"{device!r}: {str(error).strip().splitlines()[0][:200]}"
+        raise BackendError("a torch device of this machine", found, "pass cpu, or cuda where torch sees a GPU") from None
+    return device
 
 
 def _processor(checkpoint: Path) -> Any:

@@ -46,7 +46,7 @@ class PeerChoice:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in PEERS and not self.name.startswith(("http://", "https://")):
+        if self.name not in PEERS and not self.name.lower().startswith(("http://", "https://")):
             raise InputError(f"{', '.join(PEERS)} or a server's address", repr(self.name), "correct --beside")
         if self.name == "transformers" and self.path is None:
             raise InputError("--checkpoint DIR with --beside transformers", "none", "pass the bundle's checkpoint")

@@ -12,19 +12,21 @@ request), publish = received - stamp - age. Knows nothing of ROS.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from egm_edge.benchmark.report import HEAD, spread_rows
 from egm_edge.benchmark.sample import STAGES
+from egm_edge.data.jsonl import read_objects
+from egm_edge.data.problems import Problem, collected
 from egm_edge.errors import InputError
 from egm_edge.reporting.page import markdown_table
-from egm_edge.reporting.statistics import PERCENTILES, spread
+from egm_edge.reporting.statistics import spread
 
-MAX_LINE_BYTES = 1 << 20
+_NO_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 ROS_STAGES = ("mailbox_ms", *STAGES, "other_ms", "publish_ms")
 
 
@@ -34,13 +36,13 @@ def read_ros_records(path: Path) -> list[dict[str, float]]:
     Raises:
         InputError: unreadable, empty, or a line that is no such record.
     """
-    found = []
-    for number, raw in enumerate(_lines(path), 1):
-        try:
-            found.append(_stages(json.loads(raw)))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            what = f"{path}:{number}: {type(error).__name__}: {str(error)[:80]}"
-            raise InputError("one record of an answer a line", what, "record them again") from None
+    found, problems = [], list[Problem]()
+    for number, values in read_objects(path, problems):
+        with collected(problems, path, number, *_NO_RECORD, expected="one record of an answer a line"):
+            found.append(_stages(values))
+    for problem in problems[:1]:
+        hint = "record them again" if problem.line else "check the path"
+        raise InputError(problem.expected, f"{problem.file}:{problem.line}: {problem.found}", hint)
     if not found:
         raise InputError("records of answers", f"none in {path}", "record while the node answers")
     return found
@@ -53,11 +55,9 @@ def summarise_ros(records: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def ros_markdown(summary: dict[str, Any]) -> str:
     """The summary as a table."""
-    keys = (*(f"p{p}" for p in PERCENTILES), "mean", "min", "max")
-    rows = [[name.removesuffix("_ms"), *(f"{s[k]:.2f}" for k in keys)] for name, s in summary.items()]
     count = summary["latency_ms"]["count"]
     return (
-        markdown_table(("ms", *keys), rows)
+        markdown_table(("ms", *HEAD[1:]), spread_rows({"milliseconds": summary}))
         + f"\n\n{count} answers; latency is the frame's stamp to the subscriber. A frame that is asked about again waits in the\n"
         "mailbox meanwhile. A mailbox below zero means that the camera's clock is not the node's."
     )
@@ -83,14 +83,3 @@ def _number(value: Any) -> float:
         raise ValueError(f"{value!r} where milliseconds should be")
     return number
 
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as stream:
-            while raw := stream.readline(MAX_LINE_BYTES + 1):
-                if len(raw) > MAX_LINE_BYTES:
-                    raise InputError("lines of at most 1 MiB", f"a longer one in {path}", "record them again")
-                if raw.strip():
-                    yield raw
-    except OSError as error:
-        raise InputError("a readable file of records", f"{path}: {error.strerror}", "check the path") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from egm_edge.benchmark.workload import Workload, WorkloadRequest, expression_of
 from egm_edge.decoding import DecodingKeywords
 from egm_edge.errors import InputError
 from egm_edge.grounder import Grounder
+from egm_edge.images import MAX_PIXELS
 
 Told = Callable[[int, int], None]
 
@@ -143,7 +145,7 @@ def _number(axis: str, setting: str) -> float:
     parts = setting.split("x") if axis == "resolution" else [setting]
     if len(parts) != (2 if axis == "resolution" else 1) or not all(
         p.isdecimal() and 0 < int(p) <= 100_000 for p in parts
-    ):
+    ) or math.prod(map(int, parts)) > MAX_PIXELS:
         example = "640x480" if axis == "resolution" else "16"
         raise InputError(f"{axis} settings such as {example}", repr(setting), f"for example --sweep {axis}={example}")
     return int(parts[0]) * int(parts[1]) / 1e6 if axis == "resolution" else float(setting)

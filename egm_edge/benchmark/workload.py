@@ -69,7 +69,8 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
             (WorkloadRequest("synthetic", _synthetic(), check_expression(expression or DEFAULT_EXPRESSION), Task.MODAL),)
         )
     if not frames_dir.is_dir():
-        raise InputError("a folder of pictures", f"nothing at {frames_dir}", "check --frames")
+        what = "a file" if frames_dir.exists() else "nothing"
+        raise InputError("a folder of pictures", f"{what} at {frames_dir}", "check --frames")
     paths = sorted(p for p in frames_dir.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise InputError(f"pictures in {frames_dir}", f"none with {', '.join(SUFFIXES)}", "check --frames")

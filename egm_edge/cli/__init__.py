@@ -67,10 +67,14 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    if sys.stdout is None:  # started with a closed stdout
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal shows other scripts as escapes
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows other scripts as escapes
+            stream.reconfigure(errors="backslashreplace")
+    for variable, quiet in {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}.items():
+        os.environ.setdefault(variable, quiet)  # what went wrong is told once, by us
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _terminate)
     try:

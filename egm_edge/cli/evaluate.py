@@ -197,7 +197,7 @@ def _budgets_of(arguments: argparse.Namespace, default_tokens: int) -> Budgets:
 
 
 def _is_address(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
+    return text.lower().startswith(("http://", "https://"))
 
 
 def _compare(argv: list[str]) -> int:

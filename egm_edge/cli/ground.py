@@ -113,16 +113,17 @@ def _images_and_texts(arguments: argparse.Namespace) -> tuple[list[str], list[st
     Raises:
         InputError: no text, or a text that is a picture's name (a shell's glob gives those).
     """
-    if arguments.ask:
-        return arguments.inputs, arguments.ask
     image, *texts = arguments.inputs
+    images, texts = (arguments.inputs, arguments.ask) if arguments.ask else ([image], texts)
     if not texts:
         raise InputError("a TEXT, what to find", "a picture alone", 'add it: egm ground IMAGE "the red mug"')
     for text in texts:
         if _is_file(text):
             hint = 'put texts behind --ask: egm ground IMAGE... --ask "the red mug"'
+            if not arguments.ask and " " in image and not _is_file(image):
+                hint = f'the picture comes first: egm ground {text} "{image}"'
             raise InputError("a text", f"the file {text!r}", hint)
-    return [image], texts
+    return images, texts
 
 
 def _is_file(text: str) -> bool:
@@ -150,14 +151,20 @@ class _SavePlace:
             return None
         from egm_edge.draw import SAVE_SUFFIXES, check_save_path
 
+        if not given.strip():
+            raise InputError("a file or folder for --save", repr(given), "name one")
         path = Path(given)
         folder = path.is_dir() or given.endswith("/") or (not path.suffix and path.parent.is_dir() and len(names) > 1)
         place = cls(path, folder=folder, inputs=[Path(name) for name in names if "://" not in name and name != "-"])
         if folder:
-            path.mkdir(exist_ok=True)
+            try:
+                path.mkdir(exist_ok=True)
+            except OSError as error:
+                raise InputError(f"a folder at {path}", error.strerror or str(error), "choose another --save") from None
             targets = [place._file_of(InputPicture(name, b"")) for name in names]
             if len(set(targets)) < len(targets):
                 raise InputError("pictures with different names for --save FOLDER", "two of one name", "save them in turns")
+            check_save_path(targets[0])
         elif len(names) > 1:
             raise InputError("a folder for the pictures of --save", f"{given!r}, one file for {len(names)}", "pass FOLDER/")
         else:

@@ -7,6 +7,8 @@ as OpenCV reads them, everything else travels as encoded bytes or a path.
 from __future__ import annotations
 
 import glob
+import http.client
+import os
 import re
 import sys
 import urllib.error
@@ -24,8 +26,9 @@ from egm_edge.images import MAX_FILE_BYTES, PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 URL_TIMEOUT_S = 20.0
-_CAMERA = re.compile(r"camera:(?P<index>\d+)|/dev/video(?P<device>\d+)")
+_CAMERA = re.compile(r"camera:(?P<index>\d{1,3})|/dev/video(?P<device>\d{1,3})")
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+_OTHER_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,37 @@ def expand(given: Sequence[str], *, allow_urls: bool) -> list[str]:
                 raise InputError("a picture on this machine", f"the address {text}", "pass --allow-urls to fetch it")
             found.append(text)
         elif text == "-" or _CAMERA.fullmatch(text):
+            if text == "-" and text in found:
+                raise InputError("stdin once", "- twice", "name it once")
             found.append(text)
-        elif Path(text).is_dir():
+        elif os.path.isdir(text):
             found += _pictures_in(Path(text))
-        elif not Path(text).exists() and glob.has_magic(text):
-            matches = sorted(match for match in glob.glob(text, recursive=True) if Path(match).is_file())
+        elif not os.path.lexists(text) and glob.has_magic(text):
+            matches = sorted(match for match in glob.glob(text, recursive=True) if os.path.isfile(match))
             if not matches:
                 raise InputError("pictures", f"none that match {text!r}", "check the pattern")
             found += matches
         else:
+            _require_file(text)
             found.append(text)
     return found
+
+
+def _require_file(text: str) -> None:
+    """Whether something is there, told before a model is loaded."""
+    try:
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        if text.startswith("camera:"):
+            raise InputError("a camera's number", repr(text), "for example camera:0") from None
+        if _OTHER_SCHEME.match(text):
+            hint = "pass the path of a file, or http://... with --allow-urls"
+            raise InputError("a file or an http(s) address", repr(text), hint) from None
+        hint = "check the path; several texts stand behind --ask" if " " in text else "check the path"
+        raise InputError("an image file", f"nothing at {text}", hint) from None
+    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
+        found = f"{text[:80]}: {getattr(error, 'strerror', None) or error}"
+        raise InputError("a readable image file", found, "check the path and its permissions") from None
 
 
 def read(names: Iterable[str], *, every: int) -> Iterator[InputPicture]:
@@ -99,7 +122,10 @@ def read(names: Iterable[str], *, every: int) -> Iterator[InputPicture]:
 
 
 def _pictures_in(folder: Path) -> list[str]:
-    found = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    try:
+        found = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"a readable folder {folder}", error.strerror or str(error), "check its permissions") from None
     if not found:
         raise InputError(f"pictures in {folder}", "none", f"pass files ending in {', '.join(PICTURE_SUFFIXES)}")
     return found
@@ -131,5 +157,5 @@ def _fetched(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, by _ADDRESS
             return bytes(answer.read(MAX_FILE_BYTES + 1))
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise InputError(f"a picture at {address}", str(error)[:200], "check the address") from None

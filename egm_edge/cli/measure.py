@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from egm_edge.cli.parser import Parser, add_engine_options, positive_int
+from egm_edge.errors import CheckpointError
+from egm_edge.expression import check_expression
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
 
 EPILOG = """\
@@ -52,6 +54,10 @@ def _measure(argv: list[str]) -> int:
             key=os.environ.get("OPENAI_API_KEY"),
             model=arguments.peer_model if "://" in arguments.beside else None,
         )
+        if peer.path is not None and not peer.path.exists():
+            raise CheckpointError(f"the model of {peer.name}", f"nothing at {peer.path}", "check the path")
+    if arguments.expression is not None:
+        check_expression(arguments.expression)
     source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     sweeps = parse_sweeps(arguments.sweep or [])
     workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)

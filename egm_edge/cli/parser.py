@@ -17,7 +17,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**(defaults | options))
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"egm: {message}; see {self.prog} --help\n")
+        line = " ".join(message.split())  # what was typed may hold line breaks
+        sys.stderr.write(f"egm: {line}; see {self.prog} --help\n")
         raise SystemExit(2)
 
 

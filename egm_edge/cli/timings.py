@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from egm_edge.benchmark.sample import STAGES
 from egm_edge.grounding import Grounding
 from egm_edge.machine import cpu_name, peak_rss_mb, usable_cpus
 
 if TYPE_CHECKING:
     from egm_edge.auto import AnyGrounder
 
-STAGES = ("decode_image_ms", "preprocess_ms", "vision_ms", "prefill_ms", "think_ms", "answer_ms", "parse_ms")
 TOTALS = ("ttft_ms", "total_ms")
 
 

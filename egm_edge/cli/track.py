@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> int:
     arguments = _parse(argv)
     for text in arguments.ask or ():
         check_expression(text)
+    if "://" in arguments.source:
+        raise InputError("a video, a folder of frames or a camera here", repr(arguments.source), "download it first")
     names = expand([arguments.source], allow_urls=False)
     live = arguments.source.startswith(("camera:", "/dev/video"))
     fps = arguments.fps or _frame_rate(arguments.source)
@@ -61,10 +64,14 @@ def main(argv: list[str]) -> int:
     tracker = Tracker(settings)
     for path in (arguments.save, arguments.record):
         _check_place(path, names)
+    if arguments.save is not None and arguments.save == arguments.record:
+        raise InputError("different files for --save and --record", f"{arguments.save} twice", "name another file")
     if arguments.save and arguments.save.suffix.lower() not in WRITABLE:
         raise InputError(f"a video name ending in {' or '.join(WRITABLE)}", repr(arguments.save.name), "rename it")
     frames = _frames(names, arguments.every, fps / arguments.every, live)
     first = next(frames)  # a picture that is not there is told before the model is loaded
+    for box in arguments.box or ():
+        _require_inside(box, first[1].shape[1], first[1].shape[0])
     with contextlib.ExitStack() as stack:
         asker = None
         if arguments.ask:
@@ -125,6 +132,13 @@ def _box(text: str) -> Box:
     return box
 
 
+def _require_inside(box: Box, width: int, height: int) -> None:
+    x1, y1, x2, y2 = box.xyxy
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        found = ",".join(f"{value:g}" for value in box.xyxy)
+        raise InputError(f"a box in the first frame, {width}x{height} pixels", found, "correct --box")
+
+
 def _frame_rate(source: str) -> float:
     if not source.lower().endswith(VIDEO_SUFFIXES):
         return DEFAULT_FPS
@@ -141,6 +155,10 @@ def _check_place(path: Path | None, names: list[str]) -> None:
         return
     if not path.parent.is_dir():
         raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise InputError("a file to write", f"{path}, which is a folder", "name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
     if path.exists() and any(Path(name).exists() and path.samefile(name) for name in names):
         raise InputError("a place of its own", f"{path}, which is to be read", "name another file")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.bundle import ATTESTATIONS, Bundle
 from egm_edge.errors import EgmError
-from egm_edge.files import whole_file
+from egm_edge.files import user_cache, whole_file
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import has_golden, read_golden
 from egm_edge.hashing import canonical_hash
@@ -96,5 +95,5 @@ def check_at_first_open(grounder: Any, bundle: Bundle, facts: RuntimeFacts) -> N
 
 
 def _places(bundle: Bundle, machine: Machine) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egm-edge" / ATTESTATIONS
+    cache = user_cache() / ATTESTATIONS
     return bundle.root / ATTESTATIONS / f"{machine.key}.json", cache / f"{bundle.hash[:16]}-{machine.key}.json"

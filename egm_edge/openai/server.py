@@ -39,6 +39,7 @@ class Server:
         try:
             parts = urlsplit(self.url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            usable = usable and self.url.isprintable() and " " not in self.url
         except ValueError:
             usable = False
         if not usable:

@@ -5,15 +5,17 @@ Knows nothing of images. What counts:
 1. Thoughts never give a box. Text before the first `</think>` and every `<think>` … `</think>` is reasoning. A thought that
    is never closed lasts to `<answer>` or to the end; `in_thought` says that the prompt opened one.
 2. What is left is the answer: first the part after the last `<answer>`, then all of it.
-3. Shapes in order: JSON (`json`; `json_other` under another key than `bbox_2d`), a key of broken JSON (`bbox_2d`,
-   `other_key`), marks (`box_tag` for `<box>` and `<|box_start|>`, `other_tag`) and, where none of those stands in the answer,
-   lists of four numbers in the text (`bracket_list`). The first shape with a usable box gives all the candidates.
+3. Shapes in order: JSON (`json`; `json_other` under another key than `bbox_2d`), nearly JSON and a key of broken JSON
+   (`bbox_2d`, `other_key`), marks (`box_tag` for `<box>` and `<|box_start|>`, `other_tag`) and, where none of those stands in
+   the answer, lists of four numbers in the text (`bracket_list`); three points and more in a list are a path. The first
+   shape with a usable box gives all the candidates.
 4. A usable box has four finite numbers on the 0-1000 grid and, after corners are put in order and clipped, a width and a
    height above zero. Modal boxes are clipped to 0, amodal ones to one frame beyond each side (-1000 to 2000). An answer with
    a modal value beyond 1000 is written in pixels, so none of its boxes counts; one with all values up to 1 is in 0-1 units.
 5. Which candidate is the answer: `egm_edge.parsing.choice`, the same for every shape.
 6. No usable box, but an empty one (`[]`, `null`, `<box></box>`, `[0, 0, 0, 0]`), a flag (`"found": false`) or words that say
-   so: NOT_FOUND; a sentence that denies it of the picture holds against a box too. Otherwise UNPARSABLE, with its reason.
+   so: NOT_FOUND; denying it of the picture, or of what was asked for by name, holds against a box too. Otherwise UNPARSABLE,
+   with its reason.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from typing import Any
 
 from egm_edge.boxes import NORM1000_MAX, Box, Coordinates
 from egm_edge.grounding import Candidate, Outcome, Task, UnparsableReason
-from egm_edge.parsing.absence import denies_the_picture_has_it, means_nothing, says_absent
-from egm_edge.parsing.choice import choose
+from egm_edge.parsing.absence import denies_it, means_nothing, says_absent
+from egm_edge.parsing.choice import EXACT, NO_MATCH, Match, choose, label_match
 from egm_edge.parsing.json_shape import json_boxes
 from egm_edge.parsing.mark_shapes import bare_boxes, key_boxes, tag_boxes
 from egm_edge.parsing.raw import RawBox
@@ -128,7 +130,7 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
     """One region of the answer; `reason` stays None where nothing in it looks like a box."""
     seen: list[RawBox] = []
     reasons: list[UnparsableReason] = []
-    denied = denies_the_picture_has_it(_before_boxes(region))
+    denied = denies_it(_before_boxes(region), expression)
     for boxes_of in _SHAPES:
         if boxes_of is bare_boxes and seen:
             break  # an unusable explicit box is not made up for by a list in a label
@@ -136,10 +138,11 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
         seen += raws
         usable, faults = _judged(raws, task, unit_wh)
         reasons += faults
-        if usable and not denied:
-            candidates = tuple(LabelledBox(box, raw.label) for raw, box in usable)[-MAX_CANDIDATES:]
-            chosen = choose([c.box_norm1000 for c in candidates], [c.label for c in candidates], expression)
-            rule = usable[-1 if chosen is None else chosen - len(candidates)][0].rule
+        if usable and not denied and not _absent_by_name(raws, usable, expression):
+            usable = usable[-MAX_CANDIDATES:]
+            candidates = tuple(LabelledBox(box, _label(raw, expression)) for raw, box in usable)
+            chosen = choose([box for _, box in usable], [(raw.label, *raw.names) for raw, _ in usable], expression)
+            rule = usable[-1 if chosen is None else chosen][0].rule
             if chosen is None:
                 return Parsed(Outcome.AMBIGUOUS, reasoning=reasoning, rule=rule, candidates=candidates)
             box, label = candidates[chosen].box_norm1000, candidates[chosen].label
@@ -148,6 +151,21 @@ def _read(region: str, task: Task, unit_wh: tuple[float, float] | None, expressi
     if rule:
         return Parsed(Outcome.NOT_FOUND, reasoning=reasoning, rule=rule)
     return Parsed(Outcome.UNPARSABLE, reason=reasons[-1] if reasons else None)
+
+
+def _absent_by_name(raws: Sequence[RawBox], usable: Sequence[tuple[RawBox, BoxNorm1000]], expression: str) -> bool:
+    """Whether what was asked for is there without a box, beside boxes of other things: {"mug": [], "cup": [[…]]}."""
+    denied = any(raw.absent and _best_match(raw, expression)[0] == EXACT for raw in raws)
+    return denied and all(_best_match(raw, expression) == NO_MATCH for raw, _ in usable)
+
+
+def _best_match(raw: RawBox, expression: str) -> Match:
+    return max(label_match(name, expression) for name in (raw.label, *raw.names))
+
+
+def _label(raw: RawBox, expression: str) -> str:
+    """Of an object's names the one that fits the expression best, its label where none does."""
+    return max((raw.label, *raw.names), key=lambda name: label_match(name, expression)) if expression else raw.label
 
 
 def _judged(

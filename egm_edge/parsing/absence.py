@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from egm_edge.parsing.choice import normal
+
 MAX_WORDS_CHARS = 4096
 NOTHING = frozenset(
     (
@@ -120,6 +122,11 @@ _OF_A_PART = re.compile(r"\b(?:visible|seen|shown|whose|faces?|heads?|body|parts
 _BUT = re.compile(
     r"\b(?:but|however|though|although|instead|only|aber|mais|pero|mas|ma|но)\b|但|不过|只有|けど|が、", re.IGNORECASE
 )
+_IF = re.compile(
+    r"\b(?:if|when|unless|otherwise)\b[^.\n]{0,300}|(?:如果|若|假如)[^。\n]{0,200}", re.IGNORECASE
+)  # a task, said again
+_TAGS = re.compile(r"</?answer>|</s>|<\|[a-z_]{1,32}\|>")
+_PARTS = re.compile(r"[,，;；。!！?？\n]|\.(?!\w)|\b(?:but|however|though|although)\b|但|不过", re.IGNORECASE)
 _END_MARKS = re.compile(r"<\|[a-z_]{1,32}\|>|</?(?:s|answer)>|```(?:json)?|[`\"'*]")
 
 
@@ -151,19 +158,33 @@ def says_absent(words: str) -> bool:
         >>> says_absent("图中没有红色的杯子。"), says_absent("I cannot view images.")
         (True, False)
     """
-    head = words[:MAX_WORDS_CHARS]
+    head = _IF.sub(" ", _TAGS.sub(" ", words[:MAX_WORDS_CHARS]))
     return _absent().search(head) is not None and _REFUSAL.search(head) is None
 
 
-def denies_the_picture_has_it(words: str) -> bool:
-    """Whether the prose before a box says so of the picture as a whole, which also holds against the box.
+def denies_it(words: str, expression: str) -> bool:
+    """Whether the prose before a box says of the picture as a whole, or of what was asked for, that it is not there: that holds
+    against the box, too.
 
     A sentence that leads up to the box without a "but" describes what is boxed, and one about a part says nothing of the
     whole ("her head is not visible in the picture").
+
+    Example:
+        >>> denies_it("I could not find a red mug; the closest is the bowl: ", "the red mug")
+        True
+        >>> denies_it("I cannot see the handle, but the mug is at ", "mug")
+        False
     """
     *ended, leading = re.split(r"[.。!！?？\n]", words[:MAX_WORDS_CHARS])
     return any(
         _SAYS_WHERE.search(s) and not _PARTLY_OR_OTHER.search(s) and says_absent(s)
         for s in (*ended, *([leading] if _BUT.search(leading) else []))
         if re.search(r"\bthere\b", s, re.IGNORECASE) or not _OF_A_PART.search(s)
-    )
+    ) or _denies_by_name(words[:MAX_WORDS_CHARS], expression)
+
+
+def _denies_by_name(words: str, expression: str) -> bool:
+    asked = normal(expression)
+    *parts, _ = _PARTS.split(words)  # what leads up to the box says where it is
+    named = (normal(part) for part in parts) if asked else ()
+    return any(asked in part and says_absent(part.replace(asked, "it")) for part in named)

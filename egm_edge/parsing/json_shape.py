@@ -1,6 +1,7 @@
-"""Boxes of an answer that is well-formed JSON: one value, several one after another, or several fenced blocks.
+"""Boxes of an answer that is JSON: one value, several one after another, or several fenced blocks.
 
-Every object is looked through for its box, its label and its flags; JSON that does not decode is left to `mark_shapes`.
+Every object is looked through for its box, its names and its flags. Python literals, keys without quotes, trailing and missing
+commas are read as what they were meant to be; what still does not decode is left to `mark_shapes`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing, says_absent
-from egm_edge.parsing.raw import RawBox, fault_of, fours, numbers
+from egm_edge.parsing.raw import RawBox, bare_four, fault_of, fours, numbers
 
 MAX_DEPTH = 6
 MAX_FAILED_TRIES = 16
@@ -21,13 +23,14 @@ Y_FIRST_KEYS = frozenset({"box_2d"})  # Gemini's [y_min, x_min, y_max, x_max]
 POINT_KEYS = frozenset({"point_2d", "point", "points", "points_2d", "center", "click_point"})
 BOX_KEYS = (
     STRICT_KEY, "bbox", "bbox2d", "box", "bounding_box", "boundingbox", "bbox_xyxy", "xyxy", "bboxes", "boxes",
-    "bounding_boxes", "coordinates", "coords", "coordinate", "location", "position", "region", "answer", "result", "output",
+    "bounding_boxes", "bb", "coordinates", "coords", "coordinate", "location", "position", "region", "answer", "result", "output",
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "name", "object_name", "object", "class", "category", "description", "ref", "phrase", "text_content", "caption",
-    "class_name", "category_name", "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh",
+    "class_name", "category_name", "text", "desc", "type", "title", "target", "target_name", "name_en", "name_zh", "names",
+    "element", "item", "entity",
 )  # fmt: skip
-LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases")
+LABEL_LIST_KEYS = ("labels", "names", "bboxes_labels", "classes", "phrases", *LABEL_KEYS)
 _CORNERS = (
     ("x1", "y1", "x2", "y2"), ("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"),
     ("left", "top", "right", "bottom"), ("x_left", "y_top", "x_right", "y_bottom"),
@@ -42,21 +45,37 @@ _FOUND_FLAGS = frozenset(
 )  # fmt: skip
 _NO = (False, 0, "false", "no", "none", "null", "False", "No", None)
 _STATUS_KEYS = ("status", "message", "error", "reason", "answer", "result", "response", "note", "output", "explanation")
+_NAMES_IT = re.compile(r"label|name|descri|caption|phrase")
 _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
 
 
+_LITERALS: dict[str, str] = {"None": "null", "True": "true", "False": "false"}
+_MENDS: tuple[tuple[re.Pattern[str], Any], ...] = (
+    (re.compile(r"(?<=[\[{,:\s])'((?:[^'\\\n]|\\.|'(?=\w)){0,400})'(?=\s{0,8}[:,}\]])"), lambda m: json.dumps(m[1])),
+    (re.compile(r"(?<=[\[:,\s])(?:None|True|False)(?=\s{0,8}[,}\]])"), lambda m: _LITERALS[m[0]]),
+    (re.compile(r"(?<=[{,])(\s{0,40})([A-Za-z_]\w{0,40})\s{0,8}:"), r'\1"\2":'),
+    (re.compile(r"\](\s{0,8},\s{0,8})(\"(?:[^\"\\\n]|\\.){0,200}\")(?=\s{0,8}[,}])"), r']\1"label": \2'),
+    (re.compile(r"\{\s{0,40}(?=\{)"), ""),
+    (re.compile(r"\}(?=\s{0,40}\{)"), "},"),
+    (re.compile(r",(?=\s{0,40}[}\]])"), ""),
+)
+_BROKEN = object()
+
+
 def json_boxes(region: str) -> list[RawBox]:
     """Boxes of all JSON values in the region, in order; [] when one of them is broken or none is there."""
-    found: list[RawBox] = []
-    for value in _values(region):
-        if value is _BROKEN:
-            return []
-        found += _walk(value, "", 0)
-    return found
-
-
-_BROKEN = object()
+    values = list(_values(region))
+    if values and values[-1] is _BROKEN:
+        for pattern, meant in _MENDS:
+            region = pattern.sub(meant, region)
+        values = list(_values(region))
+        rules = {"json": "bbox_2d", "json_other": "other_key"}
+    else:
+        rules = {}
+    if values and values[-1] is _BROKEN:
+        return []
+    return [replace(box, rule=rules.get(box.rule, box.rule)) for value in values for box in _walk(value, "", 0)]
 
 
 def _values(region: str) -> Iterator[Any]:
@@ -91,13 +110,27 @@ def _walk(value: Any, label: str, depth: int) -> Iterator[RawBox]:
             if isinstance(entry, (dict, list)):
                 yield from _walk(entry, label, depth + 1)
     elif isinstance(value, dict):
-        yield from _object(value, label, depth)
+        keys = {key.lower().replace(" ", "_").replace("-", "_"): entry for key, entry in value.items()}
+        own = [name for key in LABEL_KEYS for name in _names(keys.get(key))]
+        names = (
+            *own,
+            *(n for key in keys if key not in LABEL_KEYS and _NAMES_IT.search(key) for n in _names(keys[key])),
+        )
+        for box in _object(keys, tuple(value), own[0] if own else None, label, depth):
+            mine = len(names) > min(len(own), 1) and not box.names and box.label == (own[0] if own else label)
+            yield replace(box, names=names) if mine else box
 
 
-def _object(entry: Mapping[str, Any], outer_label: str, depth: int) -> Iterator[RawBox]:
-    keys = {key.lower().replace(" ", "_").replace("-", "_"): value for key, value in entry.items()}
-    as_written = dict(zip(keys, entry, strict=False))
-    own = next((keys[k] for k in LABEL_KEYS if isinstance(keys.get(k), str)), None)
+def _names(named: Any) -> list[str]:
+    """What stands under a key for names: one, or one for each language, {"zh": "...", "en": "..."}."""
+    inside = named.values() if isinstance(named, dict) else (named,)
+    return [name for name in inside if isinstance(name, str)]
+
+
+def _object(
+    keys: Mapping[str, Any], written: Sequence[str], own: str | None, outer_label: str, depth: int
+) -> Iterator[RawBox]:
+    as_written = dict(zip(keys, written, strict=False))
     label = outer_label if own is None else own
     if any(keys[key] in _NO for key in _FOUND_FLAGS & keys.keys() if _plain(keys[key])):
         yield RawBox(label=label, rule="absence", absent=True)
@@ -106,14 +139,14 @@ def _object(entry: Mapping[str, Any], outer_label: str, depth: int) -> Iterator[
     if corners is not None:
         yield RawBox(corners, label, "json_other")
         return
-    nothing = True
+    nothing, boxed = True, any(map(_names_a_box, keys))
     for key, value in keys.items():
         found: list[RawBox] = []
         if key in Y_FIRST_KEYS:
             found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.Y_FIRST)]
         elif key in POINT_KEYS:
             found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.POINT)]
-        elif key in BOX_KEYS:
+        elif _names_a_box(key):
             found = list(_boxes(value, label, "json" if key == STRICT_KEY else "json_other", depth))
             labels = next((keys[k] for k in LABEL_LIST_KEYS if isinstance(keys.get(k), list)), None)
             if labels is not None and len(labels) == len(found):
@@ -121,15 +154,29 @@ def _object(entry: Mapping[str, Any], outer_label: str, depth: int) -> Iterator[
                     RawBox(b.values, str(t), b.rule, b.absent, b.fault) for b, t in zip(found, labels, strict=True)
                 ]
         elif isinstance(value, list) and len(value) == 4 and all(_plain(v) and not isinstance(v, str) for v in value):
+            if boxed:
+                continue  # a colour
             found = [RawBox(value, as_written[key] if own is None else label, "json_other")]
         elif isinstance(value, (dict, list)):
-            found = list(_walk(value, label if own is not None else _label_of(as_written[key], value), depth + 1))
+            inner = label if own is not None else _label_of(as_written[key], value)
+            found = list(_walk(value, inner, depth + 1))
+            if not found and not boxed and isinstance(value, list) and value and isinstance(value[0], list):
+                found = list(_listed(value, inner, "json_other", depth))
+            if own is None:
+                found = [box if box.label or box.names else replace(box, names=(as_written[key],)) for box in found]
             if not found and not value and key not in LABEL_LIST_KEYS:
-                found = [RawBox(label=label, rule="empty", absent=True)]  # {"objects": []}
+                found = [RawBox(label=label, rule="empty", absent=True, names=(as_written[key],))]  # {"objects": []}
         nothing = nothing and not found
         yield from found
-    if nothing and (keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))):
+    empty = bool(keys) and all(value is None for value in keys.values())  # {"mug": null}
+    if nothing and (
+        empty or keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))
+    ):
         yield RawBox(label=label, rule="absence", absent=True)
+
+
+def _names_a_box(key: str) -> bool:
+    return key in BOX_KEYS or (("bbox" in key or "bounding_box" in key) and "3d" not in key)
 
 
 def _label_of(key: str, value: Any) -> str:
@@ -143,6 +190,8 @@ def _boxes(value: Any, label: str, rule: str, depth: int) -> Iterator[RawBox]:
         yield RawBox(label=label, rule="empty", absent=True)
     elif isinstance(value, str):
         inside = [RawBox(numbers(match), label, rule) for match in fours(value)]
+        if not inside and (plain := bare_four(value.strip(" []()"))):
+            inside = [RawBox(plain, label, rule)]
         absent = means_nothing(value) or says_absent(value)
         if inside or absent:
             yield from inside or [RawBox(label=label, rule="empty" if means_nothing(value) else "absence", absent=True)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing
@@ -11,8 +13,10 @@ from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FI
 from egm_edge.parsing.raw import (
     BRACKETED,
     FOUR,
+    LISTED,
     MAX_LIST_CHARS,
     PAIRS,
+    POINT,
     RawBox,
     bare_four,
     fault_of,
@@ -21,6 +25,7 @@ from egm_edge.parsing.raw import (
     is_cut,
     numbers,
 )
+from egm_edge.parsing.table_shape import table_boxes
 
 MAX_LABEL_CHARS = 4096
 MAX_MARK_CHARS = 4096
@@ -28,10 +33,10 @@ MAX_LINE_LABEL_CHARS = 60
 
 _S = r"\s{0,8}"
 _KEY = re.compile(
-    r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](bbox|bboxes|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(])"
+    r"(bbox_2d|box_2d|point_2d)[\"']?\s{0,8}[:=]|[\"'](\w{0,20}bbox(?!_?3d)\w{0,8}|bb|box|boxes|bounding_box|coordinates)[\"']\s{0,8}:(?=\s{0,8}[\"']?[\[(]|\s{0,8}[\"']\d)"
     r"|\b(bbox|box)\s?=\s?(?=[\"'\[(])"
 )
-_KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))")
+_KEY_LIST = re.compile(rf"{_S}[\"']?[\[(]{{0,2}}(?:{FOUR}|{PAIRS})(?:[\])}}\"']|(?=,{_S}[\"']))|{LISTED}")
 _NEXT_LIST = re.compile(rf"{_S}[\])]?{_S},{_S}{BRACKETED}")
 _EMPTY = re.compile(rf"{_S}(?:[\[(]{{1,2}}{_S}[\])]|null\b|None\b|[\"'](?:[Nn]one|null|[Nn]/[Aa]|not found)?[\"'])")
 _LABEL_KEY = rf"[\"']?\b(?:{'|'.join(LABEL_KEYS)})[\"']?\s{{0,8}}:\s{{0,8}}([\"'])"
@@ -47,13 +52,39 @@ FAMILY_TAGS = ("<box>", "<|box_start|>")
 _TAG = re.compile("|".join(map(re.escape, _TAGS)))
 _REF_OR_TAG = re.compile(f"{_REF}|(?P<tag>{_TAG.pattern})")
 _PALIGEMMA = re.compile(r"(?:<loc\d{4}>){4}")
-_FLORENCE = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})>")
+_FLORENCE = re.compile(r"(?:<loc_\d{1,4}>){1,64}")
+_TAG_OF_ANY_KIND = re.compile(r"<[^<>]{0,80}>")
+_CONNECTIVE = re.compile(r"[^<>\[\](){}.。\n\d]{0,24}")  # "<ref>mug</ref> is at <box>"
+_OTHERS_MARKS = (  # written as a reference before a box
+    (re.compile(r"<point_box(?:\s[^>]{0,200}?)??(?:\smention=\"([^\"]{0,200})\")?\s{0,8}>"), r"<ref>\1</ref><box>"),
+    (re.compile(r"</point_box>"), "</box>"),
+    (
+        re.compile(r"<\|box_start\|>([^<]{1,80})<\|box_end\|><\|ref_start\|>([^<]{1,80})<\|ref_end\|>"),
+        r"<ref>\2</ref><box>\1</box>",
+    ),
+)
+_PATH = re.compile(rf"\[\s{{0,8}}{POINT}(?:\s{{0,8}},\s{{0,8}}{POINT}){{2,}}")  # a list of points
 _MOLMO_POINTS = re.compile(r"<points?\b[^>]{0,400}>")
 _QUOTES = r"[\"'`*]{0,3}"
 _LINE_LABEL = re.compile(
     rf"(?:^|[\n;；|。])[\s*#>•\-\d.)|]{{0,12}}{_QUOTES}(?P<label>[^\n:：;；|。\[\](){{}}<>\"'`*]{{1,60}}?){_QUOTES}"
     rf"\s?(?P<mark>[:：])?(?:[|=–-])?\s{{0,4}}{_QUOTES}\s?[\[(]?$"
 )
+_SAME_LIST = re.compile(r"[ \t,，\[\](（）)]{0,8}")
+_CLAUSE = re.compile(r"[\n;；。.!?！？|]")
+_ABOUT_BOXES = r"bounding box(?:es)?|bbox|box|coordinates?|position|location|region|的|坐标|位置"
+_LEADS_IN = re.compile(
+    rf"(?:\s{{0,8}}(?:\b(?:and|or|either|while|the|that|of|for)\b|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}", re.I
+)
+_LEADS_UP = re.compile(
+    r"(?:\s{0,8}(?:\b(?:is|are|was|it|there|here|located|positioned|situated|found|sits|at|in|with|has|its|the|a|of)\b"
+    rf"|{_ABOUT_BOXES}|位于|在|为|是|[:：\[(（])){{1,12}}\s{{0,8}}$",
+    re.I,
+)
+_FIELD = re.compile(r"\s{0,12}(?:#{1,6}|[-*•]|\d{1,3}[.)]|\*\*)")  # a heading or a point of a list
+_ALONE = re.compile(r"[\s\d.)*•-]{0,12}")
+_SAID_AFTER = re.compile(r"[`*\]\s]{0,4}[:：(–-]\s{0,4}([^\n()\[\]]{1,60}?)[\s).`*]{0,4}(?:\n|$)")
+_CORRECTS = re.compile(r"\b(?:wait|actually|correction|on second thought)\b", re.IGNORECASE)
 _LINE_END = re.compile(r"[\s`*|.,\])。]{0,6}?(?:\n|$|;|；)")
 
 
@@ -63,7 +94,7 @@ def key_boxes(region: str) -> list[RawBox]:
     at = read_to = 0
     while match := _KEY.search(region, at):
         at = match.end()
-        key, rule = match[1] or match[2] or match[3], "bbox_2d" if match[1] == STRICT_KEY else "other_key"
+        key, rule = match[1] or match[2] or match[3], "bbox_2d" if STRICT_KEY in match.groups() else "other_key"
         if key in Y_FIRST_KEYS or key in POINT_KEYS:
             found.append(
                 RawBox(rule=rule, fault=UnparsableReason.Y_FIRST if key in Y_FIRST_KEYS else UnparsableReason.POINT)
@@ -89,15 +120,20 @@ def key_boxes(region: str) -> list[RawBox]:
 def tag_boxes(region: str) -> list[RawBox]:
     """Boxes inside the marks of a family, several in one mark included; the reference before it is the label."""
     found: list[RawBox] = []
-    label, label_end, at = "", -1, 0
+    if "<point_box" in region or "<|ref_start|>" in region:
+        for pattern, known in _OTHERS_MARKS:
+            region = pattern.sub(known, region)
+    label, label_end, at, after_ref = "", -1, 0, False
     while match := _REF_OR_TAG.search(region, at):
         at = match.end()
         tag = match["tag"]
         if tag is None:
-            label, label_end = match["ref"].strip(), match.end()
+            label, label_end, after_ref = match["ref"].strip(), match.end(), True
             continue
-        if region[label_end : match.start()].strip() if match.start() - label_end < MAX_MARK_CHARS else True:
+        between = region[max(label_end, match.start() - MAX_MARK_CHARS, 0) : match.start()]
+        if between.strip() and not (after_ref and _CONNECTIVE.fullmatch(between)):
             label = ""
+        after_ref = False
         rule = "box_tag" if tag in FAMILY_TAGS else "other_tag"
         limit = at + MAX_MARK_CHARS
         following = _REF_OR_TAG.search(region, at, limit)
@@ -106,14 +142,30 @@ def tag_boxes(region: str) -> list[RawBox]:
         stop = stop if stop >= 0 else following.start() if following else -1
         content = region[at : stop if stop >= 0 else limit]
         at = stop + len(closed_by) if stop >= 0 else at
-        found += _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
+        if not content.strip() and following and not closed_by:
+            found.append(RawBox(label=label, rule=rule, fault=UnparsableReason.MALFORMED))
+            continue
+        marked = _in_mark(content, label or _line_label(region, match.start(), at), rule, stop >= 0)
+        if not label and between.strip():
+            said = _said_before(_TAG_OF_ANY_KIND.sub(" ", between))
+            marked = [replace(box, names=(said,)) for box in marked]
+        found += marked
         label_end = at
     for match in _FLORENCE.finditer(region):
-        label = re.split(r"[<>\n]", region[max(0, match.start() - MAX_LINE_LABEL_CHARS) : match.start()])[-1]
-        found.append(RawBox(numbers(match), label.strip(), "other_tag"))
+        label = re.split(r"[<>\n]", region[max(0, match.start() - MAX_LINE_LABEL_CHARS) : match.start()])[-1].strip()
+        found += [RawBox(box, label, "other_tag") for box in _located(match.group())] or [
+            RawBox(label=label, rule="other_tag", fault=UnparsableReason.MALFORMED)
+        ]
     if _PALIGEMMA.search(region):  # <locYYYY><locXXXX>…, of 1024
         found.append(RawBox(rule="other_tag", fault=UnparsableReason.Y_FIRST))
     return found
+
+
+def _located(tokens: str) -> list[list[int]]:
+    """Boxes of a run of location tokens, which are written low corner first; [] for points and outlines of text."""
+    values = [int(value) for value in re.findall(r"\d+", tokens)]
+    boxes = [values[i : i + 4] for i in range(0, len(values), 4)]
+    return boxes if all(len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in boxes) else []
 
 
 def _in_mark(content: str, label: str, rule: str, closed: bool) -> list[RawBox]:
@@ -128,15 +180,47 @@ def _in_mark(content: str, label: str, rule: str, closed: bool) -> list[RawBox]:
 
 
 def bare_boxes(region: str) -> list[RawBox]:
-    """Lists of exactly four numbers in the text; where several stand in it, "label: list" gives labels."""
-    matches = list(fours(_MOLMO_POINTS.sub("", region) if "<point" in region else region))
+    """Lists of exactly four numbers in the text; where several stand in it, what is said before each names its box."""
+    if rows := list(table_boxes(region)):
+        return rows
+    matches = list(fours(_PATH.sub("[(0,0)", _MOLMO_POINTS.sub("", region) if "<point" in region else region)))
     if not matches:
         fault = UnparsableReason.CUT if is_cut(region) else UnparsableReason.POINT if has_point(region) else None
         return [RawBox(rule="bracket_list", fault=fault)] if fault else []
-    labels = [""] * len(matches)
-    if len(matches) > 1:
-        labels = [_line_label(region, *match.span()) for match in matches]
-    return [RawBox(numbers(match), label, "bracket_list") for match, label in zip(matches, labels, strict=True)]
+    if len(matches) == 1:
+        return [RawBox(numbers(matches[0]), rule="bracket_list")]
+    boxes: list[RawBox] = []
+    read_to = 0
+    for match in matches:
+        between = match.string[read_to : match.start()]
+        if _CORRECTS.search(between):
+            boxes.clear()
+        if boxes and _SAME_LIST.fullmatch(between):
+            label, names = boxes[-1].label, boxes[-1].names
+        else:
+            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match))
+        boxes.append(RawBox(numbers(match), label, "bracket_list", names=names))
+        read_to = match.end()
+    return boxes
+
+
+def _named_by(between: str, match: re.Match[str]) -> Iterator[str]:
+    """What the words around a list call its box: those before it, headings and points above it, else those after it."""
+    yield _said_before(between)
+    *above, last = between.splitlines() or [""]
+    yield from (
+        line.rpartition(":")[2].strip(" #*-_`•") for line in above[-4:] if _FIELD.match(line) and len(line) < 200
+    )
+    if _ALONE.fullmatch(last) and (after := _SAID_AFTER.match(match.string, match.end())):
+        yield after[1]
+
+
+def _said_before(text: str) -> str:
+    """What the last clause of a text is about: "mug" of "It is red, and the mug is located at"."""
+    words = _LEADS_UP.sub("", _CLAUSE.split(text)[-1][-200:]).strip(" \t`*\"',，-–>•#")
+    begins = _LEADS_IN.match(words)
+    words = words[begins.end() if begins else 0 :].strip()
+    return words if len(words) <= MAX_LINE_LABEL_CHARS else ""
 
 
 def _line_label(region: str, start: int, end: int) -> str:

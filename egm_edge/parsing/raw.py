@@ -26,10 +26,9 @@ _NAME = r"\b(?:[xXyY][ _-]?(?:[012]|(?i:min|max|left|right|top|bottom|tl|br))|(?
 _IS = r"[\"'*`]{0,3}\s{0,4}[:=>]\s{0,4}[\"'*`]{0,3}"
 _THEN = r"(?:</\w{1,16}>\s{0,8}<|[\"'`\s,;|*•-]{0,12}(?:(?:and|to|from)\s){0,2}[\"'\s]{0,2})"
 NAMED = rf"(?P<named>{_NAME}{_IS}{_N}(?:{_THEN}{_NAME}{_IS}{_N}){{3}})"  # in any order, as Pascal VOC's elements too
-_COLUMN = r"[\"'\s]{0,4}[|,][\"'\s]{0,4}"
-HEADED = _COLUMN.join((r"\bx_?(?:min|1)", r"y_?(?:min|1)", r"x_?(?:max|2)", r"y_?(?:max|2)"))
-HEADED += rf"[^\d\[\](){{}}<>]{{0,160}}{_COLUMN.join([rf'({_N})'] * 4)}"  # a table's row under its heading
-SPANS = rf"\bx{_IS}(?P<x1>{_N})\s?(?:-|–|to)\s?({_N}){_THEN}y{_IS}({_N})\s?(?:-|–|to)\s?({_N})"
+_OVER = rf"(?:{_IS}|\s(?:from|between)\s)"
+_TO = r"\s?(?:-|–|to|and)\s?"
+SPANS = rf"\b[xX]{_OVER}(?P<x1>{_N}){_TO}({_N}){_THEN}[yY]{_OVER}({_N}){_TO}({_N})"
 _NAMED_ONE = re.compile(rf"({_NAME}){_IS}({_N})")
 SIZED = rf"\b[xX]{_IS}({_N}){_THEN}[yY]{_IS}({_N}){_THEN}w(?:idth)?{_IS}(?P<w>{_N}){_THEN}h(?:eight)?{_IS}(?P<h>{_N})"
 ANGLED = r"(?<!\{)<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>\s?<(\d{1,4})>"
@@ -41,10 +40,12 @@ CORNERS = (
     rf"|{_CORNER}{_PLAIN}{{0,30}}\(?{_FIRST}\)?{_PLAIN}{{0,60}}{_CORNER}{_PLAIN}{{0,30}}\(?{_SECOND}"
 )
 AT_END = rf"(?:^|[:：]){_S}({_N}),\s?({_N}),\s?({_N}),\s?({_N})[.\s]{{0,8}}(?=$|</answer>|<\|im_end\|>)"
+LISTED = rf"\s{{1,12}}-\s{{1,4}}({_N})" * 4  # YAML's
 BRACKETED = rf"{_OPEN}(?:{FOUR}|{PAIRS}){_CLOSE}"
-_ANY_FOUR = re.compile(rf"{BRACKETED}|\{{{FOUR}\}}|{NAMED}|{SIZED}|{HEADED}|{SPANS}|{CORNERS}|{ANGLED}|{AT_END}")
+_ANY_FOUR = re.compile(rf"{BRACKETED}|\{{{FOUR}\}}|{NAMED}|{SIZED}|{SPANS}|{CORNERS}|{ANGLED}|{AT_END}")
 _UNBRACKETED = re.compile(FOUR)
-_POINT = re.compile(rf"{_OPEN}{_S}{_N}{_COMMA}{_N}{_S}{_CLOSE}|\bx{_IS}{_N}{_THEN}y{_IS}{_N}")
+POINT = rf"{_OPEN}{_S}{_N}{_COMMA}{_N}{_S}{_CLOSE}"
+_POINT = re.compile(rf"{POINT}|\bx{_IS}{_N}{_THEN}y{_IS}{_N}")
 _CUT = re.compile(rf"[\s\"'\[(]*{_OPEN}[\s\[\]()0-9.,eE+-]*")
 
 
@@ -58,6 +59,7 @@ class RawBox:
         rule: the shape it was read by.
         absent: it says that there is no box.
         fault: why its shape cannot be a box.
+        names: all that its object calls itself, where that is more than the label: a kind, a description, two languages.
     """
 
     values: Sequence[Any] = ()
@@ -65,6 +67,7 @@ class RawBox:
     rule: str = ""
     absent: bool = False
     fault: UnparsableReason | None = None
+    names: tuple[str, ...] = ()
 
 
 def fours(text: str) -> Iterator[re.Match[str]]:
@@ -108,4 +111,4 @@ def is_cut(text: str) -> bool:
 
 def has_point(text: str) -> bool:
     """Whether a text gives a point."""
-    return _POINT.search(text) is not None or re.search(r"<points?\b[^>]{0,200}\bx1?=", text) is not None
+    return _POINT.search(text) is not None or re.search(r"<points?(?:>|\b[^>]{0,200}\bx1?=)", text) is not None

@@ -68,11 +68,11 @@ def requested_format(response_format: Any, tools: Any, tool_choice: Any) -> Answ
         return called
     if not isinstance(response_format, dict):
         return None
-    if response_format.get("type") == "json_object":
-        return AnswerFormat(OWN_SCHEMA)
-    if response_format.get("type") != "json_schema" or not isinstance(response_format.get("json_schema"), dict):
+    kind, schema = response_format.get("type"), response_format.get("schema")  # beside json_object as llama.cpp has it
+    if kind == "json_schema" and isinstance(response_format.get("json_schema"), dict):
+        schema = response_format["json_schema"].get("schema")
+    elif kind != "json_object":
         return None
-    schema = response_format["json_schema"].get("schema")
     return AnswerFormat(schema if isinstance(schema, dict) else OWN_SCHEMA)
 
 

@@ -32,6 +32,7 @@ from egm_edge.serve.samples import samples
 from egm_edge.serve.schema import MAX_NAME_CHARS
 from egm_edge.serve.settings import ServeSettings
 
+CHAT_PATH = "/v1/chat/completions"
 PAGE_DIR = Path(__file__).parent / "page"
 PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -71,8 +72,8 @@ class Service:
         budget = ByteBudget(settings.max_held_bytes, self.metrics.held_bytes)
         chat = Chat(self.engine, settings, self.metrics, budget, self._new_reply)
         routes = [
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/models", self._models),
+            *(Route(CHAT_PATH + end, chat, methods=["POST"]) for end in ("", "/")),
+            *(Route("/v1/models" + end, self._models) for end in ("", "/")),
             Route("/v1/models/{name:path}", self._model),
             Route("/health", self._health),
             Route("/ready", self._ready),
@@ -152,7 +153,7 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
+        allow_headers=["*"],  # clients in a page send their own (x-stainless-lang); none of them changes anything here
         expose_headers=["retry-after", "x-request-id", HEADER.lower()],
     )
 

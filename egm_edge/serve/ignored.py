@@ -17,6 +17,8 @@ OTHERS = (
     "enable_thinking",
     "chat_template_kwargs",
     "reasoning_effort",
+    "guided_json",
+    "structured_outputs",
 )  # not of OpenAI's protocol as EGM's servers speak it
 HONOURED = ("stop", "response_format", "tools", "tool_choice")  # by `request_parsing`, where they can be
 _ODD = re.compile(r"[^A-Za-z0-9_.\[\]-]")

@@ -75,9 +75,9 @@ class Middleware:
         except RequestError as error:
             refusal = error
         except HTTPException as error:
-            refusal = RequestError(
-                error.status_code, f"{scope['method']} {scope['path'][:100]}: {error.detail}", "no_such_route"
-            )
+            asked = f"{scope['method']} {scope['path'][:100]}"
+            expected = f"expected POST /v1/chat/completions or GET /v1/models; found {asked}: {error.detail}"
+            refusal = RequestError(error.status_code, expected, "no_such_route")
             refusal.headers |= error.headers or {}
         except ClientGoneError:
             raise

@@ -7,7 +7,7 @@ in a worker thread, because pictures are large.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,7 +24,9 @@ from egm_edge.serve.schema import MAX_INT, ChatRequest, ImagePart, TextPart, Use
 from egm_edge.serve.settings import ServeSettings
 
 MAX_STOPS = 16
+MAX_TEXT_CHARS = 20_000
 ROLES = ("user", "system", "developer", "assistant", "tool", "function")
+_PLAIN: tuple[Any, ...] = (None, {"type": "text"})
 _SENTENCE_HINT = "send one user message with one picture and one text"
 _PartT = TypeVar("_PartT", ImagePart, TextPart)
 
@@ -62,12 +64,12 @@ def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
         RequestError: 400 for everything a client can correct, 404 for a model that is not served, 413 for too many pixels.
     """
     request, strict = _parse(body), settings.strict
-    if settings.model_names and request.model not in settings.model_names:
+    if settings.model_names and request.model and request.model not in settings.model_names:
         names = ", ".join(settings.model_names)
         raise RequestError(404, f"expected model {names}; found {request.model!r}", "model_not_found", param="model")
     ignored = ignored_fields(request, strict=strict)
     url, text, unused = _turn(request, strict=strict)
-    answer_format = requested_format(request.response_format, request.tools, request.tool_choice)
+    answer_format = requested_format(_format_asked(request), request.tools, request.tool_choice)
     expression, task, prompt = _ask(text, request.task, settings)
     options = _options(request, asks_for_a_box=prompt is None or read_sentence(text) is not None)
     return ParsedRequest(
@@ -139,10 +141,19 @@ def _unused(request: ChatRequest, format_wanted: AnswerFormat | None) -> list[st
     called = format_wanted is not None and bool(format_wanted.function)
     if request.tools and not called:
         found += ["tools"] + (["tool_choice"] if request.tool_choice not in (None, "none", "auto") else [])
-    plain = request.response_format in (None, {"type": "text"})
-    if not plain and (called or format_wanted is None or not format_wanted.fits):
-        found.append("response_format")
+    if called or format_wanted is None or not format_wanted.fits:
+        found += ["response_format"] if request.response_format not in _PLAIN else []
+        found += [name for name in ("guided_json", "structured_outputs") if getattr(request, name) not in (None, {})]
     return found
+
+
+def _format_asked(request: ChatRequest) -> Any:
+    """OpenAI's response_format; where there is none, a schema in vLLM's words as one."""
+    newer = request.structured_outputs if isinstance(request.structured_outputs, dict) else {}
+    schema = request.guided_json or newer.get("json")
+    if request.response_format not in _PLAIN or not isinstance(schema, dict):
+        return request.response_format
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _stops(request: ChatRequest) -> tuple[str, ...]:
@@ -165,7 +176,7 @@ def _turn(request: ChatRequest, *, strict: bool) -> tuple[str, str, list[str]]:
     if len(images) != 1:
         expected = f"expected one image_url part; found {len(images)} pictures; {_SENTENCE_HINT}"
         raise RequestError(400, expected, "invalid_value", param="messages")
-    said = request.messages[users[-1]].content
+    said = request.messages[users[-1]].content or ""
     text = said if isinstance(said, str) else "".join(part.text for part in _parts(request, users[-1], TextPart))
     others = [at for at, message in enumerate(request.messages) if message.content and at not in (shown, users[-1])]
     unused = [f"messages.{at}" for at in others]
@@ -181,6 +192,9 @@ def _parts(request: ChatRequest, at: int, kind: type[_PartT]) -> list[_PartT]:
 
 def _ask(text: str, task: str | None, settings: ServeSettings) -> tuple[str, Task, str | None]:
     """Expression, task, and the exact prompt or None for the bundle's own words."""
+    if len(text) > MAX_TEXT_CHARS:
+        expected = f"expected a text of at most {MAX_TEXT_CHARS:,} characters; found {len(text):,}"
+        raise RequestError(400, expected, "invalid_value", param="messages")
     try:
         if task is not None:
             return check_expression(text), Task(task), None

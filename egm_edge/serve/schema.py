@@ -12,15 +12,41 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from egm_edge.decoding.options import MAX_DEADLINE_MS, MAX_SAMPLES, MAX_TEMPERATURE
 
-MAX_PARTS = 16
-MAX_MESSAGES = 64
+MAX_PARTS = 256
+MAX_MESSAGES = 1024
 MAX_INT = 2**31 - 1
-TEXT_MAX_CHARS = 20_000
 MAX_NAME_CHARS = 256
 
-Text = Annotated[str, StringConstraints(max_length=TEXT_MAX_CHARS)]
 Name = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _whole(value: Any) -> Any:
+    """512.0 is 512, as JSON has one kind of number; -1 is none, as llama.cpp's and vLLM's clients send it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if type(value) is int and value == -1 else value
+
+
+def _seed(value: Any) -> Any:
+    seed = _whole(value)
+    return seed % 2**63 if type(seed) is int and -(2**63) <= seed < 0 else seed
+
+
+def _part(value: Any) -> Any:
+    """A part in the words of the chat protocol: a text alone, no `type`, and the Responses protocol's names are known too."""
+    if isinstance(value, str):
+        return {"type": "text", "text": value}
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    if kind == "input_text" or (kind is None and "text" in value):
+        return value | {"type": "text"}
+    if kind in ("input_image", "image") or (kind is None and "image_url" in value):
+        known = {"type": "image_url", "image_url": value.get("image_url", value.get("image"))}
+        return {name: given for name, given in value.items() if name not in ("image", "detail")} | known
+    return value
 
 
 class _Model(BaseModel):
@@ -31,9 +57,7 @@ class ImageUrl(_Model):
     """Where a picture is: inside the request, or at an address where the server was told to fetch."""
 
     url: str = Field(description="data:image/jpeg;base64,... (or png, webp, bmp, gif)", repr=False)
-    detail: Literal["auto", "low", "high", "original"] = Field(
-        "auto", description="accepted; the bundle's own pixel budget decides"
-    )
+    detail: Any = Field("auto", description="accepted; the bundle's own pixel budget decides")
 
 
 class ImagePart(_Model):
@@ -47,17 +71,17 @@ class TextPart(_Model):
     """What to find."""
 
     type: Literal["text"]
-    text: Text
+    text: str
 
 
-Part = Annotated[ImagePart | TextPart, Field(discriminator="type")]
+Part = Annotated[ImagePart | TextPart, Field(discriminator="type"), BeforeValidator(_part)]
 
 
 class UserMessage(_Model):
     """A question. The last one is answered, about the last picture up to it."""
 
     role: Literal["user"]
-    content: Text | Annotated[list[Part], Field(max_length=MAX_PARTS)]
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS)] | None = None
     name: Name | None = None
 
 
@@ -81,19 +105,23 @@ class StreamOptions(_Model):
 class ChatRequest(_Model):
     """POST /v1/chat/completions."""
 
-    model: Name = Field(description="any name, unless the server was started with --model-name")
+    model: Name = Field("", description="any name or none, unless the server was started with --model-name")
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: Count | None = Field(None, description="more than the bundle's limit means that limit")
-    max_completion_tokens: Count | None = Field(None, description="wins over max_tokens")
+    max_tokens: Annotated[Count | None, BeforeValidator(_whole)] = Field(
+        None, description="more than the bundle's limit, or -1, means that limit"
+    )
+    max_completion_tokens: Annotated[Count | None, BeforeValidator(_whole)] = Field(
+        None, description="wins over max_tokens"
+    )
     temperature: float | None = Field(
         None, ge=0, le=MAX_TEMPERATURE, description="0, the most likely token, by default"
     )
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[Seed | None, BeforeValidator(_seed)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Name | None = None
-    metadata: dict[str, Any] | None = None
+    user: Any = None
+    metadata: Any = None
 
     n: Any = Field(None, description="1")
     stop: Any = Field(None, description="texts that end the answer; one that the answer holds is ignored")
@@ -111,6 +139,8 @@ class ChatRequest(_Model):
     tool_choice: Any = Field(None, description="a function of tools; anything else is ignored")
     parallel_tool_calls: Any = Field(None, description="any: there are no tools")
     response_format: Any = Field(None, description="text, json_object or json_schema: the answer as that JSON")
+    guided_json: Any = Field(None, description="a schema for the answer, as older vLLM's clients send it")
+    structured_outputs: Any = Field(None, description="its json: a schema for the answer, as vLLM's clients send it")
     modalities: Any = Field(None, description='["text"]')
     store: Any = Field(None, description="ignored unless false")
     service_tier: Any = Field(None, description="ignored unless auto or default")

@@ -70,15 +70,20 @@ def layout(scene: Scene, width_px: int, height_px: int) -> Layout:
         pixels[index] = int(cv2.countNonZero(mask)) if mask.size else 0
         np.copyto(owner[y1:y2, x1:x2], index + 1, where=mask.astype(bool))
         mask[:] = 0
+    return seen_layout(owner, amodal, pixels)
+
+
+def seen_layout(owner: NDArray[np.uint8], amodal: list[Box], pixels: list[int]) -> Layout:
+    """The layout of objects that were put into `owner`, from the whole box and the count of all pixels of each."""
     modal: list[Box | None] = []
     visible: list[float] = []
-    for index, whole in enumerate(amodal):
+    for number, (whole, count) in enumerate(zip(amodal, pixels, strict=True), 1):
         x1, y1, x2, y2 = (int(v) for v in whole.xyxy)
-        seen = (owner[y1:y2, x1:x2] == index + 1).astype(np.uint8)
+        seen = (owner[y1:y2, x1:x2] == number).astype(np.uint8)
         bounds = _bounds(seen)
         modal.append(_shifted(bounds, x1, y1) if bounds else None)
-        visible.append(float(seen.sum()) / pixels[index] if pixels[index] else 0.0)
-    return Layout((width_px, height_px), tuple(modal), tuple(amodal), tuple(visible), owner)
+        visible.append(float(seen.sum()) / count if count else 0.0)
+    return Layout((owner.shape[1], owner.shape[0]), tuple(modal), tuple(amodal), tuple(visible), owner)
 
 
 def render(scene: Scene, width_px: int, height_px: int) -> Rendered:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from egm_edge.backends.onnx_runtime.backend import OnnxBackend
 from egm_edge.backends.prefix_frame import PrefixFrame
+from egm_edge.bundle import Bundle
 from egm_edge.grounder import Grounder
 from egm_edge.grounding import Task
 from egm_edge.pixels import normalise
@@ -81,13 +82,25 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return _pair(*request.param, tmp_path_factory.mktemp("pair"))
 
 
-def _pair(family: str, options: dict[str, Any], directory: Path) -> Pair:
+@pytest.mark.long  # two of them pass it in tests/backends/test_quantized.py
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gate_lets_every_faithful_variant_pass(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    assert _built(*variant, tmp_path, gate=True)[1].manifest.parity["status"] == "verified"
+
+
+def _built(family: str, options: dict[str, Any], directory: Path, *, gate: bool) -> tuple[Path, Bundle]:
     from build_engine.compilers.cpu import build_cpu
-    from tests.support import hf_reference, tiny_checkpoints
+    from tests.support import tiny_checkpoints
 
     write: Callable[..., Path] = getattr(tiny_checkpoints, f"write_tiny_{family}")
     checkpoint = write(directory / "checkpoint", seed=3, **options)
-    bundle = build_cpu(checkpoint, directory / "bundle", precision="fp32")
+    return checkpoint, build_cpu(checkpoint, directory / "bundle", precision="fp32", gate=gate)
+
+
+def _pair(family: str, options: dict[str, Any], directory: Path) -> Pair:
+    from tests.support import hf_reference
+
+    checkpoint, bundle = _built(family, options, directory, gate=False)
     return Pair(
         Grounder.from_bundle(bundle.root, threads=1),
         hf_reference.hf_model(checkpoint),

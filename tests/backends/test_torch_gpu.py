@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", reason="compares with it; install the verify extra")
 
 from egm_edge.backends.torch_gpu.backend import TorchBackend, TorchFrame  # noqa: E402
-from egm_edge.backends.torch_gpu.capture import Function  # noqa: E402
+from egm_edge.backends.torch_gpu.capture import Capture, Function  # noqa: E402
 from egm_edge.backends.transformers_backend import TransformersBackend  # noqa: E402
 
 TOLERANCE = 3e-4
@@ -36,7 +36,7 @@ IMAGES = {
 QUESTIONS = (("the mug", "modal"), ("左边的杯子", "amodal"), ("the second cup from the left", "modal"))
 
 
-class Recorded:
+class Recorded(Capture):
     """Stands in for CUDA graphs: a key is captured with its first call's function and tensors, and replayed on copies."""
 
     def __init__(self) -> None:

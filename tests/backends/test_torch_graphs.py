@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 
 from egm_edge import Grounder  # noqa: E402
 from egm_edge.assets import shipped_checkpoint  # noqa: E402
-from egm_edge.backends.torch_gpu.attention import FlashAttention, PyTorchAttention, attention_for  # noqa: E402
+from egm_edge.backends.torch_gpu.attention import Attention, FlashAttention, attention_for  # noqa: E402
 from egm_edge.backends.torch_gpu.backend import TorchBackend  # noqa: E402
-from egm_edge.backends.torch_gpu.capture import CudaGraphs, Eager  # noqa: E402
+from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs  # noqa: E402
 from egm_edge.bundle_from_checkpoint import describe_checkpoint  # noqa: E402
 from egm_edge.grounding import Task  # noqa: E402
 from egm_edge.loaded_model import read_tokenizer  # noqa: E402
@@ -67,7 +67,7 @@ def test_the_fake_refuses_what_a_capture_forbids(graphs: CudaGraphs) -> None:
 
 
 def test_graphs_give_what_plain_calls_give(checkpoint: Path, graphs: CudaGraphs) -> None:
-    with _opened(checkpoint, capture=graphs) as captured, _opened(checkpoint, capture=Eager()) as plain:
+    with _opened(checkpoint, capture=graphs) as captured, _opened(checkpoint, capture=Capture()) as plain:
         for image in IMAGES:  # the first plain, the second captured, the others replayed with other pixels
             frames = [grounder.frame(image, color="rgb") for grounder in (captured, plain)]
             sessions = [
@@ -156,21 +156,21 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     [
         ("Ampere and later in 16 bits", torch.bfloat16, (8, 0), FlashAttention),
         ("Hopper", torch.float16, (9, 0), FlashAttention),
-        ("Turing", torch.float16, (7, 5), PyTorchAttention),
-        ("full precision", torch.float32, (9, 0), PyTorchAttention),
-        ("a CPU", torch.bfloat16, None, PyTorchAttention),
+        ("Turing", torch.float16, (7, 5), Attention),
+        ("full precision", torch.float32, (9, 0), Attention),
+        ("a CPU", torch.bfloat16, None, Attention),
     ],
 )
 def test_flash_attention_is_taken_where_it_fits(
     why: str, dtype: Any, capability: Any, taken: type, flash: object
 ) -> None:
-    assert isinstance(attention_for(dtype, capability), taken), why
+    assert type(attention_for(dtype, capability)) is taken, why
 
 
 @pytest.mark.parametrize("found", [None, ModuleType("flash_attn")])
 def test_where_flash_attention_is_not_pytorch_attends(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", found)  # absent, or without that function
-    assert isinstance(attention_for(torch.bfloat16, (9, 0)), PyTorchAttention)
+    assert type(attention_for(torch.bfloat16, (9, 0))) is Attention
 
 
 def test_flash_attention_is_called_so_that_answers_stay(checkpoint: Path) -> None:

@@ -27,7 +27,7 @@ from build_engine.memory_plan import ModelSize
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.backends.torch_gpu.attention import without_cudnn
 from egm_edge.backends.torch_gpu.backend import STEP_TOKENS, TorchBackend
-from egm_edge.backends.torch_gpu.capture import Eager
+from egm_edge.backends.torch_gpu.capture import Capture
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
 from egm_edge.bundle_from_checkpoint import describe_checkpoint
 from egm_edge.families.chat_template import read_prompt_spec
@@ -295,7 +295,7 @@ def picture(wh: tuple[int, int], seed: int = 0) -> np.ndarray[Any, Any]:
 
 def opened(checkpoint: Path, dtype: torch.dtype | None = None, *, plain: bool = False) -> Grounder:
     bundle = describe_checkpoint(checkpoint)
-    return Grounder(TorchBackend(bundle, dtype=dtype, capture=Eager() if plain else None), bundle, read_tokenizer(bundle))
+    return Grounder(TorchBackend(bundle, dtype=dtype, capture=Capture() if plain else None), bundle, read_tokenizer(bundle))
 
 
 def prepared(reference: TransformersReference, checkpoint: Path, image: np.ndarray[Any, Any]) -> Prepared:

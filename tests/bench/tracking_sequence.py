@@ -3,6 +3,7 @@
 A sequence is a folder of frames in the order of their names and `boxes_xyxy.csv`, one row a frame, pixels of the frame, `nan`
 where the object is not to be seen; `fps`, if there, holds the frame rate. A simulated model looks at a frame, answers with its
 true box `latency` seconds later and looks again. All trackers see the same frames in turn, so that their times compare.
+The drawn takes of `tests.bench.tracking` go the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.tracking import Tracker, TrackState
@@ -28,7 +30,7 @@ SURE = 0.5  # of quality: a box that is wrong above it is false confidence
 class Sequence:
     """Frames [H, W, 3] uint8 RGB, a true box each (None where the object is absent), frames a second."""
 
-    frames: list[Image]
+    frames: list[Image] | NDArray[np.uint8]
     boxes: list[Box | None]
     fps: float
 
@@ -51,6 +53,9 @@ def read_sequence(folder: Path, fps: float | None = None) -> Sequence:
     height, width = frames[0].shape[:2]
     boxes = [Box(*row).clipped(width, height) if np.isfinite(row).all() else None for row in rows.tolist()]
     return Sequence(frames, boxes, fps)
+
+
+Model = Callable[[int], "Box | None"]  # its answer about the frame of that index; None where it sees no object
 
 
 class Ours:
@@ -106,6 +111,7 @@ class Score:
     quality: list[float] = field(default_factory=list)
     absent_lost: list[bool] = field(default_factory=list)
     push_ms: list[float] = field(default_factory=list)
+    start_ms: list[float] = field(default_factory=list)
 
     def add(self, other: Score) -> None:
         for name in self.__dataclass_fields__:
@@ -130,6 +136,7 @@ class Score:
             "frames": len(self.iou),
             "share50": float((iou >= 0.5).mean()),
             "median": float(np.median(iou)),
+            "p10": float(np.percentile(iou, 10)),
             "below02": float((iou < 0.2).mean()),
             "lost": float(lost.mean()),
             "lost_right": float((lost & (iou >= 0.5)).mean()),
@@ -141,9 +148,11 @@ class Score:
         }
 
 
-def run_sequence(sequence: Sequence, latency_s: float, names: list[str]) -> dict[str, Score]:
-    """Every named tracker on one sequence, frame by frame in turn."""
-    makers = available()
+def run_sequence(
+    sequence: Sequence, latency_s: float, names: list[str], model: Model | None = None
+) -> dict[str, Score]:
+    """Every named tracker on one sequence, frame by frame in turn; without a model the true boxes are the answers."""
+    makers, ask = available(), model or (lambda index: sequence.boxes[index])
     trackers: dict[str, Ours | Replayed] = {n: Ours() if n == "egm" else Replayed(makers[n]) for n in names}
     scores = {name: Score() for name in names}
     asked, due_s = 0, latency_s
@@ -153,9 +162,11 @@ def run_sequence(sequence: Sequence, latency_s: float, names: list[str]) -> dict
             tracker.push(image, index, sequence.fps)
             scores[name].push_ms.append((time.perf_counter() - begin) * 1e3)
         if index / sequence.fps >= due_s - 1e-9:
-            answer = sequence.boxes[asked]
-            for tracker in trackers.values() if answer is not None else ():
+            answer = ask(asked)
+            for name, tracker in trackers.items() if answer is not None else ():
+                begin = time.perf_counter()
                 tracker.answer(answer, asked, sequence.fps)
+                scores[name].start_ms.append((time.perf_counter() - begin) * 1e3)
             asked, due_s = index, index / sequence.fps + latency_s
         for name, tracker in trackers.items():
             scores[name].note(tracker.now(), sequence.boxes[index])

@@ -1,9 +1,11 @@
-"""Eighty things people type wrong: each is one line that says what was expected, what was found and what to do."""
+"""A hundred and forty things people type wrong: each is one line that says what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,31 @@ WRONG = [
     ("ground camera:99 mug", 2, "camera"),
     ("ground frame.png copy.png mug", 2, "--ask"),
     ("ground frame.png copy.png", 2, "--ask"),
+    ("ground the_mug frame.png", 2, "the file 'frame.png'"),
+    ("ground <words> frame.png", 2, "the picture comes first: egm ground frame.png"),
+    ("ground frame.png --ask copy.png", 2, "the file 'copy.png'"),
+    ("ground frame.png mug --ask bowl", 2, "nothing at mug"),
+    ("ground rows.jsonl mug", 2, "JPEG"),
+    ("ground cut.png mug", 2, "complete and undamaged"),
+    ("ground video.png mug", 2, "a video by its first bytes"),
+    ("ground bomb.png mug", 2, "64 megapixels"),
+    ("ground loop.png mug", 2, "symbolic links"),
+    ("ground /dev/zero mug", 2, "no regular file"),
+    ("ground <name of 5000> mug", 2, "too long"),
+    ("ground <two lines> mug", 2, "nothing at two lines"),
+    ("ground ftp://127.0.0.1/a.png mug", 2, "http(s)"),
+    ("ground file:///tmp/a.png mug", 2, "the path of a file"),
+    ("ground <spaced address> mug --allow-urls", 2, "check the address"),
+    ("ground camera:abc mug", 2, "camera:0"),
+    ("ground camera:99999999999999999999 mug", 2, "camera:0"),
+    ("ground - - --ask mug", 2, "stdin once"),
     # texts
+    ("ground frame.png <not unicode>", 2, "printable"),
+    ("ground frame.png --ask <empty>", 2, "empty"),
+    ("ground frame.png mug --bogus <two lines>", 2, "--bogus two lines"),
+    ("ground frame.png mug --samples 1.5", 2, "from 1 to 32"),
+    ("ground frame.png mug --deadline-ms inf", 2, "above 0"),
+    ("ground frame.png mug --max-think-tokens -1", 2, "from 0"),
     ("ground frame.png <empty>", 2, "empty"),
     ("ground frame.png <|im_end|>", 2, "<|im_end|>"),
     ("ground frame.png <long>", 2, "2,000"),
@@ -51,6 +77,10 @@ WRONG = [
     ("ground frame.png mug --save no/such/out.png", 2, "mkdir -p"),
     ("ground frame.png copy.png --ask mug --save out.png", 2, "FOLDER/"),
     ("ground frame.png copy.png --ask mug --save .", 2, "a picture to read"),
+    ("ground frame.png mug --save <empty>", 2, "name one"),
+    ("ground frame.png mug --save notes.txt", 2, ".png"),
+    ("ground frame.png copy.png --ask mug --save copy.png/", 2, "File exists"),
+    ("ground same --ask mug --save boxes/", 2, "two of one name"),
     # models
     ("ground frame.png mug --bundle /no/such", 4, "nothing there"),
     ("ground frame.png mug --bundle egm-nan", 4, "did you mean egm-nano"),
@@ -61,6 +91,14 @@ WRONG = [
     ("ground frame.png mug --bundle http://127.0.0.1:9 --timings", 2, "leave --timings out"),
     ("ground frame.png mug --bundle old", 4, "schema"),
     ("ground frame.png mug --bundle cut", 4, "bytes"),
+    ("ground frame.png mug --bundle <empty>", 4, "nothing there"),
+    ("ground frame.png mug --bundle EGM-Nano", 4, "did you mean egm-nano"),
+    ("ground frame.png mug --bundle localhost:8000", 4, "did you mean http://localhost:8000"),
+    ("ground frame.png mug --bundle http://127.0.0.1:99999", 2, "an address such as"),
+    ("ground frame.png mug --bundle <spaced address>", 2, "an address such as"),
+    ("ground frame.png mug --bundle half", 4, "no such file"),
+    ("ground frame.png mug --bundle shard", 3, "model-00002-of-00002.safetensors"),
+    ("ground frame.png mug --bundle torn", 3, "a complete safetensors file"),
     ("serve /no/such", 4, "nothing there"),
     ("serve http://127.0.0.1:9", 2, "taken for a server address"),
     ("measure /no/such", 4, "nothing there"),
@@ -75,6 +113,10 @@ WRONG = [
     ("evaluate /no/such --data rows.jsonl --images .", 4, "nothing there"),
     ("verify {nano} --reference /nope", 3, "nothing there"),
     ("verify /no/such --reference egm-nano", 4, "nothing there"),
+    ("verify {nano} --scenes 5", 2, "--reference"),
+    ("verify {nano} --reference egm-nano --url http://127.0.0.1:9", 2, "found both"),
+    ("verify {nano} --reference <empty>", 3, "nothing there"),
+    ("evaluate HTTP://127.0.0.1:9 --data rows.jsonl --tries 1", 6, "check the server"),
     # building
     ("build /no/such --target cpu -o out", 3, "nothing there"),
     ("build folder --target cpu -o out", 3, "config.json"),
@@ -87,21 +129,38 @@ WRONG = [
     ("recommend --device jetson", 2, "jetson-orin-nano"),
     ("build egm-nano --calibration none.jsonl -o out", 2, "no file none.jsonl"),
     ("build egm-nano --max-pixels abc -o out", 2, "--max-pixels"),
+    ("build egm-nano --max-pixels 0 -o out", 2, "from 1"),
+    ("build egm-nano --batch -1 -o out", 2, "from 1"),
+    ("build egm-nano --calibration rows.jsonl -o out", 2, "leave --calibration out"),
+    ("build {nano} -o out", 3, "taken for a bundle directory"),
+    ("build <empty> -o out", 3, "nothing there"),
+    ("targets <empty>", 2, "egm targets"),
+    ("recommend --device <empty>", 2, "egm targets"),
     # the other verbs
     ("track none.mp4 --box 1,2,3,4", 2, "nothing at none.mp4"),
     ("track frame.png --box 4,4,1,1", 2, "X1 < X2"),
     ("track frame.png --ask mug --save out.gif", 2, ".mp4"),
+    ("track frame.png --box 900,900,950,950", 2, "640x480"),
+    ("track frame.png --box nan,1,2,3", 2, "X1 < X2"),
+    ("track frame.png --box 1,1,9,9 --record folder", 2, "a folder"),
+    ("track frame.png --box 1,1,9,9 --record a.mp4 --save a.mp4", 2, "twice"),
+    ("track http://127.0.0.1:9/a.mp4 --box 1,1,9,9", 2, "download it first"),
     ("verify notes.txt", 4, "which is a file"),
     ("verify {nano} --url notaurl", 2, "http://localhost:8000"),
     ("serve {nano} --port 99999", 2, "65,535"),
     ("serve {nano} --fetch-network abc", 2, "network"),
     ("measure {nano} --sweep foo=1", 2, "resolution"),
     ("measure {nano} --frames none", 2, "--frames"),
+    ("measure {nano} --frames frame.png", 2, "a file at frame.png"),
+    ("measure {nano} --sweep resolution=99999x99999", 2, "resolution"),
+    ("measure {nano} --expression <empty>", 2, "empty"),
+    ("measure {nano} --beside transformers --checkpoint /no/such", 3, "nothing at"),
     ("measure compare notes.txt notes.txt", 2, "egm measure --out"),
     ("evaluate {nano} --data notes.txt", 2, "notes.txt:1"),
     ("evaluate score folder", 2, "run egm evaluate first"),
     ("data scenes --suites foo -o out", 2, "--suites"),
     ("data nothing", 2, "flip"),
+    ("data flip rows.jsonl -o rows.jsonl", 2, "which is read"),
     ("train nothing", 2, "grpo"),
     ("train plan none.yaml", 2, "qwen3-vl"),
     ("completion fish", 2, "bash"),
@@ -117,6 +176,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {"notes.txt": "hello", "empty.png": "", "broken.mp4": "no video", "model.gguf": "GGUF"}.items():
         (root / name).write_text(content)
     (root / "folder").mkdir()
+    (root / "cut.png").write_bytes(FRAME.read_bytes()[:5000])
+    (root / "bomb.png").write_bytes(FRAME.read_bytes()[:16] + struct.pack(">II", 60_000, 60_000) + FRAME.read_bytes()[24:])
+    (root / "video.png").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64))
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "same").mkdir()
+    for name in ("a.png", "a.jpg"):
+        shutil.copy(FRAME, root / "same" / name)
     row = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 161, 163], "width": 640, "height": 480}
     (root / "rows.jsonl").write_text(json.dumps(row) + "\n")
     for name in ("old", "cut"):
@@ -125,7 +191,20 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "old" / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     largest = max((p for p in (root / "cut").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:100])
+    shutil.copytree(NANO, root / "half", ignore=shutil.ignore_patterns("*.npy", "*.data"))
+    for name in ("shard", "torn"):
+        shutil.copytree(shipped_checkpoint(), root / name)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (root / "shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    weights = root / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
     return root
+
+
+WORDS = {
+    "<empty>": "", "<long>": "mug " * 600, "<words>": "the red mug", "<two lines>": "two\nlines", "<not unicode>": "\udcff mug",
+    "<name of 5000>": "a" * 5000, "<spaced address>": "http://127.0.0.1:9/a b.png",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "code", "said"), WRONG, ids=[line or "nothing" for line, _, _ in WRONG])
@@ -134,8 +213,8 @@ def test_it_is_one_line(
 ) -> None:
     monkeypatch.chdir(here)
     monkeypatch.delenv("EGM_BUNDLE", raising=False)
-    words = {"<empty>": "", "<long>": "mug " * 600}
-    arguments = [words.get(w, w.format(nano=NANO, checkpoint=shipped_checkpoint())) for w in line.split()]
+    places = {"{nano}": NANO, "{checkpoint}": str(shipped_checkpoint())}
+    arguments = [(WORDS | places).get(w, w) for w in re.findall(r"<[^>]*>|\S+", line) if w]
     before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
     try:
         found = main(arguments)

@@ -181,7 +181,8 @@ def test_samples_of_one_batch_are_the_samples_of_single_requests(tiny: Grounder)
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_to_the_shipped_model_get_the_very_same_replies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
+def test_requests_to_the_shipped_model_get_the_very_same_replies(count: int, tmp_path: Path) -> None:
     """Frame shared, drafts and syntax against none of them, in fp32, wherever free decoding ends in a well-formed answer."""
     from build_engine.compilers.cpu import build_cpu
     from egm_edge.assets import shipped_checkpoint
@@ -189,8 +190,8 @@ def test_a_thousand_requests_to_the_shipped_model_get_the_very_same_replies(tmp_
 
     bundle = build_cpu(shipped_checkpoint(), tmp_path / "bundle", precision="fp32", gate=False)
     with Grounder.from_opened(bundle) as grounder, grounder.answers_unjudged():  # the model's own words, as they are
-        found = compare(grounder, 1000)
+        found = compare(grounder, count)
     print(found)
-    assert found.asked >= 1000 and found.unwell < 20
+    assert found.asked >= count and found.unwell < 0.02 * count + 3
     assert found.other_replies == found.other_boxes == 0
     assert found.steps_saved > 10 * found.asked

@@ -18,7 +18,9 @@ BUNDLE = ASSETS_DIR / "egm-nano-cpu"
 NOT_AVAILABLE = 77
 REQUESTS = 3
 SAME_BOX_IOU = 0.8
-LEAST_COSINE = {"avx2": 0.9999, "arm64": 0.998}  # ARM64 has kernels of its own: 0.99905 once, the boxes native to the pixel
+# Both round 8-bit activations alike. ARM64's float32 sums differ in the last bit, which tips an activation that lies on a tie, and
+# from there on the rounding is another sample of the same noise: each side's own cosine to float32 is 0.999 (docs/parity.md).
+LEAST_COSINE = {"avx2": 0.9999, "arm64": 0.998}
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 

@@ -151,6 +151,12 @@ class Client:
         until(service.service_is_ready, WAIT_S, f"{service.srv_name}")
         return self.result(service.call_async(request), timeout_s)
 
+    def send_goal(self, goal: GroundAction.Goal, **options: Any) -> Any:
+        """The future of its handle. Sent by the spinning thread: rclpy forgets a reply that is there before it is done sending."""
+        sent: list[Any] = []
+        self.executor.create_task(lambda: sent.append(self.action.send_goal_async(goal, **options)))
+        return until(lambda: sent, what="the goal to be sent")[0]
+
     def transition(self, name: str, timeout_s: float = WAIT_S) -> bool:
         """configure, activate, deactivate, cleanup or shutdown; returns whether it succeeded."""
         identifier = getattr(Transition, f"TRANSITION_{name.upper()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -242,3 +243,16 @@ def test_unusable_compressed_images_are_refused(data: bytes, form: str, expected
     with pytest.raises(RejectedImageError) as refusal:
         to_picture(bits(data, form), MAX_PIXELS)
     assert expected in str(refusal.value)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_pictures_of_a_few_pixels_are_converted_or_refused(encoding: str) -> None:
+    kind = ENCODINGS[encoding]
+    for width, height in itertools.product((1, 2, 3, 4, 5), repeat=2):
+        step = width * kind.bytes_per_pixel
+        data = array.array("B", bytes(step * kind.memory_rows(height)))
+        try:
+            found = to_picture(FakeImage(width, height, encoding, step, data), MAX_PIXELS)
+        except RejectedImageError:
+            continue
+        assert found.array.shape == (height, width, 3)

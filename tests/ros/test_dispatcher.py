@@ -184,3 +184,14 @@ def test_stopping_answers_everybody(bench: Bench) -> None:
     assert bench.dispatcher.stop(5.0)
     outcomes = [ticket.answer.grounding.outcome for ticket in tickets if ticket.answer and ticket.answer.grounding]
     assert outcomes == [Outcome.CANCELLED] * 3
+
+
+def test_a_place_whose_goal_never_comes_is_free_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclpy forgets a goal that it could not answer, because its client has vanished, after it was accepted."""
+    bench.settings = Settings(max_pending_requests=1)
+    bench.dispatcher.reserve()
+    with pytest.raises(BusyError):
+        bench.dispatcher.reserve()
+    monkeypatch.setattr("egm_ros.dispatcher.RESERVED_S", 0.0)
+    wait_for(lambda: time.monotonic() > bench.dispatcher._reserved[0])
+    bench.dispatcher.reserve()

@@ -98,6 +98,16 @@ def test_it_answers_and_a_second_sentence_reuses_the_frame(bench: Bench) -> None
     assert not bench.ground("red thing", frame).timings.frame_reused
 
 
+def test_a_listener_that_fails_does_not_leave_its_answer_to_the_next_request(bench: Bench) -> None:
+    def fail(_progress: Progress) -> None:
+        raise RuntimeError("the listener was told to")
+
+    with pytest.raises(RuntimeError, match="the listener"):
+        bench.ground("nothing tokens=1000", on_progress=fail)
+    assert bench.ground("red thing").outcome is Outcome.FOUND
+    assert bench.engine.health().hangs == 0
+
+
 def test_progress_carries_the_whole_text_so_far(bench: Bench) -> None:
     heard: list[Progress] = []
     bench.ground("red thing tokens=30", on_progress=heard.append)

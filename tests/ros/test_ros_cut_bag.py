@@ -6,12 +6,16 @@ import random
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rclpy
 from conftest import REPOSITORY
 from egm_ros.cut_bag import BagMessage, salvage
-from egm_ros.replay_bag import read_bag
+from egm_ros.replay_bag import Replayer, read_bag
+from rclpy.serialization import serialize_message
+from std_msgs.msg import String
 
 from egm_edge.errors import InputError
 
@@ -134,3 +138,27 @@ def test_no_bag_gives_nothing(tmp_path: Path) -> None:
     assert salvage(other) == []
     other.rename(tmp_path / "other.db3")
     assert salvage(tmp_path / "other.db3") == []
+
+
+def test_what_cannot_be_published_is_left_out_and_the_rest_is_played() -> None:
+    rclpy.init()
+    try:
+        said = serialize_message(String(data="a"))
+        odd = [
+            BagMessage("/type", "no_such_package/msg/Thing", 1, said),
+            BagMessage("/shape", "String", 1, said),
+            BagMessage("/not a name", "std_msgs/msg/String", 1, said),
+        ]
+        whole = [
+            BagMessage("/a", "std_msgs/msg/String", 1, said),
+            BagMessage("/b", "sensor_msgs/msg/Image", 1, b"\0\1\0\0rubbish"),
+            BagMessage("/a", "std_msgs/msg/String", -(2**70), said),  # the clock jumped back, far
+        ]
+        player = Replayer(odd + whole, restamp=True, clock=True)
+        assert set(player._out) == {"/a", "/b"}
+        player.play(SimpleNamespace(is_set=False), rate=1.0)
+        player.destroy_node()
+        with pytest.raises(InputError, match="none of 3 messages"):
+            Replayer(odd, restamp=False, clock=False)
+    finally:
+        rclpy.try_shutdown()

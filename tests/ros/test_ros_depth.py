@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rclpy
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_ros.depth_locator import MAX_FRAME_RATE_HZ, DepthMemory
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from ros_client import until
@@ -19,6 +20,17 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Detect
 from visualization_msgs.msg import Marker, MarkerArray
 
 pytestmark = pytest.mark.ros
+
+
+def test_depth_images_of_a_clock_that_stands_still_are_not_gathered() -> None:
+    memory = DepthMemory(memory_s=1.0)
+    for step_ns in (0, 1):
+        for number in range(1000):
+            image = Image()
+            image.header.stamp.nanosec = 1 + step_ns * number
+            memory.add(image)
+        assert len(memory._images) <= MAX_FRAME_RATE_HZ
+    assert memory.nearest(1000, 0) is not None
 
 
 def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
@@ -55,7 +67,7 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
         seconds = node.get_clock().now().to_msg().sec
         for message in (garbage, image, late):
             message.header.stamp.sec = seconds
-        late.header.frame_id = one.header.frame_id = "eye"
+        late.header.frame_id = one.header.frame_id = "/eye"
         for publisher, message in ((info, camera), (depth, garbage), (boxes, late), (depth, image), (boxes, late)):
             publisher.publish(message)
             executor.spin_once(timeout_sec=0.02)
@@ -69,7 +81,7 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
         assert (position.x, position.y, position.z) == pytest.approx((0.0, 0.0, 0.8), abs=0.005)
         assert (size.x, size.y) == pytest.approx((0.32, 0.32), rel=0.02)
         assert (got.id, got.results[0].hypothesis.class_id) == ("cmd-1", "the red mug")
-        assert array3d.header.frame_id == "eye" and array3d.header.stamp.sec > 0
+        assert array3d.header.frame_id == "/eye" and array3d.header.stamp.sec > 0
         until(lambda: send() and "depth image refused" in locator.log, 30, "garbage named, which is not fatal")
         until(lambda: send() and frames and any(array.markers for array in markers), 30, "markers and frames")
         cube, text = next(array for array in markers if array.markers).markers
@@ -87,6 +99,9 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
         objects.publish(GroundedObjectArray(objects=[GroundedObject(image_width=320, image_height=240)]))
         until(lambda: send() and "found 320x240" in locator.log, 30, "the refusal of another image's size")
         assert len(found) - before < 30
+        camera.k[0] = 0.0
+        refusal = "camera_info refused: expected a calibrated camera_info"
+        until(lambda: send() and refusal in locator.log, 30, "the refusal of a camera that is not calibrated")
     finally:
         executor.shutdown()
         node.destroy_node()

@@ -144,6 +144,48 @@ def test_every_transition_from_every_state_is_answered(make_node: MakeNode, clie
     assert asked == len(POSSIBLE) * len(TRANSITIONS)
 
 
+def test_while_the_model_loads_everything_is_answered_and_two_signals_end_it(
+    make_node: MakeNode, client: Client
+) -> None:
+    node = make_node(bundle_path="slow")
+    until(client.change.service_is_ready, what="the node")
+    asked = client.change.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    client.wait_for_state("configuring")
+    for name, number in TRANSITIONS.items():
+        assert not ask(client, id=number), f"{name} while the model loads"
+    assert client.set_parameter("deadline_s", 1.5).successful
+    assert client.state() == "configuring"
+    assert not asked.done()
+    node.process.send_signal(signal.SIGINT)
+    time.sleep(0.005)
+    assert node.stop(signal.SIGINT) == 0, node.log
+    assert "another one is under way" in node.log
+    assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("grounding_node", ["-r", "__ns:=/not-a-name"]),
+        ("grounding_node", ["--params-file", "/no/such/file.yaml"]),
+        ("grounding_node", ["-p", "deadline_s:=.nan"]),
+        ("depth_locator", ["-p", "max_depth_m:=-1.0"]),
+        ("depth_locator", ["-p", "memory_s:=true"]),
+        ("simulated_camera", ["-r", "a:=b:=c"]),
+        ("record_answers /no/such/folder/answers.jsonl", []),
+        ("replay_bag /no/such/bag", []),
+    ],
+)
+def test_what_cannot_be_taken_from_the_command_line_is_one_line(
+    make_node: MakeNode, program: str, arguments: list[str]
+) -> None:
+    name, *words = program.split()
+    node = make_node([sys.executable, "-c", f"from egm_ros.process import {name}; {name}()", *words], arguments)
+    assert node.process.wait(30) == 2, node.log
+    assert "expected " in node.log
+    assert "Traceback" not in node.log
+
+
 STOPS = [
     (signal.SIGINT, 0),
     (signal.SIGTERM, 0),

@@ -13,6 +13,7 @@ from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.msg import GroundedObject
 from egm_interfaces.srv import Ground as GroundService
 from ros_client import Client, image_message, picture, until
+from unique_identifier_msgs.msg import UUID
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("fake_node")]
 
@@ -37,7 +38,7 @@ def camera(client: Client) -> Any:
 def send(client: Client, goal: GroundAction.Goal) -> tuple[Any, list[GroundAction.Feedback]]:
     until(client.action.server_is_ready, what="the action server")
     feedback: list[GroundAction.Feedback] = []
-    future = client.action.send_goal_async(goal, feedback_callback=lambda m: feedback.append(m.feedback))
+    future = client.send_goal(goal, feedback_callback=lambda m: feedback.append(m.feedback))
     return client.result(future), feedback
 
 
@@ -144,3 +145,37 @@ def test_one_request_too_many_is_refused_at_once(client: Client) -> None:
         client.result(goal.cancel_goal_async())
     for goal in goals:
         assert client.result(goal.get_result_async()).status == GoalStatus.STATUS_CANCELED
+
+
+def test_goals_that_are_cancelled_at_once_end(client: Client) -> None:
+    until(client.action.server_is_ready, what="the action server")
+    ends: list[int] = []
+
+    def cancel(future: Any) -> None:
+        handle = future.result()
+        handle.cancel_goal_async()
+        handle.get_result_async().add_done_callback(lambda result: ends.append(result.result().status))
+
+    for number in range(20):
+        goal = GroundAction.Goal(expression="the red thing tokens=200")
+        client.send_goal(goal).add_done_callback(cancel)
+        until(lambda: len(ends) > number, what="the end of the goal")  # noqa: B023
+    assert set(ends) <= {GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_SUCCEEDED}
+
+
+def test_of_two_goals_with_one_id_the_second_is_rejected(client: Client) -> None:
+    until(client.action.server_is_ready, what="the action server")
+    goal, name = GroundAction.Goal(expression="the red thing tokens=50"), UUID(uuid=[7] * 16)
+    first, second = (client.result(client.send_goal(goal, goal_uuid=name)) for _ in range(2))
+    assert (first.accepted, second.accepted) == (True, False)
+    assert client.result(first.get_result_async()).status == GoalStatus.STATUS_SUCCEEDED
+
+
+@pytest.mark.parametrize("seconds", [-(2**31), 0, 2**31 - 1])
+def test_an_image_whose_clock_is_far_off_is_answered(client: Client, seconds: int) -> None:
+    image = image_message(picture())
+    image.header.stamp.sec, image.header.stamp.nanosec = seconds, 2**32 - 1
+    goal, _ = send(client, GroundAction.Goal(expression="the red thing", image=image))
+    wrapped = client.result(goal.get_result_async())
+    assert wrapped.status == GoalStatus.STATUS_SUCCEEDED, wrapped.result.message
+    assert wrapped.result.object.header.stamp == image.header.stamp

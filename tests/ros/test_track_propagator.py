@@ -14,7 +14,7 @@ import pytest
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
-from egm_ros.track_budget import MAX_TRACKS, TrackBudget
+from egm_ros.track_budget import MAX_TRACKS, PROMISED, TrackBudget
 from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
 from test_conversion import rgb_message
 
@@ -266,6 +266,23 @@ def test_the_cost_of_a_track_says_how_many_a_frame_has_time_for() -> None:
     assert budget.allowed == 1, "one is always carried on"
 
 
+def test_where_frames_are_skipped_there_are_fewer_tracks_but_never_fewer_than_promised() -> None:
+    budget = TrackBudget(budget_ms=1000.0)
+    for frame in range(300):
+        budget.note_frame(1.0, 40, skipped=frame % 20 == 0)
+    assert budget.allowed > 40, "one frame in twenty is nobody's fault"
+    for _ in range(20):
+        budget.note_frame(1.0, 40, skipped=1)
+    fewer = budget.allowed
+    assert fewer < 40
+    for _ in range(1000):
+        budget.note_frame(1.0, budget.allowed, skipped=1)
+    assert budget.allowed == PROMISED
+    for _ in range(1000):
+        budget.note_frame(1.0, PROMISED)
+    assert budget.allowed > fewer, "the processor has time again"
+
+
 @pytest.mark.parametrize(
     ("frame_ms", "share"), [(0.0, 0.25), (16.0, 0.2), (30.0, 0.1)], ids=["idle", "busy", "over the budget"]
 )
@@ -297,7 +314,7 @@ def test_the_answers_that_wait_for_time_are_replayed_by_need(bench: Bench) -> No
     replay, stop = tracker.replay, tracker.stop
     tracker.replay = lambda name, *rest: started.append(name) or replay(name, *rest)  # type: ignore[method-assign, func-returns-value]
     tracker.stop = lambda name: started.append(f"not {name}") or stop(name)  # type: ignore[method-assign, func-returns-value]
-    budget.note_frame = lambda took_ms, tracks: None  # type: ignore[method-assign]
+    budget.note_frame = lambda took_ms, tracks, skipped: None  # type: ignore[method-assign]
     budget._credit_ms = -1e-9
     frame = bench.show()
     for name in ("young", "old", "new", "poor", "gone"):

@@ -240,6 +240,76 @@ def test_data_addresses_as_clients_write_them(nano: Server, url: str) -> None:
     assert asked(nano, messages=[user_turn(url)])["egm"]["ignored"] == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(
+            [{"type": "input_image", "image_url": frame_url(), "detail": "auto"}, SENTENCE], id="Responses' names"
+        ),
+        pytest.param([{"type": "input_text", "text": SENTENCE}, {"image_url": {"url": frame_url()}}], id="no type"),
+        pytest.param([{"type": "image", "image": frame_url()}, {"text": SENTENCE}], id="Qwen's names"),
+        pytest.param(
+            [{"type": "image_url", "image_url": {"url": frame_url(), "detail": None}}, SENTENCE], id="null detail"
+        ),
+    ],
+)
+def test_parts_as_clients_write_them(nano: Server, content: Any) -> None:
+    answer = asked(nano, messages=[{"role": "user", "content": content}])
+    assert (answer["egm"]["ignored"], answer["egm"]["expression"]) == ([], "the red bowl")
+    assert is_the_bowl(numbers(answer["choices"][0]["message"]["content"]))
+
+
+def test_a_long_conversation_is_no_fault(nano: Server) -> None:
+    said = [{"role": "user", "content": "x" * 30_000}, {"role": "assistant", "content": "y"}] * 40
+    answer = asked(nano, messages=[*said, {"role": "user", "content": None}, user_turn()])
+    assert answer["egm"]["expression"] == "the red bowl"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"max_tokens": -1, "seed": -1, "user": {"id": 7}}, id="LM Studio's and Open WebUI's"),
+        pytest.param({"max_tokens": 512.0, "seed": -5, "user": "u" * 500}, id="decimals, a negative seed"),
+        pytest.param({"metadata": None, "max_completion_tokens": 300.0, "seed": 42.0}, id="other languages' numbers"),
+    ],
+)
+def test_values_that_other_servers_take(nano: Server, fields: dict[str, Any]) -> None:
+    answer = asked(nano, **fields)
+    assert answer["egm"]["ignored"] == []
+    assert is_the_bowl(numbers(answer["choices"][0]["message"]["content"]))
+
+
+CORNERS = {"properties": {name: {"type": "number"} for name in ("x1", "y1", "x2", "y2")}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"json": CORNERS}},
+        {"guided_json": CORNERS},
+        {"response_format": {"type": "json_object", "schema": CORNERS}},
+    ],
+    ids=["vLLM", "older vLLM", "llama.cpp"],
+)
+def test_a_schema_in_other_servers_words(nano: Server, fields: dict[str, Any]) -> None:
+    answer = asked(nano, **fields)
+    assert answer["egm"]["ignored"] == []
+    assert is_the_bowl([json.loads(answer["choices"][0]["message"]["content"])[name] for name in CORNERS["properties"]])
+
+
+def test_a_schema_that_no_answer_fits_is_named_in_the_clients_words(nano: Server) -> None:
+    odd = {"properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+    assert asked(nano, guided_json=odd)["egm"]["ignored"] == ["guided_json"]
+
+
+def test_a_model_need_not_be_named_and_a_slash_may_end_the_path(nano: Server) -> None:
+    response = nano.client.post(CHAT + "/", json={"messages": [user_turn()]})
+    assert is_the_bowl(numbers(response.json()["choices"][0]["message"]["content"]))
+    assert nano.client.get("/v1/models/").json()["object"] == "list"
+    told = error_of(nano.client.post("/v1/responses", json={"model": "m", "input": "x"}))["message"]
+    assert "expected POST /v1/chat/completions" in told
+
+
 def test_of_an_animation_the_first_frame_is_asked_about(nano: Server) -> None:
     first, other = Image.open(PICTURE).convert("RGB"), Image.new("RGB", (640, 480))
     buffer = io.BytesIO()

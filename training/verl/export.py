@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from egm_edge.cli.parser import positive_int
 from egm_edge.files import make_folder, replace_text
 from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
@@ -41,8 +42,8 @@ def main(argv: list[str]) -> int:
     quiet_offline()
     parser = config_parser("egm train export-verl", "Write what verl needs to run this GRPO configuration.")
     parser.add_argument("--out", "-o", type=Path, required=True, help="directory to write")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus", type=int, default=GPUS, help="per node (default: 8, as upstream)")
+    parser.add_argument("--nodes", type=positive_int, default=1)
+    parser.add_argument("--gpus", type=positive_int, default=GPUS, help="per node (default: 8, as upstream)")
     arguments = parser.parse_args(argv)
     config = load_grpo(arguments.config, dict(arguments.overrides))
     export(config, arguments.out, nodes=arguments.nodes, gpus=arguments.gpus)

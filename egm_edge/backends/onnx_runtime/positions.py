@@ -23,18 +23,25 @@ def inverse_frequencies(count: int, theta: float, width: int) -> NDArray[np.floa
 def text_table(config: EngineConfig, positions: NDArray[np.int64]) -> Table:
     """Cos and sin of the decoder, [C, d/2] each.
 
-    With M-RoPE, frequency i follows height where i % 3 == 1 and width where i % 3 == 2 (up to three times the section's
-    length), time elsewhere: the interleaved layout of transformers' `Qwen3VLTextRotaryEmbedding`.
-
     Args:
         positions: [3, C] time, height, width.
     """
     half = config.head_dim // 2
-    axis = np.zeros(half, np.int64)
-    for i in (1, 2) if config.mrope_section else ():
-        axis[i : config.mrope_section[i] * 3 : 3] = i  # type: ignore[index]
-    angles = positions[axis].T.astype(np.float32) * inverse_frequencies(half, config.rope_theta, config.head_dim)
+    axes = rotary_axes(half, config.mrope_section)
+    angles = positions[axes].T.astype(np.float32) * inverse_frequencies(half, config.rope_theta, config.head_dim)
     return np.cos(angles), np.sin(angles)
+
+
+def rotary_axes(count: int, mrope_section: tuple[int, int, int] | None) -> NDArray[np.int64]:
+    """Which of the axes time, height and width (0, 1, 2) each of the decoder's `count` frequencies follows.
+
+    With M-RoPE, frequency i follows height where i % 3 == 1 and width where i % 3 == 2 (up to three times the section's
+    length), time elsewhere: the interleaved layout of transformers' `Qwen3VLTextRotaryEmbedding`.
+    """
+    axes = np.zeros(count, np.int64)
+    for i in (1, 2) if mrope_section else ():
+        axes[i : mrope_section[i] * 3 : 3] = i  # type: ignore[index]
+    return axes
 
 
 def merge_block_order(grid_hw: tuple[int, int], merge: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

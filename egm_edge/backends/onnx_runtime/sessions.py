@@ -15,6 +15,7 @@ from egm_edge.backends.onnx_runtime.int8_products import product_options
 from egm_edge.bundle import Bundle
 from egm_edge.decoding.session import InterruptedRunError
 from egm_edge.errors import BackendError, InputError
+from egm_edge.machine import memory_gb
 
 VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))
 SINGLE_THREAD_BYTES = 16 << 20
@@ -87,11 +88,7 @@ def physical_cores() -> int:
 
 def available_bytes() -> int | None:
     """Memory that can be taken without swapping, None where the system does not tell."""
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return None
-    fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+    return int(memory_gb()[1] * 1e9) or None
 
 
 def _fits(bundle: Bundle) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,29 +21,19 @@ FLASH_DTYPES = (torch.float16, torch.bfloat16)
 without_cudnn = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
-class Attention(Protocol):
-    """How queries meet the cache. A token sees every place up to its own."""
-
-    name: str
-
-    def bounds(self, places: Tensor, seen: int, group: int, dtype: torch.dtype) -> Tensor:
-        """What `__call__` needs to know of places [B, n], the same for all layers; `group` query heads share a key head."""
-
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, bounds: Tensor) -> Tensor:
-        """[B, n, h * d] of queries [B, n, h, d] over keys and values [B, s, k, d]."""
-
-
-class PyTorchAttention:
-    """`scaled_dot_product_attention` under a mask."""
+class Attention:
+    """How queries meet the cache: PyTorch's `scaled_dot_product_attention` under a mask. A token sees every place up to its own."""
 
     name = ""
 
     def bounds(self, places: Tensor, seen: int, group: int, dtype: torch.dtype) -> Tensor:
+        """What `__call__` needs to know of places [B, n], the same for all layers; `group` query heads share a key head."""
         hidden = torch.arange(seen, device=places.device) > places[..., None]  # [B, n, s]
         mask = torch.zeros(hidden.shape, dtype=dtype, device=places.device).masked_fill(hidden, -torch.inf)
         return mask.repeat(1, group, 1)[:, None]  # [B, 1, h/k * n, s]
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, bounds: Tensor) -> Tensor:
+        """[B, n, h * d] of queries [B, n, h, d] over keys and values [B, s, k, d]."""
         batch, count, _, size = query.shape
         kv_heads = keys.shape[2]
         # Query heads of one key head stand below each other as further rows: its keys are read once, and never repeated.
@@ -55,7 +44,7 @@ class PyTorchAttention:
         return attended.view(query.shape).permute(0, 3, 1, 2, 4).reshape(batch, count, -1)
 
 
-class FlashAttention:
+class FlashAttention(Attention):
     """`flash_attn_with_kvcache`, which reads the cache as it lies and splits it over the whole chip."""
 
     name = "flash-attn"
@@ -79,4 +68,4 @@ def attention_for(dtype: torch.dtype, capability: tuple[int, int] | None) -> Att
     if capability is not None and capability >= FLASH_CAPABILITY and dtype in FLASH_DTYPES:
         with suppress(ImportError, OSError, AttributeError):  # absent, built for another PyTorch, or too old
             return FlashAttention(importlib.import_module("flash_attn").flash_attn_with_kvcache)
-    return PyTorchAttention()
+    return Attention()

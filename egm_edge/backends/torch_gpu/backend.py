@@ -9,11 +9,10 @@ Notation: n fed tokens, p prefix tokens, t image tokens, V vocabulary size.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from egm_edge.backends.base import (
     require_tokens,
 )
 from egm_edge.backends.torch_gpu.attention import Attention, attention_for
-from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs, Eager
+from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs
 from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
 from egm_edge.backends.torch_gpu.vision import InternVl3Vision, Qwen3VlVision, VisionTower
 from egm_edge.backends.torch_gpu.weights import Weights
@@ -43,10 +42,7 @@ from egm_edge.pixels import Pixels, PixelSpec
 
 STEP_TOKENS = (1, 2, 4, 8, 16)
 FIRST_CAPACITY, CAPACITY_STEP = 1024, 256
-TOWERS: Mapping[str, Callable[[Weights, Mapping[str, Any], PixelSpec], VisionTower]] = {
-    "qwen3_vl": Qwen3VlVision,
-    "internvl": InternVl3Vision,
-}
+TOWERS: dict[str, type[Qwen3VlVision | InternVl3Vision]] = {"qwen3_vl": Qwen3VlVision, "internvl": InternVl3Vision}
 
 
 @contextmanager
@@ -208,7 +204,7 @@ class TorchBackend(Interruptible):
         self.image_token_id = int(manifest.model["image_token_id"])
         self.context_tokens = int(manifest.limits["context_tokens"])
         dtype = dtype or _dtype(bundle, capability)
-        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Eager())
+        self._capture: Capture = capture or (CudaGraphs(self.device) if on_gpu else Capture())
         with _device_memory():
             weights = Weights(directory, self.device, dtype)
             self.decoder = TextDecoder(weights, config, attention or attention_for(dtype, capability))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,24 +16,15 @@ from torch import Tensor
 Function = Callable[..., list[Tensor]]
 
 
-class Capture(Protocol):
-    """How functions are run; one is kept for each key."""
+class Capture:
+    """How functions are run: as they are."""
 
     def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of `function(*inputs)`, valid until the next call. Inputs of one key have one shape."""
-
-    def forget(self) -> None:
-        """Drop what was captured: tensors that it used have moved."""
-
-
-class Eager:
-    """Runs functions as they are."""
-
-    def __call__(self, key: Hashable, function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
         return function(*inputs)
 
     def forget(self) -> None:
-        pass
+        """Drop what was kept of earlier calls: tensors that it used have moved."""
 
 
 class _Graph(NamedTuple):
@@ -42,7 +33,7 @@ class _Graph(NamedTuple):
     outputs: list[Tensor]
 
 
-class CudaGraphs:
+class CudaGraphs(Capture):
     """Runs a function as it is at its first call, captures it at the second, and replays it from then on.
 
     What is met only once is not worth a capture. Graphs share one pool of memory, for they are replayed one after another.

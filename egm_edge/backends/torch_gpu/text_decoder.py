@@ -9,47 +9,18 @@ V vocabulary size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from egm_edge.backends.onnx_runtime.positions import rotary_axes
 from egm_edge.backends.torch_gpu.attention import Attention, without_cudnn
 from egm_edge.backends.torch_gpu.weights import Weights
+from egm_edge.families.decoder_shape import DecoderShape
 
 SEEN_STEP = 8  # attention kernels want rows of masks at multiples of 16 bytes
-QWEN3_VL_MROPE_SECTION = (24, 20, 20)  # where the config is silent, as transformers' Qwen3VLTextRotaryEmbedding
-
-
-@dataclass(frozen=True, slots=True)
-class TextShape:
-    """Dimensions of a decoder, from config.json's text_config."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    epsilon: float
-    theta: float
-    section: tuple[int, ...] | None
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], head_dim: int) -> TextShape:
-        text = config["text_config"]
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        section = rope.get("mrope_section") or (QWEN3_VL_MROPE_SECTION if config["model_type"] == "qwen3_vl" else None)
-        heads = int(text["num_attention_heads"])
-        return cls(
-            layers=int(text["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(text.get("num_key_value_heads") or heads),
-            head_dim=head_dim,
-            epsilon=float(text.get("rms_norm_eps", 1e-6)),
-            theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
-            section=tuple(int(n) for n in section) if section else None,
-        )
 
 
 class KvCache(NamedTuple):
@@ -59,7 +30,7 @@ class KvCache(NamedTuple):
     values: Tensor
 
     @classmethod
-    def empty(cls, shape: TextShape, rows: int, places: int, like: Tensor) -> KvCache:
+    def empty(cls, shape: DecoderShape, rows: int, places: int, like: Tensor) -> KvCache:
         size = (shape.layers, rows, places, shape.kv_heads, shape.head_dim)
         return cls(*(torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(2)))
 
@@ -98,19 +69,20 @@ class TextDecoder:
     def __init__(self, weights: Weights, config: Mapping[str, Any], attention: Attention) -> None:
         self.attention = attention
         self.embedding = weights.take("text.embed_tokens.weight")
-        first = weights.take("text.layers.0.self_attn.q_proj.weight")
-        heads = int(config["text_config"]["num_attention_heads"])
-        self.shape = TextShape.of(config, first.shape[0] // heads)
+        self.shape = DecoderShape.of(
+            config["text_config"],
+            config["model_type"],
+            query_rows=len(weights.take("text.layers.0.self_attn.q_proj.weight")),
+            vocab=len(self.embedding),
+            tied_head="head.weight" not in weights,
+        )
         self._layers = [_layer(weights, f"text.layers.{i}", self.shape) for i in range(self.shape.layers)]
         self._norm = weights.take("text.norm.weight")
-        self._head = weights.take("head.weight") if "head.weight" in weights else self.embedding
+        self._head = self.embedding if self.shape.tied_head else weights.take("head.weight")
         half, device = self.shape.head_dim // 2, weights.device
         steps = torch.arange(half, dtype=torch.float32, device=device) * 2 / self.shape.head_dim
-        self._frequencies = 1.0 / self.shape.theta**steps  # [d/2]
-        axis = torch.zeros(half, dtype=torch.int64)
-        for i in (1, 2) if self.shape.section else ():  # interleaved M-RoPE: time, height, width in turn
-            axis[i : self.shape.section[i] * 3 : 3] = i  # type: ignore[index]
-        self._axis = axis.to(device)
+        self._frequencies = 1.0 / self.shape.rope_theta**steps  # [d/2]
+        self._axis = torch.from_numpy(rotary_axes(half, self.shape.mrope_section)).to(device)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cos and signed sin, [..., n, d], of positions [3, ..., n] on the three axes, float32: what `rotated` takes."""
@@ -153,7 +125,7 @@ class TextDecoder:
             qkv = F.linear(self._rms(x, layer.norm_1), layer.qkv, layer.qkv_bias).view(*x.shape[:2], -1, size)
             both = qkv[:, :, :values_from]  # [B, n, h + k, d]
             if layer.qk_norm is not None:
-                both = F.rms_norm(both, (size,), None, self.shape.epsilon) * layer.qk_norm
+                both = F.rms_norm(both, (size,), None, self.shape.rms_epsilon) * layer.qk_norm
             both = rotated(both, rotary)
             keys[rows, places] = both[:, :, heads:]
             values[rows, places] = qkv[:, :, values_from:]
@@ -169,7 +141,7 @@ class TextDecoder:
         return F.linear(hidden, self._head).float()
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.shape.epsilon)
+        return F.rms_norm(x, weight.shape, weight, self.shape.rms_epsilon)
 
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -178,7 +150,7 @@ def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
-def _layer(weights: Weights, base: str, shape: TextShape) -> _Layer:
+def _layer(weights: Weights, base: str, shape: DecoderShape) -> _Layer:
     attention, mlp = f"{base}.self_attn", f"{base}.mlp"
     qkv = weights.stacked(*(f"{attention}.{part}_proj.weight" for part in "qkv"))
     gate_up = weights.stacked(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
@@ -195,9 +167,9 @@ def _layer(weights: Weights, base: str, shape: TextShape) -> _Layer:
     )
 
 
-def _qk_norm(weights: Weights, attention: str, shape: TextShape) -> Tensor | None:
+def _qk_norm(weights: Weights, attention: str, shape: DecoderShape) -> Tensor | None:
     """The norm weights of query and key heads, one row a head; None where the model has none."""
-    query, key = (weights.maybe(f"{attention}.{part}_norm.weight") for part in "qk")
-    if query is None or key is None:
+    if f"{attention}.q_norm.weight" not in weights:
         return None
+    query, key = (weights.take(f"{attention}.{part}_norm.weight") for part in "qk")
     return torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)])

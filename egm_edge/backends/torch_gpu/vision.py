@@ -19,12 +19,12 @@ from egm_edge.backends.torch_gpu.attention import without_cudnn
 from egm_edge.backends.torch_gpu.text_decoder import rotated
 from egm_edge.backends.torch_gpu.weights import Weights
 from egm_edge.errors import CheckpointError
-from egm_edge.pixels import Pixels, PixelSpec
+from egm_edge.families.decoder_shape import gelu_kind
+from egm_edge.pixels import Pixels, PixelSpec, normalised_levels
 
 NORM_EPSILON = 1e-6  # constant in transformers' modeling_qwen3_vl.py
 PROJECTOR_EPSILON = 1e-5  # torch's LayerNorm default
 IN_FLOAT32 = ("vision.patch_embed.proj.weight", "vision.pos_embed.weight")  # Qwen3-VL's, summed and resampled
-_GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 
 class _Tower:
@@ -35,14 +35,10 @@ class _Tower:
     """
 
     def __init__(self, weights: Weights, spec: PixelSpec, activation: str) -> None:
-        if activation not in _GELU:
-            raise CheckpointError(f"vision activation {' or '.join(_GELU)}", repr(activation), "it is not supported")
         self._weights = {name: weights.take(name) for name in weights.names("vision.", "projector.") if name not in IN_FLOAT32}
         self._dtype, self._device, self._directory = weights.dtype, weights.device, weights.directory
-        self.spec, self._approximate = spec, _GELU[activation]
-        levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[None, :]
-        mean, std = (np.asarray(values, np.float32)[:, None] for values in (spec.mean, spec.std))
-        self._levels = torch.from_numpy((levels - mean) / std).to(weights.device)  # [3, 256], the processor's own values
+        self.spec, self._approximate = spec, gelu_kind(activation)
+        self._levels = torch.from_numpy(normalised_levels(spec)).to(weights.device)  # [3, 256]
         self._channels = torch.arange(3, device=weights.device)[:, None]
 
     def _weight(self, name: str) -> Tensor:
@@ -82,9 +78,9 @@ class Qwen3VlVision(_Tower):
         rope = vision.get("rope_parameters") or {}
         self._theta = float(rope.get("rope_theta", vision.get("rope_theta", 10000.0)))
         self._deepstack = [int(i) for i in vision.get("deepstack_visual_indexes", [])]
-        kernel = weights.take_float32(IN_FLOAT32[0])  # [D, 3, time, P, P]
+        kernel = weights.take(IN_FLOAT32[0], torch.float32)  # [D, 3, time, P, P]
         self._kernel = kernel.sum(2).reshape(len(kernel), -1).to(weights.dtype)  # a still image fills every time slot alike
-        self._grid = weights.take_float32(IN_FLOAT32[1]).cpu().numpy()
+        self._grid = weights.take(IN_FLOAT32[1], torch.float32).cpu().numpy()
 
     def inputs(self, pixels: Pixels) -> list[Tensor]:
         merge = self.spec.merge_size

@@ -42,25 +42,13 @@ class Weights:
         """Those that begin so."""
         return [name for name in self._homes if name.startswith(prefixes)]
 
-    def take(self, name: str) -> Tensor:
-        """One tensor."""
-        return self._read(name).to(self.dtype)
-
-    def take_float32(self, name: str) -> Tensor:
-        """One tensor in float32, for what is summed or normalised in it."""
-        return self._read(name).float()
-
-    def maybe(self, name: str) -> Tensor | None:
-        """As `take`; None where the checkpoint has none of that name."""
-        return self.take(name) if name in self else None
+    def take(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor, in another `dtype` where it is summed in that."""
+        if name not in self._homes:
+            raise CheckpointError(f"the weight {name} in {self.directory}", "none", "save the model again, whole")
+        file, key = self._homes[name]
+        return torch.as_tensor(file.get_tensor(key), dtype=dtype or self.dtype)
 
     def stacked(self, *names: str) -> Tensor | None:
         """Tensors of several layers below each other, so that one product serves all; None where there are none."""
         return torch.cat([self.take(name) for name in names]) if names[0] in self else None
-
-    def _read(self, name: str) -> Tensor:
-        if name not in self._homes:
-            raise CheckpointError(f"the weight {name} in {self.directory}", "none", "save the model again, whole")
-        file, key = self._homes[name]
-        found: Tensor = file.get_tensor(key)
-        return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from egm_edge.boxes import Box
 from egm_edge.synthetic.household.sample import HouseholdObject, HouseholdScene, Room
 from egm_edge.synthetic.household.sprites import PAINT_GREY, SHADOW_SIDE, Sprite, sprite_set
-from egm_edge.synthetic.render import Layout, Rendered, noise_window
+from egm_edge.synthetic.render import Rendered, noise_window, seen_layout
 from egm_edge.synthetic.sample import between
 from egm_edge.synthetic.tabletops import SIDE, texture
 
@@ -61,16 +61,8 @@ def render_household(scene: HouseholdScene, width_px: int, height_px: int) -> Re
         x, y, wide, tall = cv2.boundingRect(mask.astype(np.uint8))
         amodal.append(Box(*(float(v) for v in (put.x + x, put.y + y, put.x + x + wide, put.y + y + tall))))
         pixels.append(int(mask.sum()))
-    modal: list[Box | None] = []
-    visible: list[float] = []
-    for number, (box, count) in enumerate(zip(amodal, pixels, strict=True), 1):
-        x1, y1, x2, y2 = (int(v) for v in box.xyxy)
-        mine = (owner[y1:y2, x1:x2] == number).astype(np.uint8)
-        x, y, wide, tall = cv2.boundingRect(mine) if mine.size else (0, 0, 0, 0)
-        modal.append(Box(float(x1 + x), float(y1 + y), float(x1 + x + wide), float(y1 + y + tall)) if wide else None)
-        visible.append(float(mine.sum()) / count if count else 0.0)
     picture = _sensor(image, rng, width_px, height_px)
-    return Rendered(picture, Layout((width_px, height_px), tuple(modal), tuple(amodal), tuple(visible), owner))
+    return Rendered(picture, seen_layout(owner, amodal, pixels))
 
 
 def _warp(scene: HouseholdScene, thing: HouseholdObject, width_px: int, height_px: int, rng: random.Random) -> _Warped:

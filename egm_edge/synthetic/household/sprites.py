@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.files import whole_file
+from egm_edge.files import user_cache, whole_file
 from egm_edge.reporting.progress import ProgressBar
 from egm_edge.synthetic.household.assets import FOLDER, Asset, Part, assets, parts_of
 from egm_edge.synthetic.household.rasterizer import rasterize
@@ -338,8 +337,7 @@ def _build(asset: Asset, path: Path) -> None:
 def cache_folder() -> Path:
     """Where the sprites are kept: the user's cache, one folder per pack and way of drawing."""
     digest = hashlib.sha256((FOLDER / "pack.npz").read_bytes() + bytes([_VERSION]))
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "egm-edge" / f"household-{digest.hexdigest()[:12]}"
+    return user_cache() / f"household-{digest.hexdigest()[:12]}"
 
 
 def _path(asset: Asset) -> Path:

@@ -65,7 +65,7 @@ def test_the_host_half_stores_golden_replies_for_the_device(
     )  # fmt: skip
     with Checkpoint(jetson_qwen3_vl) as checkpoint, BundleWriter(request.out_dir) as writer:
         plan = compiler._Plan(checkpoint, request)
-        manifest = plan.manifest(EdgeLlmEnvironment.find(), "key", None, None)
+        manifest = plan.sections(EdgeLlmEnvironment.find(), "key", None, None)
         assert compiler._golden(plan, writer, manifest) == {}
         golden = read_golden(writer.commit(**manifest))
     assert len(golden.replies) == 6 and golden.max_new_tokens == 8

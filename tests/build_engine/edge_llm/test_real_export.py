@@ -54,8 +54,14 @@ def build(checkpoint: Path, precision: str, rows: Path, out: Path, *options: str
 @pytest.mark.parametrize(
     ("family", "precision"),
     [
-        *(("jetson_qwen3_vl", precision) for precision in ("int4", "int8", "fp8", "nvfp4")),
-        *(("jetson_internvl3", precision) for precision in ("int4", "int8", "fp8", "nvfp4")),
+        ("jetson_qwen3_vl", "int4"),
+        ("jetson_qwen3_vl", "nvfp4"),
+        ("jetson_internvl3", "int8"),
+        ("jetson_internvl3", "fp8"),
+        pytest.param("jetson_qwen3_vl", "int8", marks=pytest.mark.long),
+        pytest.param("jetson_qwen3_vl", "fp8", marks=pytest.mark.long),
+        pytest.param("jetson_internvl3", "int4", marks=pytest.mark.long),
+        pytest.param("jetson_internvl3", "nvfp4", marks=pytest.mark.long),
     ],
 )
 def test_both_graphs_equal_transformers(
@@ -91,7 +97,12 @@ def test_both_graphs_equal_transformers(
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"), [("jetson_qwen3_vl", "nvfp4"), ("jetson_internvl3", "fp8"), ("jetson_qwen3_vl", "int4")]
+    ("family", "precision"),
+    [
+        ("jetson_qwen3_vl", "nvfp4"),
+        ("jetson_internvl3", "fp8"),
+        pytest.param("jetson_qwen3_vl", "int4", marks=pytest.mark.long),
+    ],
 )
 def test_a_quantized_vision_tower_is_exported_and_checked_like_the_decoder(
     edge_llm: EdgeLlmEnvironment, family: str, precision: str, calibration_rows: Path, tmp_path: Path,
@@ -194,6 +205,7 @@ def _with_vision_theta(host: HostMath, theta: float) -> Any:
     return replace(host.engine, vision=replace(host.engine.vision, rope_theta=theta))
 
 
+@pytest.mark.long
 def test_egm_4b_widths_export(
     edge_llm: EdgeLlmEnvironment, tmp_path: Path, calibration_rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from build_engine.exporters import graph, internvl3_vision, qwen3_vl_vision, text_decoder
 from build_engine.exporters.vision_tower import TowerWriter
+from egm_edge import pixels
 from egm_edge.backends.onnx_runtime import backend as onnx_backend
 from egm_edge.backends.onnx_runtime import kv_cache, positions
 from egm_edge.backends.onnx_runtime.kv_batch import KvBatch
 from egm_edge.backends.onnx_runtime.kv_cache import KvCache
+from egm_edge.backends.prefix_backend import PrefixBackend
 from egm_edge.families.internvl3 import InternVL3
 from egm_edge.families.qwen3_vl import Qwen3VL
 
@@ -216,6 +219,66 @@ def prefix_kept_too_long(patch: Patch) -> None:
     _wrap(patch, onnx_backend.OnnxBackend, "_make_resident", stale)
 
 
+def inputs_of_the_turned_grid(patch: Patch) -> None:
+    """Tables are remembered by their size, and a picture as high as another is wide gets that one's."""
+
+    def by_sides(original: Any, self: Any, grid_hw: tuple[int, int]) -> Any:
+        known = self.__dict__.setdefault("_by_sides", {})
+        sides = tuple(sorted(grid_hw))
+        if sides not in known:
+            known[sides] = original(self, grid_hw)
+        return known[sides]
+
+    _wrap(patch, PrefixBackend, "_inputs_of_grid", by_sides)
+
+
+def last_logits_one_early(patch: Patch) -> None:
+    def early(original: Any, self: Any, hidden: np.ndarray) -> np.ndarray:
+        if len(hidden) > 1 or self._fed.shape[0] < 2:
+            return np.asarray(original(self, hidden))
+        return np.asarray(original(self, self._fed[-2:-1]))
+
+    def noted(original: Any, self: Any, *values: Any, **named: Any) -> Any:
+        self._fed = original(self, *values, **named)
+        return self._fed
+
+    _wrap(patch, onnx_backend.OnnxBackend, "decode", noted)
+    _wrap(patch, onnx_backend.OnnxBackend, "logits", early)
+
+
+def rows_at_the_longest(patch: Patch) -> None:
+    def longest(original: Any, self: KvBatch, session: Any, rows: range, new_tokens: int) -> Any:
+        kept = self.lengths
+        self.lengths = np.full_like(kept, kept.max())
+        try:
+            return original(self, session, rows, new_tokens)
+        finally:
+            self.lengths = kept
+
+    _wrap(patch, KvBatch, "binding", longest)
+
+
+def rejected_draft_of_a_branch_kept(patch: Patch) -> None:
+    patch.setattr(onnx_backend.OnnxBranch, "truncate", lambda self, length: None)
+
+
+def other_filter_for_cameras(patch: Patch) -> None:
+    def smooth(original: Any, image: np.ndarray, width: int, height: int) -> np.ndarray:
+        if image.shape[0] * image.shape[1] < 1_000_000:
+            return np.asarray(original(image, width, height))
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+    _wrap(patch, pixels, "resize_bicubic", smooth)
+
+
+def first_of_several_boxes(patch: Patch) -> None:
+    patch.setattr("egm_edge.parsing.choose", lambda boxes, labels, expression: 0)
+
+
+def amodal_box_clipped(patch: Patch) -> None:
+    patch.setattr("egm_edge.parsing.AMODAL_MARGIN", 0.0)
+
+
 PLANTS = (
     Plant("cache written one place early at decode steps", "decode logits", cache_written_one_early),
     Plant("rotary angle one step behind at decode", "decode logits", angle_one_step_behind),
@@ -235,4 +298,11 @@ PLANTS = (
     Plant("a parser that swaps x and y", "text", axes_of_boxes_swapped),
     Plant("a dropped branch stays", "decode logits", dropped_branch_kept),
     Plant("a displaced frame finds another's keys", "prefill logits", prefix_kept_too_long),
+    Plant("a turned picture gets the other's positions", "vision embedding", inputs_of_the_turned_grid, QWENS),
+    Plant("a request's last logits one token early", "prefill logits", last_logits_one_early),
+    Plant("branches of different lengths written at one place", "decode logits", rows_at_the_longest),
+    Plant("a branch's rejected draft stays", "decode logits", rejected_draft_of_a_branch_kept),
+    Plant("another filter for pictures of a megapixel", "pixels", other_filter_for_cameras),
+    Plant("the first of several boxes", "text", first_of_several_boxes),
+    Plant("an amodal box clipped to the picture", "text", amodal_box_clipped),
 )

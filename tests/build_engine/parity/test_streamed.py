@@ -10,7 +10,10 @@ import pytest
 from build_engine.compilers.cpu import build_cpu
 from build_engine.exporters import text_decoder
 from build_engine.parity import build_gate
+from build_engine.parity.witnesses import task_text
 from egm_edge.errors import BuildError
+from egm_edge.golden.replies import read_golden
+from tests.build_engine.parity.conftest import Verify
 
 pytest.importorskip("transformers")
 
@@ -42,18 +45,27 @@ def test_a_streamed_reference_computes_what_the_whole_one_does(checkpoints: dict
 
 @pytest.mark.parametrize("broken", [False, True], ids=["faithful", "a fault in the third layer"])
 def test_a_large_checkpoint_is_verified_or_refused(
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: Verify, broken: bool
 ) -> None:
+    from build_engine.parity.reference_side import opened
+    from egm_edge.backends.transformers_reference import TransformersReference
+
     monkeypatch.setattr(build_gate, "MAX_PARAMETERS", 0)
     if broken:
         _without_q_norm_of_the_third_layer(monkeypatch)
         with pytest.raises(BuildError, match="another prefill logits"):
             build_cpu(checkpoints["qwen3_vl"], tmp_path / "bundle", precision="int4")
-    else:
-        assert (
-            build_cpu(checkpoints["qwen3_vl"], tmp_path / "bundle", precision="int4").manifest.parity["status"]
-            == "verified"
-        )
+        return
+    bundle = build_cpu(checkpoints["qwen3_vl"], tmp_path / "bundle", precision="int4")
+    assert bundle.manifest.parity["status"] == "verified"
+    golden, reference = read_golden(bundle), TransformersReference(checkpoints["qwen3_vl"])
+    assert golden.replies
+    for reply in golden.replies:  # drafted by the bundle, and yet the reference's own
+        request = reference.prepare(opened(reply.picture), task_text("qwen3_vl", reply.expression, reply.task))
+        assert reference.generate([request], golden.max_new_tokens) == [list(reply.token_ids)]
+    monkeypatch.setattr("build_engine.verify_cli.memory_gb", lambda: (1.0, 1e-6))
+    monkeypatch.setattr(TransformersReference, "generate", None)  # no whole reference where there is no memory for it
+    assert verify(bundle.root)[1]["status"] == "verified"
 
 
 @pytest.mark.long

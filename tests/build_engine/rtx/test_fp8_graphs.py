@@ -99,7 +99,10 @@ def test_fp8_graphs_follow_transformers_within_calibrated_ranges(
             "fp8_scale", lambda largest, dtype: fp8_scale(largest / 8, dtype), id="inputs cut off at an eighth"
         ),
         pytest.param(
-            "round_fp8", lambda w, dtype: (round_fp8(w, dtype)[0], np.float32(1)), id="weights without a scale"
+            "round_fp8",
+            lambda w, dtype: (round_fp8(w, dtype)[0], np.float32(1)),
+            id="weights without a scale",
+            marks=pytest.mark.long,
         ),
         pytest.param("round_fp8", lambda w, dtype: round_fp8(np.roll(w, 1, 1), dtype), id="weights of the next input"),
     ],

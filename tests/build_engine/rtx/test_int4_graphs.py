@@ -113,9 +113,9 @@ _pack = portable_graph.pack_nibbles
     ("what", "mistake"),
     [
         pytest.param("pack_nibbles", _swapped, id="high nibble first"),
-        pytest.param("round_blocks", _scales(lambda s: s * 2), id="scales doubled"),
-        pytest.param("round_blocks", _scales(lambda s: -s), id="scales negated"),
-        pytest.param("round_blocks", _scales(lambda s: np.roll(s, 1, 0)), id="scales of the next output"),
+        pytest.param("round_blocks", _scales(lambda s: s * 2), id="scales doubled", marks=pytest.mark.long),
+        pytest.param("round_blocks", _scales(lambda s: -s), id="scales negated", marks=pytest.mark.long),
+        pytest.param("round_blocks", _scales(lambda s: np.roll(s, 1, 0)), id="scales of the next output", marks=pytest.mark.long),
         pytest.param("round_blocks", _scales(lambda s: np.roll(s, 1, 1)), id="scales of the next block"),
     ],
 )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from egm_edge import Grounder
+from egm_edge.boxes import Box
 from training.nano.build import NanoShape, nano_config
 from training.nano.evaluate import answers, by_kind, load_fast
 from training.nano.suites import AMODAL, EASY, HOUSEHOLD, MODAL, Suite
 from training.nano.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
-SHIPPED = Path(__file__).parents[3] / "egm_edge" / "assets" / "egm-nano"
+ROOT = Path(__file__).parents[3]
+SHIPPED, FRAMES = ROOT / "egm_edge" / "assets" / "egm-nano", ROOT / "examples" / "household"
 
 
 def test_is_complete_and_small() -> None:
@@ -45,18 +49,37 @@ def test_finds_things_on_a_table() -> None:
     assert result.accuracy >= 0.9
 
 
+def test_finds_things_of_a_household() -> None:
+    """The committed frames."""
+    right = []
+    with Grounder.from_checkpoint(SHIPPED) as grounder:
+        for name, rows in json.loads((FRAMES / "expressions.json").read_text()).items():
+            for row in rows:
+                if row["box_xyxy_px"]:
+                    box = grounder.ground(FRAMES / name, row["expression"], task=row["task"]).box
+                    right.append(box is not None and box.iou(Box(*row["box_xyxy_px"])) > 0.5)
+    print(f"{sum(right)} of {len(right)}")
+    assert sum(right) >= 0.6 * len(right) > 8
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("suite", "least"),
-    [(MODAL, 0.85), (AMODAL, 0.66), (HOUSEHOLD, 0.77)],
-    ids=["modal", "amodal, really occluded", "household"],
+    [
+        pytest.param(MODAL, 0.85, id="modal"),
+        pytest.param(AMODAL, 0.66, id="amodal, really occluded"),
+        # drawing all objects into an empty cache takes four minutes; the committed frames stand for it every day
+        pytest.param(HOUSEHOLD, 0.77, id="household", marks=pytest.mark.long),
+    ],
 )
-def test_holds_on_the_scenes_of_its_card(suite: Suite, least: float) -> None:
-    """3-6 objects, every kind of question in turn; of amodal questions only those whose target is really occluded."""
-    cases = suite.cases(600)
-    assert {case.query.kind for case in cases} == set(suite.kinds) and len({case.seed for case in cases}) == 600
+@pytest.mark.parametrize("count", [120, pytest.param(600, marks=pytest.mark.long)])
+def test_holds_on_the_scenes_of_its_card(suite: Suite, least: float, count: int) -> None:
+    """3-6 objects, every kind of question in turn; of amodal questions only those whose target is really occluded. Fewer
+    scenes than the card's may fall short of it by three standard errors."""
+    cases = suite.cases(count)
+    assert {case.query.kind for case in cases} == set(suite.kinds) and len({case.seed for case in cases}) == count
     found = by_kind(cases, answers(load_fast(SHIPPED), cases))
     for kind, result in found.items():
         print(f"{suite.name}, {kind}: {result.accuracy:.3f} ({result.interval95[0]:.3f} - {result.interval95[1]:.3f})")
-    assert found["all"].accuracy >= least
+    assert found["all"].accuracy >= least - (0 if count == 600 else 3 * math.sqrt(least * (1 - least) / count))

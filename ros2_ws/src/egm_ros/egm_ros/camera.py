@@ -25,8 +25,7 @@ from egm_ros.standing_queries import StandingQuery
 from egm_ros.times import nanoseconds
 from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
 from egm_ros.validation import check_command
-
-WARN_PERIOD_S = 5.0
+from egm_ros.warnings_by_kind import WarningsByKind
 
 
 class Host(Protocol):
@@ -56,6 +55,10 @@ class Camera:
         self.name, self._node, self._host, self.mailbox, self._latency = name, node, host, mailbox, latency
         self._prefix = f"{name}/" if name else ""
         self.counters = Counters()
+        log = node.get_logger()
+        # Two lambdas: rclpy allows one severity for each place that its logger is called from.
+        self._warn = WarningsByKind(lambda text: log.warning(text))
+        self._complain = WarningsByKind(lambda text: log.error(text))
         self._outputs = Outputs(
             node, self._prefix, lambda: host.settings, self.counters, host.now_ns, self._on_output_error
         )
@@ -87,9 +90,8 @@ class Camera:
         return self._host.now_ns()
 
     def refuse(self, count: Count, why: str) -> None:
-        """Count something unusable and warn, at most once in WARN_PERIOD_S."""
-        number = self.counters.add(count)
-        self._node.get_logger().warning(f"{why} ({count.value}: {number})", throttle_duration_sec=WARN_PERIOD_S)
+        """Count something unusable and warn, now and then."""
+        self._warn(count, f"{why} ({count.value}: {self.counters.add(count)})")
 
     def listen(self, dispatcher: Dispatcher) -> None:
         """From now on frames and sentences are taken."""
@@ -198,7 +200,7 @@ class Camera:
         self.counters.add(Count.ANSWERS_FAILED if grounding is None else ANSWERED[grounding.outcome])
         if grounding is None:
             why = f"{answer.request.request_id}: {answer.error}\n{answer.trace}".rstrip()
-            self._node.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
+            self._complain(Count.ANSWERS_FAILED, why)
         else:
             self._latency.add(grounding)
         superseded = answer.standing and grounding is not None and grounding.outcome is Outcome.CANCELLED
@@ -230,4 +232,4 @@ class Camera:
     def _on_output_error(self, error: Exception) -> None:
         self.counters.add(Count.PUBLISHES_FAILED)
         why = f"publishing failed: {type(error).__name__}: {error}"
-        self._node.get_logger().error(why, throttle_duration_sec=WARN_PERIOD_S)
+        self._complain(Count.PUBLISHES_FAILED, why)

@@ -234,10 +234,19 @@ class GroundingClient:
             )
         request = Request(expression)
         self._open_requests.add(request)
-        sent = self._action.send_goal_async(goal, feedback_callback=request._on_feedback)
-        sent.add_done_callback(request._on_goal)
+        self._executor.create_task(self._send, request, goal)
         self._open_requests = {one for one in self._open_requests if not one.is_done()}
         return request
+
+    def _send(self, request: Request, goal: Ground.Goal) -> None:
+        """In the executor's thread: rclpy of Humble and Jazzy forgets a reply that is there before `send_goal_async` is done."""
+        try:
+            sent = self._action.send_goal_async(goal, feedback_callback=request._on_feedback)
+        except Exception as error:  # would end the thread
+            found = f"{type(error).__name__}: {error}"
+            request._finish(BackendError("a goal that can be sent", found, "check the node and the goal"))
+        else:
+            sent.add_done_callback(request._on_goal)
 
     def follow(self, expression: str) -> None:
         """Set the standing command: the node grounds it again and again, and tracks it in between. "" ends it."""

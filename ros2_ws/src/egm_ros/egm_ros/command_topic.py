@@ -7,6 +7,7 @@ that most programs have, and every one of them, `ros2 topic pub` included, would
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -48,16 +49,20 @@ class CommandTopic:
         self._heard: OrderedDict[Key, None] = OrderedDict()
         self._early: dict[Key, float] = {}  # heard as history, and may come once more until then
         self._latched: Any = None
+        self._looking = threading.Lock()
+        self._closed = False
         self._volatile = self._subscribe(self._on_volatile, VOLATILE_COMMAND_QOS)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(LOOK_PERIOD_S, self._look, self._group, clock=steady)
         self._look()
 
     def close(self) -> None:
-        self._node.destroy_timer(self._timer)
-        for subscription in (self._volatile, self._latched):
-            if subscription is not None:
-                self._node.destroy_subscription(subscription)
+        with self._looking:  # the timer is another thread's
+            self._closed = True
+            self._node.destroy_timer(self._timer)
+            for subscription in (self._volatile, self._latched):
+                if subscription is not None:
+                    self._node.destroy_subscription(subscription)
 
     def _subscribe(self, on_text: Callable[[str, Key], None], qos: QoSProfile) -> Any:
         def with_info(message: String, info: Any) -> None:
@@ -71,6 +76,11 @@ class CommandTopic:
 
     def _look(self) -> None:
         """Ask for the history of latched publishers that are new; end that when it had its time."""
+        with self._looking:
+            if not self._closed:
+                self._ask_for_history()
+
+    def _ask_for_history(self) -> None:
         publishers = self._node.get_publishers_info_by_topic(self._name)
         latched = {
             bytes(one.endpoint_gid)

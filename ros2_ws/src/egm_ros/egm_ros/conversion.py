@@ -202,7 +202,7 @@ def _check_raw(message: Any, max_pixels: int) -> None:
         known = ", ".join(ENCODINGS)
         kind = " (depth)" if name.startswith(_NO_COLOUR) else ""
         raise RejectedImageError(
-            RejectReason.ENCODING, f"an encoding of {known}", f"{name!r}{kind}", "convert it in the camera driver"
+            RejectReason.ENCODING, f"an encoding of {known}", f"{name[:40]!r}{kind}", "convert it in the camera driver"
         )
     if (encoding.even_width and width % 2) or (encoding.even_height and height % 2):
         found = f"{width}x{height}"
@@ -233,7 +233,7 @@ def _check_compressed(message: Any) -> None:
     head = bytes(message.data[:4])
     if "compressedDepth" in message.format:
         raise RejectedImageError(
-            RejectReason.COMPRESSED, "a colour image", f"format {message.format!r}", "use the colour topic"
+            RejectReason.COMPRESSED, "a colour image", f"format {message.format[:40]!r}", "use the colour topic"
         )
     if not head.startswith((JPEG_MAGIC, PNG_MAGIC)):
         found = f"{len(message.data)} bytes starting with {head.hex() or 'nothing'}"

@@ -15,13 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-import rclpy
 from egm_interfaces.msg import GroundedObjectArray
 from geometry_msgs.msg import TransformStamped, Vector3
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA
 from tf2_msgs.msg import TFMessage
@@ -30,11 +28,12 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from egm_edge.boxes import Box
 from egm_edge.draw import PALETTE
-from egm_edge.errors import InputError
+from egm_edge.errors import EgmError, InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
-from egm_ros.parameters import described
-from egm_ros.process import StopRequest, spin_node
+from egm_ros.parameters import declared, described
+from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.times import nanoseconds
+from egm_ros.warnings_by_kind import WarningsByKind
 
 PARAMETERS: dict[str, tuple[float, float, float, str]] = {
     "max_depth_m": (10.0, 0.1, 1000.0, "Farther values are not believed."),
@@ -42,8 +41,8 @@ PARAMETERS: dict[str, tuple[float, float, float, str]] = {
     "stamp_tolerance_s": (0.05, 0.0, 5.0, "Detection and depth image may be this far apart in time."),
     "memory_s": (1.0, 0.05, 30.0, "Depth images are kept this long, for detections that come late."),
 }
-WARN_PERIOD_S = 5.0
 MARKER_LIFETIME_S = 1
+MAX_FRAME_RATE_HZ = 120
 TEXT_HEIGHT_M = 0.05
 
 
@@ -56,12 +55,12 @@ class DepthMemory:
 
     def __init__(self, memory_s: float) -> None:
         self._memory_ns = int(memory_s * 1e9)
-        self._images: deque[Image] = deque()
+        self._images: deque[Image] = deque(maxlen=max(2, int(memory_s * MAX_FRAME_RATE_HZ)))
 
     def add(self, image: Image) -> None:
         newest = stamp_ns_of(image)
-        if self._images and newest < stamp_ns_of(self._images[-1]):
-            self._images.clear()  # the clock jumped back
+        if self._images and newest <= stamp_ns_of(self._images[-1]):
+            self._images.clear()  # the clock jumped back, or stands still
         self._images.append(image)
         while newest - stamp_ns_of(self._images[0]) > self._memory_ns:
             self._images.popleft()
@@ -76,12 +75,13 @@ class DepthLocator(Node):
 
     def __init__(self) -> None:
         super().__init__("depth_locator")
+        self._warn = WarningsByKind(self.get_logger().warning)
         for name, (default, low, high, text) in PARAMETERS.items():
-            self.declare_parameter(name, default, described(default, text, low=low, high=high))
+            declared(self, name, default, described(default, text, low=low, high=high))
         self._memory = DepthMemory(self._value("memory_s"))
         self._waiting: deque[Detection2DArray] = deque(maxlen=5)
         self._camera: Pinhole | None = None
-        self.declare_parameter("publish_tf", True, described(True, "Publish a TF frame per query."))
+        declared(self, "publish_tf", True, described(True, "Publish a TF frame per query."))
         self._image_wh: tuple[int, int] | None = None
         self._out = self.create_publisher(Detection3DArray, "detections3d", 10)
         self._markers = self.create_publisher(MarkerArray, "markers", 10)
@@ -96,14 +96,12 @@ class DepthLocator(Node):
     def _value(self, name: str) -> float:
         return float(self.get_parameter(name).value)
 
-    def _warn(self, text: str) -> None:
-        self.get_logger().warning(text, throttle_duration_sec=WARN_PERIOD_S)
-
     def _on_camera_info(self, message: CameraInfo) -> None:
         try:
             self._camera = Pinhole.from_camera_info(message)
         except InputError as error:
-            self._warn(f"camera_info refused: {error}")
+            self._camera = None  # the one before is not this image's
+            self._warn("camera_info", f"camera_info refused: {error}")
 
     def _on_objects(self, message: GroundedObjectArray) -> None:
         for one in message.objects:
@@ -114,7 +112,7 @@ class DepthLocator(Node):
         try:
             check_depth(message)
         except InputError as error:
-            self._warn(f"depth image refused: {error}")
+            self._warn("depth", f"depth image refused: {error}")
             return
         self._memory.add(message)
         waiting, self._waiting = self._waiting, deque(maxlen=self._waiting.maxlen)
@@ -126,9 +124,8 @@ class DepthLocator(Node):
         image = self._memory.nearest(stamp_ns, tolerance_ns)
         if image is None or self._camera is None:
             self._waiting.append(message)  # its depth image may still be on its way
-            self._warn(
-                "waiting for " + ("camera_info" if self._camera is None else "a depth image of a detection's stamp")
-            )
+            missing = "camera_info" if self._camera is None else "a depth image of a detection's stamp"
+            self._warn(missing, f"waiting for {missing}")
             return
         try:
             if self._image_wh is not None:
@@ -136,13 +133,16 @@ class DepthLocator(Node):
             depth_m = depth_in_metres(image)
             found = [(one, self._locate(depth_m, one)) for one in message.detections]
         except InputError as error:
-            self._warn(f"detections are not located: {error}")
+            self._warn("detections", f"detections are not located: {error}")
             return
         located = [to_detection3d(one, box) for one, box in found if box is not None]
         self._out.publish(Detection3DArray(header=message.header, detections=located))
         self._markers.publish(to_markers(located))
         if located and self.get_parameter("publish_tf").value:
-            self._frames.publish(TFMessage(transforms=[to_transform(one, self._frame_prefix) for one in located]))
+            if message.header.frame_id.strip("/"):
+                self._frames.publish(TFMessage(transforms=[to_transform(one, self._frame_prefix) for one in located]))
+            else:
+                self._warn("frames", "no TF frames: the images have no frame_id; set it in the camera driver")
 
     def _locate(self, depth_m: NDArray[np.float32], detection: Detection2D) -> MetricBox | None:
         assert self._camera is not None
@@ -151,7 +151,7 @@ class DepthLocator(Node):
         try:
             box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
         except InputError as error:
-            self._warn(f"detection refused: {error}")
+            self._warn("detection", f"detection refused: {error}")
             return None
         limits = {"max_depth_m": self._value("max_depth_m"), "min_support": self._value("min_support")}
         return locate(depth_m, self._camera, box, **limits)
@@ -186,9 +186,10 @@ def to_markers(located: Sequence[Detection3D]) -> MarkerArray:
 
 
 def to_transform(one: Detection3D, prefix: str) -> TransformStamped:
-    """From the camera's optical frame to the object's centre."""
+    """From the camera's optical frame to the object's centre; tf2 refuses names with a leading slash."""
     name = "command" if one.id.startswith("cmd-") else one.id
-    transform = TransformStamped(header=one.header, child_frame_id=f"{prefix}{name}")
+    transform = TransformStamped(child_frame_id=f"{prefix}{name}")
+    transform.header.stamp, transform.header.frame_id = one.header.stamp, one.header.frame_id.lstrip("/")
     position, translation = one.bbox.center.position, transform.transform.translation
     translation.x, translation.y, translation.z = position.x, position.y, position.z
     return transform
@@ -197,8 +198,11 @@ def to_transform(one: Detection3D, prefix: str) -> TransformStamped:
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Run until SIGINT or SIGTERM."""
     stop = stop or StopRequest()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    spin_node(stop, DepthLocator())
+    try:
+        node = start_node(DepthLocator, args)
+    except EgmError as error:
+        return fail(error)
+    spin_node(stop, node)
     return 0
 
 

@@ -25,6 +25,7 @@ from egm_ros.standing_queries import StandingQueries, StandingQuery
 
 CANCEL_POLL_S = 0.02
 RETRY_S = 1.0  # pause of a standing command after a failure, so that a broken engine does not fill the log
+RESERVED_S = 5.0  # a goal whose client has vanished between being accepted and its answer gives its place back
 ENGINE_WAIT_S = 5.0  # how long a request waits for an engine that is being started again
 
 
@@ -101,7 +102,7 @@ class Dispatcher:
         self._engine, self._wake, self.settings = engine, wake, settings
         self._sources: list[CameraQueue] = []
         self._pending: deque[Ticket] = deque()
-        self._reserved = 0
+        self._reserved: deque[float] = deque()  # when places were kept for requests that are accepted
         self._running: Ticket | None = None
         self._open_key = 0  # of the frame that the engine has open
         self._release_frame = False
@@ -122,19 +123,23 @@ class Dispatcher:
         Raises:
             BusyError: `max_pending_requests` are waiting or running, or the node is stopping.
         """
+        now_s = time.monotonic()
         with self._wake:
             running = self._running is not None and not self._running.standing
             limit = self.settings().max_pending_requests
-            if self._stopping or len(self._pending) + running + self._reserved >= limit:
+            while self._reserved and now_s - self._reserved[0] > RESERVED_S:
+                self._reserved.popleft()
+            if self._stopping or len(self._pending) + running + len(self._reserved) >= limit:
                 found = "a stopping node" if self._stopping else f"{limit} already waiting"
                 raise BusyError(f"at most {limit} requests at a time", found, "try again after an answer")
-            self._reserved += 1
+            self._reserved.append(now_s)
 
     def submit(self, source: CameraQueue, request: Request, on_progress: OnProgress | None = None) -> Ticket:
         """Queue an explicit request, in the place that `reserve` has kept for it."""
         ticket = Ticket(request, source, on_progress)
         with self._wake:
-            self._reserved -= 1
+            if self._reserved:
+                self._reserved.popleft()
             self._pending.append(ticket)
             if self._stopping:
                 ticket.cancel()

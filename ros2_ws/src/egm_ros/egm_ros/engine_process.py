@@ -246,19 +246,27 @@ class EngineProcess:
         self, run: _Run, token: int, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None] | None
     ) -> Grounding:
         alive_s, stopped, text = time.monotonic(), False, ""
+        failure: Exception | None = (
+            None  # of the listener: the model is stopped first, or the next request would get this answer
+        )
         while True:
             if run.pipe.poll(POLL_S):
                 message = decode(run.pipe.recv_bytes())
                 alive_s = time.monotonic()
                 if isinstance(message, Heartbeat):
                     text += message.text
-                    if on_progress is not None:
-                        on_progress(Progress(message.stage, message.tokens, text))
+                    if on_progress is not None and failure is None:
+                        try:
+                            on_progress(Progress(message.stage, message.tokens, text))
+                        except Exception as error:
+                            failure = error
                 elif isinstance(message, Result):
+                    if failure is not None:
+                        raise failure
                     return Grounding.from_dict(message.grounding)
                 elif isinstance(message, Failed):
                     raise EngineFailedError(message.expected, message.found, message.hint, message.trace)
-            if not stopped and should_stop():
+            if not stopped and (failure is not None or should_stop()):
                 stopped = True
                 run.say(Stop(token))
             silent_s = time.monotonic() - alive_s

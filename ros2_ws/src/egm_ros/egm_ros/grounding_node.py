@@ -18,7 +18,6 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 
 from egm_edge.errors import EgmError, InputError
@@ -30,10 +29,10 @@ from egm_ros.diagnostics import DiagnosticsWriter, NodeHealth
 from egm_ros.dispatcher import Dispatcher
 from egm_ros.engine_process import EngineChange, EngineProcess
 from egm_ros.latency import LatencyLog
-from egm_ros.lifecycle import Bond, answer_every_transition
+from egm_ros.lifecycle import Bond, Transitions, answering
 from egm_ros.mailbox import Mailbox
 from egm_ros.parameters import ParameterSettings
-from egm_ros.process import StopRequest, fail, spin_until
+from egm_ros.process import StopRequest, fail, spin_until, start_node
 from egm_ros.settings import Settings
 
 ENGINE_FACTORY = "egm_ros.model_process:load_grounder"
@@ -50,7 +49,8 @@ class GroundingNode(LifecycleNode):
     def __init__(self, engine_factory: str = ENGINE_FACTORY) -> None:
         super().__init__("grounding_node")
         self._cameras: list[Camera] = []  # first: Kilted destroys a node whose making has failed, too
-        answer_every_transition(self)
+        self._transitions = Transitions(self)
+        self._switching = threading.RLock()  # transitions, ~/enable and the process's end come from several threads
         self._settings_of = ParameterSettings(self)
         self._counters = Counters()
         self._latency = LatencyLog()
@@ -68,7 +68,7 @@ class GroundingNode(LifecycleNode):
         # On the steady clock: with use_sim_time a clock that stands still or jumps back must not silence these.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         group = MutuallyExclusiveCallbackGroup
-        self.create_service(SetBool, "~/enable", self._on_enable, callback_group=group())
+        self.create_service(SetBool, "~/enable", answering(self, self._on_enable), callback_group=group())
         self._periodic = [self.create_timer(1.0, self._publish_diagnostics, group(), clock=steady)]
         if self.settings.autostart:
             self._periodic.append(self.create_timer(0.01, self._autostart, group(), clock=steady))
@@ -127,14 +127,15 @@ class GroundingNode(LifecycleNode):
         return super().on_activate(state)
 
     def _listen(self) -> None:
-        assert self._loaded is not None
-        self._is_active = True
-        for camera in self._cameras:
-            camera.listen(self._loaded)
-        if self._is_enabled:
-            self._open_input()
-        if self.settings.bond_heartbeat_period > 0:
-            self._bond = Bond(self, self.settings.bond_heartbeat_period)
+        with self._switching:
+            assert self._loaded is not None
+            self._is_active = True
+            for camera in self._cameras:
+                camera.listen(self._loaded)
+            if self._is_enabled:
+                self._open_input()
+            if self.settings.bond_heartbeat_period > 0:
+                self._bond = Bond(self, self.settings.bond_heartbeat_period)
         self.get_logger().info(
             f"active: images on {', '.join(self._input.topics) if self._input else 'no topic, paused'}"
         )
@@ -151,19 +152,22 @@ class GroundingNode(LifecycleNode):
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         """Paused, an active node hears no camera and refuses requests; what stands goes on when it is enabled again."""
+        with self._switching:
+            if request.data != self._is_enabled:
+                self._is_enabled = request.data
+                if self._is_active and self._loaded is not None:
+                    self._pause_or_go_on(self._loaded)
         response.success = True
-        if request.data == self._is_enabled:
-            return response
-        self._is_enabled = request.data
-        if self._is_active and self._loaded is not None:
-            if self._is_enabled:
-                self._open_input()
-            else:
-                self._close_input()
-                for camera in self._cameras:
-                    camera.mailbox.clear()
-                self._loaded.pause()
         return response
+
+    def _pause_or_go_on(self, dispatcher: Dispatcher) -> None:
+        if self._is_enabled:
+            self._open_input()
+            return
+        self._close_input()
+        for camera in self._cameras:
+            camera.mailbox.clear()
+        dispatcher.pause()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_listening()
@@ -187,15 +191,16 @@ class GroundingNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _stop_listening(self) -> None:
-        self._is_active = False
-        bond, self._bond = self._bond, None
-        if bond is not None:
-            bond.close()
-        self._close_input()
-        if self._loaded is not None:
-            self._loaded.drop_all()
-        for camera in self._cameras:
-            camera.stop_listening()
+        with self._switching:
+            self._is_active = False
+            bond, self._bond = self._bond, None
+            if bond is not None:
+                bond.close()
+            self._close_input()
+            if self._loaded is not None:
+                self._loaded.drop_all()
+            for camera in self._cameras:
+                camera.stop_listening()
 
     def _free(self) -> None:
         dispatcher, self._loaded = self._loaded, None
@@ -207,7 +212,7 @@ class GroundingNode(LifecycleNode):
         self._engine.stop()
 
     def stop(self) -> None:
-        """Release every waiting callback and the model's process; for the end of this one."""
+        """Release every waiting callback and the model's process; for the end of this one. May be called again."""
         self._engine.refuse_starts()
         self._stop_listening()
         self._free()
@@ -249,8 +254,7 @@ class GroundingNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self._periodic.pop().cancel()
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        self._transitions.run(self.trigger_configure, self.trigger_activate)
 
 
 def main(
@@ -259,11 +263,9 @@ def main(
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
     stop = stop or StopRequest()
     limit_heaps()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = GroundingNode(engine_factory)
+        node = start_node(lambda: GroundingNode(engine_factory), args)
     except EgmError as error:
-        rclpy.try_shutdown()
         return fail(error)
     # One thread for each request that may wait, and four for commands, lifecycle, parameters and timers.
     executor = MultiThreadedExecutor(num_threads=node.settings.max_pending_requests + 4)

@@ -1,4 +1,4 @@
-"""What users of a managed node expect of it beyond rclpy: every transition answered, and a bond with its manager.
+"""What users of a managed node expect of it beyond rclpy: every call answered, and a bond with its manager.
 
 rclpy of Humble and Jazzy raises inside the change_state service when a transition is not possible (ros2/rclpy#1209), and
 the caller waits for ever.
@@ -6,14 +6,17 @@ the caller waits for ever.
 
 from __future__ import annotations
 
+import threading
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from egm_edge.errors import InputError
@@ -22,24 +25,65 @@ BOND_TOPIC = "bond"
 BOND_TIMEOUT_S = 4.0  # of nav2's own nodes
 
 
-def answer_every_transition(node: LifecycleNode) -> None:
-    """From now on an impossible transition is answered with `success=False`, whatever rclpy does."""
-    for service in node.services:
-        if service.srv_type is ChangeState:
-            service.callback = _answering(service.callback, node)
+def answering(node: Node, serve: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A service's callback that answers whatever happens: of one that raises, rclpy lets the caller wait for ever.
 
+    Args:
+        serve: its response has `success` and `message`.
+    """
 
-def _answering(change: Callable[[Any, Any], Any], node: LifecycleNode) -> Callable[[Any, Any], Any]:
-    def callback(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+    def callback(request: Any, response: Any) -> Any:
         try:
-            return change(request, response)
+            return serve(request, response)
         except Exception as error:
-            asked = request.transition.label or request.transition.id
-            node.get_logger().warning(f"transition {asked} refused: {str(error).partition(', at ')[0]}")
-            response.success = False
+            node.get_logger().error(f"a service failed:\n{traceback.format_exc()}")
+            response.success, response.message = False, f"the node failed: {type(error).__name__}: {error}"
             return response
 
     return callback
+
+
+class Transitions:
+    """From now on every transition is answered, whatever rclpy does: an impossible one, and one that is asked for while another
+    is under way, with `success=False`. States and parameters are told and taken meanwhile: a model may load for minutes.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node, self._under_way = node, threading.Lock()
+        group = ReentrantCallbackGroup()
+        for service in node.services:
+            if service.srv_type is ChangeState:
+                self._change = service.callback
+                service.callback, service.callback_group = self._answer, group
+                group.add_entity(service)
+
+    def run(self, *triggers: Callable[[], TransitionCallbackReturn]) -> None:
+        """The node's own wish: one after the other, until one fails or somebody else has changed the state."""
+        with self._under_way:
+            for trigger in triggers:
+                try:
+                    if trigger() != TransitionCallbackReturn.SUCCESS:
+                        return
+                except RuntimeError as error:  # rclpy.RCLError
+                    self._refuse(trigger.__name__.removeprefix("trigger_"), str(error))
+                    return
+
+    def _answer(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        asked = request.transition.label[:80] or request.transition.id
+        response.success = False
+        if not self._under_way.acquire(blocking=False):
+            self._refuse(asked, "another one is under way")
+            return response
+        try:
+            return self._change(request, response)
+        except Exception as error:
+            self._refuse(asked, str(error))
+            return response
+        finally:
+            self._under_way.release()
+
+    def _refuse(self, asked: object, why: str) -> None:
+        self._node.get_logger().warning(f"transition {asked} refused: {why.partition(', at ')[0]}")
 
 
 class Bond:

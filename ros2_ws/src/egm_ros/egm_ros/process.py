@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from egm_edge.errors import EgmError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+N = TypeVar("N")
 
 
 class StopRequest:
@@ -28,6 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.is_set = False
+        self.holds_nothing = False  # while the process only imports, a signal may end it on the spot
         # A pipe, not an Event: a handler that interrupts the main thread inside Event.wait could wait for its own lock.
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -46,6 +48,8 @@ class StopRequest:
     def _on_signal(self, *_: object) -> None:
         for sign in SIGNALS:
             signal.signal(sign, signal.SIG_IGN)  # also while the interpreter ends, which restores the default handlers
+        if self.holds_nothing:
+            os._exit(0)
         self.set()
 
 
@@ -57,7 +61,7 @@ def spin_until(
     Args:
         executor: an rclpy executor with its nodes.
         on_error: called with the traceback of a callback that raised; the others go on.
-        release: called before the executor is shut down: ends what callbacks wait for.
+        release: called before the executor is shut down, and once more after: ends what callbacks wait for.
     """
     from rclpy.exceptions import InvalidHandle
     from rclpy.executors import ExternalShutdownException
@@ -81,6 +85,31 @@ def spin_until(
     release()
     executor.shutdown()  # a callback still waiting in a thread would abort the interpreter at its end
     thread.join()
+    release()  # of what callbacks have made since: one that activates while the process is asked to end
+
+
+def start_node(make: Callable[[], N], args: Sequence[str] | None) -> N:
+    """Start rclpy and make a node.
+
+    Raises:
+        InputError: names, remappings, parameters or files of the command line are unusable; rclpy is shut down again.
+    """
+    import rclpy
+    from rclpy.exceptions import NameValidationException, ParameterException
+    from rclpy.signals import SignalHandlerOptions
+
+    from egm_edge.errors import EgmError, InputError
+
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        return make()
+    except EgmError:
+        rclpy.try_shutdown()
+        raise
+    except (RuntimeError, NameValidationException, ParameterException) as error:  # RuntimeError: also rclpy.RCLError
+        rclpy.try_shutdown()
+        found = " ".join(str(error).partition(", at ")[0].split())
+        raise InputError("ROS arguments that rclpy takes", found, "correct what follows --ros-args") from error
 
 
 def spin_node(stop: StopRequest, node: Any, release: Callable[[], None] = lambda: None) -> None:
@@ -108,8 +137,11 @@ def run(main: str) -> Callable[[], int]:
 
     def entry_point() -> int:
         stop = StopRequest()
+        stop.holds_nothing = True  # importing takes seconds where the processor is scarce
         module, _, name = main.partition(":")
-        code = int(getattr(importlib.import_module(module), name)(sys.argv, stop=stop))
+        function = getattr(importlib.import_module(module), name)
+        stop.holds_nothing = False
+        code = int(function(sys.argv, stop=stop))
         sys.stdout.flush()
         sys.stderr.flush()
         # A publisher that still waits for a subscriber that stalls would hold the interpreter's end up, or abort it.

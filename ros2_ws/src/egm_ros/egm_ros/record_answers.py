@@ -13,14 +13,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import rclpy
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from egm_ros.process import StopRequest, spin_node
+from egm_edge.errors import EgmError, InputError
+from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.times import nanoseconds
 
 _OUTCOMES = {
@@ -37,10 +37,13 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
     parser.add_argument("out", type=Path, help="JSON lines are appended to it")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after this long; 0 records until Ctrl-C")
     wanted = parser.parse_args(remove_ros_args(args)[1:])
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("record_answers")
+    try:
+        stream = _opened(wanted.out)
+        node = start_node(lambda: rclpy.create_node("record_answers"), args)
+    except EgmError as error:
+        return fail(error)
     written = 0
-    with wanted.out.open("a", encoding="utf-8") as stream:
+    with stream:
 
         def on_objects(message: GroundedObjectArray) -> None:
             nonlocal written
@@ -58,6 +61,14 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         spin_node(stop, node)
     sys.stderr.write(f"{written} answers in {wanted.out}\n")
     return 0
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        found = f"{path}: {error.strerror}"
+        raise InputError("a file that can be written", found, "name one in a folder that exists") from error
 
 
 def row(one: GroundedObject, received_ns: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ play` plays the same files, but neither gives headers the time of playing. Messa
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import threading
 import time
@@ -19,18 +20,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message, serialize_message
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
 from egm_edge.errors import EgmError, InputError
 from egm_ros.cut_bag import BagMessage, bag_files, salvage
-from egm_ros.process import StopRequest, fail, spin_node
+from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.times import to_time
+from egm_ros.warnings_by_kind import WarningsByKind
 
 EXTRA_PACKAGES = ("vision_msgs", "egm_interfaces", "diagnostic_msgs")
 WAIT_FOR_SUBSCRIBERS_S = 10.0
@@ -54,10 +56,10 @@ def message_class(type_name: str) -> Any:
     Raises:
         InputError: that package is not installed here.
     """
-    package, _, name = type_name.split("/")
+    package, _, name = type_name.partition("/msg/")
     try:
         return getattr(import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"the message {type_name}", str(error), f"install {package} for this ROS") from error
 
 
@@ -132,12 +134,17 @@ class Replayer(Node):
 
     def __init__(self, messages: Sequence[BagMessage], *, restamp: bool, clock: bool) -> None:
         super().__init__("replay_bag")
-        self._messages, self._restamp = messages, restamp
+        self._restamp, self._warn = restamp, WarningsByKind(self.get_logger().warning)
         self._time = self.create_publisher(Clock, "/clock", 10) if clock else None
-        self._out = {
-            m.topic: self.create_publisher(message_class(m.type_name), m.topic, 10)
-            for m in {m.topic: m for m in messages}.values()
-        }
+        self._out: dict[str, Publisher] = {}
+        for topic, type_name in {m.topic: m.type_name for m in messages}.items():
+            try:
+                self._out[topic] = self.create_publisher(message_class(type_name), topic, 10)
+            except (InputError, NameValidationException) as error:
+                self.get_logger().warning(f"{topic} is left out: {error}")
+        self._messages = [message for message in messages if message.topic in self._out]
+        if not self._messages:
+            raise InputError("a topic that can be published here", f"none of {len(messages)} messages", "see above")
 
     def wait_for_subscribers(self, stop: StopRequest, timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
@@ -157,7 +164,11 @@ class Replayer(Node):
                 return
             if self._time is not None:
                 self._time.publish(Clock(clock=to_time(message.stamp_ns)))
-            self._out[message.topic].publish(self._stamped(message) if self._restamp else message.cdr)
+            try:
+                self._out[message.topic].publish(self._stamped(message) if self._restamp else message.cdr)
+            except Exception as error:  # bytes of a damaged bag that are no message
+                why = f"{type(error).__name__}: {error}"
+                self._warn(message.topic, f"a message of {message.topic} is left out: {why}")
 
     def _stamped(self, message: BagMessage) -> bytes:
         value = deserialize_message(message.cdr, message_class(message.type_name))
@@ -183,13 +194,12 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         messages = bag.messages
         if bag.cut:
             sys.stderr.write(f"{bag.cut}\n")
-        if not messages or wanted.rate <= 0:
+        if not messages or not 0 < wanted.rate < math.inf:
             found = f"{len(messages)} messages, rate {wanted.rate:g}"
             raise InputError("messages to publish at a rate above 0", found, "check --topics and --rate")
+        node = start_node(lambda: Replayer(messages, restamp=wanted.restamp, clock=wanted.clock), args)
     except EgmError as error:
         return fail(error)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = Replayer(messages, restamp=wanted.restamp, clock=wanted.clock)
 
     def play() -> None:
         if not node.wait_for_subscribers(stop, WAIT_FOR_SUBSCRIBERS_S):

@@ -5,9 +5,9 @@ A thread of the executor waits for each request; `max_pending_requests` bounds t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import BoxNorm1000, parse_answer
 from egm_ros.counters import Count, Counters
 from egm_ros.dispatcher import CameraQueue, Dispatcher
+from egm_ros.lifecycle import answering
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import to_grounded_object, to_ros_text
 from egm_ros.requests import Answer, Progress, Ticket
@@ -68,12 +69,14 @@ class RequestServers:
     def __init__(self, node: Node, host: Host, prefix: str) -> None:
         self._node, self._host = node, host
         self._numbers = itertools.count(1)
-        self._places: deque[tuple[Dispatcher, CameraQueue]] = deque()  # of goals that are being accepted
-        self._accepted: dict[bytes, tuple[Dispatcher, Ticket]] = {}
+        self._accepted: dict[bytes, tuple[Dispatcher, Ticket] | EgmError] = {}
         group = ReentrantCallbackGroup()
         self._services = [
-            node.create_service(GroundService, f"~/{prefix}ground", self._serve, callback_group=group),
-            node.create_service(SetCommands, f"~/{prefix}set_commands", self._set_commands, callback_group=group),
+            node.create_service(kind, f"~/{prefix}{name}", answering(node, callback), callback_group=group)
+            for kind, name, callback in (
+                (GroundService, "ground", self._serve),
+                (SetCommands, "set_commands", self._set_commands),
+            )
         ]
         self._action = ActionServer(
             node,
@@ -121,25 +124,35 @@ class RequestServers:
         """Everything that can be refused is refused here; an accepted goal has its place."""
         try:
             check_request(goal, "", self._host.settings, 0.0)
-            dispatcher, source = self._host.dispatcher, self._host.source
-            dispatcher.reserve()
+            self._host.dispatcher.reserve()
         except EgmError as error:
             self._host.refuse(Count.REQUESTS_REFUSED, f"goal rejected: {error}")
             return GoalResponse.REJECT
-        self._places.append((dispatcher, source))
         return GoalResponse.ACCEPT
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:
-        """Comes right after `_on_goal`: the deadline counts from here, whenever a thread is free to wait for the answer."""
-        dispatcher, source = self._places.popleft()
+        """Comes right after `_on_goal`, unless the client has vanished: the deadline counts from here, whenever a thread is free
+        to wait for the answer."""
         goal_id = bytes(handle.goal_id.uuid)
-        asked = check_request(handle.request, goal_id.hex(), self._host.settings, time.monotonic())
-        self._accepted[goal_id] = dispatcher, dispatcher.submit(source, asked, Feedback(handle))
-        handle.execute()
+        try:
+            dispatcher, source = self._host.dispatcher, self._host.source
+            asked = check_request(handle.request, goal_id.hex(), self._host.settings, time.monotonic())
+            self._accepted[goal_id] = dispatcher, dispatcher.submit(source, asked, Feedback(handle))
+        except EgmError as error:  # deactivated in between
+            self._accepted[goal_id] = error
+        try:
+            handle.execute()
+        except RuntimeError:  # rclpy.RCLError: cancelled between its look at that and its change of state
+            handle.execute()
 
     def _execute(self, handle: ServerGoalHandle) -> GroundAction.Result:
         result = GroundAction.Result()
-        dispatcher, ticket = self._accepted.pop(bytes(handle.goal_id.uuid))
+        accepted = self._accepted.pop(bytes(handle.goal_id.uuid))
+        if isinstance(accepted, EgmError):
+            result.message = str(accepted)
+            _end(handle.abort)
+            return result
+        dispatcher, ticket = accepted
         answer = dispatcher.wait(ticket, is_cancelled=lambda: handle.is_cancel_requested)
         result.message = _failure(answer)
         result.object = to_grounded_object(answer, self._host.now_ns())
@@ -177,7 +190,7 @@ class Feedback:
         self._handle = handle
         self._first: BoxNorm1000 | None = None
         self._task = Task.AMODAL if handle.request.task == GroundAction.Goal.TASK_AMODAL else Task.MODAL
-        handle.publish_feedback(GroundAction.Feedback(stage="queued"))
+        self._publish(GroundAction.Feedback(stage="queued"))
 
     def __call__(self, frame: CameraFrame, progress: Progress) -> None:
         """Called in the dispatcher's thread."""
@@ -192,7 +205,11 @@ class Feedback:
             height, width = frame.picture.array.shape[:2]
             message.has_first_box = True
             message.first_box = to_bounding_box(Box.from_norm1000(box, width, height))
-        self._handle.publish_feedback(message)
+        self._publish(message)
+
+    def _publish(self, message: GroundAction.Feedback) -> None:
+        with contextlib.suppress(RuntimeError):  # rclpy.RCLError: the goal or the context has ended meanwhile
+            self._handle.publish_feedback(message)
 
     def _first_box(self, progress: Progress) -> BoxNorm1000 | None:
         """The answer's box as soon as it stands there; until then the first one that the thought names."""

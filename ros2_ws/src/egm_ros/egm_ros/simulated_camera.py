@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
@@ -30,7 +28,7 @@ from vision_msgs.msg import Detection2DArray
 from egm_edge.errors import EgmError, InputError
 from egm_ros.parameters import declared, described
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
-from egm_ros.process import StopRequest, fail, spin_node
+from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.standard_messages import to_detection, to_image
 
 PLUMB_BOB = "plumb_bob"
@@ -195,11 +193,9 @@ def to_truth(objects: Sequence[TrueObject], kind: str, header: Header) -> Detect
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Run until SIGINT, SIGTERM or the end of the source; returns the exit code."""
     stop = stop or StopRequest()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = SimulatedCamera()
+        node = start_node(SimulatedCamera, args)
     except EgmError as error:
-        rclpy.try_shutdown()
         return fail(error)
     node.on_end = stop.set
     spin_node(stop, node)

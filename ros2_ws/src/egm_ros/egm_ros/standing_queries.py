@@ -56,15 +56,13 @@ class _Turn:
 def check_ids(ids: Iterable[str]) -> None:
     """Raises: InputError: too many, one twice, or one that is no id; all problems at once."""
     names = list(ids)
-    problems = [f"id {name!r} is not 1 to 64 of A-Z a-z 0-9 _ - ." for name in names if not _ID.fullmatch(name)]
-    problems += [f"id {name!r} stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    problems += [f"{name!r} is kept for the command topic" for name in names if re.fullmatch(r"cmd-\d+", name)]
     if len(names) > MAX_STANDING:
-        problems.append(f"{len(names)} queries")
+        raise InputError(f"at most {MAX_STANDING} of them", f"{len(names)} queries", "correct the set")
+    problems = [f"id {name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 _ - ." for name in names if not _ID.fullmatch(name)]
+    problems += [f"id {name[:80]!r} stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems += [f"{name!r} is kept for the command topic" for name in names if re.fullmatch(r"cmd-\d+", name)]
     if problems:
-        raise InputError(
-            f"at most {MAX_STANDING} queries with ids of their own", "; ".join(problems), "correct the set"
-        )
+        raise InputError("queries with ids of their own", "; ".join(problems), "correct the set")
 
 
 def _same(one: Request, other: Request) -> bool:

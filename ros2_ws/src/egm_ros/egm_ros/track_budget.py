@@ -1,4 +1,5 @@
-"""What tracking costs, and what it may cost: CPU time, of moving tracks first, of replaying answers with what is left.
+"""What tracking costs, and what it may cost: CPU time, of moving tracks first, of replaying answers with what is left; and
+whether the camera's frames are kept up with, whoever else has the processor.
 
 Knows nothing of tracks, threads or clocks: it is told how long everything took, milliseconds of CPU time.
 """
@@ -11,6 +12,10 @@ SMOOTHING = 0.05
 # a model that answers faster than anybody needs does not fill the processor with replays of tracks that are well.
 LEAST_SHARE, MOST_SHARE = 0.1, 0.25
 MOST_SAVED_FRAMES = 5  # of what replays may have, while there are none
+PROMISED = 16  # tracks: so many are never given up because frames are skipped
+# Shares of the camera's frames that were skipped: above the one there are too many tracks, below the other there may be more.
+TOO_MANY_SKIPPED, FEW_SKIPPED = 0.1, 0.02
+LESS, MORE = 0.99, 0.02  # a frame: factor, and tracks
 
 
 class TrackBudget:
@@ -28,9 +33,15 @@ class TrackBudget:
         self._budget_ms, self._cameras = budget_ms, cameras
         self.frame_ms = self.base_ms = self.ms_per_track = 0.0
         self._credit_ms, self._owed_ms = MOST_SAVED_FRAMES * budget_ms, 0.0
+        self._skipped, self._keeps_up = 0.0, float(MAX_TRACKS)
 
-    def note_frame(self, took_ms: float, tracks: int) -> None:
-        """A frame took this long with so many tracks."""
+    def note_frame(self, took_ms: float, tracks: int, skipped: int = 0) -> None:
+        """A frame took this long with so many tracks, after so many that nobody had time for."""
+        self._skipped += SMOOTHING * (skipped / (skipped + 1) - self._skipped)
+        if self._skipped > TOO_MANY_SKIPPED:
+            self._keeps_up = max(PROMISED, LESS * min(self._keeps_up, max(tracks, PROMISED)))
+        elif self._skipped < FEW_SKIPPED:
+            self._keeps_up = min(MAX_TRACKS, self._keeps_up + MORE)
         self.frame_ms += SMOOTHING * (took_ms - self.frame_ms)
         if tracks == 0:
             self.base_ms += SMOOTHING * (took_ms - self.base_ms)
@@ -58,5 +69,5 @@ class TrackBudget:
     def allowed(self) -> int:
         """Tracks; at least one."""
         if self.ms_per_track <= 0:
-            return MAX_TRACKS
-        return max(1, min(MAX_TRACKS, int((self._budget_ms - self.base_ms) / self.ms_per_track)))
+            return int(self._keeps_up)
+        return max(1, min(int(self._keeps_up), int((self._budget_ms - self.base_ms) / self.ms_per_track)))

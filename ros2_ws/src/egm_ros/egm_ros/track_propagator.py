@@ -130,7 +130,7 @@ class TrackPropagator:
             try:
                 if newer is not None:
                     frame, reported = newer, True
-                    reported = not self._push(newer) or self._report(newer)
+                    reported = not self._push(newer, newer.sequence - after - 1 if after else 0) or self._report(newer)
                 has_caught_up = newer is None and self._step_replay()
                 while self._budget.must_replay and self._may_replay():
                     has_caught_up |= self._step_replay()
@@ -195,7 +195,7 @@ class TrackPropagator:
         for old in [key for key in self._answers if key[0] not in standing]:
             del self._answers[old]
 
-    def _push(self, frame: CameraFrame) -> bool:
+    def _push(self, frame: CameraFrame, skipped: int) -> bool:
         started_s = time.thread_time()
         try:
             picture = frame.picture
@@ -204,7 +204,7 @@ class TrackPropagator:
             self._on_refused(error)
             return False
         self._frames += 1
-        self._budget.note_frame((time.thread_time() - started_s) * 1e3, self._tracks)
+        self._budget.note_frame((time.thread_time() - started_s) * 1e3, self._tracks, skipped)
         return True
 
     def _report(self, frame: CameraFrame) -> bool:
