@@ -115,6 +115,8 @@ WRONG = [
     ("verify /no/such --reference egm-nano", 4, "nothing there"),
     ("verify {nano} --scenes 5", 2, "--reference"),
     ("verify {nano} --reference egm-nano --url http://127.0.0.1:9", 2, "found both"),
+    ("verify {nano} --reference egm-nano --limit 3", 2, "--data"),
+    ("verify {nano} --reference egm-nano --data rows.jsonl --scenes 3", 2, "found both"),
     ("verify {nano} --reference <empty>", 3, "nothing there"),
     ("evaluate HTTP://127.0.0.1:9 --data rows.jsonl --tries 1", 6, "check the server"),
     # building
