@@ -134,6 +134,7 @@ WRONG = [
     ("build egm-nano --max-pixels 0 -o out", 2, "from 1"),
     ("build egm-nano --batch -1 -o out", 2, "from 1"),
     ("build egm-nano --calibration rows.jsonl -o out", 2, "leave --calibration out"),
+    ("build egm-nano --target vllm --calibration rows.jsonl -o out", 2, "vllm in bf16"),
     ("build {nano} -o out", 3, "taken for a bundle directory"),
     ("build <empty> -o out", 3, "nothing there"),
     ("targets <empty>", 2, "egm targets"),
