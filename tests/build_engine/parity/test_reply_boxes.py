@@ -34,6 +34,8 @@ def test_a_plain_box_is_read_without_the_parser(answer: str, monkeypatch: pytest
         pytest.param(f"[{MUG.replace('400', '1400')}]", None, id="in pixels"),
         pytest.param('{"bbox_2d": [0.1, 0.2, 0.3, 0.4]}', None, id="shares of a side"),
         pytest.param('{"bbox_2d": [300, 400, 100, 200]}', BOX, id="corners the other way round"),
+        pytest.param(f'[{KETTLE}, {{"bbox_2d": [], "label": "red mug"}}]', None, id="an empty entry of what was asked for"),
+        pytest.param('{"bbox_2d": [100, 200, 300, 400], "found": false}', None, id="a flag"),
         pytest.param("I see nothing.", None, id="no box"),
     ],
 )
