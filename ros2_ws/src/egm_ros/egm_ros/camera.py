@@ -83,8 +83,10 @@ class Camera:
     @property
     def source(self) -> CameraQueue:
         self._host.dispatcher  # noqa: B018  raises when the node is not active
-        assert self._source is not None
-        return self._source
+        source = self._source
+        if source is None:  # the node's cameras begin to listen one after the other
+            raise InputError("an active camera", "one that is being activated", "ask again in a moment")
+        return source
 
     def now_ns(self) -> int:
         return self._host.now_ns()
