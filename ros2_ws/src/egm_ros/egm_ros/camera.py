@@ -229,7 +229,8 @@ class Camera:
         why = (
             f"following failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
         )
-        self.refuse(Count.REJECTED_UNUSABLE, why)
+        self.counters.add(Count.REJECTED_UNUSABLE)
+        self._complain("following", why)
 
     def _on_output_error(self, error: Exception) -> None:
         self.counters.add(Count.PUBLISHES_FAILED)
