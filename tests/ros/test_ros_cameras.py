@@ -86,8 +86,9 @@ def test_diagnostics_name_the_cameras(sides: dict[str, Client]) -> None:
     )
 
 
-def test_a_camera_whose_turn_to_listen_has_not_come_refuses_politely() -> None:
+def test_a_camera_whose_turn_to_listen_has_not_come_refuses_politely(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = Camera.__new__(Camera)
-    camera._host, camera._source = SimpleNamespace(dispatcher=None), None  # type: ignore[assignment]
+    for name, value in (("_host", SimpleNamespace(dispatcher=None)), ("_source", None)):
+        monkeypatch.setattr(camera, name, value, raising=False)
     with pytest.raises(InputError, match="being activated"):
         _ = camera.source
