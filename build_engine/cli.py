@@ -10,6 +10,7 @@ from typing import Any
 
 from build_engine.hub import resolve_checkpoint
 from build_engine.parity.report import summary as parity_line
+from build_engine.precisions import PRECISIONS
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.bundle import Bundle
@@ -31,9 +32,9 @@ def main(argv: list[str]) -> int:
         raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
     if args.calibration and not Path(args.calibration).is_file():
         raise InputError("rows for --calibration", f"no file {args.calibration}", "check the path")
-    if args.calibration and target.runtime in (Runtime.ONNX_RUNTIME, Runtime.PYTORCH):
-        found = f"target {target.name}, which is quantized without"
-        raise InputError("a target that is calibrated, with --calibration", found, "leave --calibration out")
+    if args.calibration and not _is_calibrated(target, precision):
+        found = f"target {target.name} in {precision}, which is made without"
+        raise InputError("a target and --precision that are calibrated", found, "leave --calibration out")
     request = BuildRequest(
         checkpoint=_checkpoint(args.checkpoint, Path(args.output), target),
         out_dir=Path(args.output),
@@ -52,6 +53,12 @@ def main(argv: list[str]) -> int:
     summary = summarise(bundle)
     print(json.dumps(summary) if args.json else describe(summary))
     return 0
+
+
+def _is_calibrated(target: Target, precision: str) -> bool:
+    """Whether the target's compiler reads calibration rows in this precision; TensorRT Edge-LLM's takes them in any."""
+    served = target.runtime in (Runtime.TENSORRT_LLM, Runtime.OPENAI_SERVER) and PRECISIONS[precision].recipe is not None
+    return served or target.runtime is Runtime.EDGE_LLM or (target.runtime is Runtime.TENSORRT_RTX and precision == "fp8")
 
 
 def _checkpoint(given: str, out_dir: Path, target: Target) -> Path:

@@ -150,6 +150,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     of_reference = {name: getattr(arguments, name) for name in ("scenes", "data", "images", "limit")}
     if arguments.reference is None and (given := [f"--{name}" for name, value in of_reference.items() if value is not None]):
         parser.error(f"expected --reference CHECKPOINT with {given[0]}, found none")
+    of_rows = {name: getattr(arguments, name) for name in ("images", "limit")}
+    if arguments.data is None and (given := [f"--{name}" for name, value in of_rows.items() if value is not None]):
+        parser.error(f"expected --data ROWS.jsonl with {given[0]}, found none")
+    if arguments.data is not None and arguments.scenes is not None:
+        parser.error("expected --data or --scenes, found both")
     if arguments.reference is not None and arguments.url is not None:
         parser.error("expected --reference or --url, found both")
     return arguments

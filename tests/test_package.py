@@ -13,7 +13,6 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "rclpy", "onnx", "build_engine", "training")
@@ -143,6 +142,7 @@ def test_the_tour_of_the_house_passes_files_that_are_there_and_none_twice_but_th
 
 
 def test_the_base_install_is_light() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = {re.split(r"[^\w.-]", requirement)[0] for requirement in project["dependencies"]}
     server = {"prometheus-client", "pydantic", "starlette", "uvicorn"}  # 4 MB, so that `egm serve` needs no extra

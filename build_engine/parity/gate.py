@@ -16,17 +16,16 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.parity import settings, stages
 from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, size_probes
-from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
+from build_engine.parity.reference_side import ReferenceSide, box_of, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, BoxPair, ParityReport, StageResult
 from build_engine.parity.scripted import script_problems
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
 from build_engine.parity.streamed_reference import StreamedReference
 from build_engine.parity.unrounded import unrounded
-from build_engine.parity.witnesses import attribute_problems, in_pixels, read_box
+from build_engine.parity.witnesses import attribute_problems
 from build_engine.precisions import PRECISIONS
 from egm_edge.backends import Backend
 from egm_edge.backends.transformers_reference import TransformersReference
-from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
 from egm_edge.golden.attestation import Machine
@@ -310,11 +309,8 @@ def _texts(side: BackendSide, asked: ReferenceSide, bounds: Bounds, traced: int,
             run.broken = f"the backend failed: {error}"
             return run
         in_thought = asked.prepared(case).in_thought
-        norm1000 = read_box(reference.text(reply, marked=True), in_thought=in_thought)
-        box = None
-        if norm1000 is not None:
-            x1, y1, x2, y2 = in_pixels(norm1000, side.frame(case.picture).image_wh, case.task)
-            box = Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+        image_wh = side.frame(case.picture).image_wh
+        box = box_of(reference.text(reply, marked=True), case, image_wh, in_thought=in_thought)
         run_pair = BoxPair(box, answer.box, case.truth, same)
         if same and box is not None and (answer.box is None or max(map(_off, box.xyxy, answer.box.xyxy)) > 0.01):
             read = answer.box.xyxy if answer.box else None

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from build_engine.parity.cases import Case
+from build_engine.parity.reference_side import box_of
 from build_engine.parity.side import BackendSide
 from build_engine.parity.streamed_reference import JudgedReply, StreamedReference
-from build_engine.parity.witnesses import in_pixels, read_box, task_text
+from build_engine.parity.witnesses import task_text
 from build_engine.precisions import PRECISIONS
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
 from egm_edge.bundle import Bundle
@@ -73,11 +74,7 @@ def _golden(
         known = reference.trace(request, ids, len(ids) + 1).logits
     logits = known[: len(ids) + 1]
     top_ids, log_probabilities = top_logits(logits)
-    norm1000 = read_box(reference.text(ids, marked=True), in_thought=request.in_thought)
-    width, height = Image.open(io.BytesIO(case.picture)).size
-    box = None
-    if norm1000 is not None:
-        x1, y1, x2, y2 = in_pixels(norm1000, (width, height), case.task)
-        box = (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-    text = reference.text(ids)
-    return GoldenReply(case.picture, case.expression, case.task, text, tuple(ids), box, top_ids, log_probabilities)
+    image_wh = Image.open(io.BytesIO(case.picture)).size
+    box = box_of(reference.text(ids, marked=True), case, image_wh, in_thought=request.in_thought)
+    text, xyxy = reference.text(ids), box.xyxy if box else None
+    return GoldenReply(case.picture, case.expression, case.task, text, tuple(ids), xyxy, top_ids, log_probabilities)

@@ -14,9 +14,11 @@ from build_engine.parity.cases import Case
 from build_engine.parity.report import BoxPair
 from build_engine.parity.side import BackendSide
 from build_engine.parity.streamed_reference import StreamedReference
-from build_engine.parity.witnesses import Observed, task_text
+from build_engine.parity.witnesses import Observed, in_pixels, read_box, task_text
 from egm_edge.backends.transformers_reference import Prepared, TransformersReference
+from egm_edge.boxes import Box
 from egm_edge.bundle import sha256_of
+from egm_edge.parsing import parse_answer
 
 BATCH = 16
 
@@ -57,6 +59,19 @@ class ReferenceSide:
                 observed.detach(vision_runs=2)  # for its features, and for the logits
                 self.observed = observed
         return self._traces[key]
+
+
+def box_of(reply: str, case: Case, image_wh: tuple[int, int], *, in_thought: bool) -> Box | None:
+    """The box of a reply with its special tokens, pixels: as the second witness reads it, and where the reply is more than one
+    plain box, as the parser does, whose choice is held by scripted replies."""
+    norm1000 = read_box(reply, in_thought=in_thought)
+    if norm1000 is None:
+        parsed = parse_answer(reply, task=case.task, in_thought=in_thought, expression=case.expression)
+        norm1000 = parsed.box_norm1000
+    if norm1000 is None:
+        return None
+    x1, y1, x2, y2 = in_pixels(norm1000, image_wh, case.task)
+    return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def checkpoint_sha256(directory: Path) -> str:

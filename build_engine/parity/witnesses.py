@@ -23,7 +23,11 @@ TASK_TEXTS = {
     ("internvl3", Task.AMODAL): "Please provide the amodal " + _REGION,
 }
 _NUMBERS = r"\[+\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\]+"
-_ANSWERS = (re.compile(r'"bbox_2d"\s*:\s*' + _NUMBERS), re.compile(r"<box>\s*" + _NUMBERS + r"\s*</box>"))
+_LABEL = r'(?:\s*,\s*"label"\s*:\s*"(?!no)[^"]*")?'  # "not found" beside a box is for the parser to judge
+_ANSWERS = (  # whole ones, of one box
+    re.compile(r'(?:```json\s*)?\[?\s*\{\s*"bbox_2d"\s*:\s*' + _NUMBERS + _LABEL + r"\s*\}\s*\]?(?:\s*```)?"),
+    re.compile(r"(?:<ref>[^<]*</ref>\s*)?<box>\s*" + _NUMBERS + r"\s*</box>"),
+)
 
 # Replies in both families' syntax, thought and all, with the box they give: x1, y1, x2, y2, no two alike, one beyond the picture;
 # alone, and behind the box of another thing.
@@ -45,15 +49,15 @@ def task_text(family: str, expression: str, task: Task) -> str:
 
 
 def read_box(text: str, *, in_thought: bool) -> tuple[float, float, float, float] | None:
-    """The last plainly written box behind the thought, norm1000 as written; None where there is none, or a degenerate one."""
-    answer = text.rpartition("</think>")[2]
-    if in_thought and "</think>" not in text:
+    """The box of an answer that is one box and its label and no more, norm1000 as written; None where there is none behind the
+    thought, where it is degenerate or not within the picture, and where anything else leaves the parser something to decide."""
+    answer = text.rpartition("</think>")[2].strip()
+    found = [match.groups() for pattern in _ANSWERS if (match := pattern.fullmatch(answer))]
+    if not found or (in_thought and "</think>" not in text):
         return None
-    found = [(match.start(), match.groups()) for pattern in _ANSWERS for match in pattern.finditer(answer)]
-    if not found:
-        return None
-    x1, y1, x2, y2 = (float(value) for value in max(found)[1])
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    x1, y1, x2, y2 = (float(value) for value in found[0])
+    within = min(x1, y1) >= 0 and 2 <= max(x2, y2) <= 1000  # all up to 1 would be shares of a side
+    return (x1, y1, x2, y2) if within and x1 < x2 and y1 < y2 else None
 
 
 def in_pixels(norm1000: Sequence[float], image_wh: tuple[int, int], task: Task) -> tuple[float, ...]:

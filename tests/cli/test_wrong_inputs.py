@@ -115,6 +115,8 @@ WRONG = [
     ("verify /no/such --reference egm-nano", 4, "nothing there"),
     ("verify {nano} --scenes 5", 2, "--reference"),
     ("verify {nano} --reference egm-nano --url http://127.0.0.1:9", 2, "found both"),
+    ("verify {nano} --reference egm-nano --limit 3", 2, "--data"),
+    ("verify {nano} --reference egm-nano --data rows.jsonl --scenes 3", 2, "found both"),
     ("verify {nano} --reference <empty>", 3, "nothing there"),
     ("evaluate HTTP://127.0.0.1:9 --data rows.jsonl --tries 1", 6, "check the server"),
     # building
@@ -132,6 +134,7 @@ WRONG = [
     ("build egm-nano --max-pixels 0 -o out", 2, "from 1"),
     ("build egm-nano --batch -1 -o out", 2, "from 1"),
     ("build egm-nano --calibration rows.jsonl -o out", 2, "leave --calibration out"),
+    ("build egm-nano --target vllm --calibration rows.jsonl -o out", 2, "vllm in bf16"),
     ("build {nano} -o out", 3, "taken for a bundle directory"),
     ("build <empty> -o out", 3, "nothing there"),
     ("targets <empty>", 2, "egm targets"),

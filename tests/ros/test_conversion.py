@@ -248,6 +248,7 @@ def test_unusable_compressed_images_are_refused(data: bytes, form: str, expected
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_pictures_of_a_few_pixels_are_converted_or_refused(encoding: str) -> None:
     kind = ENCODINGS[encoding]
+    converted: set[tuple[int, int]] = set()
     for width, height in itertools.product((1, 2, 3, 4, 5), repeat=2):
         step = width * kind.bytes_per_pixel
         data = array.array("B", bytes(step * kind.memory_rows(height)))
@@ -256,3 +257,5 @@ def test_pictures_of_a_few_pixels_are_converted_or_refused(encoding: str) -> Non
         except RejectedImageError:
             continue
         assert found.array.shape == (height, width, 3)
+        converted.add((width, height))
+    assert {(2, 2), (4, 4)} <= converted

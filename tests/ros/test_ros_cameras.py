@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from egm_interfaces.srv import Ground
+from egm_ros.camera import Camera
 from ros_client import Client, image_message, picture, until
 from ros_fixtures import MakeNode, NodeProcess
+
+from egm_edge.errors import InputError
 
 pytestmark = pytest.mark.ros
 RED, BLUE = (220, 20, 20), (20, 20, 220)
@@ -80,3 +84,11 @@ def test_diagnostics_name_the_cameras(sides: dict[str, Client]) -> None:
     assert {"grounding", "model", "left/camera", "left/tracking", "right/camera", "right/tracking"} <= set(
         client.statuses
     )
+
+
+def test_a_camera_whose_turn_to_listen_has_not_come_refuses_politely(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = Camera.__new__(Camera)
+    for name, value in (("_host", SimpleNamespace(dispatcher=None)), ("_source", None)):
+        monkeypatch.setattr(camera, name, value, raising=False)
+    with pytest.raises(InputError, match="being activated"):
+        _ = camera.source

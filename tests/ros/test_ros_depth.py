@@ -33,6 +33,16 @@ def test_depth_images_of_a_clock_that_stands_still_are_not_gathered() -> None:
     assert memory.nearest(1000, 0) is not None
 
 
+def test_depth_images_that_come_twice_do_not_drive_out_those_before() -> None:
+    memory = DepthMemory(memory_s=1.0)
+    for number in range(10):
+        image = Image()
+        image.header.stamp.nanosec = 1 + number
+        memory.add(image)
+        memory.add(image)
+    assert all(memory.nearest(1 + number, 0) is not None for number in range(10))
+
+
 def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
     context = rclpy.Context()
     rclpy.init(context=context)

@@ -83,8 +83,10 @@ class Camera:
     @property
     def source(self) -> CameraQueue:
         self._host.dispatcher  # noqa: B018  raises when the node is not active
-        assert self._source is not None
-        return self._source
+        source = self._source
+        if source is None:  # the node's cameras begin to listen one after the other
+            raise InputError("an active camera", "one that is being activated", "ask again in a moment")
+        return source
 
     def now_ns(self) -> int:
         return self._host.now_ns()
@@ -227,7 +229,8 @@ class Camera:
         why = (
             f"following failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
         )
-        self.refuse(Count.REJECTED_UNUSABLE, why)
+        self.counters.add(Count.REJECTED_UNUSABLE)
+        self._complain("following", why)
 
     def _on_output_error(self, error: Exception) -> None:
         self.counters.add(Count.PUBLISHES_FAILED)

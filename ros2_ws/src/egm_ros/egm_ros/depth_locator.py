@@ -59,8 +59,10 @@ class DepthMemory:
 
     def add(self, image: Image) -> None:
         newest = stamp_ns_of(image)
-        if self._images and newest <= stamp_ns_of(self._images[-1]):
-            self._images.clear()  # the clock jumped back, or stands still
+        if self._images and newest < stamp_ns_of(self._images[-1]):
+            self._images.clear()  # the clock jumped back
+        if self._images and newest == stamp_ns_of(self._images[-1]):
+            self._images.pop()  # said twice, or the clock stands still
         self._images.append(image)
         while newest - stamp_ns_of(self._images[0]) > self._memory_ns:
             self._images.popleft()

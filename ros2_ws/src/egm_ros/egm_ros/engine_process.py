@@ -246,9 +246,8 @@ class EngineProcess:
         self, run: _Run, token: int, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None] | None
     ) -> Grounding:
         alive_s, stopped, text = time.monotonic(), False, ""
-        failure: Exception | None = (
-            None  # of the listener: the model is stopped first, or the next request would get this answer
-        )
+        # A listener that fails stops the model first, or the next request would get this answer.
+        failure: Exception | None = None
         while True:
             if run.pipe.poll(POLL_S):
                 message = decode(run.pipe.recv_bytes())

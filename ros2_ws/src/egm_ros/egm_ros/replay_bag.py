@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from egm_ros.warnings_by_kind import WarningsByKind
 
 EXTRA_PACKAGES = ("vision_msgs", "egm_interfaces", "diagnostic_msgs")
 WAIT_FOR_SUBSCRIBERS_S = 10.0
+_TYPE_NAME = re.compile(r"([A-Za-z]\w*)/msg/([A-Z]\w*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +56,15 @@ def message_class(type_name: str) -> Any:
     """The Python class of "pkg/msg/Name".
 
     Raises:
-        InputError: that package is not installed here.
+        InputError: that package is not installed here, or a damaged bag names no type.
     """
-    package, _, name = type_name.partition("/msg/")
+    named = _TYPE_NAME.fullmatch(type_name)
+    if named is None:
+        raise InputError("a message type such as std_msgs/msg/String", repr(type_name[:80]), "leave its topic out")
     try:
-        return getattr(import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"the message {type_name}", str(error), f"install {package} for this ROS") from error
+        return getattr(import_module(f"{named[1]}.msg"), named[2])
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the message {type_name}", str(error), f"install {named[1]} for this ROS") from error
 
 
 def typestore() -> Any:
