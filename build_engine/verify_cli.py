@@ -157,6 +157,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error("expected --data or --scenes, found both")
     if arguments.reference is not None and arguments.url is not None:
         parser.error("expected --reference or --url, found both")
+    if arguments.reference is not None and arguments.brief:
+        parser.error("expected --reference or --brief, found both")
+    if arguments.url is None and arguments.model is not None:
+        parser.error("expected --url URL with --model, found none")
     return arguments
 
 

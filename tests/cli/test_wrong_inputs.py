@@ -117,6 +117,8 @@ WRONG = [
     ("verify {nano} --reference egm-nano --url http://127.0.0.1:9", 2, "found both"),
     ("verify {nano} --reference egm-nano --limit 3", 2, "--data"),
     ("verify {nano} --reference egm-nano --data rows.jsonl --scenes 3", 2, "found both"),
+    ("verify {nano} --reference egm-nano --brief", 2, "found both"),
+    ("verify {nano} --model m", 2, "--url"),
     ("verify {nano} --reference <empty>", 3, "nothing there"),
     ("evaluate HTTP://127.0.0.1:9 --data rows.jsonl --tries 1", 6, "check the server"),
     # building

@@ -54,7 +54,8 @@ def _torchrun(stage: str, config: Path) -> str:
     [
         pytest.param("zero2", "sft", "tiny_qwen3_vl", "float32", id="ZeRO-2 SFT Qwen3-VL", marks=pytest.mark.long),
         pytest.param("zero3", "sft", "tiny_internvl3", "bfloat16", id="ZeRO-3 SFT InternVL3, 16 bit"),
-        pytest.param("zero3", "grpo", "tiny_qwen3_vl", "float32", id="ZeRO-3 GRPO Qwen3-VL"),
+        pytest.param("zero2", "grpo", "tiny_qwen3_vl", "float32", id="ZeRO-2 GRPO Qwen3-VL"),
+        pytest.param("zero3", "grpo", "tiny_qwen3_vl", "float32", id="ZeRO-3 GRPO Qwen3-VL", marks=pytest.mark.long),
     ],
 )
 def test_two_processes_train_in_a_real_deepspeed_engine(
