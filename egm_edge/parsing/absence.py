@@ -127,6 +127,14 @@ _IF = re.compile(
 )  # a task, said again
 _TAGS = re.compile(r"</?answer>|</s>|<\|[a-z_]{1,32}\|>")
 _PARTS = re.compile(r"[,，;；。!！?？\n]|\.(?!\w)|\b(?:but|however|though|although)\b|但|不过", re.IGNORECASE)
+_UNSPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯]")
+_OF_IT_ITSELF = re.compile(  # "could not find it", "there is no it", "it is not visible": not its handle, nor what it lacks
+    rf"^(?!.*\b(?:first|initially)\b).*\b(?:{_SEEN}|no|any|not)\s+it"
+    rf"(?:\s+(?:here|anywhere|at all|(?:in|within)\s+{_PICTURE}|{_SEEN}|(?:is|was)\s+{_SEEN}))*$"
+    rf"|^(?:\w+\s+){{0,3}}?(?<!of\s)it\s+(?:is|are|was|were|does|do|did|can|could)\s?(?:n['’]t|not)(?:\s+(?:be|appear|seem to be))?"
+    rf"\s+(?:(?:{_SEEN}|here|anywhere|at all|(?:in|within)\s+{_PICTURE})\s*)+$",
+    re.IGNORECASE,
+)
 _END_MARKS = re.compile(r"<\|[a-z_]{1,32}\|>|</?(?:s|answer)>|```(?:json)?|[`\"'*]")
 
 
@@ -185,6 +193,14 @@ def denies_it(words: str, expression: str) -> bool:
 
 def _denies_by_name(words: str, expression: str) -> bool:
     asked = normal(expression)
-    *parts, _ = _PARTS.split(words)  # what leads up to the box says where it is
-    named = (normal(part) for part in parts) if asked else ()
-    return any(asked in part and says_absent(part.replace(asked, "it")) for part in named)
+    *parts, leading = _PARTS.split(words)  # what leads up to the box says where it is
+    if not asked or normal(leading).startswith(asked):
+        return False
+    named = [normal(part) for part in parts]
+    is_spaced = _UNSPACED.search(asked) is None
+    return any(
+        asked in part
+        and says_absent(said := part.replace(asked, "it"))
+        and (_OF_IT_ITSELF.search(said) if is_spaced else "it的" not in said and "itの" not in said)
+        for part in named
+    )
