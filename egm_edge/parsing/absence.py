@@ -25,7 +25,7 @@ _STILL_THERE = (
     r"(?!\s+(?:only|just|fully|entirely|completely|clearly|wholly|very|quite|easily|immediately|directly|so"
     r"|necessarily)\b)"
 )
-_NOT = r"(?:(?:is|are|was|were|does|do|did|has|have|can|could|would)n['’]?t|not|cannot|never)" + _STILL_THERE
+_NOT = r"(?:(?:is|are|was|were|does|do|did|has|have|ca|could|would)n['’]?t|not|cannot|never)" + _STILL_THERE
 _SEEN = (
     r"(?:find|found|sees?|seen|visible|present|exists?|detect(?:ed)?|locate|located|identify|identified|spot|spotted"
     r"|appears?|contains?|shows?|shown|depicts?|depicted|includes?|features?|there)"
