@@ -232,7 +232,10 @@ def _corners(keys: Mapping[str, Any]) -> Sequence[Any] | None:
         ]
         if len(sides) == 4:
             left, top, wide, high = sides
-            return [left, top, left + wide, top + high]
+            try:
+                return [left, top, left + wide, top + high]
+            except OverflowError:  # a whole number beyond all floats
+                return ()
     for first, second in _CORNER_POINTS:
         points = [_point(keys.get(first)), _point(keys.get(second))]
         if points[0] and points[1]:
