@@ -140,6 +140,7 @@ def _object(
         yield RawBox(corners, label, "json_other")
         return
     nothing, boxed = True, any(map(_names_a_box, keys))
+    places = boxed or not keys.keys().isdisjoint(POINT_KEYS | Y_FIRST_KEYS)
     for key, value in keys.items():
         found: list[RawBox] = []
         if key in Y_FIRST_KEYS:
@@ -164,7 +165,7 @@ def _object(
                 found = list(_listed(value, inner, "json_other", depth))
             if own is None:
                 found = [box if box.label or box.names else replace(box, names=(as_written[key],)) for box in found]
-            if not found and not value and key not in LABEL_LIST_KEYS:
+            if not found and not value and not places and key not in LABEL_LIST_KEYS:
                 found = [RawBox(label=label, rule="empty", absent=True, names=(as_written[key],))]  # {"objects": []}
         nothing = nothing and not found
         yield from found
