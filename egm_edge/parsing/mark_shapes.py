@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing
+from egm_edge.parsing.choice import NO_MATCH, label_match
 from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FIRST_KEYS
 from egm_edge.parsing.raw import (
     BRACKETED,
@@ -30,6 +31,7 @@ from egm_edge.parsing.table_shape import table_boxes
 MAX_LABEL_CHARS = 4096
 MAX_MARK_CHARS = 4096
 MAX_LINE_LABEL_CHARS = 60
+MAX_CORRECTED = 4  # boxes that one correction can take back
 
 _S = r"\s{0,8}"
 _KEY = re.compile(
@@ -73,8 +75,10 @@ _LINE_LABEL = re.compile(
 _SAME_LIST = re.compile(r"[ \t,，\[\](（）)]{0,8}")
 _CLAUSE = re.compile(r"[\n;；。.!?！？|]")
 _ABOUT_BOXES = r"bounding box(?:es)?|bbox|box|coordinates?|position|location|region|的|坐标|位置"
+_CORRECTION = "wait|actually|correction|on second thought"
 _LEADS_IN = re.compile(
-    rf"(?:\s{{0,8}}(?:\b(?:and|or|either|while|the|that|of|for)\b|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}", re.I
+    rf"(?:\s{{0,8}}(?:\b(?:and|or|either|while|the|that|of|for|{_CORRECTION})\b|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}",
+    re.I,
 )
 _LEADS_UP = re.compile(
     r"(?:\s{0,8}(?:\b(?:is|are|was|it|there|here|located|positioned|situated|found|sits|at|in|with|has|its|the|a|of)\b"
@@ -84,7 +88,7 @@ _LEADS_UP = re.compile(
 _FIELD = re.compile(r"\s{0,12}(?:#{1,6}|[-*•]|\d{1,3}[.)]|\*\*)")  # a heading or a point of a list
 _ALONE = re.compile(r"[\s\d.)*•-]{0,12}")
 _SAID_AFTER = re.compile(r"[`*\]\s]{0,4}[:：(–-]\s{0,4}([^\n()\[\]]{1,60}?)[\s).`*]{0,4}(?:\n|$)")
-_CORRECTS = re.compile(r"\b(?:wait|actually|correction|on second thought)\b", re.IGNORECASE)
+_CORRECTS = re.compile(rf"\b(?:{_CORRECTION})\b", re.IGNORECASE)
 _LINE_END = re.compile(r"[\s`*|.,\])。]{0,6}?(?:\n|$|;|；)")
 
 
@@ -193,12 +197,13 @@ def bare_boxes(region: str) -> list[RawBox]:
     read_to = 0
     for match in matches:
         between = match.string[read_to : match.start()]
-        if _CORRECTS.search(between):
-            boxes.clear()
         if boxes and _SAME_LIST.fullmatch(between):
             label, names = boxes[-1].label, boxes[-1].names
         else:
             label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match))
+        if _CORRECTS.search(between):
+            recent = boxes[-MAX_CORRECTED:]
+            boxes[-MAX_CORRECTED:] = [box for box in recent if not _is_corrected(box, (label, *names))]
         boxes.append(RawBox(numbers(match), label, "bracket_list", names=names))
         read_to = match.end()
     return boxes
@@ -213,6 +218,12 @@ def _named_by(between: str, match: re.Match[str]) -> Iterator[str]:
     )
     if _ALONE.fullmatch(last) and (after := _SAID_AFTER.match(match.string, match.end())):
         yield after[1]
+
+
+def _is_corrected(box: RawBox, names: Sequence[str]) -> bool:
+    """Whether a later box, called `names`, is of the same thing: one has no name, or they share one."""
+    before, after = (list(filter(None, called)) for called in ((box.label, *box.names), names))
+    return not before or not after or any(label_match(a, b) != NO_MATCH for a in after for b in before)
 
 
 def _said_before(text: str) -> str:
