@@ -200,7 +200,7 @@ def bare_boxes(region: str) -> list[RawBox]:
         if boxes and _SAME_LIST.fullmatch(between):
             label, names = boxes[-1].label, boxes[-1].names
         else:
-            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match))
+            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match, first=not read_to))
         if _CORRECTS.search(between):
             recent = boxes[-MAX_CORRECTED:]
             boxes[-MAX_CORRECTED:] = [box for box in recent if not _is_corrected(box, (label, *names))]
@@ -209,12 +209,14 @@ def bare_boxes(region: str) -> list[RawBox]:
     return boxes
 
 
-def _named_by(between: str, match: re.Match[str]) -> Iterator[str]:
+def _named_by(between: str, match: re.Match[str], *, first: bool) -> Iterator[str]:
     """What the words around a list call its box: those before it, headings and points above it, else those after it."""
     yield _said_before(between)
     *above, last = between.splitlines() or [""]
-    yield from (
-        line.rpartition(":")[2].strip(" #*-_`•") for line in above[-4:] if _FIELD.match(line) and len(line) < 200
+    yield from (  # the rest of a line with a box belongs to that box
+        line.rpartition(":")[2].strip(" #*-_`•")
+        for line in above[0 if first else 1 :][-4:]
+        if _FIELD.match(line) and len(line) < 200
     )
     if _ALONE.fullmatch(last) and (after := _SAID_AFTER.match(match.string, match.end())):
         yield after[1]
