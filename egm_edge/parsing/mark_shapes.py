@@ -77,9 +77,11 @@ _CLAUSE = re.compile(r"[\n;；。.!?！？|]")
 _ABOUT_BOXES = r"bounding box(?:es)?|bbox|box|coordinates?|position|location|region|的|坐标|位置"
 _CORRECTION = "wait|actually|correction|on second thought"
 _LEADS_IN = re.compile(
-    rf"(?:\s{{0,8}}(?:\b(?:and|or|either|while|the|that|of|for|{_CORRECTION})\b|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}",
+    rf"(?:\s{{0,8}}(?:\b(?:there (?:is|are)|and|or|either|while|the|that|of|for|{_CORRECTION})\b"
+    rf"|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}",
     re.I,
 )
+_VERB = re.compile(r"(?<!who )(?<!that )\b(?:is|are|was|were|which)\b", re.IGNORECASE)
 _LEADS_UP = re.compile(
     r"(?:\s{0,8}(?:\b(?:is|are|was|it|there|here|located|positioned|situated|found|sits|at|in|with|has|its|the|a|of)\b"
     rf"|{_ABOUT_BOXES}|位于|在|为|是|[:：\[(（])){{1,12}}\s{{0,8}}$",
@@ -233,7 +235,8 @@ def _said_before(text: str) -> str:
     words = _LEADS_UP.sub("", _CLAUSE.split(text)[-1][-200:]).strip(" \t`*\"',，-–>•#")
     begins = _LEADS_IN.match(words)
     words = words[begins.end() if begins else 0 :].strip()
-    return words if len(words) <= MAX_LINE_LABEL_CHARS else ""
+    is_name = len(words) <= MAX_LINE_LABEL_CHARS and _VERB.search(words) is None  # "mug is left of the cup" names two
+    return words if is_name else ""
 
 
 def _line_label(region: str, start: int, end: int) -> str:
