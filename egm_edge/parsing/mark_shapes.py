@@ -56,7 +56,10 @@ _REF_OR_TAG = re.compile(f"{_REF}|(?P<tag>{_TAG.pattern})")
 _PALIGEMMA = re.compile(r"(?:<loc\d{4}>){4}")
 _FLORENCE = re.compile(r"(?:<loc_\d{1,4}>){1,64}")
 _TAG_OF_ANY_KIND = re.compile(r"<[^<>]{0,80}>")
-_CONNECTIVE = re.compile(r"[^<>\[\](){}.。\n\d]{0,24}")  # "<ref>mug</ref> is at <box>"
+_CONNECTIVE = re.compile(  # "<ref>mug</ref> is at <box>", not "<ref>mug</ref> left of <box>"
+    r"(?!.*\b(?:of|to|and|or|near|behind|beside|above|over|below|under|by|on|with|than)\b)[^<>\[\](){}.。\n\d]{0,24}",
+    re.I,
+)
 _OTHERS_MARKS = (  # written as a reference before a box
     (re.compile(r"<point_box(?:\s[^>]{0,200}?)??(?:\smention=\"([^\"]{0,200})\")?\s{0,8}>"), r"<ref>\1</ref><box>"),
     (re.compile(r"</point_box>"), "</box>"),
