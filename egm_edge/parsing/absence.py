@@ -125,6 +125,7 @@ _BUT = re.compile(
 _IF = re.compile(
     r"\b(?:if|when|unless|otherwise)\b[^.\n]{0,300}|(?:如果|若|假如)[^。\n]{0,200}", re.IGNORECASE
 )  # a task, said again
+_ANOTHER_CASE = re.compile("otherwise|unless", re.IGNORECASE)
 _TAGS = re.compile(r"</?answer>|</s>|<\|[a-z_]{1,32}\|>")
 _PARTS = re.compile(r"[,，;；。!！?？\n]|\.(?!\w)|\b(?:but|however|though|although)\b|但|不过", re.IGNORECASE)
 _UNSPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯]")
@@ -166,8 +167,15 @@ def says_absent(words: str) -> bool:
         >>> says_absent("图中没有红色的杯子。"), says_absent("I cannot view images.")
         (True, False)
     """
-    head = _IF.sub(" ", _TAGS.sub(" ", words[:MAX_WORDS_CHARS]))
+    head = _IF.sub(_said_anyway, _TAGS.sub(" ", words[:MAX_WORDS_CHARS]))
     return _absent().search(head) is not None and _REFUSAL.search(head) is None
+
+
+def _said_anyway(conditional: re.Match[str]) -> str:
+    """What a sentence with "if" says all the same: nothing behind "if there is none", all behind "if I look closely"."""
+    clause, *rest = re.split("[,，]", conditional[0], maxsplit=1)
+    is_case = _ANOTHER_CASE.match(clause) or _absent().search(clause)
+    return _IF.sub(_said_anyway, rest[0]) if rest and not is_case else " "
 
 
 def denies_it(words: str, expression: str) -> bool:
