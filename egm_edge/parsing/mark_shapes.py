@@ -10,7 +10,7 @@ from dataclasses import replace
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing
 from egm_edge.parsing.choice import NO_MATCH, label_match
-from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FIRST_KEYS
+from egm_edge.parsing.json_shape import LABEL_KEYS, STRICT_KEY, fault_of_key
 from egm_edge.parsing.raw import (
     BRACKETED,
     FOUR,
@@ -104,10 +104,8 @@ def key_boxes(region: str) -> list[RawBox]:
     while match := _KEY.search(region, at):
         at = match.end()
         key, rule = match[1] or match[2] or match[3], "bbox_2d" if STRICT_KEY in match.groups() else "other_key"
-        if key in Y_FIRST_KEYS or key in POINT_KEYS:
-            found.append(
-                RawBox(rule=rule, fault=UnparsableReason.Y_FIRST if key in Y_FIRST_KEYS else UnparsableReason.POINT)
-            )
+        if fault := fault_of_key(key):
+            found.append(RawBox(rule=rule, fault=fault))
         elif listed := _KEY_LIST.match(region, at):
             lists = [numbers(listed)]
             at = listed.end()
