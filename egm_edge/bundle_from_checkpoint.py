@@ -6,6 +6,7 @@ Nothing is written and no weight is read but for its sha256. What runs it is tra
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,21 +48,36 @@ def check_weights(root: Path) -> None:
         CheckpointError: a shard is missing or cut short.
     """
     index = root / "model.safetensors.index.json"
-    named = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else set()
-    missing = sorted(str(name) for name in named if not (root / str(name)).is_file())
+    weight_map = read_json(index).get("weight_map", {}) if index.is_file() else {}
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"weight_map in {index}", f"a {type(weight_map).__name__}", "download the file again")
+    missing = sorted(name for name in set(map(str, weight_map.values())) if not os.path.isfile(root / name))
     if missing:
-        raise CheckpointError(f"every shard named in {index}", f"missing {missing[0]}", "download the missing shards")
+        raise CheckpointError(
+            f"every shard named in {index}", f"missing {missing[0][:80]}", "download the missing shards"
+        )
     for path in sorted(root.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as stream:  # 8 bytes of length, a JSON header of that length, the tensors
-            length = int.from_bytes(stream.read(8), "little")
-            try:
-                header = json.loads(stream.read(length)) if length <= min(size, MOST_HEADER_BYTES) else {}
-                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-                ends = []
-        if not ends or 8 + length + max(ends) != size:
+        try:
+            size, expected = path.stat().st_size, _expected_size(path)
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise CheckpointError(f"a readable safetensors file {path}", found, "download the file again") from None
+        if size != expected:
             raise CheckpointError(f"a complete safetensors file {path}", f"{size:,} bytes", "download the file again")
+
+
+def _expected_size(path: Path) -> int | None:
+    """Bytes of a safetensors file by its header, None where that is none."""
+    with path.open("rb") as stream:  # 8 bytes of length, a JSON header of that length, the tensors
+        length = int.from_bytes(stream.read(8), "little")
+        if length > MOST_HEADER_BYTES:
+            return None
+        try:
+            header = json.loads(stream.read(length))
+            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            return 8 + length + max(map(int, ends))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
+            return None
 
 
 def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None) -> Bundle:

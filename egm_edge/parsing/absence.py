@@ -25,7 +25,7 @@ _STILL_THERE = (
     r"(?!\s+(?:only|just|fully|entirely|completely|clearly|wholly|very|quite|easily|immediately|directly|so"
     r"|necessarily)\b)"
 )
-_NOT = r"(?:(?:is|are|was|were|does|do|did|has|have|can|could|would)n['’]?t|not|cannot|never)" + _STILL_THERE
+_NOT = r"(?:(?:is|are|was|were|does|do|did|has|have|ca|could|would)n['’]?t|not|cannot|never)" + _STILL_THERE
 _SEEN = (
     r"(?:find|found|sees?|seen|visible|present|exists?|detect(?:ed)?|locate|located|identify|identified|spot|spotted"
     r"|appears?|contains?|shows?|shown|depicts?|depicted|includes?|features?|there)"
@@ -125,8 +125,17 @@ _BUT = re.compile(
 _IF = re.compile(
     r"\b(?:if|when|unless|otherwise)\b[^.\n]{0,300}|(?:如果|若|假如)[^。\n]{0,200}", re.IGNORECASE
 )  # a task, said again
+_ANOTHER_CASE = re.compile("otherwise|unless", re.IGNORECASE)
 _TAGS = re.compile(r"</?answer>|</s>|<\|[a-z_]{1,32}\|>")
 _PARTS = re.compile(r"[,，;；。!！?？\n]|\.(?!\w)|\b(?:but|however|though|although)\b|但|不过", re.IGNORECASE)
+_UNSPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯]")
+_OF_IT_ITSELF = re.compile(  # "could not find it", "there is no it", "it is not visible": not its handle, nor what it lacks
+    rf"^(?!.*\b(?:first|initially)\b).*\b(?:{_SEEN}|no|any|not)\s+it"
+    rf"(?:\s+(?:here|anywhere|at all|(?:in|within)\s+{_PICTURE}|{_SEEN}|(?:is|was)\s+{_SEEN}))*$"
+    rf"|^(?:\w+\s+){{0,3}}?(?<!of\s)it\s+(?:is|are|was|were|does|do|did|can|could)\s?(?:n['’]t|not)(?:\s+(?:be|appear|seem to be))?"
+    rf"\s+(?:(?:{_SEEN}|here|anywhere|at all|(?:in|within)\s+{_PICTURE})\s*)+$",
+    re.IGNORECASE,
+)
 _END_MARKS = re.compile(r"<\|[a-z_]{1,32}\|>|</?(?:s|answer)>|```(?:json)?|[`\"'*]")
 
 
@@ -158,8 +167,15 @@ def says_absent(words: str) -> bool:
         >>> says_absent("图中没有红色的杯子。"), says_absent("I cannot view images.")
         (True, False)
     """
-    head = _IF.sub(" ", _TAGS.sub(" ", words[:MAX_WORDS_CHARS]))
+    head = _IF.sub(_said_anyway, _TAGS.sub(" ", words[:MAX_WORDS_CHARS]))
     return _absent().search(head) is not None and _REFUSAL.search(head) is None
+
+
+def _said_anyway(conditional: re.Match[str]) -> str:
+    """What a sentence with "if" says all the same: nothing behind "if there is none", all behind "if I look closely"."""
+    clause, *rest = re.split("[,，]", conditional[0], maxsplit=1)
+    is_case = _ANOTHER_CASE.match(clause) or _absent().search(clause)
+    return _IF.sub(_said_anyway, rest[0]) if rest and not is_case else " "
 
 
 def denies_it(words: str, expression: str) -> bool:
@@ -185,6 +201,14 @@ def denies_it(words: str, expression: str) -> bool:
 
 def _denies_by_name(words: str, expression: str) -> bool:
     asked = normal(expression)
-    *parts, _ = _PARTS.split(words)  # what leads up to the box says where it is
-    named = (normal(part) for part in parts) if asked else ()
-    return any(asked in part and says_absent(part.replace(asked, "it")) for part in named)
+    *parts, leading = _PARTS.split(words)  # what leads up to the box says where it is
+    if not asked or normal(leading).startswith(asked):
+        return False
+    named = [normal(part) for part in parts]
+    is_spaced = _UNSPACED.search(asked) is None
+    return any(
+        asked in part
+        and says_absent(said := part.replace(asked, "it"))
+        and (_OF_IT_ITSELF.search(said) if is_spaced else "it的" not in said and "itの" not in said)
+        for part in named
+    )

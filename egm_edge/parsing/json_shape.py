@@ -45,6 +45,7 @@ _FOUND_FLAGS = frozenset(
 )  # fmt: skip
 _NO = (False, 0, "false", "no", "none", "null", "False", "No", None)
 _STATUS_KEYS = ("status", "message", "error", "reason", "answer", "result", "response", "note", "output", "explanation")
+_CENTRE_OR_SIZE = re.compile(r"xywh|cxcy|ltwh|tlwh")  # of a corner or of the centre: which, the key does not say
 _NAMES_IT = re.compile(r"label|name|descri|caption|phrase")
 _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
@@ -140,12 +141,11 @@ def _object(
         yield RawBox(corners, label, "json_other")
         return
     nothing, boxed = True, any(map(_names_a_box, keys))
+    places = boxed or any(map(fault_of_key, keys))
     for key, value in keys.items():
         found: list[RawBox] = []
-        if key in Y_FIRST_KEYS:
-            found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.Y_FIRST)]
-        elif key in POINT_KEYS:
-            found = [RawBox(label=label, rule="json_other", fault=UnparsableReason.POINT)]
+        if fault := fault_of_key(key):
+            found = [RawBox(label=label, rule="json_other", fault=fault)]
         elif _names_a_box(key):
             found = list(_boxes(value, label, "json" if key == STRICT_KEY else "json_other", depth))
             labels = next((keys[k] for k in LABEL_LIST_KEYS if isinstance(keys.get(k), list)), None)
@@ -164,7 +164,7 @@ def _object(
                 found = list(_listed(value, inner, "json_other", depth))
             if own is None:
                 found = [box if box.label or box.names else replace(box, names=(as_written[key],)) for box in found]
-            if not found and not value and key not in LABEL_LIST_KEYS:
+            if not found and not value and not places and key not in LABEL_LIST_KEYS:
                 found = [RawBox(label=label, rule="empty", absent=True, names=(as_written[key],))]  # {"objects": []}
         nothing = nothing and not found
         yield from found
@@ -173,6 +173,15 @@ def _object(
         empty or keys.get("count") == 0 or any(_denies(keys.get(key)) for key in (*_STATUS_KEYS, *LABEL_KEYS))
     ):
         yield RawBox(label=label, rule="absence", absent=True)
+
+
+def fault_of_key(key: str) -> UnparsableReason | None:
+    """Why what stands under a key is no box of two corners, x first."""
+    if key in Y_FIRST_KEYS or "yxyx" in key:
+        return UnparsableReason.Y_FIRST
+    if key in POINT_KEYS:
+        return UnparsableReason.POINT
+    return UnparsableReason.MALFORMED if _CENTRE_OR_SIZE.search(key) else None
 
 
 def _names_a_box(key: str) -> bool:
@@ -232,7 +241,10 @@ def _corners(keys: Mapping[str, Any]) -> Sequence[Any] | None:
         ]
         if len(sides) == 4:
             left, top, wide, high = sides
-            return [left, top, left + wide, top + high]
+            try:
+                return [left, top, left + wide, top + high]
+            except OverflowError:  # a whole number beyond all floats
+                return ()
     for first, second in _CORNER_POINTS:
         points = [_point(keys.get(first)), _point(keys.get(second))]
         if points[0] and points[1]:

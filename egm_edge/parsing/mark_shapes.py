@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from egm_edge.grounding import UnparsableReason
 from egm_edge.parsing.absence import means_nothing
-from egm_edge.parsing.json_shape import LABEL_KEYS, POINT_KEYS, STRICT_KEY, Y_FIRST_KEYS
+from egm_edge.parsing.choice import NO_MATCH, label_match
+from egm_edge.parsing.json_shape import LABEL_KEYS, STRICT_KEY, fault_of_key
 from egm_edge.parsing.raw import (
     BRACKETED,
     FOUR,
@@ -30,6 +31,7 @@ from egm_edge.parsing.table_shape import table_boxes
 MAX_LABEL_CHARS = 4096
 MAX_MARK_CHARS = 4096
 MAX_LINE_LABEL_CHARS = 60
+MAX_CORRECTED = 4  # boxes that one correction can take back
 
 _S = r"\s{0,8}"
 _KEY = re.compile(
@@ -54,7 +56,10 @@ _REF_OR_TAG = re.compile(f"{_REF}|(?P<tag>{_TAG.pattern})")
 _PALIGEMMA = re.compile(r"(?:<loc\d{4}>){4}")
 _FLORENCE = re.compile(r"(?:<loc_\d{1,4}>){1,64}")
 _TAG_OF_ANY_KIND = re.compile(r"<[^<>]{0,80}>")
-_CONNECTIVE = re.compile(r"[^<>\[\](){}.。\n\d]{0,24}")  # "<ref>mug</ref> is at <box>"
+_CONNECTIVE = re.compile(  # "<ref>mug</ref> is at <box>", not "<ref>mug</ref> left of <box>"
+    r"(?!.*\b(?:of|to|and|or|near|behind|beside|above|over|below|under|by|on|with|than)\b)[^<>\[\](){}.。\n\d]{0,24}",
+    re.I,
+)
 _OTHERS_MARKS = (  # written as a reference before a box
     (re.compile(r"<point_box(?:\s[^>]{0,200}?)??(?:\smention=\"([^\"]{0,200})\")?\s{0,8}>"), r"<ref>\1</ref><box>"),
     (re.compile(r"</point_box>"), "</box>"),
@@ -73,9 +78,13 @@ _LINE_LABEL = re.compile(
 _SAME_LIST = re.compile(r"[ \t,，\[\](（）)]{0,8}")
 _CLAUSE = re.compile(r"[\n;；。.!?！？|]")
 _ABOUT_BOXES = r"bounding box(?:es)?|bbox|box|coordinates?|position|location|region|的|坐标|位置"
+_CORRECTION = "wait|actually|correction|on second thought"
 _LEADS_IN = re.compile(
-    rf"(?:\s{{0,8}}(?:\b(?:and|or|either|while|the|that|of|for)\b|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}", re.I
+    rf"(?:\s{{0,8}}(?:\b(?:there (?:is|are)|and|or|either|while|the|that|of|for|{_CORRECTION})\b"
+    rf"|{_ABOUT_BOXES}|和|以及|与|[,，\])）])){{1,8}}",
+    re.I,
 )
+_VERB = re.compile(r"(?<!who )(?<!that )\b(?:is|are|was|were|which)\b", re.IGNORECASE)
 _LEADS_UP = re.compile(
     r"(?:\s{0,8}(?:\b(?:is|are|was|it|there|here|located|positioned|situated|found|sits|at|in|with|has|its|the|a|of)\b"
     rf"|{_ABOUT_BOXES}|位于|在|为|是|[:：\[(（])){{1,12}}\s{{0,8}}$",
@@ -84,7 +93,7 @@ _LEADS_UP = re.compile(
 _FIELD = re.compile(r"\s{0,12}(?:#{1,6}|[-*•]|\d{1,3}[.)]|\*\*)")  # a heading or a point of a list
 _ALONE = re.compile(r"[\s\d.)*•-]{0,12}")
 _SAID_AFTER = re.compile(r"[`*\]\s]{0,4}[:：(–-]\s{0,4}([^\n()\[\]]{1,60}?)[\s).`*]{0,4}(?:\n|$)")
-_CORRECTS = re.compile(r"\b(?:wait|actually|correction|on second thought)\b", re.IGNORECASE)
+_CORRECTS = re.compile(rf"\b(?:{_CORRECTION})\b", re.IGNORECASE)
 _LINE_END = re.compile(r"[\s`*|.,\])。]{0,6}?(?:\n|$|;|；)")
 
 
@@ -95,10 +104,8 @@ def key_boxes(region: str) -> list[RawBox]:
     while match := _KEY.search(region, at):
         at = match.end()
         key, rule = match[1] or match[2] or match[3], "bbox_2d" if STRICT_KEY in match.groups() else "other_key"
-        if key in Y_FIRST_KEYS or key in POINT_KEYS:
-            found.append(
-                RawBox(rule=rule, fault=UnparsableReason.Y_FIRST if key in Y_FIRST_KEYS else UnparsableReason.POINT)
-            )
+        if fault := fault_of_key(key):
+            found.append(RawBox(rule=rule, fault=fault))
         elif listed := _KEY_LIST.match(region, at):
             lists = [numbers(listed)]
             at = listed.end()
@@ -193,26 +200,35 @@ def bare_boxes(region: str) -> list[RawBox]:
     read_to = 0
     for match in matches:
         between = match.string[read_to : match.start()]
-        if _CORRECTS.search(between):
-            boxes.clear()
         if boxes and _SAME_LIST.fullmatch(between):
             label, names = boxes[-1].label, boxes[-1].names
         else:
-            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match))
+            label, names = _line_label(match.string, *match.span()), tuple(_named_by(between, match, first=not read_to))
+        if _CORRECTS.search(between):
+            recent = boxes[-MAX_CORRECTED:]
+            boxes[-MAX_CORRECTED:] = [box for box in recent if not _is_corrected(box, (label, *names))]
         boxes.append(RawBox(numbers(match), label, "bracket_list", names=names))
         read_to = match.end()
     return boxes
 
 
-def _named_by(between: str, match: re.Match[str]) -> Iterator[str]:
+def _named_by(between: str, match: re.Match[str], *, first: bool) -> Iterator[str]:
     """What the words around a list call its box: those before it, headings and points above it, else those after it."""
     yield _said_before(between)
     *above, last = between.splitlines() or [""]
-    yield from (
-        line.rpartition(":")[2].strip(" #*-_`•") for line in above[-4:] if _FIELD.match(line) and len(line) < 200
+    yield from (  # the rest of a line with a box belongs to that box
+        line.rpartition(":")[2].strip(" #*-_`•")
+        for line in above[0 if first else 1 :][-4:]
+        if _FIELD.match(line) and len(line) < 200
     )
     if _ALONE.fullmatch(last) and (after := _SAID_AFTER.match(match.string, match.end())):
         yield after[1]
+
+
+def _is_corrected(box: RawBox, names: Sequence[str]) -> bool:
+    """Whether a later box, called `names`, is of the same thing: one has no name, or they share one."""
+    before, after = (list(filter(None, called)) for called in ((box.label, *box.names), names))
+    return not before or not after or any(label_match(a, b) != NO_MATCH for a in after for b in before)
 
 
 def _said_before(text: str) -> str:
@@ -220,7 +236,8 @@ def _said_before(text: str) -> str:
     words = _LEADS_UP.sub("", _CLAUSE.split(text)[-1][-200:]).strip(" \t`*\"',，-–>•#")
     begins = _LEADS_IN.match(words)
     words = words[begins.end() if begins else 0 :].strip()
-    return words if len(words) <= MAX_LINE_LABEL_CHARS else ""
+    is_name = len(words) <= MAX_LINE_LABEL_CHARS and _VERB.search(words) is None  # "mug is left of the cup" names two
+    return words if is_name else ""
 
 
 def _line_label(region: str, start: int, end: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from egm_edge.parsing.absence import means_nothing
 from egm_edge.parsing.raw import RawBox
 
 MAX_COLUMNS = 32
@@ -20,17 +21,30 @@ _WITHIN_NAMES = re.compile(r"[\s`*\"'_-]")
 
 
 def table_boxes(region: str) -> Iterator[RawBox]:
-    """The rows of all tables, the first cell that is no number as the label; none without a heading."""
+    """The rows of all tables, their cells that are no numbers as the names; none without a heading.
+
+    A row of dashes or of "N/A" is a thing that is not there.
+    """
     heading: list[str] = []
     columns: list[int] = []
     for line in region.splitlines():
         cells = [cell.strip(_QUOTES) for cell in re.split(r"[|,\t]", line.strip().strip("|"), maxsplit=MAX_COLUMNS)]
         if len(cells) < 4:
             continue
-        if columns and len(cells) == len(heading) and all(_NUMBER.fullmatch(cells[at]) for at in columns):
-            label = next((cell for cell in cells if not _NUMBER.fullmatch(cell)), "")
-            yield RawBox([cells[at] for at in columns], label, "bracket_list")
-            continue
+        if columns and len(cells) == len(heading):
+            values = [cells[at] for at in columns]
+            texts = tuple(c for at, c in enumerate(cells) if at not in columns and c and not _NUMBER.fullmatch(c))
+            label = texts[0] if texts else ""
+            if all(map(_NUMBER.fullmatch, values)):
+                yield RawBox(values, label, "bracket_list", names=texts)
+                continue
+            if (
+                texts
+                and all(not value.strip("-–—") or means_nothing(value) for value in values)
+                and set(label) - set("-:")
+            ):
+                yield RawBox(label=label, rule="empty", absent=True, names=texts)
+                continue
         names = [_WITHIN_NAMES.sub("", cell[:40]).lower() for cell in cells]
         found = [next((at for at, name in enumerate(names) if name in corner), -1) for corner in _CORNERS]
         if min(found) >= 0:
