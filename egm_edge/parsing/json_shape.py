@@ -46,6 +46,8 @@ _FOUND_FLAGS = frozenset(
 _NO = (False, 0, "false", "no", "none", "null", "False", "No", None)
 _STATUS_KEYS = ("status", "message", "error", "reason", "answer", "result", "response", "note", "output", "explanation")
 _CENTRE_OR_SIZE = re.compile(r"xywh|cxcy|ltwh|tlwh")  # of a corner or of the centre: which, the key does not say
+_ORDER_KEYS = ("format", "box_format", "bbox_format", "mode", "box_mode", "bbox_mode")
+_COLOUR = re.compile(r"colou?r|^rgba?$|^bgra?$|^hsva?$")
 _NAMES_IT = re.compile(r"label|name|descri|caption|phrase")
 _OPENING = re.compile(r"[\[{]")
 _LOOKS_LIKE_JSON = re.compile(r"\[\s*[\[{\"]|\{\s*[\"'}]|\[\s*\]")
@@ -141,10 +143,11 @@ def _object(
         yield RawBox(corners, label, "json_other")
         return
     nothing, boxed = True, any(map(_names_a_box, keys))
+    order = next((keys[key].lower() for key in _ORDER_KEYS if isinstance(keys.get(key), str)), "")  # {"format": "xywh"}
     places = boxed or any(map(fault_of_key, keys))
     for key, value in keys.items():
         found: list[RawBox] = []
-        if fault := fault_of_key(key):
+        if fault := fault_of_key(key) or (fault_of_key(order) if _names_a_box(key) else None):
             found = [RawBox(label=label, rule="json_other", fault=fault)]
         elif _names_a_box(key):
             found = list(_boxes(value, label, "json" if key == STRICT_KEY else "json_other", depth))
@@ -156,7 +159,9 @@ def _object(
         elif isinstance(value, list) and len(value) == 4 and all(_plain(v) and not isinstance(v, str) for v in value):
             if boxed:
                 continue  # a colour
-            found = [RawBox(value, as_written[key] if own is None else label, "json_other")]
+            fault = UnparsableReason.MALFORMED if _COLOUR.search(key) else None
+            named = as_written[key] if own is None and not fault else label
+            found = [RawBox(() if fault else value, named, "json_other", fault=fault)]
         elif isinstance(value, (dict, list)):
             inner = label if own is not None else _label_of(as_written[key], value)
             found = list(_walk(value, inner, depth + 1))
@@ -226,7 +231,8 @@ def _listed(value: list[Any], label: str, rule: str, depth: int) -> Iterator[Raw
     elif depth < MAX_DEPTH:
         for entry in value:
             if isinstance(entry, list):
-                yield from _listed(entry, label, rule, depth + 1) if entry else ()
+                named = bool(entry) and isinstance(entry[0], str) and any(isinstance(part, list) for part in entry)
+                yield from _listed(entry, entry[0] if named else label, rule, depth + 1) if entry else ()
             elif isinstance(entry, dict):
                 yield from _walk(entry, label, depth + 1)
 

@@ -43,9 +43,10 @@ def _part(value: Any) -> Any:
     kind = value.get("type")
     if kind == "input_text" or (kind is None and "text" in value):
         return value | {"type": "text"}
-    if kind in ("input_image", "image") or (kind is None and "image_url" in value):
-        known = {"type": "image_url", "image_url": value.get("image_url", value.get("image"))}
-        return {name: given for name, given in value.items() if name not in ("image", "detail")} | known
+    picture = next((value[name] for name in ("image_url", "image", "url") if value.get(name) is not None), None)
+    if picture is not None and kind in ("input_image", "image", None):
+        rest = {name: given for name, given in value.items() if name not in ("image", "url", "detail")}
+        return rest | {"type": "image_url", "image_url": picture}
     return value
 
 
