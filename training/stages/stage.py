@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from training.checks import check_step_zero
 from training.stage_config import config_parser
-from training.stages.launch import is_main_process, leave_group
+from training.stages.launch import end_at_once, is_main_process, leave_group
 from training.stages.session import FINAL, StageConfig, TrainingSession, open_session, train
 
 log = logging.getLogger("egm.train")
@@ -43,7 +43,9 @@ def stage_main(prog: str, argv: Sequence[str], run: Callable[[str, dict[str, str
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     final = run(arguments.config, dict(arguments.overrides))
-    leave_group()
+    together = leave_group()
     if is_main_process():
         print(json.dumps({"checkpoint": str(final)}, ensure_ascii=False) if arguments.json else final)
+    if together:
+        end_at_once()
     return 0

@@ -63,6 +63,7 @@ class Recorder(Node):
         super().__init__("record_bag")
         self._writer = writer
         self._missing = {self.resolve_topic_name(topic) for topic in topics}
+        self._heard: set[str] = set()
         self.count = 0
         self.create_timer(0.1, self._look)
         self._look()
@@ -82,6 +83,9 @@ class Recorder(Node):
             if len(cdr) <= MAX_MESSAGE_BYTES:
                 self._writer.add(BagMessage(topic, type_name, self.get_clock().now().nanoseconds, cdr))
                 self.count += 1
+                if topic not in self._heard:
+                    self._heard.add(topic)
+                    self.get_logger().info(f"heard {topic}")
 
         return take
 
