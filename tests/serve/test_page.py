@@ -44,11 +44,19 @@ def pick(page: Browser, path: Path = PICTURE) -> None:
     page.until("document.getElementById('picture').naturalWidth > 0 && !document.getElementById('picture').hidden")
 
 
+# The button is disabled while a question is under way, for a few milliseconds only where the server refuses it.
+WATCH = """(() => {
+  const button = document.getElementById("find");
+  window.wasAsked = false;
+  new MutationObserver(() => { window.wasAsked ||= button.disabled; }).observe(button, {attributes: true});
+})()"""
+
+
 def find(page: Browser, sentence: str) -> None:
     page.type("#sentence", sentence)
+    page.run(WATCH)
     page.press(*ENTER)
-    page.until("document.getElementById('find').disabled || " + DONE)
-    page.until("!document.getElementById('find').disabled")
+    page.until("window.wasAsked && !document.getElementById('find').disabled")
 
 
 def drawn_box(page: Browser) -> np.ndarray:

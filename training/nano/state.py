@@ -63,18 +63,18 @@ class Cost:
 
 def cost_of(*logs: Path) -> Cost | None:
     """What a run and those before it took, from their logs, first to last; None when there is none."""
-    minutes: dict[str, float] = {}
+    minutes: dict[tuple[Path, str], float] = {}
     last: dict[str, float] = {}
     for log in logs:
         for line in log.read_text().splitlines() if log.exists() else ():
             with contextlib.suppress(ValueError):  # a kill may have cut the line short
                 values = json.loads(line)
                 if "stage_cpu_s" in values and isinstance(values["stage"], str):
-                    minutes[values["stage"]] = values["stage_cpu_s"] / 60
+                    minutes[log, values["stage"]] = values["stage_cpu_s"] / 60
                     last = values
     if not last:
         return None
-    stages = ", ".join(f"{name} {spent:.0f}" for name, spent in minutes.items())
+    stages = ", ".join(f"{name} {spent:.0f}" for (_, name), spent in minutes.items())
     return Cost(last["total_cpu_s"] / 60, int(last["scenes"]), int(last["queries"]), stages)
 
 
