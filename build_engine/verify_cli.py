@@ -22,7 +22,6 @@ from egm_edge.errors import BundleError
 from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import read_golden
-from egm_edge.machine import memory_gb
 from egm_edge.reporting.progress import ProgressBar
 from egm_edge.sources import SourceKind, resolve
 
@@ -84,15 +83,14 @@ def _against_checkpoint(bundle: Bundle, arguments: argparse.Namespace) -> int:
     checkpoint = resolve_checkpoint(arguments.reference)
     _require_comparable(bundle)
     from build_engine.checkpoint import Checkpoint
-    from build_engine.parity.build_gate import STREAMED_PROBES, float32_gb
+    from build_engine.parity.build_gate import STREAMED_PROBES, too_large
     from build_engine.parity.gate import compare
     from build_engine.parity.streamed_reference import StreamedReference
     from egm_edge.backends.transformers_reference import TransformersReference
 
     cases = _cases(arguments)
     with Checkpoint(checkpoint) as opened:
-        needed, available = float32_gb(opened.parameter_count()), memory_gb()[1]
-    streamed = arguments.device == "cpu" and 0 < available < needed
+        streamed = arguments.device == "cpu" and bool(too_large(opened.parameter_count()))
     if streamed and not (arguments.data or arguments.scenes):
         cases = cases[STREAMED_PROBES]
 
@@ -150,8 +148,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     of_reference = {name: getattr(arguments, name) for name in ("scenes", "data", "images", "limit")}
     if arguments.reference is None and (given := [f"--{name}" for name, value in of_reference.items() if value is not None]):
         parser.error(f"expected --reference CHECKPOINT with {given[0]}, found none")
-    of_rows = {name: getattr(arguments, name) for name in ("images", "limit")}
-    if arguments.data is None and (given := [f"--{name}" for name, value in of_rows.items() if value is not None]):
+    if arguments.data is None and (given := [f"--{name}" for name in ("images", "limit") if of_reference[name] is not None]):
         parser.error(f"expected --data ROWS.jsonl with {given[0]}, found none")
     if arguments.data is not None and arguments.scenes is not None:
         parser.error("expected --data or --scenes, found both")

@@ -98,9 +98,12 @@ def gate(
     return report.to_dict()
 
 
-def float32_gb(parameters: int) -> float:
-    """Memory of the float32 reference of so many parameters, GB."""
-    return parameters * 4 * FLOAT32_SHARE / 1e9
+def too_large(parameters: int) -> str:
+    """Why the float32 reference of so many parameters does not fit into the memory that is available; "" where it does."""
+    needed, available = parameters * 4 * FLOAT32_SHARE / 1e9, memory_gb()[1]
+    if available and needed > available:
+        return f"the reference takes {needed:.1f} GB in float32, {available:.1f} GB are available"
+    return ""
 
 
 def store_golden(candidate: Bundle, checkpoint: Path, parameters: int) -> str:
@@ -109,12 +112,9 @@ def store_golden(candidate: Bundle, checkpoint: Path, parameters: int) -> str:
     Returns:
         Why there are none; "" where they were written.
     """
-    missing = _missing()
+    missing = _missing() or too_large(parameters)
     if missing:
         return missing
-    needed, available = float32_gb(parameters), memory_gb()[1]
-    if available and needed > available:
-        return f"the reference takes {needed:.1f} GB in float32, {available:.1f} GB are available"
     import torch
 
     from build_engine.parity.golden import golden_set

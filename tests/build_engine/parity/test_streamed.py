@@ -63,7 +63,7 @@ def test_a_large_checkpoint_is_verified_or_refused(
     for reply in golden.replies:  # drafted by the bundle, and yet the reference's own
         request = reference.prepare(opened(reply.picture), task_text("qwen3_vl", reply.expression, reply.task))
         assert reference.generate([request], golden.max_new_tokens) == [list(reply.token_ids)]
-    monkeypatch.setattr("build_engine.verify_cli.memory_gb", lambda: (1.0, 1e-6))
+    monkeypatch.setattr("build_engine.parity.build_gate.memory_gb", lambda: (1.0, 1e-6))
     monkeypatch.setattr(TransformersReference, "generate", None)  # no whole reference where there is no memory for it
     assert verify(bundle.root)[1]["status"] == "verified"
 
