@@ -46,12 +46,9 @@ class PrefixBackend(ABC):
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
         started = time.perf_counter()
-        embeddings, deepstack = self._encode_image(pixels)
+        features = self._encode_image(pixels)
         vision_ms = (time.perf_counter() - started) * 1e3
-        frame = PrefixFrame.of(
-            pixels, prefix_ids, embeddings, deepstack, vision_ms,
-            family=self.family, image_token_id=self.config.image_token_id,
-        )  # fmt: skip
+        frame = PrefixFrame.of(pixels, prefix_ids, features, vision_ms, self.family, self.config.image_token_id)
         self._make_resident(frame)
         return frame
 
@@ -70,12 +67,11 @@ class PrefixBackend(ABC):
             self._make_resident(frame)
         return frame
 
-    def _encode_image(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _encode_image(self, pixels: Pixels) -> Sequence[NDArray[np.float32]]:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
         inputs: Arrays = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
-        embeddings, *deepstack = self._run_vision(inputs, names)
-        return embeddings, deepstack
+        return self._run_vision(inputs, names)
 
     def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> Arrays:
         if self._position_grid is None:
