@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame
+from egm_edge.backends.base import Capabilities, EngineFrame, require_same_frame
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
@@ -54,9 +54,7 @@ class PrefixBackend(ABC):
 
     def require_resident(self, frame: PrefixFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
-        if self._resident is not frame:
-            found = "another frame, opened since"
-            raise BackendError("the session's own frame in the engine", found, "open the session again")
+        require_same_frame(self._resident, frame)
 
     def _resident_again(self, frame: EngineFrame) -> PrefixFrame:
         """The frame, in the cache: one that another displaced pays its prefix again, not its vision."""

@@ -10,8 +10,8 @@ import pytest
 
 from egm_edge.errors import BuildError, CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
+from egm_edge.files import write_json
 from tests.support import chat_templates
-from tests.support.token_files import write_json
 
 PLAIN = "U<|image_pad|>{{ messages[0].content[1].text }}A"
 

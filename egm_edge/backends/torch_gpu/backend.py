@@ -27,6 +27,7 @@ from egm_edge.backends.base import (
     RuntimeFacts,
     require_reached,
     require_room,
+    require_same_frame,
     require_tokens,
 )
 from egm_edge.backends.prefix_frame import FramePrefix
@@ -52,7 +53,9 @@ def _device_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         found = str(error).partition(". GPU")[0][:200]
-        raise BackendError("enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU") from None
+        raise BackendError(
+            "enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU"
+        ) from None
 
 
 class TorchFrame(FramePrefix):
@@ -92,7 +95,9 @@ class TorchRows:
     def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self.reserve(max(self.lengths) + 1)
         cache = self.cache.rows(0, len(token_ids))
-        logits = self.backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache)
+        logits = self.backend.run(
+            np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache
+        )
         self.lengths = [length + 1 for length in self.lengths]
         return logits[:, 0]
 
@@ -129,7 +134,11 @@ class TorchSession:
         batch.backend.require_resident(batch.frame)
         require_tokens(token_ids)
         batch.reserve(end)
-        ids, places, cache = np.array([token_ids]), np.arange(start, end)[None], batch.cache.rows(self.place, self.place + 1)
+        ids, places, cache = (
+            np.array([token_ids]),
+            np.arange(start, end)[None],
+            batch.cache.rows(self.place, self.place + 1),
+        )
         logits = batch.backend.run(ids, places, batch.frame.shift, cache, every_position=every_position)[0]
         batch.lengths[self.place] = end
         return logits if every_position else logits[0]
@@ -203,7 +212,9 @@ class TorchBackend(Interruptible):
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
         started = self._now()
-        captured = self._capture(("vision", pixels.patches.shape, pixels.grid_hw), self.vision.forward, self.vision.inputs(pixels))
+        captured = self._capture(
+            ("vision", pixels.patches.shape, pixels.grid_hw), self.vision.forward, self.vision.inputs(pixels)
+        )
         features = [feature.clone() for feature in captured]
         vision_ms = (self._now() - started) * 1e3
         frame = TorchFrame.of(pixels, prefix_ids, features, vision_ms, self.family, self.image_token_id)
@@ -224,7 +235,13 @@ class TorchBackend(Interruptible):
     @torch.inference_mode()
     @_device_memory()
     def run(
-        self, token_ids: NDArray[np.int64], places: NDArray[np.int64], shift: int, cache: KvCache, *, every_position: bool = True
+        self,
+        token_ids: NDArray[np.int64],
+        places: NDArray[np.int64],
+        shift: int,
+        cache: KvCache,
+        *,
+        every_position: bool = True,
     ) -> NDArray[np.float32]:
         """Logits [B, n, V] (or [B, 1, V] of the last tokens) of text tokens [B, n] at their places.
 
@@ -291,9 +308,7 @@ class TorchBackend(Interruptible):
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
         self._require_running()
-        if self._resident is None or self._resident.frame is not frame:
-            found = "another frame, opened since"
-            raise BackendError("the session's own frame in the engine", found, "open the session again")
+        require_same_frame(self._resident and self._resident.frame, frame)
 
     @torch.inference_mode()
     def _make_resident(self, frame: TorchFrame) -> TorchRows:
