@@ -308,7 +308,7 @@ class TorchBackend(Interruptible):
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
         self._require_running()
-        require_same_frame(self._resident and self._resident.frame, frame)
+        require_same_frame(self._resident.frame if self._resident else None, frame)
 
     @torch.inference_mode()
     def _make_resident(self, frame: TorchFrame) -> TorchRows:
