@@ -21,8 +21,8 @@ from egm_edge.errors import InputError
 from egm_edge.parsing import parse_answer
 from training.rewards.grounding import iou_norm1000
 from training.stages.answers import answer_text, box_numbers, opens_thought
-from training.stages.launch import is_main_process
 from training.stages.measure import measure
+from training.stages.process import is_main_process
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
 from training.stages.session import TrainingSession

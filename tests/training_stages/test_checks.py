@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer
 
 from egm_edge.boxes import Box
+from egm_edge.data.readers import load_rows
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from tests.training_stages.runs import write_data
 from training import checks
-from training.data.sources import load_rows
 from training.stage_config import ModelSettings
 from training.stages.measure import Measured
 from training.stages.model import load_model
