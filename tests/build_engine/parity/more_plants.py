@@ -84,7 +84,7 @@ def activations_in_60_steps(patch: Patch) -> None:
 
 
 def activations_cut_off(patch: Patch) -> None:
-    _rows_rounded(patch, 150, ([-1],))
+    _rows_rounded(patch, 130, ([-1],))
 
 
 def activations_rounded_by_the_largest_row(patch: Patch) -> None:
