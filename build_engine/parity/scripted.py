@@ -42,8 +42,8 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
                 ids = tokenizer.encode(text, add_special_tokens=False).ids
                 expected, end = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task), next(ends)
                 try:
-                    script = _Script([*ids, *end], bundle, CLEAR if force_syntax else BARE)
-                    grounder = Grounder(script, bundle, tokenizer)
+                    engine = _Script([*ids, *end], bundle, CLEAR if force_syntax else BARE)
+                    grounder = Grounder(engine, bundle, tokenizer)
                     with grounder.answers_unjudged():
                         answer = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax)
                 except EgmError as error:
