@@ -8,18 +8,18 @@ import numpy as np
 
 from build_engine.parity.bounds import Bounds
 from build_engine.parity.cases import Case
-from build_engine.parity.measured import Run
 from build_engine.parity.reference_side import ReferenceSide, box_of
 from build_engine.parity.report import BoxPair
 from build_engine.parity.scripted import script_problems
 from build_engine.parity.side import BackendSide
+from build_engine.parity.stage_traces import StageTraces
 from build_engine.parity.streamed_reference import StreamedReference
 
 TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation decides between them
 TIE_SPREADS = 3e-2  # the same of one engine's own logits, in spreads of them; W8A8 steps of several tokens part at up to 0.02
 
 
-def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: Run, traced: int) -> None:
+def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: StageTraces, traced: int) -> None:
     """Without rounding a reply is the reference's to the token."""
     for number, case in enumerate(asked.cases[:traced]):
         reply = asked.reply(number)
@@ -32,7 +32,7 @@ def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: Run, tra
 def compare_answers(
     side: BackendSide,
     asked: ReferenceSide,
-    run: Run,
+    run: StageTraces,
     bounds: Bounds,
     traced: int,
     advance: Callable[[int], None],
@@ -54,7 +54,7 @@ def _compare_answer(
     asked: ReferenceSide,
     case: Case,
     reply: Sequence[int],
-    run: Run,
+    run: StageTraces,
     bounds: Bounds,
     *,
     greedy_too: bool,

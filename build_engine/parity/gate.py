@@ -16,10 +16,10 @@ from build_engine.parity import settings, stages
 from build_engine.parity.answers import compare_answers, compare_exact_replies
 from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, odd_probes, size_probes
-from build_engine.parity.measured import Measured, Run
 from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, ParityReport, StageResult
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
+from build_engine.parity.stage_traces import BundleTraces, StageTraces
 from build_engine.parity.streamed_reference import StreamedReference
 from build_engine.parity.unrounded import unrounded
 from build_engine.parity.witnesses import attribute_problems
@@ -135,23 +135,23 @@ def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
 
 def _measure(
     side: BackendSide, open_engine: Opener, asked: ReferenceSide, bounds: Bounds, traced: int
-) -> Measured:
+) -> BundleTraces:
     """Trace the bundle, and before it its twin without rounding."""
-    structure, reference = Run(), asked.reference
+    structure, reference = StageTraces(), asked.reference
     settings.note_problems(side.bundle.manifest.model, reference, structure.note)
     if side.bundle.manifest.precision == "fp32":
         _trace_all(side, asked, structure, bounds, traced, exact=True)
-        return Measured(structure, structure, bounds, [])
+        return BundleTraces(structure, structure, bounds, [])
     lean = isinstance(reference, StreamedReference)
     with Checkpoint(reference.checkpoint) as checkpoint, unrounded(side.bundle, checkpoint, one_decoder=lean) as twin:
         exact = EXACT if twin.exact else NEARLY_EXACT
         _trace_twin(twin.bundle, open_engine, asked, structure, exact, traced)
-    rounded = Run()
+    rounded = StageTraces()
     _trace_all(side, asked, rounded, bounds, traced, exact=False)
-    return Measured(structure, rounded, exact, twin.problems)
+    return BundleTraces(structure, rounded, exact, twin.problems)
 
 
-def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: Run, bounds: Bounds, traced: int) -> None:
+def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: StageTraces, bounds: Bounds, traced: int) -> None:
     try:
         backend = open_engine(bundle)
     except Exception as error:  # whatever an engine raises is a finding
@@ -168,7 +168,7 @@ def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: 
         backend.close()
 
 
-def _trace_all(side: BackendSide, asked: ReferenceSide, run: Run, bounds: Bounds, traced: int, *, exact: bool) -> None:
+def _trace_all(side: BackendSide, asked: ReferenceSide, run: StageTraces, bounds: Bounds, traced: int, *, exact: bool) -> None:
     """Every stage of the traced cases; what only structure decides (`exact`) in one pass alone."""
     try:
         for number, case in enumerate(asked.cases[:traced]):
@@ -181,7 +181,7 @@ def _trace_all(side: BackendSide, asked: ReferenceSide, run: Run, bounds: Bounds
         run.broken = f"the backend failed: {error}"
 
 
-def _compare_attributes(bundle: Bundle, asked: ReferenceSide, structure: Run) -> None:
+def _compare_attributes(bundle: Bundle, asked: ReferenceSide, structure: StageTraces) -> None:
     """Norms and activations of the graphs, as they stand, with those that the model ran."""
     if asked.observed is None:
         return
@@ -191,7 +191,7 @@ def _compare_attributes(bundle: Bundle, asked: ReferenceSide, structure: Run) ->
             structure.note(stage, *attribute_problems(graph, asked.observed.seen[part]))
 
 
-def _trace(side: BackendSide, asked: ReferenceSide, case: Case, reply: Sequence[int], run: Run) -> None:
+def _trace(side: BackendSide, asked: ReferenceSide, case: Case, reply: Sequence[int], run: StageTraces) -> None:
     """One case: vision, the request's logits, and the reference's reply token by token."""
     request = side.request_ids(case)
     theirs = asked.trace(case, reply, len(request) + len(reply))
@@ -206,7 +206,7 @@ def _trace(side: BackendSide, asked: ReferenceSide, case: Case, reply: Sequence[
         run.decode.append((theirs.logits[len(request) :], side.decode(case, reply)))
 
 
-def _trace_extremes(side: BackendSide, asked: ReferenceSide, run: Run) -> None:
+def _trace_extremes(side: BackendSide, asked: ReferenceSide, run: StageTraces) -> None:
     """The largest picture, a reply that outgrows the cache's first allocation, and replies that are decoded together."""
     limits, case = side.bundle.manifest.limits, asked.cases[0]
     context = int(limits["context_tokens"])
@@ -235,7 +235,7 @@ def _ordinary_tokens(side: BackendSide) -> int:
     return min([*special, int(side.bundle.manifest.model["image_token_id"]), side.grounder.tokenizer.get_vocab_size()])
 
 
-def _blame_deepstack(side: BackendSide, asked: ReferenceSide, case: Case, run: Run, bounds: Bounds) -> None:
+def _blame_deepstack(side: BackendSide, asked: ReferenceSide, case: Case, run: StageTraces, bounds: Bounds) -> None:
     """Logits that agree once both sides leave their deep-stack features out differ by how these are used."""
     length = len(side.request_ids(case))
     theirs = asked.trace(case, (), length, without_deepstack=True).logits

@@ -14,7 +14,7 @@ from build_engine.parity.report import StageResult
 
 
 @dataclass(slots=True)
-class Run:
+class StageTraces:
     """Of one bundle."""
 
     embeddings: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
@@ -53,15 +53,15 @@ _BLAMED = (("deepstack", "deep-stack"), ("vision", "vision embedding"), ("patche
 
 
 @dataclass(slots=True)
-class Measured:
+class BundleTraces:
     """A bundle without its rounding and as it is; one and the same run at fp32.
 
     Attributes:
         exact: bounds of `structure`. rounding: weights whose rounding is wrong.
     """
 
-    structure: Run
-    rounded: Run
+    structure: StageTraces
+    rounded: StageTraces
     exact: Bounds
     rounding: list[str]
 
