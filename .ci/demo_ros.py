@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from ament_index_python.packages import get_package_prefix
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -39,7 +40,7 @@ from egm_edge.boxes import Box
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAM = ROOT / "examples" / "stream"
-NODE_COMMAND = ROOT / "ros2_ws" / "install" / "lib" / "egm_ros" / "grounding_node"
+NODE_COMMAND = Path(get_package_prefix("egm_ros")) / "lib" / "egm_ros" / "grounding_node"
 OUTCOME_NAMES = {
     value: name.removeprefix("OUTCOME_") for name, value in vars(GroundedObject).items() if name.startswith("OUTCOME_")
 }

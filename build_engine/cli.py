@@ -15,7 +15,7 @@ from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Runtime, Target, target_for
 from egm_edge.bundle import Bundle
 from egm_edge.cli.parser import Parser, positive_int
-from egm_edge.errors import BuildError, InputError
+from egm_edge.errors import BackendError, InputError
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     except ImportError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a native module was loading
             raise KeyboardInterrupt from None
-        raise BuildError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
+        raise BackendError("the build extra", str(error), "pip install 'egm-edge[build]'") from None
     if args.calibration and not Path(args.calibration).is_file():
         raise InputError("rows for --calibration", f"no file {args.calibration}", "check the path")
     if args.calibration and not _is_calibrated(target, precision):

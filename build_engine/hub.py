@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egm_edge.bundle import MANIFEST_NAME
-from egm_edge.errors import BuildError, BundleError, CheckpointError, InputError
+from egm_edge.errors import BackendError, BuildError, BundleError, CheckpointError, InputError
 from egm_edge.sources import HUB_ID, SourceKind, resolve
 
 SETTINGS = ("*.json", "chat_template.jinja", "LICENSE*", "README.md")
@@ -26,7 +26,7 @@ def resolve_checkpoint(given: str, *, weights: bool = True) -> Path:
 
     Raises:
         CheckpointError: no such directory, or the hub has no such model or cannot be reached.
-        BuildError: the hub's client is not installed.
+        BackendError: the hub's client is not installed.
     """
     home = Path(given)
     if given.strip() and home.is_dir() and ((home / "config.json").is_file() or not (home / MANIFEST_NAME).is_file()):
@@ -46,7 +46,7 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise BuildError("huggingface_hub, to fetch a hub id", str(error), "pip install 'egm-edge[build]'") from None
+        raise BackendError("huggingface_hub, to fetch a hub id", str(error), "pip install 'egm-edge[build]'") from None
     wanted = f"{repo}@{revision}" if revision else repo
     try:
         found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))

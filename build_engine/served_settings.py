@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from egm_edge._processor_config import read_json
+from egm_edge.files import write_json
 from egm_edge.pixels import TILES, PixelSpec
 
 
@@ -42,11 +42,6 @@ def with_rotary_of_4(config: Mapping[str, Any]) -> dict[str, Any]:
         if scaling.keys() - {"rope_type"} or scaling.get("rope_type", "default") != "default":
             text.setdefault("rope_scaling", scaling)
     return {**config, "text_config": text}
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """As transformers writes its settings."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _with_budget(settings: dict[str, Any], spec: PixelSpec) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
 
     Raises:
         CheckpointError: no safetensors or no tokenizer.json, or settings that this project does not know.
-        BuildError: jinja2, which renders the chat template, is not installed.
+        BackendError: jinja2, which renders the chat template, is not installed.
     """
     root = Path(directory).resolve()
     for pattern in ("*.safetensors", "tokenizer.json"):

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +51,11 @@ def replace_text(path: Path, text: str) -> None:
             stream.write(text)
     except OSError as error:
         raise unwritable(path.parent, error) from None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON file as transformers writes its settings, into a folder that takes its place as a whole later."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json_object(

@@ -83,7 +83,9 @@ def load_image(source: PictureSource, color: str | None = None) -> NDArray[np.ui
     return load_picture(source, color).image_rgb
 
 
-def load_picture(source: PictureSource, color: str | None = None, *, reduced_to: NeededWH | None = None) -> DecodedPicture:
+def load_picture(
+    source: PictureSource, color: str | None = None, *, reduced_to: NeededWH | None = None
+) -> DecodedPicture:
     """As `load_image`, with the size of the original.
 
     Args:
@@ -102,14 +104,18 @@ def load_picture(source: PictureSource, color: str | None = None, *, reduced_to:
         return _decoded(image, reduced_to)
 
 
-def read_image_wh(data: bytes, name: str | None = None) -> tuple[int, int]:
-    """Width and height that a picture's header announces, pixels as stored (before EXIF orientation); nothing is decoded.
+def read_image_wh(source: str | Path | bytes | bytearray | memoryview, *, upright: bool = False) -> tuple[int, int]:
+    """Width and height that a picture's header announces, pixels; nothing is decoded.
+
+    Args:
+        upright: as it is displayed, its EXIF orientation applied, instead of as it is stored.
 
     Raises:
         InputError: no picture of a known format, or more than MAX_PIXELS.
     """
-    with _opened(io.BytesIO(data), name or f"{len(data)} bytes") as image:
-        return image.width, image.height
+    with _stream(source) as (stream, name), _opened(stream, name) as image:
+        turned = upright and _orientation(image) in SLANTED
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def check_image_file(path: Path) -> None:
@@ -247,7 +253,9 @@ def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | N
     """AVIF comes with newer Pillows, HEIC with the plugin pillow-heif, where it is installed."""
     brands = data[8:64]
     if not any(brand in brands for brand in (b"avif", b"avis", *_HEIC_BRANDS)):
-        raise InputError(_FORMATS, f"{name}, a video by its first bytes", "give it a video's name, such as .mp4, or take a picture")
+        raise InputError(
+            _FORMATS, f"{name}, a video by its first bytes", "give it a video's name, such as .mp4, or take a picture"
+        )
     wanted, plugin, hint = (
         ("AVIF", "PIL.AvifImagePlugin:AvifImageFile", "pip install 'pillow>=11.3', or convert it to JPEG")
         if b"avif" in brands or b"avis" in brands
@@ -257,7 +265,9 @@ def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | N
     try:
         opener: Callable[[BinaryIO], Image.Image] = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError):
-        raise InputError(f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint) from None
+        raise InputError(
+            f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint
+        ) from None
     return opener
 
 

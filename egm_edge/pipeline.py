@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from egm_edge.assembly import assemble, timed_out
@@ -43,10 +44,10 @@ def run_request(model: LoadedModel, frame: Frame, request: GroundingRequest, tur
         return timed_out(model, frame, request, RequestProgress())
     try:
         stop_at = request.due_at - model.latency.interruption_ms / 1e3  # stopping the engine takes time, too
-        with _interrupted_at(model.backend, stop_at) as fired:
+        with _interrupted_at(model.backend, stop_at) as order:
             grounding = _run(model, frame, request, stop_at)
-        if fired.is_set():
-            model.latency.record_interruption((time.monotonic() - stop_at) * 1e3)
+        if order.given:
+            model.latency.record_interruption((time.monotonic() - order.due_at) * 1e3)
         return grounding
     finally:
         turn.release()
@@ -57,6 +58,8 @@ def _run(model: LoadedModel, frame: Frame, request: GroundingRequest, stop_at: f
     progress = RequestProgress()
     planned = _plan(model, frame, request, stop_at, progress)
     try:
+        if planned.image_share < 1.0 and time.monotonic() >= stop_at:  # not even time to cut patches of a smaller picture
+            raise InterruptedRunError("a request with time left", "one whose deadline has come", "give it more")
         engine_frame = _prefill(model, frame, planned, progress)
         generations = _decode(model, frame, request, planned, engine_frame, stop_at, progress)
     except InterruptedRunError:
@@ -66,7 +69,9 @@ def _run(model: LoadedModel, frame: Frame, request: GroundingRequest, stop_at: f
     task, thinking, asked = request.task, model.thinking, request.expression
     parsed = [parse_answer(g.marked_text, task=task, in_thought=thinking, expression=asked) for g in generations]
     chosen, ballot = _vote(parsed)
-    return assemble(model, frame, request, generations, chosen, parsed[chosen], ballot, generated, progress)
+    grounding = assemble(model, frame, request, generations, chosen, parsed[chosen], ballot, generated, progress)
+    model.latency.record_finish(grounding.timings.parse_ms)
+    return grounding
 
 
 def _plan(
@@ -212,16 +217,24 @@ def _number_steps(model: LoadedModel) -> int:
     return max(1, model.syntax.tokens.number_tokens - 1)  # 1000 itself is rare
 
 
+@dataclass(slots=True)
+class _Order:
+    """An order to stop the engine: when it is due (never before it could be given), seconds, and whether it was given."""
+
+    due_at: float
+    given: bool = False
+
+
 @contextmanager
-def _interrupted_at(backend: Backend, moment: float) -> Iterator[threading.Event]:
-    """Stop the engine in the middle of a call at a moment, where the backend can; the event tells whether it was."""
-    fired = threading.Event()
+def _interrupted_at(backend: Backend, moment: float) -> Iterator[_Order]:
+    """Stop the engine in the middle of a call at a moment, or at once where that is past, if the backend can."""
+    order = _Order(max(moment, time.monotonic()))
     if moment == math.inf or not backend.capabilities.interrupt:
-        yield fired
+        yield order
         return
 
     def stop() -> None:
-        fired.set()
+        order.given = True
         backend.interrupt()
 
     backend.arm()
@@ -229,7 +242,7 @@ def _interrupted_at(backend: Backend, moment: float) -> Iterator[threading.Event
     timer.daemon = True
     timer.start()
     try:
-        yield fired
+        yield order
     finally:
         timer.cancel()
         timer.join()

@@ -67,6 +67,14 @@ def test_an_instant_is_a_deadline_too(grounder: Grounder) -> None:
         grounder.ground(frame, "the mug", deadline_at=1.0, deadline_ms=1.0)
 
 
+def test_deadlines_that_had_passed_before_they_were_asked_teach_nothing_about_stopping(grounder: Grounder) -> None:
+    """Or whoever asks too late a few times would take the time from all who ask with little to spare."""
+    frame = grounder.frame(picture(), color="rgb")
+    for _ in range(10):
+        grounder.ground(frame, "the mug", deadline_at=time.monotonic() - 100)
+    assert grounder.latency.interruption_ms < 10_000
+
+
 def test_a_cut_thought_still_gives_a_box(grounder: Grounder) -> None:
     whole = grounder.ground(picture(), "the leftmost mug", color="rgb")
     assert whole.tokens.think > 4

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from egm_edge.errors import BundleError, CheckpointError, EgmError, InputError
+from egm_edge.files import write_json
 from egm_edge.pixels import PixelSpec, normalise, preprocess
-from tests.support.token_files import internvl_image_processor, qwen_image_processor, write_json
+from tests.support.token_files import internvl_image_processor, qwen_image_processor
 
 QWEN = PixelSpec(
     rule="smart_resize",

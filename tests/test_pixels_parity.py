@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from egm_edge.files import write_json
+
 pytest.importorskip("transformers")
 import cv2
 from PIL import Image
@@ -21,7 +23,7 @@ from egm_edge import _resample
 from egm_edge.errors import InputError
 from egm_edge.pixels import PixelSpec, normalise, preprocess
 from tests.support.hf_reference import hf_image_processor
-from tests.support.token_files import internvl_image_processor, qwen_image_processor, write_json
+from tests.support.token_files import internvl_image_processor, qwen_image_processor
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "qwen3_vl published": qwen_image_processor(65536, 16777216),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from egm_edge.errors import BackendError, InputError
 from training.stage_config import GrpoConfig, load_grpo
-from training.stages.launch import quiet_offline
+from training.stages.stage import run_stage, stage_main
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -21,17 +21,11 @@ VLLM_VERSIONS = ("0.22.0", "0.31.0")  # that TRL 1.16 knows how to hand new weig
 
 def main(argv: list[str]) -> int:
     """Run the stage; returns the exit code."""
-    quiet_offline()
-    from training.stages.stage import stage_main
-
     return stage_main("egm train grpo", argv, lambda name, overrides: run_grpo(load_grpo(name, overrides)))
 
 
 def run_grpo(config: GrpoConfig) -> Path:
     """Train and return the directory of the finished checkpoint; errors as `training.stages.stage.run_stage`."""
-    quiet_offline()
-    from training.stages.stage import run_stage
-
     rollouts = rollout_arguments(config)
     return run_stage("grpo", config, lambda session: _trainer(session, config, rollouts), max_tokens=config.max_prompt_tokens)
 
@@ -139,8 +133,6 @@ def require_vllm() -> None:
     Raises:
         BackendError: one of them is missing.
     """
-    import torch
-
     low, high = VLLM_VERSIONS
     needed, hint = f"vllm {low} to {high} and a GPU for rollouts.engine: vllm", "set rollouts.engine: transformers"
     try:
@@ -150,5 +142,7 @@ def require_vllm() -> None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if not tuple(map(int, low.split(".")[:2])) <= numbers <= tuple(map(int, high.split(".")[:2])):
         raise BackendError(needed, f"vllm {version}", f"pip install 'vllm>={low},<={high}', or {hint}")
+    import torch
+
     if not torch.cuda.is_available():
         raise BackendError(needed, "no GPU", hint)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.stage_config import SftConfig, load_sft
-from training.stages.launch import quiet_offline
+from training.stages.stage import run_stage, stage_main
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -16,17 +16,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the stage; returns the exit code."""
-    quiet_offline()
-    from training.stages.stage import stage_main
-
     return stage_main("egm train sft", argv, lambda name, overrides: run_sft(load_sft(name, overrides)))
 
 
 def run_sft(config: SftConfig) -> Path:
     """Train and return the directory of the finished checkpoint; errors as `training.stages.stage.run_stage`."""
-    quiet_offline()
-    from training.stages.stage import run_stage
-
     return run_stage("sft", config, _trainer, max_tokens=config.max_tokens)
 
 

@@ -24,11 +24,12 @@ from build_engine.modelopt.quantize import SAVED, Quantization, require_host_mem
 from build_engine.modelopt.recipe import SERVER_NUMBERS
 from build_engine.precisions import PRECISIONS
 from build_engine.request import BuildRequest
-from build_engine.served_settings import with_rotary_of_4, write_json
+from build_engine.served_settings import with_rotary_of_4
 from build_engine.stages import Stages, present_bundle
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError, CheckpointError
 from egm_edge.families.weight_names import canonical_name
+from egm_edge.files import write_json
 from egm_edge.hashing import canonical_hash
 from egm_edge.reporting.progress import ProgressBar
 
@@ -147,7 +148,9 @@ def take_original_settings(checkpoint: Checkpoint, out: Path) -> None:
         (out / INDEX).unlink()
     missing = sorted(set(checkpoint.names()) - {canonical_name(name) for name in names} - {"head.weight"})
     if missing:
-        raise BuildError(f"every tensor of the original in {out}", f"no {missing[0]} (of {len(missing)})", "report this")
+        raise BuildError(
+            f"every tensor of the original in {out}", f"no {missing[0]} (of {len(missing)})", "report this"
+        )
 
 
 def _with_dtype(values: Any, dtype: str) -> Any:

@@ -26,12 +26,13 @@ from build_engine.manifest import BundleWriter
 from build_engine.memory_plan import max_image_tokens
 from build_engine.parity import build_gate
 from build_engine.request import BuildRequest
-from build_engine.served_settings import with_rotary_of_4, write_json, write_pixel_budget
+from build_engine.served_settings import with_rotary_of_4, write_pixel_budget
 from build_engine.server_releases import SERVER_RELEASES
 from build_engine.targets import Runtime, Target, tensorrt_llm_sm
 from egm_edge.backends.text_runtime import HTTP, TENSORRT_LLM
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
+from egm_edge.files import write_json
 from egm_edge.pixels import TILES
 from egm_edge.reporting.progress import ProgressBar
 
@@ -103,7 +104,9 @@ def _golden_parity(plan: CheckpointPlan, candidate: Bundle, gate: bool) -> dict[
         return parity
     checkpoint = plan.checkpoint
     lacking = build_gate.store_golden(candidate, checkpoint.directory, checkpoint.parameter_count())
-    return parity | ({"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"})
+    return parity | (
+        {"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"}
+    )
 
 
 def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manifest: dict[str, Any]) -> Bundle:

@@ -117,6 +117,13 @@ class Interruptible:
             raise InterruptedRunError("an engine that may run", "one that was interrupted", "call disarm")
 
 
+def require_same_frame(resident: EngineFrame | None, frame: EngineFrame) -> None:
+    """Refuse a session whose frame was displaced from the engine."""
+    if resident is not frame:
+        found = "another frame, opened since"
+        raise BackendError("the session's own frame in the engine", found, "open the session again")
+
+
 @runtime_checkable
 class Backend(Protocol):
     """Runs the graphs of one bundle."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.backends.base import Capabilities, EngineFrame
+from egm_edge.backends.base import Capabilities, EngineFrame, require_same_frame
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.onnx_runtime.embedding import EmbeddingTable
 from egm_edge.backends.onnx_runtime.positions import resampled_positions, vision_table
@@ -46,20 +46,15 @@ class PrefixBackend(ABC):
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
         started = time.perf_counter()
-        embeddings, deepstack = self._encode_image(pixels)
+        features = self._encode_image(pixels)
         vision_ms = (time.perf_counter() - started) * 1e3
-        frame = PrefixFrame.of(
-            pixels, prefix_ids, embeddings, deepstack, vision_ms,
-            family=self.family, image_token_id=self.config.image_token_id,
-        )  # fmt: skip
+        frame = PrefixFrame.of(pixels, prefix_ids, features, vision_ms, self.family, self.config.image_token_id)
         self._make_resident(frame)
         return frame
 
     def require_resident(self, frame: PrefixFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
-        if self._resident is not frame:
-            found = "another frame, opened since"
-            raise BackendError("the session's own frame in the engine", found, "open the session again")
+        require_same_frame(self._resident, frame)
 
     def _resident_again(self, frame: EngineFrame) -> PrefixFrame:
         """The frame, in the cache: one that another displaced pays its prefix again, not its vision."""
@@ -70,12 +65,11 @@ class PrefixBackend(ABC):
             self._make_resident(frame)
         return frame
 
-    def _encode_image(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _encode_image(self, pixels: Pixels) -> Sequence[NDArray[np.float32]]:
         """Image embeddings [tokens, H] and deep-stack features of the same shape."""
         inputs: Arrays = {"patches": pixels.patches, **self._inputs_of_grid(pixels.grid_hw)}
         names = ["embeddings", *(f"deepstack_{i}" for i in range(self.config.vision.deepstack))]
-        embeddings, *deepstack = self._run_vision(inputs, names)
-        return embeddings, deepstack
+        return self._run_vision(inputs, names)
 
     def _inputs_of_grid(self, grid_hw: tuple[int, int]) -> Arrays:
         if self._position_grid is None:

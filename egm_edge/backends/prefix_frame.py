@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,24 @@ from egm_edge.errors import BackendError
 from egm_edge.families import Family
 from egm_edge.pixels import Pixels
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-@dataclass(slots=True)
-class PrefixFrame:
+
+@dataclass(slots=True, eq=False)
+class FramePrefix:
     """A frame's image features and prefix; its keys and values live in the backend's cache while it is resident.
 
     Attributes:
         opening_ids: the prefix before the image (the chat template's opening, a system prompt), the same for every frame.
-        positions: [3, p] rotary positions. embeddings: [t, H]. deepstack: features of that shape.
+        positions: [3, p] rotary positions.
+        features: [t, H] image embeddings, then deep-stack features of that shape; arrays or tensors, as the backend keeps them.
     """
 
     prefix_ids: tuple[int, ...]
     opening_ids: tuple[int, ...]
     positions: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
-    deepstack: list[NDArray[np.float32]]
+    features: list[Any]
     vision_ms: float
     prefill_ms: float = 0.0
 
@@ -40,28 +44,26 @@ class PrefixFrame:
         cls,
         pixels: Pixels,
         prefix_ids: Sequence[int],
-        embeddings: NDArray[np.float32],
-        deepstack: Sequence[NDArray[np.float32]],
+        features: Sequence[Any],
         vision_ms: float,
-        *,
         family: Family,
         image_token_id: int,
-    ) -> PrefixFrame:
+    ) -> Self:
         """A frame of what the vision tower gave.
 
         Raises:
             BackendError: pixels, prefix and vision tower do not agree on the number of image tokens.
         """
-        image_tokens = sum(1 for token in prefix_ids if token == image_token_id)
-        if not image_tokens == pixels.image_token_count == len(embeddings):
+        image_tokens = sum(token == image_token_id for token in prefix_ids)
+        if not image_tokens == pixels.image_token_count == len(features[0]):
             raise BackendError(
                 f"{pixels.image_token_count} image tokens in the prefix",
-                f"{image_tokens} pad tokens and {len(embeddings)} image embeddings",
+                f"{image_tokens} pad tokens and {len(features[0])} image embeddings",
                 "rebuild the bundle: its prompt and pixel specs disagree with its vision tower",
             )
         positions = family.positions(prefix_ids, image_token_id, pixels)
         opening = tuple(prefix_ids[: prefix_ids.index(image_token_id)])
-        return cls(tuple(prefix_ids), opening, positions, embeddings, list(deepstack), vision_ms)
+        return cls(tuple(prefix_ids), opening, positions, list(features), vision_ms)
 
     @property
     def prefix_token_count(self) -> int:
@@ -69,7 +71,27 @@ class PrefixFrame:
 
     @property
     def image_token_count(self) -> int:
-        return len(self.embeddings)
+        return len(self.features[0])
+
+
+class PrefixFrame(FramePrefix):
+    """With features on the host, float32."""
+
+    __slots__ = ()
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """[t, H]."""
+        return cast(NDArray[np.float32], self.features[0])
+
+    @property
+    def deepstack(self) -> list[NDArray[np.float32]]:
+        """[t, H] each; may be set."""
+        return self.features[1:]
+
+    @deepstack.setter
+    def deepstack(self, features: Sequence[NDArray[np.float32]]) -> None:
+        self.features[1:] = features
 
     def decoder_inputs(
         self, table: EmbeddingTable, config: EngineConfig

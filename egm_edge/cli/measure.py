@@ -8,11 +8,15 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from egm_edge.cli.parser import Parser, add_engine_options, positive_int
 from egm_edge.errors import CheckpointError
 from egm_edge.expression import check_expression
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
+
+if TYPE_CHECKING:
+    from egm_edge.benchmark.comparison import PeerChoice
 
 EPILOG = """\
 examples:
@@ -39,23 +43,12 @@ def _measure(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from egm_edge.auto import directory_of
     from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
-    from egm_edge.benchmark.comparison import PeerChoice
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
-    from egm_edge.files import make_folder, replace_text
+    from egm_edge.files import make_folder
+    from egm_edge.reporting.progress import ProgressBar
 
-    peer = None
-    if arguments.beside:
-        path = arguments.checkpoint if arguments.beside == "transformers" else arguments.peer_model
-        peer = PeerChoice(
-            arguments.beside,
-            None if path is None or "://" in arguments.beside else Path(path),
-            dtype=arguments.beside_dtype,
-            key=os.environ.get("OPENAI_API_KEY"),
-            model=arguments.peer_model if "://" in arguments.beside else None,
-        )
-        if peer.path is not None and not peer.path.exists():
-            raise CheckpointError(f"the model of {peer.name}", f"nothing at {peer.path}", "check the path")
+    peer = _peer(arguments) if arguments.beside else None
     if arguments.expression is not None:
         check_expression(arguments.expression)
     source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
@@ -74,8 +67,6 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
-    from egm_edge.reporting.progress import ProgressBar
-
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
         directory_of(source),
@@ -85,18 +76,41 @@ def _measure(argv: list[str]) -> int:
         threads=arguments.threads,
         told=lambda name: ProgressBar(name, stream),
     )
+    markdown = _written(report, out)
+    told = markdown + (f"\nwritten to {out}" if out else "")
+    print(json.dumps(report, ensure_ascii=False) if arguments.json else told)
+    return 0
+
+
+def _peer(arguments: argparse.Namespace) -> PeerChoice:
+    """What is measured beside the bundle."""
+    from egm_edge.benchmark.comparison import PeerChoice
+
+    path = arguments.checkpoint if arguments.beside == "transformers" else arguments.peer_model
+    peer = PeerChoice(
+        arguments.beside,
+        None if path is None or "://" in arguments.beside else Path(path),
+        dtype=arguments.beside_dtype,
+        key=os.environ.get("OPENAI_API_KEY"),
+        model=arguments.peer_model if "://" in arguments.beside else None,
+    )
+    if peer.path is not None and not peer.path.exists():
+        raise CheckpointError(f"the model of {peer.name}", f"nothing at {peer.path}", "check the path")
+    return peer
+
+
+def _written(report: dict[str, Any], out: Path | None) -> str:
+    """The report in Markdown; in all its forms in a folder, where one is given."""
     from egm_edge.benchmark.html_report import to_html
     from egm_edge.benchmark.report import to_markdown
+    from egm_edge.files import replace_text
 
     markdown = to_markdown(report)
     if out:
         replace_text(out / "measure.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         replace_text(out / "measure.md", markdown)
         replace_text(out / "measure.html", to_html(report))
-    print(
-        json.dumps(report, ensure_ascii=False) if arguments.json else markdown + (f"\nwritten to {out}" if out else "")
-    )
-    return 0
+    return markdown
 
 
 def _compare(argv: list[str]) -> int:

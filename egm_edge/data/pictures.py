@@ -1,4 +1,4 @@
-"""Pictures of rows: where they lie, their size from the header, their pixels upright, mirrored where the row says so."""
+"""Pictures of rows: where they lie, their pixels upright, mirrored where the row says so."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from egm_edge.data.rows import Row
 from egm_edge.encoding import png
 from egm_edge.errors import InputError
-from egm_edge.images import EXIF_ORIENTATION, load_image, plain_media_type
+from egm_edge.images import load_image, plain_media_type
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 FOLDERS = ("", "coco", "images")  # EGM's rows say "coco/train2014/…", the original distribution "train2014/…"
 
 
@@ -61,23 +59,6 @@ def find_pictures(rows: Iterable[Row], roots: Sequence[Path]) -> dict[str, Path]
             "pass their folder with --images DIR",
         )
     return found
-
-
-def picture_wh(path: Path) -> tuple[int, int]:
-    """Width and height, upright, from the header alone.
-
-    Raises:
-        InputError: no file, or not a picture.
-    """
-    if not path.is_file():
-        raise InputError("a picture", f"nothing at {path}", "check the image root")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:  # Pillow raises almost anything on hostile bytes
-        raise InputError("a JPEG, PNG, WebP or BMP picture", f"{path}: {str(error)[:120]}", "copy it again") from None
-    return (height, width) if turned else (width, height)
 
 
 def load_picture(row: Row, *roots: Path) -> NDArray[np.uint8]:

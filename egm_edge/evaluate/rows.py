@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from egm_edge.data.pictures import picture_wh
 from egm_edge.data.problems import Problem, require_none
 from egm_edge.data.readers import at_row, load_rows
 from egm_edge.data.refcoco import REFS_FILE
@@ -14,6 +13,7 @@ from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.evaluate.expression_type import expression_type
 from egm_edge.grounding import Task
+from egm_edge.images import read_image_wh
 
 
 def evaluation_rows(paths: Iterable[Path], task: Task | None = None) -> list[Row]:
@@ -53,7 +53,7 @@ def with_sizes(rows: Iterable[Row], pictures: Mapping[str, Path]) -> list[Row]:
     found = []
     for row in rows:
         if row.image_wh is None and row.image not in sizes:
-            sizes[row.image] = picture_wh(pictures[row.image])
+            sizes[row.image] = read_image_wh(pictures[row.image], upright=True)
         try:
             sized = row if row.image_wh is not None else replace(row, image_wh=sizes[row.image])
         except InputError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from egm_edge._processor_config import read_json
-from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.errors import BackendError, CheckpointError
 from egm_edge.families.base import Family, PromptSpec
 from egm_edge.families.registry import family_for
 
@@ -29,7 +29,7 @@ def read_prompt_spec(checkpoint: Path | str) -> PromptSpec:
 
     Raises:
         CheckpointError: no chat template, one that fails, or one that does not show one image and then the text.
-        BuildError: jinja2 is not installed.
+        BackendError: jinja2 is not installed.
     """
     directory = Path(checkpoint)
     family = family_for(str(read_json(directory / "config.json").get("model_type", "")))
@@ -103,7 +103,7 @@ def _render(template: str, directory: Path) -> str:
     try:
         import jinja2
     except ImportError:
-        raise BuildError(
+        raise BackendError(
             "jinja2, which renders chat templates", "no such package", "pip install 'egm-edge[build]'"
         ) from None
     content = [{"type": "image"}, {"type": "text", "text": MARKER}]

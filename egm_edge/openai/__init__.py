@@ -10,9 +10,11 @@ from egm_edge.openai.errors import NoAnswerError, RequestRefusedError, StatusErr
 from egm_edge.openai.messages import data_url, grounding_request, user_message
 from egm_edge.openai.reply import ChatReply, EngineMeasurements, Limits, TextChunk, TextStream
 from egm_edge.openai.retry import Retry, ask
-from egm_edge.openai.server import Server
+from egm_edge.openai.server import CHAT_PATH, MODELS_PATH, Server
 
 __all__ = [
+    "CHAT_PATH",
+    "MODELS_PATH",
     "ChatReply",
     "Limits",
     "EngineMeasurements",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from egm_edge.errors import InputError
 from egm_edge.openai.errors import NoAnswerError, StatusError, one_line
 
+CHAT_PATH, MODELS_PATH = "/v1/chat/completions", "/v1/models"
 MAX_ERROR_BYTES = 64 << 10
 MAX_SILENCE_S = 3600.0  # of the socket; the caller's own clocks are shorter
 _VERSION = re.compile(r"/v\d[^/]*(?:/|$)")
@@ -57,7 +58,7 @@ class Server:
 
     @property
     def _base_path(self) -> str:
-        path = urlsplit(self.url).path.rstrip("/").removesuffix("/chat/completions")
+        path = urlsplit(self.url).path.rstrip("/").removesuffix(CHAT_PATH.removeprefix("/v1"))
         return path if _VERSION.search(path) else f"{path}/v1"
 
     @contextlib.contextmanager

@@ -113,14 +113,16 @@ def _walk(value: Any, label: str, depth: int) -> Iterator[RawBox]:
             if isinstance(entry, (dict, list)):
                 yield from _walk(entry, label, depth + 1)
     elif isinstance(value, dict):
-        keys = {key.lower().replace(" ", "_").replace("-", "_"): entry for key, entry in value.items()}
+        as_written = {key.lower().replace(" ", "_").replace("-", "_"): key for key in value}
+        keys = {key: value[written] for key, written in as_written.items()}
         own = [name for key in LABEL_KEYS for name in _names(keys.get(key))]
         names = (
             *own,
             *(n for key in keys if key not in LABEL_KEYS and _NAMES_IT.search(key) for n in _names(keys[key])),
         )
-        for box in _object(keys, tuple(value), own[0] if own else None, label, depth):
-            mine = len(names) > min(len(own), 1) and not box.names and box.label == (own[0] if own else label)
+        label = own[0] if own else label
+        for box in _object(keys, as_written, label, depth, is_named=bool(own)):
+            mine = len(names) > min(len(own), 1) and not box.names and box.label == label
             yield replace(box, names=names) if mine else box
 
 
@@ -131,10 +133,9 @@ def _names(named: Any) -> list[str]:
 
 
 def _object(
-    keys: Mapping[str, Any], written: Sequence[str], own: str | None, outer_label: str, depth: int
+    keys: Mapping[str, Any], as_written: Mapping[str, str], label: str, depth: int, *, is_named: bool
 ) -> Iterator[RawBox]:
-    as_written = dict(zip(keys, written, strict=False))
-    label = outer_label if own is None else own
+    """What one object holds under its `keys`, which stood there `as_written`; whether it has a label of its own."""
     if any(keys[key] in _NO for key in _FOUND_FLAGS & keys.keys() if _plain(keys[key])):
         yield RawBox(label=label, rule="absence", absent=True)
         return
@@ -160,14 +161,14 @@ def _object(
             if boxed:
                 continue  # a colour
             fault = UnparsableReason.MALFORMED if _COLOUR.search(key) else None
-            named = as_written[key] if own is None and not fault else label
+            named = as_written[key] if not (is_named or fault) else label
             found = [RawBox(() if fault else value, named, "json_other", fault=fault)]
         elif isinstance(value, (dict, list)):
-            inner = label if own is not None else _label_of(as_written[key], value)
+            inner = label if is_named else _label_of(as_written[key], value)
             found = list(_walk(value, inner, depth + 1))
             if not found and not boxed and isinstance(value, list) and value and isinstance(value[0], list):
                 found = list(_listed(value, inner, "json_other", depth))
-            if own is None:
+            if not is_named:
                 found = [box if box.label or box.names else replace(box, names=(as_written[key],)) for box in found]
             if not found and not value and not places and key not in LABEL_LIST_KEYS:
                 found = [RawBox(label=label, rule="empty", absent=True, names=(as_written[key],))]  # {"objects": []}

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from egm_edge import __version__
 from egm_edge.grounder import Grounder
+from egm_edge.openai import CHAT_PATH, MODELS_PATH
 from egm_edge.serve.body import ByteBudget
 from egm_edge.serve.chat import Chat
 from egm_edge.serve.engine import RequestQueue
@@ -32,7 +33,6 @@ from egm_edge.serve.samples import samples
 from egm_edge.serve.schema import MAX_NAME_CHARS
 from egm_edge.serve.settings import ServeSettings
 
-CHAT_PATH = "/v1/chat/completions"
 PAGE_DIR = Path(__file__).parent / "page"
 PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -73,8 +73,8 @@ class Service:
         chat = Chat(self.engine, settings, self.metrics, budget, self._new_reply)
         routes = [
             *(Route(CHAT_PATH + end, chat, methods=["POST"]) for end in ("", "/")),
-            *(Route("/v1/models" + end, self._models) for end in ("", "/")),
-            Route("/v1/models/{name:path}", self._model),
+            *(Route(MODELS_PATH + end, self._models) for end in ("", "/")),
+            Route(MODELS_PATH + "/{name:path}", self._model),
             Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._prometheus),

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from egm_edge.openai import CHAT_PATH, MODELS_PATH
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.settings import ServeSettings
 
@@ -76,7 +77,7 @@ class Middleware:
             refusal = error
         except HTTPException as error:
             asked = f"{scope['method']} {scope['path'][:100]}"
-            expected = f"expected POST /v1/chat/completions or GET /v1/models; found {asked}: {error.detail}"
+            expected = f"expected POST {CHAT_PATH} or GET {MODELS_PATH}; found {asked}: {error.detail}"
             refusal = RequestError(error.status_code, expected, "no_such_route")
             refusal.headers |= error.headers or {}
         except ClientGoneError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from egm_edge import __version__
+from egm_edge.openai import CHAT_PATH, MODELS_PATH
 from egm_edge.serve.schema import ChatRequest
 
 _REF = "#/components/schemas/"
@@ -92,9 +93,9 @@ def openapi_document(*, with_key: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "egm-edge", "version": __version__, "summary": "Boxes for sentences, in OpenAI's protocol"},
         "paths": {
-            "/v1/chat/completions": {"post": chat_route},
-            "/v1/models": {"get": _route("models", "The model", {"200": _json("One.", _MODELS)} | v1)},
-            "/v1/models/{model}": {"get": _route("model", "One model", one_model, parameters=[model_id])},
+            CHAT_PATH: {"post": chat_route},
+            MODELS_PATH: {"get": _route("models", "The model", {"200": _json("One.", _MODELS)} | v1)},
+            MODELS_PATH + "/{model}": {"get": _route("model", "One model", one_model, parameters=[model_id])},
             "/health": {"get": _route("health", "The process answers", {"200": _json("Alive.", _STATUS)} | everywhere)},
             "/ready": {"get": _route("ready", "Requests are accepted", ready)},
             "/metrics": {"get": _route("metrics", "Prometheus", {"200": plain} | everywhere)},

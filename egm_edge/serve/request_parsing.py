@@ -6,6 +6,7 @@ in a worker thread, because pictures are large.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -141,19 +142,34 @@ def _unused(request: ChatRequest, format_wanted: AnswerFormat | None) -> list[st
     called = format_wanted is not None and bool(format_wanted.function)
     if request.tools and not called:
         found += ["tools"] + (["tool_choice"] if request.tool_choice not in (None, "none", "auto") else [])
-    if called or format_wanted is None or not format_wanted.fits:
-        found += ["response_format"] if request.response_format not in _PLAIN else []
-        found += [name for name in ("guided_json", "structured_outputs") if getattr(request, name) not in (None, {})]
-    return found
+    is_kept = not called and format_wanted is not None and format_wanted.fits
+    if not is_kept and request.response_format not in _PLAIN:
+        found.append("response_format")
+    return [*found, *_unkept_guides(request, is_kept=is_kept)]
+
+
+def _unkept_guides(request: ChatRequest, *, is_kept: bool) -> Iterator[str]:
+    """Of vLLM's constraints on an answer those that this one does not keep; only a schema, or any JSON, can be kept."""
+    if request.guided_json not in (None, {}) and not is_kept:
+        yield "guided_json"
+    newer = request.structured_outputs
+    if isinstance(newer, dict):
+        for name, value in newer.items():
+            if value not in (None, False, {}) and not (is_kept and name in ("json", "json_object")):
+                yield f"structured_outputs.{name}"
+    elif newer is not None:
+        yield "structured_outputs"
 
 
 def _format_asked(request: ChatRequest) -> Any:
     """OpenAI's response_format; where there is none, a schema in vLLM's words as one."""
     newer = request.structured_outputs if isinstance(request.structured_outputs, dict) else {}
     schema = request.guided_json or newer.get("json")
-    if request.response_format not in _PLAIN or not isinstance(schema, dict):
-        return request.response_format
-    return {"type": "json_schema", "json_schema": {"schema": schema}}
+    if request.response_format in _PLAIN and isinstance(schema, dict):
+        return {"type": "json_schema", "json_schema": {"schema": schema}}
+    if request.response_format in _PLAIN and newer.get("json_object") is True:
+        return {"type": "json_object"}
+    return request.response_format
 
 
 def _stops(request: ChatRequest) -> tuple[str, ...]:

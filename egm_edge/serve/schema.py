@@ -106,7 +106,7 @@ class StreamOptions(_Model):
 class ChatRequest(_Model):
     """POST /v1/chat/completions."""
 
-    model: Name = Field("", description="any name or none, unless the server was started with --model-name")
+    model: Name | None = Field(None, description="any name or none, unless the server was started with --model-name")
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: Annotated[Count | None, BeforeValidator(_whole)] = Field(
         None, description="more than the bundle's limit, or -1, means that limit"
@@ -141,7 +141,7 @@ class ChatRequest(_Model):
     parallel_tool_calls: Any = Field(None, description="any: there are no tools")
     response_format: Any = Field(None, description="text, json_object or json_schema: the answer as that JSON")
     guided_json: Any = Field(None, description="a schema for the answer, as older vLLM's clients send it")
-    structured_outputs: Any = Field(None, description="its json: a schema for the answer, as vLLM's clients send it")
+    structured_outputs: Any = Field(None, description="its json, or json_object: the answer's form, as vLLM's clients send it")
     modalities: Any = Field(None, description='["text"]')
     store: Any = Field(None, description="ignored unless false")
     service_tier: Any = Field(None, description="ignored unless auto or default")

@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from egm_edge.files import write_json
 from egm_edge.pixels import PixelSpec, normalise, preprocess
 from tests.support.hf_reference import hf_image_processor
-from tests.support.token_files import internvl_image_processor, qwen_image_processor, write_json
+from tests.support.token_files import internvl_image_processor, qwen_image_processor
 
 SETTINGS = {"qwen3_vl": qwen_image_processor(65536, 16777216), "internvl3": internvl_image_processor(448)}
 SIZES = [(640, 480), (1280, 720), (1920, 1080)]

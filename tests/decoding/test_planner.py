@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pytest
+
 from egm_edge.decoding.deadline.latency_model import FIRST_GUESS_STEP_MS, LatencyModel
 from egm_edge.decoding.deadline.planner import IMAGE_SHARES, Plan, plan
 
@@ -79,6 +82,17 @@ def test_a_step_is_priced_at_its_slow_end_and_the_price_follows_the_machine() ->
         cost.record_step(1, 3.0)
     assert cost.step_ms == 3.0
     assert cost.answer_ms(10) == (30.5, 3.0)
+    for ms in range(11):
+        cost.record_finish(float(ms))
+    assert cost.answer_ms(10) == (39.0, 3.0), "what comes after the last token is learned, too"
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 64])
+def test_the_high_end_is_numpys_percentile(count: int) -> None:
+    cost, seen = LatencyModel(), np.random.default_rng(count).exponential(size=count)
+    for ms in seen:
+        cost.record_interruption(ms)
+    assert cost.interruption_ms == pytest.approx(np.percentile(seen, 95))
 
 
 def test_a_frame_between_two_sizes_costs_in_between_and_a_larger_one_more_than_in_proportion() -> None:

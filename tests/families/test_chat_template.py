@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from egm_edge.errors import BuildError, CheckpointError
+from egm_edge.errors import BackendError, CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
+from egm_edge.files import write_json
 from tests.support import chat_templates
-from tests.support.token_files import write_json
 
 PLAIN = "U<|image_pad|>{{ messages[0].content[1].text }}A"
 
@@ -122,7 +122,7 @@ def test_without_jinja2_the_message_says_what_to_install(tmp_path: Path, monkeyp
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_jinja)
-    with pytest.raises(BuildError, match=r"egm-edge\[build\]"):
+    with pytest.raises(BackendError, match=r"egm-edge\[build\]"):
         read_prompt_spec(checkpoint(tmp_path, PLAIN))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ament_index_python.packages import get_package_prefix
 from conftest import REPOSITORY
 from egm_interfaces.msg import GroundedObject
 from egm_interfaces.srv import Ground as GroundService
@@ -23,7 +24,7 @@ from egm_edge.sources import resolve
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-INSTALLED_NODE = REPOSITORY / "ros2_ws" / "install" / "lib" / "egm_ros" / "grounding_node"
+INSTALLED_NODE = Path(get_package_prefix("egm_ros")) / "lib" / "egm_ros" / "grounding_node"  # of the distribution that runs
 FRAMES = REPOSITORY / "examples" / "frames"
 OUTCOMES = {getattr(GroundedObject, f"OUTCOME_{outcome.value}"): outcome for outcome in Outcome}
 

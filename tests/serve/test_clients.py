@@ -286,10 +286,11 @@ CORNERS = {"properties": {name: {"type": "number"} for name in ("x1", "y1", "x2"
     "fields",
     [
         {"structured_outputs": {"json": CORNERS}},
+        {"structured_outputs": {"json": CORNERS, "json_object": None, "regex": None}},
         {"guided_json": CORNERS},
         {"response_format": {"type": "json_object", "schema": CORNERS}},
     ],
-    ids=["vLLM", "older vLLM", "llama.cpp"],
+    ids=["vLLM", "vLLM, all it has", "older vLLM", "llama.cpp"],
 )
 def test_a_schema_in_other_servers_words(nano: Server, fields: dict[str, Any]) -> None:
     answer = asked(nano, **fields)
@@ -300,6 +301,21 @@ def test_a_schema_in_other_servers_words(nano: Server, fields: dict[str, Any]) -
 def test_a_schema_that_no_answer_fits_is_named_in_the_clients_words(nano: Server) -> None:
     odd = {"properties": {"mood": {"type": "string"}}, "required": ["mood"]}
     assert asked(nano, guided_json=odd)["egm"]["ignored"] == ["guided_json"]
+    assert asked(nano, structured_outputs={"json": odd})["egm"]["ignored"] == ["structured_outputs.json"]
+
+
+@pytest.mark.parametrize("also", [{}, {"json": CORNERS}, {"json_object": True}], ids=["alone", "with a schema", "with JSON"])
+def test_a_pattern_for_the_answer_is_told_of_by_name(nano: Server, also: dict[str, Any]) -> None:
+    """Nothing here holds an answer to a regular expression, a grammar or a choice of texts."""
+    answer = asked(nano, structured_outputs={"regex": "[0-9]+", **also})
+    assert answer["egm"]["ignored"] == ["structured_outputs.regex"]
+    content = answer["choices"][0]["message"]["content"]
+    assert isinstance(json.loads(content), dict) if also else content
+
+
+def test_a_model_that_is_null_is_as_good_as_none(nano: Server) -> None:
+    """As vLLM has it (`model: str | None`)."""
+    assert asked(nano, model=None)["egm"]["ignored"] == []
 
 
 def test_a_model_need_not_be_named_and_a_slash_may_end_the_path(nano: Server) -> None:

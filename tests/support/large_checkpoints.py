@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from egm_edge.files import write_json
 from tests.support import chat_templates
 from tests.support.qwen_tokenizer import byte_tokenizer, qwen_tokenizer, qwen_vocabulary_available
-from tests.support.token_files import qwen_image_processor, save_tokenizer, write_json
+from tests.support.token_files import qwen_image_processor, save_tokenizer
 
 SHARD_BYTES = 1 << 30
 CHUNK_VALUES = 1 << 22

@@ -19,9 +19,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from egm_edge.files import write_json
 from tests.support import chat_templates
 from tests.support.qwen_tokenizer import INTERNVL3_SPECIALS, QWEN3_SPECIALS, byte_tokenizer, qwen_tokenizer
-from tests.support.token_files import internvl_image_processor, qwen_image_processor, save_tokenizer, write_json
+from tests.support.token_files import internvl_image_processor, qwen_image_processor, save_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from egm_edge.files import write_json
 
 
 def qwen_image_processor(min_pixels: int, max_pixels: int) -> dict[str, Any]:
@@ -50,7 +51,3 @@ def save_tokenizer(directory: Path, tokenizer: Tokenizer, **extra: Any) -> None:
     values = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     limits = {"model_max_length": 4096, "clean_up_tokenization_spaces": False}
     write_json(directory / "tokenizer_config.json", values | limits | extra)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 from egm_edge.boxes import Box
 from egm_edge.data.egm_rows import NORM1000
 from egm_edge.data.problems import DataError, Problem
-from egm_edge.data.readers import read_rows
+from egm_edge.data.readers import load_rows, read_rows
 from egm_edge.data.refcoco import read_refcoco, split_counts
 from egm_edge.data.rows import Row, write_rows
 from egm_edge.data.safe_pickle import load_safe_pickle
@@ -20,7 +20,6 @@ from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from tests.training_data.data_files import egm_eval, egm_train, generic, jsonl, refcoco_distribution, row
 from training.data.coco_amodal import decompress_counts, mask_bounds, read_coco_amodal
-from training.data.sources import load_rows
 from training.data.splits import VALIDATION, require_split
 
 BOX = Box(8.0, 12.0, 40.0, 36.0)

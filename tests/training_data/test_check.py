@@ -56,7 +56,7 @@ def test_every_problem_is_listed_with_file_and_line(
         ("train.jsonl", 6, "an expression"),
         ("train.jsonl", 7, "ids that are unique in a file"),
         ("train.jsonl", 8, "a picture path inside the image root"),
-        ("train.jsonl", 9, "a JPEG, PNG, WebP or BMP picture"),
+        ("train.jsonl", 9, "a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image, complete and undamaged"),
         ("train.jsonl", 10, "one JSON object a line"),
         ("refcoco_val.jsonl", 2, "a box in pixels with x1 < x2 and y1 < y2"),
         ("refcoco_val.jsonl", 3, "a box in pixels as [x1, y1, x2, y2]"),

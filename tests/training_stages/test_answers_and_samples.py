@@ -9,11 +9,11 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.data.problems import DataError
+from egm_edge.data.readers import load_rows
 from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
 from tests.training_stages.runs import write_data
-from training.data.sources import load_rows
 from training.stages.answers import answer_text, box_numbers, opens_thought
 from training.stages.processor import EgmProcessor
 from training.stages.samples import IGNORED, SftCollator, grpo_dataset, require_usable, sft_dataset

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from egm_edge.data.pictures import load_picture
+from egm_edge.data.readers import load_rows
 from egm_edge.errors import InputError
 from tests.training_stages.runs import grpo_yaml, write_data
-from training.data.sources import load_rows
 from training.stage_config import load_grpo
 from training.verl import export as export_verl
 from training.verl import reward as verl_rewards

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,15 @@ def test_overrides_win_and_change_the_hash() -> None:
 def test_unknown_name_lists_what_ships() -> None:
     with pytest.raises(InputError, match="internvl3-1b-amodal-grpo"):
         load_sft("qwen9")
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_bad_configuration_is_told_of_before_torch_is_loaded(stage: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("task: neither\n")
+    code = (
+        "import sys\n"
+        "from egm_edge.cli import main\n"
+        f"print(main(['train', {stage!r}, 'bad.yaml']), sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n" and "bad.yaml:1" in done.stderr

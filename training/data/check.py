@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egm_edge.data.pictures import find_picture, load_picture, picture_wh
+from egm_edge.data.pictures import find_picture, load_picture
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.readers import at_row, read_rows, repeated_ids
 from egm_edge.data.refcoco import REFS_FILE, SplitCount, split_counts
@@ -19,6 +19,7 @@ from egm_edge.data.rows import Row
 from egm_edge.data.safe_pickle import load_safe_pickle
 from egm_edge.errors import EgmError
 from egm_edge.files import read_json_object
+from egm_edge.images import read_image_wh
 from training.data.coco_amodal import is_coco_amodal, read_coco_amodal
 from training.data.leaks import EVALUATION_SPLITS, find_leaks
 
@@ -91,7 +92,7 @@ def _check_pictures(rows: list[Row], root: Path, report: CheckReport, *, decode:
     for row in rows:
         if row.image not in sizes:
             try:
-                sizes[row.image] = picture_wh(find_picture(row.image, [root]))
+                sizes[row.image] = read_image_wh(find_picture(row.image, [root]), upright=True)
                 if decode:
                     load_picture(row, root)
             except EgmError as error:

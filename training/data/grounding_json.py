@@ -18,12 +18,12 @@ from typing import Any
 
 from egm_edge.boxes import Box
 from egm_edge.data.jsonl import read_objects
-from egm_edge.data.pictures import picture_wh
 from egm_edge.data.problems import Problem, collected
 from egm_edge.data.rows import Row, box_from, box_from_xywh, settled_box, size_from, text_from
 from egm_edge.errors import InputError
 from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
+from egm_edge.images import read_image_wh
 
 SEVERAL = "phrases that name several regions"
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -111,7 +111,7 @@ def read_lisa(path: Path, problems: list[Problem], skipped: Counter[str]) -> Ite
             skipped["questions without a target"] += len(texts)
             return
         points = [point for shape in shapes for point in _list(shape, "points")]
-        image_wh = picture_wh(picture)
+        image_wh = read_image_wh(picture, upright=True)
         xs, ys = zip(*((float(x), float(y)) for x, y in points), strict=True)
         box = settled_box(Box(min(xs), min(ys), max(xs), max(ys)), image_wh, Task.MODAL)
         for order, text in enumerate(texts):

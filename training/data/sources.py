@@ -102,19 +102,6 @@ def convert(
     return Converted(rows, skipped)
 
 
-def load_rows(paths: Iterable[Path]) -> list[Row]:
-    """All rows of some files; an empty file has none.
-
-    Raises:
-        DataError: with every problem of all files.
-    """
-    problems: list[Problem] = []
-    rows = [row for path in paths for row in read_rows(path, problems)]
-    problems += repeated_ids(rows)
-    require_none(problems)
-    return rows
-
-
 def split_of(path: Path) -> str:
     """The split that a file's name, or else its folder's, tells; "" for none.
 

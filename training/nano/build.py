@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from egm_edge.errors import CheckpointError
-from egm_edge.files import take_place
+from egm_edge.files import take_place, write_json
 from egm_edge.synthetic.vocabulary import NOUNS
 from training.nano.prompts import number_ids, token_id, tokenizer
 from training.nano.tokenizer import save_tokenizer
@@ -142,14 +142,14 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
         copy.load_state_dict(model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(staging)
         save_tokenizer(staging)
-        _write_json(
+        write_json(
             staging / "generation_config.json",
             {
                 "do_sample": False, "eos_token_id": [token_id("<|im_end|>"), token_id("<|endoftext|>")],
                 "pad_token_id": token_id("<|endoftext|>"), "max_new_tokens": 256,
             },
         )  # fmt: skip
-        _write_json(
+        write_json(
             staging / "preprocessor_config.json",
             {
                 "image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor",
@@ -166,7 +166,3 @@ def save_checkpoint(model: Qwen3VLForConditionalGeneration, folder: Path, readme
         take_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write_json(path: Path, values: dict[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -40,15 +40,7 @@ def grpo_loss(fast: FastNano, stage: TrainingStage, questions: Questions, genera
     assert settings is not None
     stop = token_id("<|im_end|>")
     prompts = [prompt_ids(q, r) for q, r in zip(questions.queries, questions.reasoning, strict=True)]
-    with torch.no_grad():
-        with torch.autocast(fast.device.type, torch.bfloat16):
-            seen = fast.vision(questions.patches, questions.grid_hw)
-        seen = Vision(seen.patches.float(), seen.tokens.float(), tuple(layer.float() for layer in seen.deepstack))
-        prefix = fast.prefix(seen, questions.grid_hw)
-        answers = generate(
-            fast, prefix, questions.image, prompts, stop, settings.max_new_tokens,
-            temperature=settings.temperature, copies=settings.group, generator=generator,
-        )  # fmt: skip
+    seen, answers = _drawn(fast, settings, questions, prompts, stop, generator)
     rewards = torch.tensor(
         [
             reward_of(settings, query, reasoning, answers[i * settings.group + copy])
@@ -73,21 +65,45 @@ def grpo_loss(fast: FastNano, stage: TrainingStage, questions: Questions, genera
         rows.append((questions.image[i // settings.group], PromptRow(ids, len(prompt), (False,) * len(ids))))
     weight = advantage.flatten()[chosen].to(fast.device)
     old = torch.tensor([answers[i].log_p for i in chosen], device=fast.device)
+    with torch.autocast(fast.device.type, torch.bfloat16):
+        prefix = fast.prefix(seen, questions.grid_hw)
+        total, measures["ratio error"] = _policy_loss(fast, prefix, settings, rows, weight, old)
+    return StepLoss(total, measures, len(prompts))
+
+
+@torch.no_grad()
+def _drawn(
+    fast: FastNano, settings: Grpo, questions: Questions, prompts: list[list[int]], stop: int, generator: torch.Generator
+) -> tuple[Vision, list[Sampled]]:
+    """What the vision tower sees of the pictures, float32, and `settings.group` answers to every prompt."""
+    with torch.autocast(fast.device.type, torch.bfloat16):
+        seen = fast.vision(questions.patches, questions.grid_hw)
+    seen = Vision(seen.patches.float(), seen.tokens.float(), tuple(layer.float() for layer in seen.deepstack))
+    prefix = fast.prefix(seen, questions.grid_hw)
+    return seen, generate(
+        fast, prefix, questions.image, prompts, stop, settings.max_new_tokens,
+        temperature=settings.temperature, copies=settings.group, generator=generator,
+    )  # fmt: skip
+
+
+def _policy_loss(
+    fast: FastNano, prefix: Prefix, settings: Grpo, rows: list[tuple[int, PromptRow]], weight: Tensor, old: Tensor
+) -> tuple[Tensor, float]:
+    """The clipped loss of some answers, in two parts by their length, and how far their ratio is from 1 on average.
+
+    Args:
+        rows: image and tokens of each answer. weight: its advantage [R]. old: its mean log-probability when drawn [R].
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids))
     middle = len(order) // 2
     total = torch.zeros((), device=fast.device)
     drift = 0.0
-    with torch.autocast(fast.device.type, torch.bfloat16):
-        prefix = fast.prefix(seen, questions.grid_hw)
-        for part in (order[:middle], order[middle:]):
-            if not part:
-                continue
-            ratio = (_mean_log_p(fast, prefix, collate([rows[i] for i in part]), settings) - old[part]).exp()
-            a = weight[part]
-            total = total - torch.minimum(ratio * a, ratio.clamp(1 - settings.clip, 1 + settings.clip) * a).sum()
-            drift += (ratio.detach() - 1).abs().sum().item()
-    measures["ratio error"] = drift / len(rows)
-    return StepLoss(total / len(rows), measures, len(prompts))
+    for part in filter(None, (order[:middle], order[middle:])):
+        ratio = (_mean_log_p(fast, prefix, collate([rows[i] for i in part]), settings) - old[part]).exp()
+        a = weight[part]
+        total = total - torch.minimum(ratio * a, ratio.clamp(1 - settings.clip, 1 + settings.clip) * a).sum()
+        drift += (ratio.detach() - 1).abs().sum().item()
+    return total / len(rows), drift / len(rows)
 
 
 def reward_of(settings: Grpo, query: Query, reasoning: bool, answer: Sampled) -> float:

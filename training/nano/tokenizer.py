@@ -8,12 +8,12 @@ decoding with `skip_special_tokens=True` must keep them.
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from egm_edge.families import family_for
+from egm_edge.files import write_json
 from egm_edge.synthetic.vocabulary import ALL_COLOURS, COLOUR_SYNONYMS, COLOURS, NOUNS, ORDINALS, SHAPES, SIZES
 from egm_edge.synthetic.wording import EXTRA_WORDS
 
@@ -122,5 +122,5 @@ def save_tokenizer(folder: Path) -> None:
         "vision_eos_token": "<|vision_end|>",
         "thought_chosen_box": "target",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", config)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)

@@ -1,4 +1,4 @@
-"""DeepSpeed and processes: settings, the order in which they must be set up, and proof that they took effect.
+"""DeepSpeed: its settings, the order in which it must be set up, and proof that it took effect.
 
 One node: `torchrun --nproc_per_node 8 -m egm_edge.cli train sft CONFIG`. Several: the same on each node with torchrun's
 `--nnodes`, `--node_rank` and `--rdzv_endpoint`, or once `deepspeed --hostfile HOSTS --no_local_rank --module egm_edge.cli
@@ -8,20 +8,12 @@ train sft CONFIG`.
 from __future__ import annotations
 
 import os
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from egm_edge.errors import BackendError
-
-
-def quiet_offline() -> None:
-    """No network, no telemetry; call before anything of Hugging Face is imported for work."""
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def deepspeed_config(kind: str, dtype: str, *, offload: bool = False) -> dict[str, Any] | None:
@@ -107,29 +99,3 @@ class DeepSpeedProof(TrainerCallback):
         self.wrapped = type(self.trainer.model_wrapped).__name__
         if self.kind != "none" and self.wrapped != "DeepSpeedEngine":
             raise BackendError(f"a DeepSpeedEngine for run.deepspeed: {self.kind}", self.wrapped, "report this launch")
-
-
-def is_main_process() -> bool:
-    """True for the one process that writes files."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def leave_group() -> bool:
-    """Leave the processes that trained together; true where there were several."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return False
-    several = dist.get_world_size() > 1
-    if several:
-        dist.barrier()  # who leaves first would take the group from those who still write
-    dist.destroy_process_group()
-    return several
-
-
-def end_at_once() -> NoReturn:
-    """End this process with success, and without the interpreter's own way out: threads that the engines of several processes
-    leave running abort it there, now and then, after everything is written."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from egm_edge import __version__
 from egm_edge.errors import CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
-from egm_edge.files import make_durable, take_place
+from egm_edge.files import make_durable, take_place, write_json
 from egm_edge.pixels import PixelSpec
 from training.stages.measure import Measured
 from training.stages.processor import EgmProcessor
@@ -84,7 +84,7 @@ def write_weights(
 
 def write_record(directory: Path, record: TrainingRecord, settings: dict[str, Any]) -> None:
     """The record and the card made from it."""
-    (directory / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+    write_json(directory / RECORD, asdict(record))
     (directory / "README.md").write_text(model_card(record, settings), encoding="utf-8")
 
 

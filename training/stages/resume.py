@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from egm_edge.errors import CheckpointError
 from egm_edge.files import make_durable, whole_file
 from training.stage_config import GrpoConfig, SftConfig
-from training.stages.launch import is_main_process
+from training.stages.process import is_main_process
 from training.typed_yaml import result_settings
 
 MARK = "complete.json"

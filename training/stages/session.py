@@ -15,15 +15,15 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from egm_edge.data.readers import load_rows
 from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, InputError
 from training.data.leaks import find_leaks
-from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, SftConfig, config_hash
 from training.stages.guard import memory_explained
-from training.stages.launch import DeepSpeedProof, is_main_process, launch_arguments
-from training.stages.measure import Measured, measure
+from training.stages.launch import DeepSpeedProof, launch_arguments
+from training.stages.measure import Measured, score_answers, summarise
 from training.stages.model import DTYPES, checkpoint_directory, load_model
 from training.stages.output import (
     TrainingRecord,
@@ -34,6 +34,7 @@ from training.stages.output import (
     write_record,
     write_weights,
 )
+from training.stages.process import is_main_process
 from training.stages.processor import EgmProcessor
 from training.stages.resume import MarkComplete, resume_from
 from training.stages.samples import require_usable
@@ -244,7 +245,7 @@ def _measured(session: TrainingSession, directory: Path) -> Measured | None:
     model.to(session.model.device if torch.cuda.is_available() else "cpu")
     config = session.config
     limit = config.sampling.max_tokens if isinstance(config, GrpoConfig) else config.run.card_tokens
-    return measure(model, EgmProcessor(directory), rows, session.images, max_tokens=limit)
+    return summarise(score_answers(model, EgmProcessor(directory), rows, session.images, max_tokens=limit))
 
 
 def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrainedModel:

@@ -1,4 +1,7 @@
-"""A stage from its command line to its finished checkpoint. Knows what SFT and GRPO have in common, and not which it is."""
+"""A stage from its command line to its finished checkpoint. Knows what SFT and GRPO have in common, and not which it is.
+
+Torch is loaded once the configuration is known to be good.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import Trainer
-
-from training.checks import check_step_zero
 from training.stage_config import config_parser
-from training.stages.launch import end_at_once, is_main_process, leave_group
-from training.stages.session import FINAL, StageConfig, TrainingSession, open_session, train
+from training.stages.process import end_at_once, is_main_process, leave_group, quiet_offline
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from training.stages.session import StageConfig, TrainingSession
 
 log = logging.getLogger("egm.train")
 
@@ -27,6 +32,10 @@ def run_stage(
     Raises:
         EgmError: bad data, a missing checkpoint, a failed step-0 check, a launch that does not do what was asked.
     """
+    quiet_offline()
+    from training.checks import check_step_zero
+    from training.stages.session import FINAL, open_session, train
+
     session = open_session(stage, config, max_tokens=max_tokens)
     if session is None:
         log.info("already finished")

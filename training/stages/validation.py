@@ -20,9 +20,9 @@ from egm_edge.data.jsonl import read_objects
 from egm_edge.files import whole_file
 from training.rewards.registry import weighted_reward
 from training.stage_config import GrpoConfig
-from training.stages.launch import is_main_process
 from training.stages.measure import Measured, score_answers, summarise
 from training.stages.output import publish
+from training.stages.process import is_main_process
 
 if TYPE_CHECKING:
     from training.stages.session import TrainingSession

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge.cli.parser import positive_int
+from egm_edge.data.readers import load_rows
 from egm_edge.files import make_folder, replace_text
-from training.data.sources import load_rows
 from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, config_parser, load_grpo
-from training.stages.launch import quiet_offline
+from training.stages.process import quiet_offline
 from training.verl.parquet import write_parquet
 from training.verl.settings import verl_settings
 
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     config = load_grpo(arguments.config, dict(arguments.overrides))
     export(config, arguments.out, nodes=arguments.nodes, gpus=arguments.gpus)
     script = arguments.out / "run.sh"
-    print(json.dumps({"script": str(script)}, ensure_ascii=False) if arguments.json else f"start it with: bash {script}")
+    print(
+        json.dumps({"script": str(script)}, ensure_ascii=False) if arguments.json else f"start it with: bash {script}"
+    )
     return 0
 
 

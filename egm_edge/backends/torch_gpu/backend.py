@@ -27,8 +27,10 @@ from egm_edge.backends.base import (
     RuntimeFacts,
     require_reached,
     require_room,
+    require_same_frame,
     require_tokens,
 )
+from egm_edge.backends.prefix_frame import FramePrefix
 from egm_edge.backends.torch_gpu.attention import Attention, attention_for
 from egm_edge.backends.torch_gpu.capture import Capture, CudaGraphs
 from egm_edge.backends.torch_gpu.text_decoder import KvCache, TextDecoder
@@ -51,32 +53,15 @@ def _device_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         found = str(error).partition(". GPU")[0][:200]
-        raise BackendError("enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU") from None
+        raise BackendError(
+            "enough memory on the GPU", found, "take a smaller model, fewer pixels, or a free GPU"
+        ) from None
 
 
-@dataclass(slots=True, eq=False)
-class TorchFrame:
-    """A frame's image features on the device, and its prefix.
+class TorchFrame(FramePrefix):
+    """A frame with its features on the device."""
 
-    Attributes:
-        positions: [3, p] rotary positions. features: [t, H] embeddings, then deep-stack features of that shape.
-        opening: tokens of the prefix before the image, the same for every frame.
-    """
-
-    prefix_ids: tuple[int, ...]
-    opening: int
-    positions: NDArray[np.int64]
-    features: list[Tensor]
-    vision_ms: float
-    prefill_ms: float = 0.0
-
-    @property
-    def prefix_token_count(self) -> int:
-        return len(self.prefix_ids)
-
-    @property
-    def image_token_count(self) -> int:
-        return len(self.features[0])
+    __slots__ = ()
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
@@ -90,8 +75,7 @@ class TorchFrame:
 
     @deepstack.setter
     def deepstack(self, features: Sequence[NDArray[np.float32]]) -> None:
-        like = self.features[0]
-        self.features[1:] = [torch.from_numpy(feature).to(like) for feature in features]
+        self.features[1:] = [torch.from_numpy(feature).to(self.features[0]) for feature in features]
 
     @property
     def shift(self) -> int:
@@ -111,7 +95,9 @@ class TorchRows:
     def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self.reserve(max(self.lengths) + 1)
         cache = self.cache.rows(0, len(token_ids))
-        logits = self.backend.run(np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache)
+        logits = self.backend.run(
+            np.array(token_ids)[:, None], np.array(self.lengths)[:, None], self.frame.shift, cache
+        )
         self.lengths = [length + 1 for length in self.lengths]
         return logits[:, 0]
 
@@ -148,7 +134,11 @@ class TorchSession:
         batch.backend.require_resident(batch.frame)
         require_tokens(token_ids)
         batch.reserve(end)
-        ids, places, cache = np.array([token_ids]), np.arange(start, end)[None], batch.cache.rows(self.place, self.place + 1)
+        ids, places, cache = (
+            np.array([token_ids]),
+            np.arange(start, end)[None],
+            batch.cache.rows(self.place, self.place + 1),
+        )
         logits = batch.backend.run(ids, places, batch.frame.shift, cache, every_position=every_position)[0]
         batch.lengths[self.place] = end
         return logits if every_position else logits[0]
@@ -221,20 +211,13 @@ class TorchBackend(Interruptible):
     def open_frame(self, pixels: Pixels, prefix_ids: Sequence[int]) -> TorchFrame:
         """Run the vision tower and the prefix; the frame is resident afterwards."""
         self._require_running()
-        pads = sum(token == self.image_token_id for token in prefix_ids)
-        if pads != pixels.image_token_count:
-            found = f"{pads} pad tokens in the prefix"
-            raise BackendError(f"{pixels.image_token_count} image tokens", found, "take prompt and pixels from one checkpoint")
         started = self._now()
-        captured = self._capture(("vision", pixels.patches.shape, pixels.grid_hw), self.vision.forward, self.vision.inputs(pixels))
-        features = [feature.clone() for feature in captured]
-        frame = TorchFrame(
-            tuple(prefix_ids),
-            prefix_ids.index(self.image_token_id),
-            self.family.positions(prefix_ids, self.image_token_id, pixels),
-            features,
-            vision_ms=(self._now() - started) * 1e3,
+        captured = self._capture(
+            ("vision", pixels.patches.shape, pixels.grid_hw), self.vision.forward, self.vision.inputs(pixels)
         )
+        features = [feature.clone() for feature in captured]
+        vision_ms = (self._now() - started) * 1e3
+        frame = TorchFrame.of(pixels, prefix_ids, features, vision_ms, self.family, self.image_token_id)
         self._make_resident(frame)
         return frame
 
@@ -252,7 +235,13 @@ class TorchBackend(Interruptible):
     @torch.inference_mode()
     @_device_memory()
     def run(
-        self, token_ids: NDArray[np.int64], places: NDArray[np.int64], shift: int, cache: KvCache, *, every_position: bool = True
+        self,
+        token_ids: NDArray[np.int64],
+        places: NDArray[np.int64],
+        shift: int,
+        cache: KvCache,
+        *,
+        every_position: bool = True,
     ) -> NDArray[np.float32]:
         """Logits [B, n, V] (or [B, 1, V] of the last tokens) of text tokens [B, n] at their places.
 
@@ -263,12 +252,10 @@ class TorchBackend(Interruptible):
         self._require_known(token_ids)
         rows, count = token_ids.shape
         size = next((n for n in STEP_TOKENS if n >= count), count)
-        if size > count and int(places.max()) + size - count < cache.places:
-            surplus = np.arange(1, size - count + 1)
-            token_ids = np.pad(token_ids, ((0, 0), (0, size - count)))
-            places = np.concatenate([places, places[:, -1:] + surplus], 1)
-        else:
+        if int(places.max()) + size - count >= cache.places:
             size = count
+        token_ids = np.pad(token_ids, ((0, 0), (0, size - count)))
+        places = np.concatenate([places, places[:, -1:] + np.arange(1, size - count + 1)], 1)
         seen = min(-(-(int(places.max()) + 1) // CAPACITY_STEP) * CAPACITY_STEP, cache.places)
         fed = torch.from_numpy(np.stack([token_ids, places, places + shift])).to(self.device)
 
@@ -321,9 +308,7 @@ class TorchBackend(Interruptible):
     def require_resident(self, frame: TorchFrame) -> None:
         """Refuse a session whose frame was displaced from the cache."""
         self._require_running()
-        if self._resident is None or self._resident.frame is not frame:
-            found = "another frame, opened since"
-            raise BackendError("the session's own frame in the engine", found, "open the session again")
+        require_same_frame(self._resident.frame if self._resident else None, frame)
 
     @torch.inference_mode()
     def _make_resident(self, frame: TorchFrame) -> TorchRows:
@@ -333,8 +318,8 @@ class TorchBackend(Interruptible):
         """
         started = self._now()
         last, self._resident = self._resident, None
-        opening, count = frame.opening, frame.prefix_token_count
-        kept = opening if last and last.frame.prefix_ids[:opening] == frame.prefix_ids[:opening] else 0
+        opening, count = len(frame.opening_ids), frame.prefix_token_count
+        kept = opening if last and last.frame.opening_ids == frame.opening_ids else 0
         own = TorchRows(self, frame, self.cache, [count])
         own.reserve(count)
         ids = np.array(frame.prefix_ids)

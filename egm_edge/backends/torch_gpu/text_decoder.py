@@ -52,7 +52,7 @@ class _Layer(NamedTuple):
     norm_1: Tensor
     qkv: Tensor
     qkv_bias: Tensor | None
-    qk_norm: Tensor | None  # [h + k, d]
+    qk_norm: Tensor | None  # [h + k, d], one row a head
     out: Tensor
     norm_2: Tensor
     gate_up: Tensor
@@ -102,7 +102,7 @@ class TextDecoder:
         deepstack: Sequence[Tensor] = (),
         check: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Feed embeddings, write their keys and values into the cache, and give the normed hidden states.
+        """Feed embeddings, write their keys and values into the cache, and give the normed hidden states [B, n, H].
 
         Args:
             x: [B, n, H]. rotary: of these tokens, from `rotary`, [B, n, d] or [n, d] each.
@@ -110,25 +110,21 @@ class TextDecoder:
             seen: places of the cache that are looked at, at least; all of `places` lie below it.
             deepstack: [B, n, H] each, added after the first layers.
             check: called between layers; what it raises ends the call.
-
-        Returns:
-            [B, n, H].
         """
-        heads, size = self.shape.heads, self.shape.head_dim
-        values_from = heads + self.shape.kv_heads
+        heads, kv_heads, size = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         seen = min(-(-seen // SEEN_STEP) * SEEN_STEP, cache.places)
-        bounds = self.attention.bounds(places, seen, heads // self.shape.kv_heads, x.dtype)
+        bounds = self.attention.bounds(places, seen, heads // kv_heads, x.dtype)
         for i, (layer, keys, values) in enumerate(zip(self._layers, cache.keys, cache.values, strict=True)):
             if check is not None:
                 check()
             qkv = F.linear(self._rms(x, layer.norm_1), layer.qkv, layer.qkv_bias).view(*x.shape[:2], -1, size)
-            both = qkv[:, :, :values_from]  # [B, n, h + k, d]
+            both = qkv[:, :, :-kv_heads]  # [B, n, h + k, d]
             if layer.qk_norm is not None:
                 both = F.rms_norm(both, (size,), None, self.shape.rms_epsilon) * layer.qk_norm
             both = rotated(both, rotary)
             keys[rows, places] = both[:, :, heads:]
-            values[rows, places] = qkv[:, :, values_from:]
+            values[rows, places] = qkv[:, :, -kv_heads:]
             x = x + F.linear(self.attention(both[:, :, :heads], keys[:, :seen], values[:, :seen], bounds), layer.out)
             gate, up = F.linear(self._rms(x, layer.norm_2), layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
@@ -152,24 +148,19 @@ def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 def _layer(weights: Weights, base: str, shape: DecoderShape) -> _Layer:
     attention, mlp = f"{base}.self_attn", f"{base}.mlp"
-    qkv = weights.stacked(*(f"{attention}.{part}_proj.weight" for part in "qkv"))
-    gate_up = weights.stacked(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
-    assert qkv is not None and gate_up is not None
+    qkv_bias = qk_norm = None
+    if f"{attention}.q_proj.bias" in weights:
+        qkv_bias = weights.stacked(*(f"{attention}.{part}_proj.bias" for part in "qkv"))
+    if f"{attention}.q_norm.weight" in weights:
+        heads = (("q", shape.heads), ("k", shape.kv_heads))
+        qk_norm = torch.cat([weights.take(f"{attention}.{part}_norm.weight").expand(count, -1) for part, count in heads])
     return _Layer(
         norm_1=weights.take(f"{base}.input_layernorm.weight"),
-        qkv=qkv,
-        qkv_bias=weights.stacked(*(f"{attention}.{part}_proj.bias" for part in "qkv")),
-        qk_norm=_qk_norm(weights, attention, shape),
+        qkv=weights.stacked(*(f"{attention}.{part}_proj.weight" for part in "qkv")),
+        qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
         out=weights.take(f"{attention}.o_proj.weight"),
         norm_2=weights.take(f"{base}.post_attention_layernorm.weight"),
-        gate_up=gate_up,
+        gate_up=weights.stacked(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight"),
         down=weights.take(f"{mlp}.down_proj.weight"),
     )
-
-
-def _qk_norm(weights: Weights, attention: str, shape: DecoderShape) -> Tensor | None:
-    """The norm weights of query and key heads, one row a head; None where the model has none."""
-    if f"{attention}.q_norm.weight" not in weights:
-        return None
-    query, key = (weights.take(f"{attention}.{part}_norm.weight") for part in "qk")
-    return torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)])

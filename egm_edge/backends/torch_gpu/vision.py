@@ -110,9 +110,8 @@ class Qwen3VlVision(_Tower):
     def _attention(self, x: Tensor, base: str, rotary: tuple[Tensor, Tensor]) -> Tensor:
         qkv = self._linear(x, f"{base}.attn.qkv").view(len(x), 3, self._heads, -1)
         query, key, value = qkv.unbind(1)  # [N, h, d]
-        query, key, value = (part.transpose(0, 1)[None] for part in (rotated(query, rotary), rotated(key, rotary), value))
-        attended = F.scaled_dot_product_attention(query, key, value)[0]  # [h, N, d]
-        return self._linear(attended.transpose(0, 1).reshape(len(x), -1), f"{base}.attn.proj")
+        attended = _attended(rotated(query, rotary)[None], rotated(key, rotary)[None], value[None])
+        return self._linear(attended[0], f"{base}.attn.proj")
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Neighbouring patches in one row: [N, D] to [N / merge**2, D * merge**2]."""
@@ -160,9 +159,14 @@ class InternVl3Vision(_Tower):
         query, key, value = (self._linear(x, f"{base}.{part}_proj") for part in "qkv")
         if f"{base}.q_norm.weight" in self._weights:
             query, key = self._norm(query, f"{base}.q_norm", 1e-6), self._norm(key, f"{base}.k_norm", 1e-6)
-        query, key, value = (p.view(*p.shape[:2], self._heads, -1).transpose(1, 2) for p in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = _attended(*(part.unflatten(-1, (self._heads, -1)) for part in (query, key, value)))
         return self._linear(attended, f"{base}.projection_layer")
+
+
+def _attended(*qkv: Tensor) -> Tensor:
+    """[B, N, h * d] of queries, keys and values [B, N, h, d]."""
+    query, key, value = (part.transpose(1, 2) for part in qkv)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def _pixel_shuffled(x: Tensor) -> Tensor:

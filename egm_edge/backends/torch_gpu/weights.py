@@ -49,6 +49,6 @@ class Weights:
         file, key = self._homes[name]
         return torch.as_tensor(file.get_tensor(key), dtype=dtype or self.dtype)
 
-    def stacked(self, *names: str) -> Tensor | None:
-        """Tensors of several layers below each other, so that one product serves all; None where there are none."""
-        return torch.cat([self.take(name) for name in names]) if names[0] in self else None
+    def stacked(self, *names: str) -> Tensor:
+        """Tensors of several layers below each other, so that one product serves all."""
+        return torch.cat([self.take(name) for name in names])
