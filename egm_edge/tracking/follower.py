@@ -24,6 +24,7 @@ class Prediction:
         seconds: since the last frame.
         unseen_s: up to the last frame, since the object was last believed to be seen; 0 when it was seen in that frame.
         lost: whether the track is LOST.
+        steady: whether its own velocity has foretold where it went.
     """
 
     carried: Similarity
@@ -31,6 +32,7 @@ class Prediction:
     seconds: float
     unseen_s: float
     lost: bool
+    steady: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
