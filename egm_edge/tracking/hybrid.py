@@ -21,7 +21,7 @@ from egm_edge.tracking.similarity import Similarity
 
 # Logistic regression of IoU >= 0.5 on eight sequences, forwards, backwards, at 30 and 10 frames/s and with made absences: the
 # first filter's response, colour, falls below the usual likeness, constant (0.82 by the fit; less finds more absences).
-WEIGHTS = (2.86, 5.65, 4.67, 5.65, 0.6)
+WEIGHTS = (2.86, 5.65, 4.67, 5.65, 0.4)
 COAST_S = 0.7  # behind what came in front, by the last motion alone: what a filter sees there is half of the object
 HIDDEN_QUALITY = 0.4
 MUCH_HIDDEN = 0.2  # part of the object

@@ -20,8 +20,8 @@ from egm_edge.tracking.tracked import TrackedBox, TrackState
 
 VELOCITY_MEMORY, HIDDEN_VELOCITY_MEMORY = 0.55, 0.9  # of one frame
 COAST_DECAY_S = 0.5
-COAST_BELOW = 0.1  # what is seen is something else, and leads away from where the object comes back
-STEADY = 0.2  # of the way it goes in a frame: with a smaller error its velocity is coasted on, else the camera's alone
+COAST_BELOW = 0.1
+STEADY = 0.2  # of the way it goes in a frame: a velocity that errs by less is gone on by where nothing is seen
 AT_REST_PX, FIRST_ERROR_PX = 0.2, 0.5
 CLEARLY_SEEN = 0.8
 QUALITY_PACE = 0.4  # of one frame: one good or bad frame proves little
@@ -142,10 +142,10 @@ class Track:
         probability = min(self._most_quality, sighting.probability)
         self._quality += QUALITY_PACE * (probability - self._quality)
         self._usual_quality += USUAL_PACE * (self._quality - self._usual_quality)
-        if probability >= COAST_BELOW:
+        if probability >= COAST_BELOW or not prediction.steady:
             self._follow(sighting, prediction)
         else:
-            self._pose = prediction.expected if prediction.steady else prediction.carried
+            self._pose = prediction.expected
             self._velocity *= math.exp(-prediction.seconds / COAST_DECAY_S)
             self._turn_rate = 0.0
         if probability >= self._settings.min_quality:
