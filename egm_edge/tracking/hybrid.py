@@ -84,7 +84,7 @@ class HybridFollower:
         part = aligner.accept(frame, fit)
         if fit.quality >= SURE_FIT and self._filter.keeps_up(frame):
             self._identity.remember(Likeness.of(self._filter.learn(frame, fit.pose), fit.likeness))
-        return Sighting(fit.pose, fit.quality, fit.visible < MOSTLY_VISIBLE, part)
+        return Sighting(fit.pose, fit.quality, fit.visible < MOSTLY_VISIBLE, True, part)
 
     def _by_filter(self, frame: SmallFrame, prediction: Prediction) -> Sighting:
         best = self._judged(frame, self._filter.detect(frame, prediction.carried))
@@ -104,7 +104,8 @@ class HybridFollower:
             if self._filter.learns(frame):
                 self._filter.learn(frame, pose, best.seen)
                 self._identity.remember(best.likeness)
-        return Sighting(pose, best.probability)
+        aligned = self._aligner is not None and self._trust >= TRUSTED
+        return Sighting(pose, best.probability, stands_out=aligned)
 
     def _other_places(self, frame: SmallFrame, prediction: Prediction) -> list[Similarity]:
         places, carried = list[Similarity](), prediction.carried

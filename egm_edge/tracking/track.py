@@ -142,7 +142,7 @@ class Track:
         probability = min(self._most_quality, sighting.probability)
         self._quality += QUALITY_PACE * (probability - self._quality)
         self._usual_quality += USUAL_PACE * (self._quality - self._usual_quality)
-        if probability >= COAST_BELOW or not prediction.steady:
+        if probability >= COAST_BELOW or not (prediction.steady or sighting.stands_out):
             self._follow(sighting, prediction)
         else:
             self._pose = prediction.expected
