@@ -6,8 +6,11 @@ fewer than stated. Each error names the key. Notation of patterns: canonical nam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from build_engine.checkpoint import ROWS_AT_ONCE, Checkpoint
 from build_engine.checkpoint_settings import count, require_settings
@@ -37,11 +40,12 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
         r"vision\.layernorm" + _WB + r"|projector\.(layer_norm|linear_1|linear_2)" + _WB,
     ),
 }
+_STACKS = ("text.layers.", "vision.blocks.", "vision.encoder.layer.")  # every tensor of these is expected by name
 _AGAIN = "download the checkpoint again"
 
 
 def require_contents(checkpoint: Checkpoint) -> None:
-    """Check settings, names and shapes; reads no weight.
+    """Check settings, names and shapes; reads no weight but a head that should be the embeddings.
 
     Raises:
         CheckpointError: it holds what its architecture does not have, or lacks or shapes otherwise what its config says.
@@ -50,7 +54,9 @@ def require_contents(checkpoint: Checkpoint) -> None:
     checkpoint.require_complete_layers()
     _require_merged(checkpoint)
     _require_known(checkpoint)
+    used = set()
     for name, shape in _expected(checkpoint):
+        used.add(name)
         if name not in checkpoint:
             raise CheckpointError(f"tensor {name}, as config.json says", "no such tensor", _AGAIN)
         if checkpoint.shape(name) != shape:
@@ -58,6 +64,10 @@ def require_contents(checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 stated, str(list(checkpoint.shape(name))), "copy config.json and weights from one checkpoint"
             )
+    for name in checkpoint.names():
+        if name.startswith(_STACKS) and name not in used and not name.endswith("inv_freq"):
+            raise CheckpointError(f"no {name} in layers as config.json describes them", "one", _AGAIN)
+    _require_one_head(checkpoint)
 
 
 def require_finite(checkpoint: Checkpoint) -> None:
@@ -107,43 +117,99 @@ def _expected(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not tied or "head.weight" in checkpoint:
         yield "head.weight", (vocabulary, hidden)
     _require_layers(checkpoint, "text.layers", layers, "num_hidden_layers")
+    normed, biased = _attention_extras(checkpoint)
     for i in range(layers):
         base = f"text.layers.{i}"
         yield f"{base}.input_layernorm.weight", (hidden,)
         yield f"{base}.post_attention_layernorm.weight", (hidden,)
         for part, rows in (("q", heads * width), ("k", kv_heads * width), ("v", kv_heads * width)):
             yield f"{base}.self_attn.{part}_proj.weight", (rows, hidden)
+            if part in biased:
+                yield f"{base}.self_attn.{part}_proj.bias", (rows,)
+            if part in normed:
+                yield f"{base}.self_attn.{part}_norm.weight", (width,)
         yield f"{base}.self_attn.o_proj.weight", (hidden, heads * width)
+        if "o" in biased:
+            yield f"{base}.self_attn.o_proj.bias", (hidden,)
         yield f"{base}.mlp.gate_proj.weight", (ffn, hidden)
         yield f"{base}.mlp.up_proj.weight", (ffn, hidden)
         yield f"{base}.mlp.down_proj.weight", (hidden, ffn)
     yield from _expected_vision(checkpoint)
 
 
+def _attention_extras(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Which projections of a decoder's attention have a norm behind them, and which a bias, as transformers builds them."""
+    text = checkpoint.text_config
+    if checkpoint.family == "qwen3_vl" or text.get("model_type") == "qwen3":
+        return "qk", "qkvo" if text.get("attention_bias") else ""
+    return "", "qkv"  # Qwen2.5
+
+
 def _expected_vision(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     config = checkpoint.vision_config
     width, ffn = count(config, "hidden_size"), count(config, "intermediate_size")
+
+    def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (rows, columns)
+        if bias:
+            yield f"{name}.bias", (rows,)
+
+    def norm(name: str, *, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (width,)
+        if bias:
+            yield f"{name}.bias", (width,)
+
     if checkpoint.family == "qwen3_vl":
         depth = count(config, "depth")
         _require_layers(checkpoint, "vision.blocks", depth, "depth")
-        _require_layers(
-            checkpoint,
-            "vision.deepstack_merger_list",
-            len(config.get("deepstack_visual_indexes") or ()),
-            "deepstack_visual_indexes",
-        )
+        mergers = len(config.get("deepstack_visual_indexes") or ())
+        _require_layers(checkpoint, "vision.deepstack_merger_list", mergers, "deepstack_visual_indexes")
         yield "vision.pos_embed.weight", (count(config, "num_position_embeddings"), width)
         for i in range(depth):
-            yield f"vision.blocks.{i}.attn.qkv.weight", (3 * width, width)
-            yield f"vision.blocks.{i}.mlp.linear_fc1.weight", (ffn, width)
-            yield f"vision.blocks.{i}.mlp.linear_fc2.weight", (width, ffn)
+            base = f"vision.blocks.{i}"
+            yield from linear(f"{base}.attn.qkv", 3 * width, width)
+            yield from linear(f"{base}.attn.proj", width, width)
+            yield from linear(f"{base}.mlp.linear_fc1", ffn, width)
+            yield from linear(f"{base}.mlp.linear_fc2", width, ffn)
+            for name in ("norm1", "norm2"):
+                yield from norm(f"{base}.{name}")
         return
     depth = count(config, "num_hidden_layers")
     _require_layers(checkpoint, "vision.encoder.layer", depth, "num_hidden_layers of vision_config")
+    if config.get("use_absolute_position_embeddings", True):
+        patches = math.prod(_sides(config["image_size"])) // math.prod(_sides(config["patch_size"]))
+        yield "vision.embeddings.position_embeddings", (1, patches + 1, width)
     for i in range(depth):
-        for part in ("q_proj", "k_proj", "v_proj", "projection_layer"):
-            yield f"vision.encoder.layer.{i}.attention.{part}.weight", (width, width)
-        yield f"vision.encoder.layer.{i}.mlp.fc1.weight", (ffn, width)
+        base = f"vision.encoder.layer.{i}"
+        for part in "qkv":
+            yield from linear(f"{base}.attention.{part}_proj", width, width, bias=bool(config.get("attention_bias")))
+        yield from linear(f"{base}.attention.projection_layer", width, width)
+        yield from linear(f"{base}.mlp.fc1", ffn, width)
+        yield from linear(f"{base}.mlp.fc2", width, ffn)
+        for name in ("q_norm", "k_norm") if config.get("use_qk_norm") else ():
+            yield from norm(f"{base}.attention.{name}", bias=False)
+        for name in ("layernorm_before", "layernorm_after"):
+            yield from norm(f"{base}.{name}", bias=config.get("norm_type", "layer_norm") == "layer_norm")
+        for name in ("lambda_1", "lambda_2"):
+            yield f"{base}.{name}", (width,)
+
+
+def _sides(size: int | list[int]) -> list[int]:
+    return size if isinstance(size, list) else [size, size]
+
+
+def _require_one_head(checkpoint: Checkpoint) -> None:
+    """A head beside `tie_word_embeddings: true` is passed over by whoever ties, so that it has to be the table."""
+    table, head = "text.embed_tokens.weight", "head.weight"
+    tied = checkpoint.config.get("tie_word_embeddings", checkpoint.text_config.get("tie_word_embeddings", False))
+    if not tied or head not in checkpoint:
+        return
+    rows = checkpoint.shape(table)[0]
+    for start in range(0, rows, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, rows)
+        if not np.array_equal(checkpoint.rows_float32(table, start, stop), checkpoint.rows_float32(head, start, stop)):
+            hint = "set it to false, or remove the head"
+            raise CheckpointError("head.weight equal to the embeddings, as tie_word_embeddings says", "another one", hint)
 
 
 def _require_layers(checkpoint: Checkpoint, stack: str, stated: int, key: str) -> None:

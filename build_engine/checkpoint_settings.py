@@ -44,6 +44,10 @@ def require_settings(checkpoint: Checkpoint) -> None:
         for key in ("image_size", "patch_size"):  # a number, or height and width
             for side in vision[key] if isinstance(vision[key], list) else (vision[key],):
                 count({key: side}, key)
+        _number(vision, "layer_norm_eps")
+    heads = vision["num_heads" if checkpoint.family == "qwen3_vl" else "num_attention_heads"]
+    if (width := vision["hidden_size"]) % heads:
+        raise CheckpointError("hidden_size of vision_config a multiple of its heads", f"{width} and {heads}", _AGAIN)
     _number(text, "rms_norm_eps")
     for section in (checkpoint.config, text):
         _flag(section, "tie_word_embeddings")
@@ -52,11 +56,12 @@ def require_settings(checkpoint: Checkpoint) -> None:
         _require_deepstack(vision.get("deepstack_visual_indexes"), int(vision["depth"]))
     generation = checkpoint.read_json_or_empty("generation_config.json")
     for where, section in (("generation_config.json", generation), ("text_config", text), ("config.json", checkpoint.config)):
-        _require_tokens(section.get("eos_token_id"), f"eos_token_id of {where}")
+        _require_tokens(section.get("eos_token_id"), f"eos_token_id of {where}", int(text["vocab_size"]))
     for where, section in (("config.json", checkpoint.config), ("text_config", text), ("vision_config", vision)):
-        if section.get("quantization_config"):
-            hint = "remove it, or use the unquantized checkpoint"
-            raise CheckpointError("no quantization_config beside unquantized weights", f"one in {where}", hint)
+        for key in ("quantization_config", "compression_config"):
+            if section.get(key):
+                hint = "remove it, or use the unquantized checkpoint"
+                raise CheckpointError(f"no {key} beside unquantized weights", f"one in {where}", hint)
 
 
 def count(section: Mapping[str, Any], key: str) -> int:
@@ -94,6 +99,10 @@ def _require_rotary(checkpoint: Checkpoint, text: Mapping[str, Any]) -> None:
         if not isinstance(rotary, dict):
             raise CheckpointError(f"{name} as an object", f"a {type(rotary).__name__}", _AGAIN)
         _number(rotary, "rope_theta")
+        if (share := rotary.get("partial_rotary_factor")) not in (None, 1):
+            raise CheckpointError("partial_rotary_factor 1: whole heads are turned", repr(share)[:80], _AGAIN)
+        if checkpoint.family == "qwen3_vl" and rotary.get("mrope_interleaved") is False:
+            raise CheckpointError("mrope_interleaved true, as Qwen3-VL is computed", "false", _AGAIN)
         section = rotary.get("mrope_section")
         if section is None:
             continue
@@ -114,7 +123,8 @@ def _require_deepstack(indexes: Any, depth: int) -> None:
         raise CheckpointError(expected, repr(indexes)[:80], _AGAIN)
 
 
-def _require_tokens(stated: Any, what: str) -> None:
+def _require_tokens(stated: Any, what: str, vocabulary: int) -> None:
     tokens: Sequence[Any] = stated if isinstance(stated, list) else [] if stated is None else [stated]
-    if not all(type(token) is int and 0 <= token < MAX_COUNT for token in tokens):
-        raise CheckpointError(f"{what} as a token id or a list of them", repr(stated)[:80], "copy it from the released checkpoint")
+    if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
+        expected = f"{what} as a token id below {vocabulary} or a list of them"
+        raise CheckpointError(expected, repr(stated)[:80], "copy it from the released checkpoint")

@@ -126,4 +126,7 @@ def read_json(path: Path, most_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     Raises:
         CheckpointError: unreadable, too large, or not an object.
     """
-    return read_json_object(path, CheckpointError, "copy it from the released checkpoint", most_bytes)
+    hint = "copy it from the released checkpoint"
+    if path.is_fifo():  # would be waited for
+        raise CheckpointError(f"a file {path}", "a pipe", hint)
+    return read_json_object(path, CheckpointError, hint, most_bytes)

@@ -55,7 +55,8 @@ def _resize_axis(image: NDArray[np.uint8], axis: int, target_px: int) -> NDArray
     height, width = image.shape[:2]
     across = width if axis == ROWS else height
     resized = np.empty((target_px, width, 3) if axis == ROWS else (height, target_px, 3), np.uint8)
-    count = min(across, max(THREADS, -(-height * width // BAND_PIXELS)))
+    is_small = max(height * width, resized.shape[0] * resized.shape[1]) < MIN_PIXELS  # of two passes, the second may be
+    count = 1 if is_small else min(across, max(THREADS, -(-height * width // BAND_PIXELS)))
     edges = [across * i // count for i in range(count + 1)]
 
     def one_band(i: int) -> None:
@@ -71,12 +72,13 @@ def _resize_axis(image: NDArray[np.uint8], axis: int, target_px: int) -> NDArray
 
 def _run_all(work: Callable[[int], None], count: int) -> None:
     """A share on this thread, the others beside it (Pillow lets go of the interpreter lock)."""
+    shares = min(THREADS, count)
 
     def share(first: int) -> None:
-        for i in range(first, count, THREADS):
+        for i in range(first, count, shares):
             work(i)
 
-    pending = [_pool().submit(share, first) for first in range(1, THREADS)]
+    pending = [_pool().submit(share, first) for first in range(1, shares)]
     share(0)
     for future in pending:
         future.result()

@@ -24,6 +24,7 @@ from egm_edge.backends import open_backend
 from egm_edge.backends.base import Backend, EngineFrame, RuntimeFacts
 from egm_edge.bundle import Bundle, Verify
 from egm_edge.bundle_from_checkpoint import describe_checkpoint
+from egm_edge.closing import ClosedByWith
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.decoding.constrained.grammar import AnswerSyntax
 from egm_edge.decoding.deadline.latency_model import LatencyModel
@@ -46,7 +47,7 @@ WARM_UP_WH = ((64, 64), (640, 480))
 WARM_UP_TOKENS = 4
 
 
-class Grounder:
+class Grounder(ClosedByWith):
     """Answers expressions on frames with one bundle. Requests from several threads are answered one after another.
 
     Attributes:
@@ -125,12 +126,6 @@ class Grounder:
             yield
         finally:
             self.model.confidence_map = kept
-
-    def __enter__(self) -> Grounder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def facts(self) -> RuntimeFacts:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from egm_edge.closing import ClosedByWith
+
 if TYPE_CHECKING:
     from egm_edge.decoding import TokenEvent
     from egm_edge.grounding import Grounding
@@ -18,7 +20,7 @@ OnToken = Callable[["TokenEvent"], None]
 ShouldStop = Callable[[], bool]
 
 
-class GroundingStream:
+class GroundingStream(ClosedByWith):
     """An iterator over TokenEvents that ends with a Grounding.
 
     Args:
@@ -52,12 +54,6 @@ class GroundingStream:
         if isinstance(item, BaseException):
             raise item
         return item
-
-    def __enter__(self) -> GroundingStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self._closed.set()

@@ -39,7 +39,8 @@ ROOMS = {"egm_edge": "egm_edge", "build_engine": "build_engine", "training": "tr
 MAY_IMPORT = {"egm_edge": set(), "build_engine": {"egm_edge"}, "training": {"egm_edge"}, "egm_ros": {"egm_edge"}}
 # From the ground up: a module imports from its own floor and those below it.
 FLOORS = (
-    "errors hashing boxes grounding expression _decoding_in_place images machine files encoding assets releases own_packages",
+    "errors closing hashing boxes grounding expression _decoding_in_place images machine files encoding assets releases "
+    "own_packages",
     "_resample _processor_config pixels families parsing decoding data synthetic tracking reporting bundle draw",
     "bundle_from_checkpoint sources openai backends confidence golden",
     "loaded_model frame grounding_request assembly pipeline",

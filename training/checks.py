@@ -21,7 +21,7 @@ from egm_edge.errors import InputError
 from egm_edge.parsing import parse_answer
 from training.rewards.grounding import iou_norm1000
 from training.stages.answers import answer_text, box_numbers, opens_thought
-from training.stages.measure import measure
+from training.stages.measure import score_answers, summarise
 from training.stages.process import is_main_process
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
@@ -91,8 +91,10 @@ def step_zero(
 ) -> list[CheckFinding]:
     """All checks, on a few rows."""
     with_box = [row for row in rows if row.box is not None] or list(rows)
-    seen = measure(model, processor, with_box, images, max_tokens=max_tokens)
-    blank = measure(model, processor, with_box, images, max_tokens=max_tokens, blank=True)
+    seen, blank = (
+        summarise(score_answers(model, processor, with_box, images, max_tokens=max_tokens, blank=blank))
+        for blank in (False, True)
+    )
     return [
         spec_echo(processor),
         tokenizer_agreement(processor, with_box[0]),

@@ -5,19 +5,23 @@ Pictures travel as PNG bytes, so that each side decodes them with its own code.
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from egm_edge.boxes import Box
 from egm_edge.encoding import png
 from egm_edge.grounding import Task
+from egm_edge.images import EXIF_ORIENTATION
 from egm_edge.pixels import TILES, PixelSpec
 from egm_edge.synthetic import layout, render, sample_query, sample_scene
 
@@ -61,7 +65,7 @@ def probes() -> tuple[Case, ...]:
         Case(tall, "the blue ball", Task.AMODAL),
         Case(wide, "the leftmost green box", Task.AMODAL),
         Case(square, "the yellow block behind the red mug", Task.MODAL),
-        Case(odd, "the second cup from the right", Task.MODAL),
+        Case(odd, "The second cup,  from the right.", Task.MODAL)  # as typed: nothing may tidy it,
     )
 
 
@@ -136,6 +140,22 @@ def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
             sizes.append((width, int(width * 3 / 4)))
     kept = [(w, h) for w, h in sizes if w >= 8 and h >= 8 and w * h <= MAX_SIZE_PROBE_PIXELS]
     return tuple(png(_noise(*size, seed=i)) for i, size in enumerate(dict.fromkeys(kept)))
+
+
+@lru_cache(maxsize=1)
+def odd_probes() -> tuple[bytes, ...]:
+    """Pictures that have to be flattened first: turned by EXIF, grey, and with a colour under their transparency."""
+    noise = _noise(150, 90, seed=78)
+    turned = Image.Exif()
+    turned[EXIF_ORIENTATION] = 6
+    alpha = np.dstack([noise, np.linspace(0, 255, noise[..., 0].size).reshape(noise.shape[:2])]).astype(np.uint8)
+    return _as_png(noise, exif=turned), _as_png(noise[..., 0]), _as_png(alpha)
+
+
+def _as_png(image: NDArray[np.uint8], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", **options)
+    return stream.getvalue()
 
 
 def _half_way(spec: PixelSpec) -> list[tuple[int, int]]:

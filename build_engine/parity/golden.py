@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from build_engine.parity.cases import Case
-from build_engine.parity.reference_side import box_of
+from build_engine.parity.reference_side import box_of, opened
 from build_engine.parity.side import BackendSide
 from build_engine.parity.streamed_reference import JudgedReply, StreamedReference
 from build_engine.parity.witnesses import task_text
@@ -35,8 +33,7 @@ def golden_set(
     family, limits = bundle.manifest.family, bundle.manifest.limits
     new_tokens = min(new_tokens, int(limits["max_new_tokens"]))
     prepared = [
-        reference.prepare(Image.open(io.BytesIO(c.picture)).convert("RGB"), task_text(family, c.expression, c.task))
-        for c in cases
+        reference.prepare(opened(c.picture), task_text(family, c.expression, c.task)) for c in cases
     ]
     room = int(limits["context_tokens"]) - new_tokens
     fitting = [(case, request) for case, request in zip(cases, prepared, strict=True) if len(request.ids) <= room]
@@ -74,7 +71,7 @@ def _golden(
         known = reference.trace(request, ids, len(ids) + 1).logits
     logits = known[: len(ids) + 1]
     top_ids, log_probabilities = top_logits(logits)
-    image_wh = Image.open(io.BytesIO(case.picture)).size
+    image_wh = opened(case.picture).size
     box = box_of(reference.text(ids, marked=True), case, image_wh, in_thought=request.in_thought)
     text, xyxy = reference.text(ids), box.xyxy if box else None
     return GoldenReply(case.picture, case.expression, case.task, text, tuple(ids), xyxy, top_ids, log_probabilities)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from build_engine.parity.cases import Case
 from build_engine.parity.report import BoxPair
@@ -84,4 +84,5 @@ def checkpoint_sha256(directory: Path) -> str:
 
 
 def opened(picture: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(picture)).convert("RGB")
+    """A picture as it is displayed."""
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(picture))).convert("RGB")

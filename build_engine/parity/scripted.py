@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from egm_edge.grounding import Task
 
 SCRIPT_HW = (300, 700)
 TOLERANCE_PX = 0.01
-# Lead of the script's tokens; where nothing forces it, so little that only the greedy choice keeps to it.
-CLEAR, BARE = 20.0, 1.0
+# Lead of the script's tokens; where nothing forces it, so little that only the greedy choice keeps to it, and no temperature.
+CLEAR, BARE = 20.0, 1e-4
 
 
 def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
@@ -32,20 +33,24 @@ def script_problems(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
     bundle = Bundle(bundle.root, replace(bundle.manifest, limits=limits))
     thinking = str(bundle.manifest.prompt_spec["suffix"]).rstrip().endswith("<think>")
     picture = np.zeros((*SCRIPT_HW, 3), np.uint8)
+    ends = cycle([[token] for token in bundle.manifest.model["stop_token_ids"]] or [[]])
     for task in Task:
         for numbers in SCRIPTED_BOXES:
             forced = [(SCRIPTS, True)] * (min(numbers) >= 0)  # forced syntax writes plain numbers only
             for script, force_syntax in ((SCRIPTS, False), (OTHERS_FIRST, False), *forced):
                 text = (f"{THOUGHT}\n</think>\n\n" if thinking else "") + script[family].format(*numbers)
                 ids = tokenizer.encode(text, add_special_tokens=False).ids
-                expected = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task)
+                expected, end = in_pixels(numbers, (SCRIPT_HW[1], SCRIPT_HW[0]), task), next(ends)
                 try:
-                    grounder = Grounder(_Script(ids, bundle, CLEAR if force_syntax else BARE), bundle, tokenizer)
+                    engine = _Script([*ids, *end], bundle, CLEAR if force_syntax else BARE)
+                    grounder = Grounder(engine, bundle, tokenizer)
                     with grounder.answers_unjudged():
-                        box = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax).box
+                        answer = grounder.ground(picture, "cup", color="rgb", task=task, force_syntax=force_syntax)
                 except EgmError as error:
                     return [f"a scripted reply ends in: {error}"]
-                found = None if box is None else box.xyxy
+                if end and not force_syntax and answer.truncated_by:
+                    problems.append(f"a reply does not end at token {end[0]}")
+                found = None if answer.box is None else answer.box.xyxy
                 if found is None or max(abs(a - b) for a, b in zip(found, expected, strict=True)) > TOLERANCE_PX:
                     problems.append(
                         f"a reply that says {list(numbers)} of {task.value} gives {found} instead of {expected}"
@@ -97,10 +102,8 @@ class _Script:
     facts = RuntimeFacts("script")
 
     def __init__(self, ids: Sequence[int], bundle: Bundle, lead: float) -> None:
-        self._lead = lead
-        model = bundle.manifest.model
-        self._script = [*ids, *model["stop_token_ids"][:1]]
-        self._vocabulary = int(model["vocab_size"])
+        self._script, self._lead = ids, lead
+        self._vocabulary = int(bundle.manifest.model["vocab_size"])
 
     def open_frame(self, pixels: object, prefix_ids: Sequence[int]) -> _ScriptFrame:
         return _ScriptFrame(len(prefix_ids), getattr(pixels, "image_token_count", 0))

@@ -8,7 +8,7 @@ Notation: N output features, K inputs, B blocks of `size` inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.parity.float32_graphs import NARROW_NAMES, Float32Graph, linked_folder, stored
@@ -29,6 +30,8 @@ SLACK = 1.03  # scales are themselves stored in 16 bits where the runtime wants 
 LEAST_STEP = 0.8  # of the natural one: a search may shrink a block's scale by 15 %
 PATCH_KERNELS = ("vision.patch_embed.proj", "vision.embeddings.patch_embeddings.projection")  # "vision.patch_embed" in a graph
 FP8_HALF_STEP = 2.0**-4  # E4M3: three bits of mantissa
+UNIT_STEPS = 127  # of 8 bits, either side of zero
+MOST_SCALE_NODES = 16
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class _Unrounder(Float32Graph):
         self.checkpoint = checkpoint
         self.problems: list[str] = []
         self.narrow = False
+        self.makers = {name: node for node in self.model.graph.node for name in node.output}
 
     def rewrite(self, node: NodeProto, data: BinaryIO) -> TensorProto | None:
         """Turn a node that rounds into one that does not; the weight that it needs."""
@@ -192,12 +196,36 @@ class _Unrounder(Float32Graph):
         return np.pad(truth, ((0, 0), (0, shape[1] - truth.shape[1])))
 
     def _check_activation_rounding(self, node: NodeProto) -> None:
-        """Rows are rounded to steps of one round 128 after they were brought to unit scale (FP8: round zero)."""
+        """Rows are rounded to steps of one round 128 after they were brought to that range (FP8: round zero)."""
         if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.input[2] not in self.stored:
             return
         scale, zero = (float(self.array(name).astype(np.float32).item()) for name in node.input[1:3])
         if zero and (scale, zero) != (1.0, 128.0):
             self.problems.append(f"{node.output[0]} is rounded to steps of {scale:g} round {zero:g}")
+        elif zero:
+            self.problems += self._range_problems(node)
+
+    def _range_problems(self, node: NodeProto) -> list[str]:
+        """What the nodes between an activation and its rounding make of rows of several sizes; each is to fill 127 steps."""
+        divide = self.makers.get(node.input[0])
+        if divide is None or divide.op_type != "Div":
+            return [f"{node.output[0]} is rounded without the scale of its row"]
+        nodes, wanted = [divide], [divide.input[1]]
+        while wanted:
+            name = wanted.pop()
+            maker = self.makers.get(name)
+            if name == divide.input[0] or name in self.stored or maker in nodes:
+                continue
+            if maker is None or maker.domain or len(nodes) > MOST_SCALE_NODES:
+                return [f"{node.output[0]} is rounded by a scale that is not its row's"]
+            nodes.append(maker)
+            wanted += maker.input
+        constants = [self.stored[name] for each in nodes for name in each.input if name in self.stored]
+        rows = np.outer([1e-4, 1.0, 300.0], np.linspace(-1, 0.9, 16)).astype(np.float32)
+        largest = np.abs(_value_of(nodes[::-1], constants, divide.input[0], divide.output[0], rows)).max(-1)
+        if np.abs(largest - UNIT_STEPS).max() < 0.5:
+            return []
+        return [f"{node.output[0]} is rounded to {largest.min():.3g} to {largest.max():.3g} steps of {UNIT_STEPS}"]
 
     def plain(self, name: str) -> NDArray[Any]:
         """A weight that is not quantized; of 16 bits, the checkpoint's own where that is what it was rounded from."""
@@ -218,6 +246,17 @@ class _Unrounder(Float32Graph):
                 return truth
         self.narrow = True
         return values
+
+
+def _value_of(
+    nodes: Sequence[NodeProto], constants: Sequence[TensorProto], fed: str, wanted: str, values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What a few nodes make of `values`."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (fed, wanted)]
+    unique = {tensor.name: tensor for tensor in constants}.values()
+    made = helper.make_model(helper.make_graph(nodes, "part", ends[:1], ends[1:], unique))
+    found: list[NDArray[np.float32]] = ReferenceEvaluator(made).run(None, {fed: values})
+    return found[0]
 
 
 def _become(node: NodeProto, kind: str, inputs: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,33 @@ def _generation(root: Path) -> None:
     (root / "generation_config.json").write_text('{"eos_token_id": "x"}')
 
 
+def _generation_end_beyond(root: Path) -> None:
+    (root / "generation_config.json").write_text('{"eos_token_id": [999999999]}')
+
+
+def _without(part: str) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        for name in [name for name in tensors if part in name]:
+            del tensors[name]
+
+    return change
+
+
+def _other_head(tensors: dict[str, np.ndarray]) -> None:
+    table = next(values for name, values in tensors.items() if name.endswith("embed_tokens.weight"))
+    tensors["lm_head.weight"] = table * 2
+
+
+def _shorter_positions(tensors: dict[str, np.ndarray]) -> None:
+    name = next(name for name in tensors if name.endswith("position_embeddings"))
+    tensors[name] = np.ascontiguousarray(tensors[name][:, :-1])
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 LIES = [
     pytest.param(_tensors(_with_lora), "lora_A.*merge_and_unload", id="unmerged adapters in every layer"),
     pytest.param(_config("", tie_word_embeddings=False), r"head\.weight", id="no head though untied"),
@@ -112,6 +140,16 @@ LIES = [
     pytest.param(_config("vision_config", deepstack_visual_indexes=[0, 0, 0]), "deepstack_visual", id="one deep-stack thrice"),
     pytest.param(_config("vision_config", quantization_config={"bits": 8}), "quantization_config", id="a quantized tower"),
     pytest.param(_generation, "eos_token_id of generation_config", id="generation's end token in words"),
+    pytest.param(_generation_end_beyond, "eos_token_id of generation_config", id="an end token beyond the vocabulary"),
+    pytest.param(_rotary(rope_theta=1e4, partial_rotary_factor=0.5), "partial_rotary_factor", id="half a head turned"),
+    pytest.param(_rotary(rope_theta=1e4, mrope_interleaved=False), "mrope_interleaved", id="M-RoPE in blocks"),
+    pytest.param(_config("", compression_config={"bits": 8}), "compression_config", id="a compression config"),
+    pytest.param(_config("vision_config", num_heads=3), "hidden_size of vision_config", id="vision heads that divide nothing"),
+    pytest.param(_config("text_config", attention_bias=True), r"q_proj\.bias", id="biases that are not there"),
+    pytest.param(_tensors(_without("q_norm")), r"q_norm", id="query norms missing in every layer"),
+    pytest.param(_tensors(_without("blocks.1.norm2.bias")), r"blocks\.1\.norm2\.bias", id="one vision norm's bias missing"),
+    pytest.param(_tensors(_other_head), r"head\.weight.*tie_word_embeddings", id="another head though tied"),
+    pytest.param(lambda root: _pipe(root / "config.json"), "a pipe", id="a pipe for a file"),
     pytest.param(_tensors(lambda t: t.update({"extra.weight": np.ones(3, np.float32)})), r"extra\.weight", id="an unknown tensor"),
 ]  # fmt: skip
 
@@ -127,3 +165,21 @@ def test_a_checkpoint_that_lies_is_refused_in_one_line(
         main([str(checkpoint), "--target", target, "--quiet", "--no-gate", "-o", str(tmp_path / "bundle")])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "names"),
+    [
+        pytest.param(_tensors(_without("layers.0.self_attn.k_proj.bias")), "k_proj.bias", id="a bias missing in the first layer"),
+        pytest.param(_config("vision_config", use_qk_norm=True), "q_norm", id="norms that are not there"),
+        pytest.param(_config("vision_config", norm_type="rms_norm"), r"layernorm_after\.bias", id="biases of another norm"),
+        pytest.param(_config("vision_config", num_attention_heads=5), "hidden_size of vision_config", id="heads dividing nothing"),
+        pytest.param(_config("vision_config", layer_norm_eps="x"), "layer_norm_eps", id="an epsilon in words"),
+        pytest.param(_config("text_config", model_type="qwen3"), "q_norm", id="another decoder's name"),
+        pytest.param(_tensors(_shorter_positions), "position_embeddings", id="a position missing"),
+    ],
+)
+def test_an_internvl3_checkpoint_that_lies_is_refused_in_one_line(
+    tiny_internvl3: Path, tmp_path: Path, lie: Lie, names: str
+) -> None:
+    test_a_checkpoint_that_lies_is_refused_in_one_line(tiny_internvl3, tmp_path, lie, names, "cpu")

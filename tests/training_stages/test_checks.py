@@ -89,12 +89,12 @@ def test_a_policy_must_read_and_look(
     seen: float, blank: float, failed: list[str], tiny_qwen3_vl: Path, rows: list[Row], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def measured(*_args: object, blank: bool = False, **_options: object) -> Measured:
-        iou = blank_iou if blank else seen
-        return Measured(4, iou, iou, iou, 20.0)
+    def score(*_args: object, blank: bool = False, **_options: object) -> float:
+        return blank_iou if blank else seen
 
     blank_iou = blank
-    monkeypatch.setattr(checks, "measure", measured)
+    monkeypatch.setattr(checks, "score_answers", score)
+    monkeypatch.setattr(checks, "summarise", lambda iou: Measured(4, iou, iou, iou, 20.0))
     processor = EgmProcessor(tiny_qwen3_vl)
     how = {"max_tokens": 4, "strict": True}
     findings = checks.step_zero(_model(processor), processor, rows, tmp_path / "images", **how)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from egm_edge.reporting.intervals import wilson
 from egm_edge.synthetic import Query
 from training.nano.data import CAMERA, patchify
 from training.nano.fastpath import FastNano
-from training.nano.generate import greedy
+from training.nano.generate import generate
 from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
 from training.nano.suites import SuiteCase
 
@@ -68,8 +68,8 @@ def write(fast: FastNano, patches: Tensor, cases: list[SuiteCase], *, reasoning:
     prompts = [prompt_ids(case.query, reasoning) for case in cases]
     with torch.no_grad():
         prefix = fast.prefix(fast.vision(patches.to(fast.device), grid_hw), grid_hw)
-    ids = greedy(fast, prefix, list(range(len(cases))), prompts, token_id("<|im_end|>"))
-    return [("" if reasoning else CLOSED) + tokenizer().decode(row, skip_special_tokens=True) for row in ids]
+    answers = generate(fast, prefix, list(range(len(cases))), prompts, token_id("<|im_end|>"))
+    return [("" if reasoning else CLOSED) + tokenizer().decode(answer.ids, skip_special_tokens=True) for answer in answers]
 
 
 def rejects(text: str, query: Query) -> bool:

@@ -28,18 +28,6 @@ class Sampled:
     finished: bool
 
 
-def greedy(
-    fast: FastNano,
-    prefix: Prefix,
-    image_index: list[int],
-    prompts: list[list[int]],
-    stop_id: int,
-    max_new_tokens: int = LONGEST_ANSWER,
-) -> list[list[int]]:
-    """The likeliest next token until `stop_id` (left out), for every prompt; see `generate`."""
-    return [answer.ids for answer in generate(fast, prefix, image_index, prompts, stop_id, max_new_tokens)]
-
-
 @torch.no_grad()
 def generate(
     fast: FastNano,

@@ -108,19 +108,6 @@ def generate_answers(
     return answers
 
 
-def measure(
-    model: PreTrainedModel,
-    processor: EgmProcessor,
-    rows: Sequence[Row],
-    images: Path,
-    *,
-    max_tokens: int,
-    blank: bool = False,
-) -> Measured:
-    """Greedy answers of all rows, scored."""
-    return summarise(score_answers(model, processor, rows, images, max_tokens=max_tokens, blank=blank))
-
-
 def score_answers(
     model: PreTrainedModel,
     processor: EgmProcessor,

@@ -23,7 +23,7 @@ from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, SftConfig, config_hash
 from training.stages.guard import memory_explained
 from training.stages.launch import DeepSpeedProof, launch_arguments
-from training.stages.measure import Measured, measure
+from training.stages.measure import Measured, score_answers, summarise
 from training.stages.model import DTYPES, checkpoint_directory, load_model
 from training.stages.output import (
     TrainingRecord,
@@ -245,7 +245,7 @@ def _measured(session: TrainingSession, directory: Path) -> Measured | None:
     model.to(session.model.device if torch.cuda.is_available() else "cpu")
     config = session.config
     limit = config.sampling.max_tokens if isinstance(config, GrpoConfig) else config.run.card_tokens
-    return measure(model, EgmProcessor(directory), rows, session.images, max_tokens=limit)
+    return summarise(score_answers(model, EgmProcessor(directory), rows, session.images, max_tokens=limit))
 
 
 def _merged(session: TrainingSession, state: dict[str, torch.Tensor]) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from egm_edge.backends.text_runtime.base import BundleRuntime, TextRequest, Text
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.boxes import Box
 from egm_edge.bundle import Bundle, Verify
+from egm_edge.closing import ClosedByWith
 from egm_edge.decoding import DecodingKeywords, DecodingOptions, TokenEvent
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
@@ -65,7 +66,7 @@ class TextFrame:
         return grounding.with_frame_cost(self.decode_image_ms, self.preprocess_ms)
 
 
-class TextGrounder:
+class TextGrounder(ClosedByWith):
     """Answers expressions through a runtime; same arguments and same Groundings as `Grounder`. Threads may share it.
 
     Attributes:
@@ -106,12 +107,6 @@ class TextGrounder:
         grounder = cls(opened, served, max_new_tokens=int(bundle.manifest.limits["max_new_tokens"]))
         grounder.bundle = bundle
         return grounder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def facts(self) -> RuntimeFacts:

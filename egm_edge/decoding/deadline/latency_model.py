@@ -15,6 +15,7 @@ from egm_edge.decoding.deadline.budget import FEW_TOKENS
 
 STEPS_REMEMBERED = 64
 HIGH = 0.9  # the quantile that is planned with
+INTERRUPTION_HIGH = 0.95  # a slower one is past the deadline already
 FIRST_GUESS_STEP_MS = 20.0
 SMOOTHING = 0.3
 GROWTH_BEYOND = (
@@ -71,8 +72,8 @@ class LatencyModel:
 
     @property
     def interruption_ms(self) -> float:
-        """How long before a deadline the engine must be told to stop."""
-        return _high(self._interruption_ms) if self._interruption_ms else FIRST_GUESS_INTERRUPTION_MS
+        """How long before a deadline the engine must be told to stop: the 95th percentile of what it took."""
+        return _high(self._interruption_ms, INTERRUPTION_HIGH) if self._interruption_ms else FIRST_GUESS_INTERRUPTION_MS
 
     @property
     def finish_ms(self) -> float:
@@ -135,9 +136,9 @@ class LatencyModel:
         return steps * self.step_ms + self.finish_ms, self.step_ms
 
 
-def _high(seen: Iterable[float]) -> float:
-    """The 90th percentile, by linear interpolation. (`np.percentile` takes as long as a tenth of a small model's step.)"""
+def _high(seen: Iterable[float], quantile: float = HIGH) -> float:
+    """A high quantile, by linear interpolation. (`np.percentile` takes as long as a tenth of a small model's step.)"""
     ordered = sorted(seen)
-    below, share = divmod(HIGH * (len(ordered) - 1), 1)
+    below, share = divmod(quantile * (len(ordered) - 1), 1)
     low = ordered[int(below)]
     return low + share * (ordered[min(int(below) + 1, len(ordered) - 1)] - low)

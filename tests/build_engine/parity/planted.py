@@ -45,7 +45,7 @@ class Plant:
     precisions: tuple[str, ...] = ("int8", "int4")
 
 
-def _wrap(patch: Patch, owner: Any, name: str, change: Callable[..., Any]) -> None:
+def wrap(patch: Patch, owner: Any, name: str, change: Callable[..., Any]) -> None:
     """Replace `owner.name` by `change(original, *args, **keywords)`."""
     original = getattr(owner, name)
     patch.setattr(owner, name, lambda *args, **keywords: change(original, *args, **keywords))
@@ -61,7 +61,7 @@ def cache_written_one_early(patch: Patch) -> None:
         finally:
             self.length += 1
 
-    _wrap(patch, KvCache, "binding", early)
+    wrap(patch, KvCache, "binding", early)
 
 
 def angle_one_step_behind(patch: Patch) -> None:
@@ -74,7 +74,7 @@ def angle_one_step_behind(patch: Patch) -> None:
             binding.bind_cpu_input(name, late)
         return binding
 
-    _wrap(patch, KvCache, "binding", behind)
+    wrap(patch, KvCache, "binding", behind)
 
 
 def sampled(patch: Patch) -> None:
@@ -84,18 +84,18 @@ def sampled(patch: Patch) -> None:
         original(self, *values, **named)
         self.temperature, self._rng = 0.9, np.random.default_rng(3)
 
-    _wrap(patch, sampler.Sampler, "__init__", hot)
+    wrap(patch, sampler.Sampler, "__init__", hot)
 
 
 def axes_swapped(patch: Patch) -> None:
-    _wrap(patch, kv_cache, "text_table", lambda original, config, places: original(config, places[[0, 2, 1]]))
+    wrap(patch, kv_cache, "text_table", lambda original, config, places: original(config, places[[0, 2, 1]]))
 
 
 def q_norm_skipped(patch: Patch) -> None:
     def skipped(original: Any, self: Any, x: str, name: str, heads: int) -> str:
         return x if "layers.1.self_attn.q_norm" in name else str(original(self, x, name, heads))
 
-    _wrap(patch, text_decoder._LayerWriter, "_head_norm", skipped)
+    wrap(patch, text_decoder._LayerWriter, "_head_norm", skipped)
 
 
 def vision_scale(patch: Patch) -> None:
@@ -103,7 +103,7 @@ def vision_scale(patch: Patch) -> None:
         louder = self.graph.op("Mul", query, self.graph.constant(1.1))
         return str(original(self, louder, key, value, heads, width))
 
-    _wrap(patch, TowerWriter, "attend", scaled)
+    wrap(patch, TowerWriter, "attend", scaled)
 
 
 def other_corner_rule(patch: Patch) -> None:
@@ -114,7 +114,7 @@ def other_corner_rule(patch: Patch) -> None:
         low = places.astype(np.int64)
         return low, np.minimum(low + 1, side - 1), places - low
 
-    _wrap(patch, positions, "grid_taps", half_pixels)
+    wrap(patch, positions, "grid_taps", half_pixels)
 
 
 def deepstack_one_late(patch: Patch) -> None:
@@ -133,13 +133,13 @@ def deepstack_one_late(patch: Patch) -> None:
         self.graph._late = pending
         return str(update)
 
-    _wrap(patch, graph.GraphWriter, "op", late)
-    _wrap(patch, text_decoder._LayerWriter, "feed_forward", one_more)
+    wrap(patch, graph.GraphWriter, "op", late)
+    wrap(patch, text_decoder._LayerWriter, "feed_forward", one_more)
 
 
 def other_gelu(patch: Patch) -> None:
     for module in (qwen3_vl_vision, internvl3_vision):
-        _wrap(patch, module, "gelu_kind", lambda original, name: {"none": "tanh", "tanh": "none"}[original(name)])
+        wrap(patch, module, "gelu_kind", lambda original, name: {"none": "tanh", "tanh": "none"}[original(name)])
 
 
 def one_scale_doubled(patch: Patch) -> None:
@@ -152,7 +152,7 @@ def one_scale_doubled(patch: Patch) -> None:
             found.scales[3, 0] *= 2
         return found
 
-    _wrap(patch, graph, "quantize_blocks", doubled)
+    wrap(patch, graph, "quantize_blocks", doubled)
 
 
 def half_up(patch: Patch) -> None:
@@ -167,7 +167,7 @@ def far_positions_wrong(patch: Patch) -> None:
             places[2, 330:] += 1
         return np.asarray(places)
 
-    _wrap(patch, Qwen3VL, "positions", wrong)
+    wrap(patch, Qwen3VL, "positions", wrong)
 
 
 def growth_loses_content(patch: Patch) -> None:
@@ -177,7 +177,7 @@ def growth_loses_content(patch: Patch) -> None:
             buffer[:, :, 40:80] = 0
         return larger  # type: ignore[no-any-return]
 
-    _wrap(patch, KvCache, "grown", forgetful)
+    wrap(patch, KvCache, "grown", forgetful)
 
 
 def amodal_like_modal(patch: Patch) -> None:
@@ -195,14 +195,14 @@ def axes_of_boxes_swapped(patch: Patch) -> None:
         box = original(*values, **named)
         return (box[1], box[0], box[3], box[2]) if isinstance(box, tuple) else box
 
-    _wrap(patch, __import__("egm_edge.parsing", fromlist=["_"]), "_box_or_fault", swapped)
+    wrap(patch, __import__("egm_edge.parsing", fromlist=["_"]), "_box_or_fault", swapped)
 
 
 def dropped_branch_kept(patch: Patch) -> None:
     def forgetful(_: Any, self: KvBatch, row: int) -> None:
         self.lengths = self.lengths[:-1]
 
-    _wrap(patch, KvBatch, "drop", forgetful)
+    wrap(patch, KvBatch, "drop", forgetful)
 
 
 def prefix_kept_too_long(patch: Patch) -> None:
@@ -216,7 +216,7 @@ def prefix_kept_too_long(patch: Patch) -> None:
         seen.add(id(frame))
         return original(self, frame)
 
-    _wrap(patch, onnx_backend.OnnxBackend, "_make_resident", stale)
+    wrap(patch, onnx_backend.OnnxBackend, "_make_resident", stale)
 
 
 def inputs_of_the_turned_grid(patch: Patch) -> None:
@@ -229,7 +229,7 @@ def inputs_of_the_turned_grid(patch: Patch) -> None:
             known[sides] = original(self, grid_hw)
         return known[sides]
 
-    _wrap(patch, PrefixBackend, "_inputs_of_grid", by_sides)
+    wrap(patch, PrefixBackend, "_inputs_of_grid", by_sides)
 
 
 def last_logits_one_early(patch: Patch) -> None:
@@ -242,8 +242,8 @@ def last_logits_one_early(patch: Patch) -> None:
         self._fed = original(self, *values, **named)
         return self._fed
 
-    _wrap(patch, onnx_backend.OnnxBackend, "decode", noted)
-    _wrap(patch, onnx_backend.OnnxBackend, "logits", early)
+    wrap(patch, onnx_backend.OnnxBackend, "decode", noted)
+    wrap(patch, onnx_backend.OnnxBackend, "logits", early)
 
 
 def rows_at_the_longest(patch: Patch) -> None:
@@ -255,7 +255,7 @@ def rows_at_the_longest(patch: Patch) -> None:
         finally:
             self.lengths = kept
 
-    _wrap(patch, KvBatch, "binding", longest)
+    wrap(patch, KvBatch, "binding", longest)
 
 
 def rejected_draft_of_a_branch_kept(patch: Patch) -> None:
@@ -268,7 +268,7 @@ def other_filter_for_cameras(patch: Patch) -> None:
             return np.asarray(original(image, width, height))
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
-    _wrap(patch, pixels, "resize_bicubic", smooth)
+    wrap(patch, pixels, "resize_bicubic", smooth)
 
 
 def first_of_several_boxes(patch: Patch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from egm_edge.assets import shipped_checkpoint
 from egm_edge.errors import BuildError
+from tests.build_engine.parity.more_plants import MORE_PLANTS
 from tests.build_engine.parity.planted import INTERN, NANO, PLANTS, QWEN, Plant
 
 pytest.importorskip("transformers")
@@ -54,7 +55,7 @@ def test_a_planted_mistake_stops_the_build(
     ("plant", "family", "precision"),
     [
         pytest.param(plant, family, precision, id=f"{plant.name}, {family} {precision}")
-        for plant in PLANTS
+        for plant in (*PLANTS, *MORE_PLANTS)
         for family in plant.families
         for precision in plant.precisions
     ],

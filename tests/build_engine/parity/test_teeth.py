@@ -131,8 +131,8 @@ def _shifted(positions: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 def _reversed_rows(see: Callable[..., Any]) -> Callable[..., Any]:
     def mistaken(self: OnnxBackend, *args: Any) -> Any:
-        embeddings, deepstack = see(self, *args)
-        return embeddings[::-1].copy(), deepstack
+        embeddings, *deepstack = see(self, *args)
+        return [embeddings[::-1].copy(), *deepstack]
 
     return mistaken
 

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
 from training.nano.data import CAMERA, patchify
 from training.nano.evaluate import wrap
-from training.nano.generate import greedy
+from training.nano.generate import generate
 from training.nano.prompts import PREFIX, SUFFIX, tokenizer
 
 PROMPTS = (
@@ -66,7 +66,7 @@ def test_greedy_equals_generate(model: Qwen3VLForConditionalGeneration) -> None:
     stop = tokenizer().token_to_id("<|im_end|>")
     with torch.no_grad():
         prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
-    ours = greedy(fast, prefix, [0, 1], rows, stop, max_new_tokens=24)
+    ours = [answer.ids for answer in generate(fast, prefix, [0, 1], rows, stop, max_new_tokens=24)]
     for i, row in enumerate(rows):
         inputs = full_inputs(model, patches[i], grid_hw, row)
         whole = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()

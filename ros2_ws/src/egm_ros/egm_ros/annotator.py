@@ -5,7 +5,6 @@ Knows nothing of ROS: it is told whether somebody looks, and hands arrays and JP
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from egm_edge.draw import draw_groundings
 from egm_edge.grounding import Grounding
 from egm_edge.tracking import TrackState
 from egm_ros.mailbox import CameraFrame
+from egm_ros.publishing import PublishingThread
 from egm_ros.settings import Settings
 from egm_ros.track_propagator import TrackedAnswer
 
@@ -41,44 +41,27 @@ class Annotator:
         publish: Publish,
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._settings, self._is_watched, self._publish, self._on_error = settings, is_watched, publish, on_error
-        self._wake = threading.Condition()
-        self._next: tuple[CameraFrame, list[Grounding]] | None = None
+        self._settings, self._is_watched, self._publish = settings, is_watched, publish
         self._not_before_s = float("-inf")
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="egm-annotator", daemon=True)
-        self._thread.start()
+        self._thread = PublishingThread("egm-annotator", on_error)
 
     def offer(self, frame: CameraFrame, groundings: Callable[[], list[Grounding]]) -> None:
         """Cheap while nobody looks. Args: groundings: what to draw; called only if it will be drawn."""
         now_s = time.monotonic()
         if now_s < self._not_before_s or not self._is_watched():
             return
-        with self._wake:
-            self._not_before_s = now_s + self._settings().annotated_period_s
-            self._next = (frame, groundings())
-            self._wake.notify()
+        self._not_before_s = now_s + self._settings().annotated_period_s
+        shown = groundings()
+        self._thread.newest(lambda: self._draw(frame, shown))
 
     def stop(self, timeout_s: float) -> None:
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join(timeout_s)
+        """As `PublishingThread.stop`."""
+        self._thread.stop(timeout_s)
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while self._next is None and not self._stopping:
-                    self._wake.wait()
-                if self._next is None or self._stopping:
-                    return
-                (frame, groundings), self._next = self._next, None
-            try:
-                picture = frame.picture
-                rgb = picture.array if picture.color == "rgb" else picture.array[..., ::-1]
-                self._publish(frame, draw_groundings(rgb, groundings))
-            except Exception as error:
-                self._on_error(error)
+    def _draw(self, frame: CameraFrame, groundings: list[Grounding]) -> None:
+        picture = frame.picture
+        rgb = picture.array if picture.color == "rgb" else picture.array[..., ::-1]
+        self._publish(frame, draw_groundings(rgb, groundings))
 
 
 def drawable(followed: tuple[TrackedAnswer, ...]) -> list[Grounding]:

@@ -34,6 +34,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
 from egm_edge.boxes import Box
+from egm_edge.closing import ClosedByWith
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Task
 from egm_ros.standard_messages import to_image
@@ -145,7 +146,7 @@ class Request:
             self._done.set()
 
 
-class GroundingClient:
+class GroundingClient(ClosedByWith):
     """Asks a grounding node.
 
     Args:
@@ -169,12 +170,6 @@ class GroundingClient:
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name="grounding_client", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> GroundingClient:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Cancel what still waits (its `result` becomes an error) and stop listening."""

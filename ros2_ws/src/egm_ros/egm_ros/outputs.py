@@ -74,9 +74,9 @@ class Outputs:
         self._detections_thread, self._objects_thread = (
             PublishingThread(
                 f"egm-{name}",
-                partial(counters.add, Count.PUBLISHES_SLOW),
-                partial(counters.add, Count.PUBLISHES_SKIPPED),
                 on_error,
+                on_slow=partial(counters.add, Count.PUBLISHES_SLOW),
+                on_skipped=partial(counters.add, Count.PUBLISHES_SKIPPED),
             )
             for name in ("detections", "objects")
         )

@@ -17,17 +17,18 @@ class PublishingThread:
 
     Args:
         name: of the thread.
+        on_error: called with what a job raised.
         on_slow: called when a job took longer than SLOW_S.
         on_skipped: called when a job was passed over for a newer one.
-        on_error: called with what a job raised.
     """
 
     def __init__(
         self,
         name: str,
-        on_slow: Callable[[], None],
-        on_skipped: Callable[[], None],
         on_error: Callable[[Exception], None],
+        *,
+        on_slow: Callable[[], None] = lambda: None,
+        on_skipped: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_slow, self._on_skipped, self._on_error = on_slow, on_skipped, on_error
         self._wake = threading.Condition()
