@@ -92,10 +92,11 @@ def _fitted(ask: Callable[..., list[Answered]], rows: list[Row], samples: int) -
     """The map of these rows' answers."""
     from egm_edge.confidence.logistic_calibration import fit
 
-    boxed = [answer for answer in ask(rows, "fit") if answer.evidence]
+    boxed = [(answer, row.split) for answer, row in zip(ask(rows, "fit"), rows, strict=True) if answer.evidence]
     ids = canonical_hash({"ids": [row.id for row in rows]})
     facts = {"answers": len(boxed), "rows": len(rows), "data": ids}
-    return fit([a.evidence for a in boxed], [a.right for a in boxed], samples=samples, fitted_on=facts)
+    evidence, right, splits = [a.evidence for a, _ in boxed], [a.right for a, _ in boxed], [split for _, split in boxed]
+    return fit(evidence, right, samples=samples, fitted_on=facts, splits=splits)
 
 
 def _parts(

@@ -16,7 +16,8 @@ from egm_edge.errors import BundleError, InputError
 METHOD = "platt"
 RIDGE = 1.0  # of every standardised weight: a normal prior of one log-odd, forgotten as data come
 NEWTON_STEPS = 50
-REFUSED_RIGHT = 0.01  # share of right boxes that the operating point gives up
+REFUSED_RIGHT = 0.01  # share of right boxes that the operating point gives up, in any split
+MIN_RIGHT = 20  # fewer right boxes of a split say nothing about its surest hundredth
 CLIP = 4.0  # standard deviations: evidence beyond what was fitted on says no more than its edge
 
 
@@ -30,8 +31,8 @@ class LogisticCalibration:
         mean, scale: of each feature on the data that it was fitted on.
         weights, bias: of the standardised features, log-odds.
         accept_from: the operating point: a box of less confidence is answered NOT_FOUND. It refuses REFUSED_RIGHT of the
-            right boxes it was fitted on (of those with a thought, where there are any: the others look surer), and never a
-            box that is likelier right than wrong.
+            right boxes it was fitted on, of none of their splits more (of those with a thought, where there are any: the
+            others look surer), and never a box that is likelier right than wrong.
         samples: the number of answers that voted when it was fitted; it holds for that number only.
         fitted_on: rows, share of right boxes, and the data's sha256, for the record.
     """
@@ -78,12 +79,18 @@ class LogisticCalibration:
 
 
 def fit(
-    rows: Sequence[Mapping[str, float]], right: ArrayLike, *, samples: int, fitted_on: dict[str, Any]
+    rows: Sequence[Mapping[str, float]],
+    right: ArrayLike,
+    *,
+    samples: int,
+    fitted_on: dict[str, Any],
+    splits: Sequence[str] = (),
 ) -> LogisticCalibration:
     """Fit a map.
 
     Args:
         rows: evidence of answers with a box. right: [N] whether each has IoU >= 0.5.
+        splits: [N] which split each is of: where the extent of things is hard to tell, right boxes are less sure.
 
     Raises:
         InputError: too few answers, or all of them right or wrong.
@@ -113,7 +120,9 @@ def fit(
             break
     with_thought = (y > 0) & np.array([not row["thought_left_out"] for row in rows])
     counted = with_thought if with_thought.any() else y > 0
-    sure = np.quantile(_sigmoid(design @ theta)[counted], REFUSED_RIGHT)
+    confidence, names = _sigmoid(design @ theta), np.array(splits or [""] * len(y))
+    parts = [counted, *(counted & (names == name) for name in dict.fromkeys(splits))]
+    sure = min(np.quantile(confidence[p], REFUSED_RIGHT) for p in parts if p is counted or p.sum() >= MIN_RIGHT)
     return LogisticCalibration(
         method=METHOD,
         features=FEATURES,

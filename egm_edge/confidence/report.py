@@ -21,6 +21,7 @@ SURE = 0.5
 SHOWN = {
     "share_right_of_boxes": "right", "ece": "ECE", "aurc": "AURC",
     "aurc_mean_log_probability": "AURC of mean log-probability", "wrongly_not_found": "there: not found",
+    "right_turned_down": "right, turned down",
     "ambiguous": "ambiguous", "false_positives": "negatives: found",
     "false_positives_of_confidence_0.5": "of confidence >= 0.5", "ambiguous_negatives": "ambiguous",
 }  # fmt: skip
@@ -38,7 +39,12 @@ def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -
     p = fitted.probabilities([[a.evidence[f] for f in FEATURES] for a in boxed]) if boxed else np.zeros(0)
     plain = np.array([a.evidence[MEAN_LOG_PROBABILITY] for a in boxed])
     there, negatives = [a for a in answered if a.there], [a for a in answered if not a.there]
-    false = sum(a.outcome is Outcome.FOUND for a in negatives)
+
+    def turned_down(answer: Answered) -> bool:
+        return bool(answer.evidence) and fitted(answer.evidence) < fitted.accept_from
+
+    false = sum(a.outcome is Outcome.FOUND and not turned_down(a) for a in negatives)
+    right = [a for a in boxed if a.right]
     sure = sum(bool(a.evidence) and fitted(a.evidence) >= SURE for a in negatives)
     return {
         "name": name,
@@ -53,7 +59,8 @@ def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -
         "false_positives": _share(false, len(negatives)),
         "false_positives_ci95": list(wilson(false, len(negatives))),
         "false_positives_of_confidence_0.5": _share(sure, len(negatives)),
-        "wrongly_not_found": _share(sum(a.outcome is Outcome.NOT_FOUND for a in there), len(there)),
+        "wrongly_not_found": _share(sum(a.outcome is Outcome.NOT_FOUND or turned_down(a) for a in there), len(there)),
+        "right_turned_down": _share(sum(map(turned_down, right)), len(right)),
         "ambiguous": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in there), len(there)),
         "ambiguous_negatives": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in negatives), len(negatives)),
         "reliability": [[b.count, round(b.confidence, 4), round(b.accuracy, 4)] for b in reliability(p, y)],

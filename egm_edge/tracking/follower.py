@@ -24,6 +24,7 @@ class Prediction:
         seconds: since the last frame.
         unseen_s: up to the last frame, since the object was last believed to be seen; 0 when it was seen in that frame.
         lost: whether the track is LOST.
+        steady: whether its own velocity has foretold where it went.
     """
 
     carried: Similarity
@@ -31,6 +32,7 @@ class Prediction:
     seconds: float
     unseen_s: float
     lost: bool
+    steady: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +43,14 @@ class Sighting:
         pose: there.
         probability: 0-1, that the box there has IoU >= 0.5 with the true one.
         partly_hidden: something is in front of it; its motion is measured badly.
+        stands_out: it was recognised so surely until now that what does not look like it is not it.
         visible_part: outline of what can be seen of it, where that is less than all and is known.
     """
 
     pose: Similarity
     probability: float
     partly_hidden: bool = False
+    stands_out: bool = False
     visible_part: Outline | None = None
 
 

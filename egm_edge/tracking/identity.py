@@ -15,7 +15,7 @@ MIN_RESPONSE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """To the first look: log of the response of its filter, 1 at the first look itself, and the correlation of its pixels."""
+    """Log of the response of the filter that learns, 1 at the first look, and the correlation with the first look's pixels."""
 
     log_response: float
     correlation: float
@@ -25,25 +25,23 @@ class Likeness:
         return Likeness(math.log(max(response, MIN_RESPONSE)), correlation)
 
 
-class Identity:
-    """One thing's usual likeness to its first look."""
+MOST_FALL = Likeness(1.5, 1.0)
 
-    # Logit per fall beyond a usual one: by logistic regression of IoU >= 0.5 on six sequences with made absences,
-    # then from 36 settings, by absences missed and boxes LOST while right on these six.
-    RESPONSE_WEIGHT, USUAL_RESPONSE_FALL = 10.0, 0.45
-    CORRELATION_WEIGHT, USUAL_CORRELATION_FALL = 6.0, 0.4
+
+class Identity:
+    """One thing's usual likeness."""
 
     def __init__(self) -> None:
         self._usual: Likeness | None = None
         self._times = 0
 
-    def doubt(self, seen: Likeness) -> float:
-        """What has to be added to the logit of being right because it may be something else; 0 or below."""
-        if self._usual is None:
-            return 0.0
-        response = seen.log_response - self._usual.log_response + self.USUAL_RESPONSE_FALL
-        correlation = seen.correlation - self._usual.correlation + self.USUAL_CORRELATION_FALL
-        return self.RESPONSE_WEIGHT * min(0.0, response) + self.CORRELATION_WEIGHT * min(0.0, correlation)
+    def fall(self, seen: Likeness) -> Likeness:
+        """How far below the usual one it is, 0 or less, and no more than what proves that it is something else."""
+        usual = self._usual or seen
+        return Likeness(
+            max(-MOST_FALL.log_response, min(0.0, seen.log_response - usual.log_response)),
+            max(-MOST_FALL.correlation, min(0.0, seen.correlation - usual.correlation)),
+        )
 
     def remember(self, seen: Likeness) -> None:
         """Take one that is believed into the usual."""

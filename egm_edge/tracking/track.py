@@ -20,7 +20,10 @@ from egm_edge.tracking.tracked import TrackedBox, TrackState
 
 VELOCITY_MEMORY, HIDDEN_VELOCITY_MEMORY = 0.55, 0.9  # of one frame
 COAST_DECAY_S = 0.5
-COAST_BELOW = 0.15
+COAST_BELOW = 0.1
+STEADY = 0.2  # of the way it goes in a frame: a velocity that errs by less is gone on by where nothing is seen
+AT_REST_PX, FIRST_ERROR_PX = 0.2, 0.5
+CLEARLY_SEEN = 0.8
 QUALITY_PACE = 0.4  # of one frame: one good or bad frame proves little
 USUAL_PACE = 0.1
 FOUND_AGAIN = 0.5
@@ -57,6 +60,7 @@ class Track:
         self._box, self._amodal_box = box, amodal_box
         self._velocity = 0j  # small pixels per second, relative to the background
         self._turn_rate = 0.0  # radians per second
+        self._way, self._error = 0.0, FIRST_ERROR_PX  # small pixels a frame: gone of itself, foretold wrongly
         self._seen_ns = self._looked_ns = grounded_stamp_ns
         self._visible_part: Outline | None = None
         self._follower: Follower | None = None
@@ -124,7 +128,8 @@ class Track:
         turn = self._carried.turn * cmath.exp(1j * self._turn_rate * seconds)
         expected = Similarity(turn, self._carried.shift + self._velocity * seconds)
         if look:
-            self._look(frame, Prediction(self._carried, expected, seconds, unseen_s, self._state is TrackState.LOST))
+            lost, steady = self._state is TrackState.LOST, self._error < max(AT_REST_PX, STEADY * self._way)
+            self._look(frame, Prediction(self._carried, expected, seconds, unseen_s, lost, steady))
         else:
             self._pose = expected
             self._state = TrackState.LOST if self._state is TrackState.LOST else TrackState.PROPAGATED
@@ -137,7 +142,7 @@ class Track:
         probability = min(self._most_quality, sighting.probability)
         self._quality += QUALITY_PACE * (probability - self._quality)
         self._usual_quality += USUAL_PACE * (self._quality - self._usual_quality)
-        if probability >= COAST_BELOW:
+        if probability >= COAST_BELOW or not (prediction.steady or sighting.stands_out):
             self._follow(sighting, prediction)
         else:
             self._pose = prediction.expected
@@ -157,8 +162,11 @@ class Track:
             self._velocity, self._turn_rate = 0j, 0.0
         elif seconds > 0:
             keep = HIDDEN_VELOCITY_MEMORY if sighting.partly_hidden else VELOCITY_MEMORY
-            measured = (sighting.pose.shift - carried.shift) / seconds
-            self._velocity = keep * self._velocity + (1 - keep) * measured
+            way = sighting.pose.shift - carried.shift
+            if sighting.probability > CLEARLY_SEEN and not sighting.partly_hidden:
+                self._way += USUAL_PACE * (abs(way) - self._way)
+                self._error += USUAL_PACE * (abs(sighting.pose.shift - prediction.expected.shift) - self._error)
+            self._velocity = keep * self._velocity + (1 - keep) * way / seconds
             turned_rad = cmath.phase(sighting.pose.turn / carried.turn)
             self._turn_rate = keep * self._turn_rate + (1 - keep) * turned_rad / seconds
         self._pose = sighting.pose

@@ -91,6 +91,17 @@ def test_the_operating_point_gives_up_one_right_box_in_a_hundred(fitted: Logisti
     assert refused[~right].mean() > 0.1
 
 
+def test_the_operating_point_gives_up_no_more_of_a_split_that_is_less_sure() -> None:
+    rows, right, _ = drawn(4000)
+    less_sure = np.array([row[FEATURES[0]] for row in rows]) < -0.7
+    splits = ["hidden" if low else "plain" for low in less_sure]
+    together, apart = (fit(rows, right, samples=1, fitted_on={}, splits=names) for names in ((), splits))
+    hidden = [row for row, low, good in zip(rows, less_sure, right, strict=True) if low and good]
+    shares = [np.mean([m(row) < m.accept_from for row in hidden]) for m in (together, apart)]
+    assert shares[0] > 0.03 and shares[1] == pytest.approx(0.01, abs=0.005)
+    assert apart.weights == together.weights
+
+
 @pytest.mark.parametrize(
     ("label", "expression", "expected"),
     [

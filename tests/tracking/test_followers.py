@@ -153,9 +153,10 @@ def test_what_takes_the_place_of_a_thing_is_not_taken_for_it() -> None:
 def test_a_likeness_is_held_against_the_usual_one() -> None:
     identity = Identity()
     poor = Likeness.of(0.2, 0.4)
-    assert identity.doubt(poor) == 0.0, "nothing is usual yet"
+    nothing = Likeness(0.0, 0.0)
+    assert identity.fall(poor) == nothing, "nothing is usual yet"
     for _ in range(5):
         identity.remember(poor)
-    assert identity.doubt(poor) == identity.doubt(Likeness.of(1.0, 1.0)) == 0.0
-    assert identity.doubt(Likeness.of(0.05, 0.4)) < -2
-    assert identity.doubt(Likeness.of(0.2, -0.4)) < -2
+    assert identity.fall(poor) == identity.fall(Likeness.of(1.0, 1.0)) == nothing
+    assert identity.fall(Likeness.of(0.05, 0.4)).log_response < -1
+    assert identity.fall(Likeness.of(0.2, -0.4)).correlation < -0.7

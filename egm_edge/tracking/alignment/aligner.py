@@ -13,8 +13,7 @@ from egm_edge.tracking.alignment.extent import Extent, Outline, outline
 from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.similarity import Similarity
 
-SURE_FIT = 0.94  # of quality: on real footage 98 % of such fits have IoU >= 0.5
-SEPARATE_FIT = 0.8  # the same, of an object that stands out from its surroundings: its outline holds it
+SURE_FIT, BELIEVABLE_FIT = 0.94, 0.8  # of quality
 MAX_SCALE = 6.0
 REFRESH_FIT, REFRESH_FRAMES = 0.85, 5
 SURE_AGREEMENT = 0.85  # of what is visible, where something known to be foreign hides the rest
@@ -31,25 +30,24 @@ class Aligner:
     """One object's grounded look and outline.
 
     Args:
-        look: the object as it was grounded.
+        look: the object as it was grounded; it stands out from its surroundings (`separate`): its outline holds it, and
+            what is in front of it can be told.
     """
 
     def __init__(self, look: Appearance) -> None:
         self.look = look
-        self.extent = Extent(look.half_wh, outline(look.silhouette, look.step) if look.distinct else None)
+        self.extent = Extent(look.half_wh, outline(look.silhouette, look.step))
         self._steady_scale = 1.0
         self._recent: Appearance | None = None
         self._accepted = 0
 
     def believable(self, fit: Fit) -> bool:
         """Whether a fit is right for all that is known."""
-        needed = SEPARATE_FIT if self.look.separate else SURE_FIT
-        return fit.quality >= needed and 1 / MAX_SCALE < fit.pose.scale < MAX_SCALE
+        return fit.quality >= BELIEVABLE_FIT and 1 / MAX_SCALE < fit.pose.scale < MAX_SCALE
 
     def half_hidden(self, fit: Fit) -> bool:
         """Whether the rest of the object fits, behind something that is neither it nor its surroundings."""
-        covered = self.look.separate and fit.hidden > COVERED
-        return covered and fit.agreement > SURE_AGREEMENT and fit.quality > MIN_HIDDEN_QUALITY
+        return fit.hidden > COVERED and fit.agreement > SURE_AGREEMENT and fit.quality > MIN_HIDDEN_QUALITY
 
     def accept(self, frame: SmallFrame, fit: Fit) -> Outline | None:
         """Remember scale and look; returns the outline of what is visible where less than all of it is."""
@@ -57,7 +55,7 @@ class Aligner:
         self._steady_scale = max(scale, self._steady_scale * (scale / self._steady_scale) ** SCALE_PACE)
         self._accepted += 1
         clear = fit.quality >= REFRESH_FIT and fit.visible > MOSTLY_VISIBLE
-        if self.look.separate and clear and self._accepted >= REFRESH_FRAMES:
+        if clear and self._accepted >= REFRESH_FRAMES:
             self._recent, self._accepted = Appearance(frame, fit.pose, self.look.half_wh, like=self.look), 0
         if fit.hidden <= COVERED or not self.extent.known:
             return None
@@ -78,8 +76,6 @@ class Aligner:
         shrinks, the table comes to light. A slow memory of the scale makes enough of it visible.
         """
         free = look.align(frame, start)
-        if not look.separate:  # what is foreign cannot be told
-            return free
         turned = free.pose.turn / start.turn
         grown, angle_rad = math.log(max(1e-6, abs(turned))), abs(cmath.phase(turned))
         jump = abs(grown) + angle_rad

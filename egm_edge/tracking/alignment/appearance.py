@@ -30,6 +30,7 @@ CONVERGED_STEPS = 0.04
 NOISE_LEVELS = 5.0  # grey levels that two pictures of one thing may differ by
 MIN_CONTRAST = 2.0
 SEPARATE = 3.0  # of the surroundings' spread; tabletops have 5 to 20, real footage 0.5 to 3
+ALIKE = 0.02  # of the surroundings: of no other colours than the object; a flat thing on a pattern has 0, real footage 0.03 to 1
 FAR_PENALTY = 0.15
 SHIFT_ONLY = np.array([0, 1, 4, 5])
 ALL_UNKNOWNS = np.arange(6)
@@ -103,11 +104,13 @@ class Appearance:
             self._outside = np.median(ground, 0)
             # On a patterned table nearly everything may be table.
             self._outside_spread = float(np.percentile(np.abs(ground - self._outside).max(1), 85))
+            apart = self.apart > SEPARATE * self._outside_spread
+            self.separate = self.distinct and (apart or _share_alike(self.pixels, self.silhouette, around) < ALIKE)
         else:
             self.axis, self.zero, self.apart = like.axis, like.zero, like.apart
             self.silhouette, self.distinct = like.silhouette & valid, like.distinct
             self._outside, self._outside_spread = like._outside, like._outside_spread
-        self.separate = self.distinct and self.apart > SEPARATE * self._outside_spread
+            self.separate = like.separate
         self._planes = _planes(taken)
         self._brightness = _sum_of(self._planes) + 1.0
         self.patch = self._along_axis(taken)
@@ -206,6 +209,11 @@ class Appearance:
             pose, agreement, visible, fitting, foreign, hidden, _correlation(self.patch, line, self._weights * valid)
         )
 
+    def likeness(self, frame: SmallFrame, pose: Similarity) -> float:
+        """Correlation of all its pixels with the frame's at a pose, -1 to 1."""
+        taken, valid = sample(frame, pose, self.size, self.step)
+        return _correlation(self.patch, self._along_axis(taken), self._weights * valid)
+
     def _off_table(self, planes: Floats) -> Floats:
         """How far colours [C, h, w] are from the surroundings', in light or in shadow, grey levels, [h, w]."""
         outside = self._outside[:, None, None]
@@ -236,6 +244,12 @@ class Appearance:
         row, column = divmod(int(np.argmax(scores)), scores.shape[1])
         offset = complex((column - reach) * step, (row - reach) * step)
         return Similarity(around.turn, around(offset)), float(scores[row, column])
+
+
+def _share_alike(pixels: Floats, own: Mask, around: Mask) -> float:
+    """Part of the surroundings that is no farther from the object's middle colour than most of the object, 0-1."""
+    away = np.linalg.norm(pixels - np.median(pixels[own], 0), axis=2)
+    return float((away[around] < max(3 * NOISE_LEVELS, float(np.percentile(away[own], 85)))).mean())
 
 
 def _planes(pixels: NDArray[np.uint8]) -> Floats:

@@ -38,7 +38,7 @@ class Detection:
 
     Attributes:
         pose: there.
-        first_look: response of the filter of the first look there, 1 at the first look itself.
+        first_look, running: responses there of the filter of the first look and of the one that learns, 1 at the first look.
         colour: mean likelihood of the object's colours in the box there, 0-1.
         offset: from the window's centre, cells (x, y).
         pixels, spectra: the window, for learning.
@@ -46,6 +46,7 @@ class Detection:
 
     pose: Similarity
     first_look: float
+    running: float
     colour: float
     offset: tuple[float, float]
     pixels: Pixels
@@ -92,8 +93,8 @@ class ObjectFilter:
         by_colour = self._colours.respond(pixels, CELLS)
         peak = dcf.find_peak((1 - COLOUR_SHARE) * by_shape + COLOUR_SHARE * by_colour)
         pose = Similarity(about.turn, about(complex(peak.x, peak.y) * self._cell))
-        first_look = dcf.height_near(first, peak.at)
-        return Detection(pose, first_look, float(by_colour[peak.at]), (peak.x, peak.y), pixels, spectra)
+        heights = dcf.height_near(first, peak.at), dcf.height_near(running, peak.at)
+        return Detection(pose, *heights, float(by_colour[peak.at]), (peak.x, peak.y), pixels, spectra)
 
     def by_flow(self, frame: SmallFrame, pose: Similarity) -> Similarity | None:
         """Where the object's points have gone since the previous frame; None where they cannot be followed, or rest."""
@@ -126,17 +127,18 @@ class ObjectFilter:
         """Learn how the object looks now; `seen` near the window's centre saves taking the window again.
 
         Returns:
-            Response of the filter of the first look there, 1 at the first look itself.
+            Response there of what was learnt before, 1 at the first look itself.
         """
         if seen is not None and max(abs(seen.offset[0]), abs(seen.offset[1])) <= REUSE_CELLS:
             pixels, spectra = seen.pixels, dcf.moved(seen.spectra, seen.offset)
         else:
             pixels, spectra = self._window(frame, pose)
         self._learnt_ns = frame.stamp_ns
+        response = dcf.height_near(dcf.respond(self._running[None], spectra)[0], (0, 0)) / self._peak
         newer = dcf.learn(spectra, self._label, self._mask)
         self._running = self._running + np.float32(RATE) * (newer - self._running)
         self._colours.learn(pixels, COLOUR_RATE)
-        return dcf.height_near(dcf.respond(self._first[None], spectra)[0], (0, 0)) / self._peak
+        return response
 
     def _window(self, frame: SmallFrame, pose: Similarity) -> tuple[Pixels, dcf.Spectra]:
         pixels = sample(frame, pose, (CELLS * CELL, CELLS * CELL), self._cell / CELL)[0]
