@@ -100,3 +100,17 @@ def test_a_frame_between_two_sizes_costs_in_between_and_a_larger_one_more_than_i
     assert cost.frame_ms(75) == 10.0 and cost.frame_ms(300) == 40.0
     assert 10.0 < cost.frame_ms(150) < 40.0
     assert cost.frame_ms(600) > 80.0
+
+
+def test_one_long_thought_is_no_reason_to_leave_out_all_that_follow() -> None:
+    """A cap of 96 tokens, of which the very first thought has more."""
+    cost = LatencyModel()
+    assert cost.long_thought_tokens == 96
+    cost.record_thought(96, 100.0, cut=True)
+    assert cost.long_thought_tokens == 96
+    for _ in range(19):
+        cost.record_thought(50, 50.0)
+    assert cost.long_thought_tokens == 50
+    for _ in range(5):
+        cost.record_thought(96, 100.0, cut=True)
+    assert cost.long_thought_tokens == 144

@@ -71,7 +71,7 @@ TINY_PNG = "data:image/png;base64,iVBORw0KGgo="
         (question(presence_penalty=1.5), 400, "unsupported", "presence_penalty"),
         (question(top_k=20, temperature=0.5), 400, "unsupported", "top_k"),
         (question(banana=1), 400, "unknown_field", "'banana'"),
-        (question() | {"model": None}, 400, "invalid_value", "model"),
+        (question() | {"model": 7}, 400, "invalid_value", "model"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

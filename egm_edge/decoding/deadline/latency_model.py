@@ -23,7 +23,8 @@ GROWTH_BEYOND = (
 )
 MORE_TOKENS = 0.2  # each further token of a step, in steps, until this machine was measured (4 tokens cost 1.6 steps)
 FIRST_GUESS_INTERRUPTION_MS = 1.0
-FIRST_GUESS_THINK_TOKENS = 64  # a model whose thoughts are longer is known after the first one
+FIRST_GUESS_THINK_TOKENS = 96
+FEW_THOUGHTS = 20  # among fewer, one long one is no reason to leave out all that follow
 CUT_THOUGHT_LONGER = 1.5
 FIRST_GUESS_FINISH_MS = 0.5
 
@@ -123,8 +124,9 @@ class LatencyModel:
 
     @property
     def long_thought_tokens(self) -> float:
-        """How long a thought is at its 90th percentile; a first guess while none was seen."""
-        return _high(tokens for tokens, _ in self._thoughts) if self._thoughts else FIRST_GUESS_THINK_TOKENS
+        """How long a thought is at its 90th percentile; first guesses stand for those that were not seen yet."""
+        guesses = [float(FIRST_GUESS_THINK_TOKENS)] * (FEW_THOUGHTS - len(self._thoughts))
+        return _high([*guesses, *(tokens for tokens, _ in self._thoughts)])
 
     @property
     def thought_ms(self) -> float:
