@@ -26,18 +26,18 @@ class Likeness:
 
 
 MOST_FALL = Likeness(1.5, 1.0)
+AT_FIRST = Likeness.of(0.4, 0.4)  # what hardly anything is less alike than a frame later: nothing is known of its own usual yet
 
 
 class Identity:
     """One thing's usual likeness."""
 
     def __init__(self) -> None:
-        self._usual: Likeness | None = None
-        self._times = 0
+        self._usual, self._times = AT_FIRST, 0
 
     def fall(self, seen: Likeness) -> Likeness:
         """How far below the usual one it is, 0 or less, and no more than what proves that it is something else."""
-        usual = self._usual or seen
+        usual = self._usual
         return Likeness(
             max(-MOST_FALL.log_response, min(0.0, seen.log_response - usual.log_response)),
             max(-MOST_FALL.correlation, min(0.0, seen.correlation - usual.correlation)),
@@ -46,7 +46,7 @@ class Identity:
     def remember(self, seen: Likeness) -> None:
         """Take one that is believed into the usual."""
         self._times += 1
-        before, pace = self._usual or seen, max(1 / self._times, USUAL_PACE)
+        before, pace = self._usual, max(1 / self._times, USUAL_PACE)
         self._usual = Likeness(
             before.log_response + pace * (seen.log_response - before.log_response),
             before.correlation + pace * (seen.correlation - before.correlation),

@@ -150,11 +150,20 @@ def test_what_takes_the_place_of_a_thing_is_not_taken_for_it() -> None:
     assert set(states[26:]) == {TrackState.LOST}
 
 
+def test_what_is_gone_on_the_frame_after_the_first_is_lost() -> None:
+    """Nothing is known yet of what is usual for it; what takes its place must not become it."""
+    noise = np.random.default_rng(7)
+    shots = [textured(1)[0], *(Shot(noise.integers(0, 255, (480, 640, 3), np.uint8), None) for _ in range(20))]
+    states = [tracked.state for _, tracked in follow(shots)]
+    assert set(states[-10:]) == {TrackState.LOST}
+
+
 def test_a_likeness_is_held_against_the_usual_one() -> None:
     identity = Identity()
     poor = Likeness.of(0.2, 0.4)
     nothing = Likeness(0.0, 0.0)
-    assert identity.fall(poor) == nothing, "nothing is usual yet"
+    assert identity.fall(Likeness.of(0.5, 0.6)) == nothing, "no usual one is known yet"
+    assert identity.fall(Likeness.of(0.02, 0.0)).log_response == -1.5
     for _ in range(5):
         identity.remember(poor)
     assert identity.fall(poor) == identity.fall(Likeness.of(1.0, 1.0)) == nothing
