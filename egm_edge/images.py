@@ -83,9 +83,7 @@ def load_image(source: PictureSource, color: str | None = None) -> NDArray[np.ui
     return load_picture(source, color).image_rgb
 
 
-def load_picture(
-    source: PictureSource, color: str | None = None, *, reduced_to: NeededWH | None = None
-) -> DecodedPicture:
+def load_picture(source: PictureSource, color: str | None = None, *, reduced_to: NeededWH | None = None) -> DecodedPicture:
     """As `load_image`, with the size of the original.
 
     Args:
@@ -253,9 +251,7 @@ def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | N
     """AVIF comes with newer Pillows, HEIC with the plugin pillow-heif, where it is installed."""
     brands = data[8:64]
     if not any(brand in brands for brand in (b"avif", b"avis", *_HEIC_BRANDS)):
-        raise InputError(
-            _FORMATS, f"{name}, a video by its first bytes", "give it a video's name, such as .mp4, or take a picture"
-        )
+        raise InputError(_FORMATS, f"{name}, a video by its first bytes", "give it a video's name, such as .mp4, or take a picture")
     wanted, plugin, hint = (
         ("AVIF", "PIL.AvifImagePlugin:AvifImageFile", "pip install 'pillow>=11.3', or convert it to JPEG")
         if b"avif" in brands or b"avis" in brands
@@ -265,9 +261,7 @@ def _iso_opener(data: bytes, name: str) -> Callable[[BinaryIO], Image.Image] | N
     try:
         opener: Callable[[BinaryIO], Image.Image] = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError):
-        raise InputError(
-            f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint
-        ) from None
+        raise InputError(f"a picture that Pillow reads here, or its {wanted} plugin", f"{name}, {wanted}", hint) from None
     return opener
 
 

@@ -41,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="egm data", description="Grounding data: check, convert, mirror, filter.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, *, rows: bool = True
-    ) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, *, rows: bool = True) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = verbs.add_parser(name, help=text)
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -58,20 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     convert = verb("convert", _convert, "read a public format, write rows", rows=False)
     convert.add_argument("source", type=Path, nargs="+", help="files, or folders of them")
     convert.add_argument("--kind", choices=sorted(SOURCES), required=True)
-    convert.add_argument(
-        "--split", choices=SPLITS, help="of every row (default: the source's own, else its file's name)"
-    )
-    convert.add_argument(
-        "--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all"
-    )
+    convert.add_argument("--split", choices=SPLITS, help="of every row (default: the source's own, else its file's name)")
+    convert.add_argument("--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all")
     convert.add_argument("--pictures", type=Path, metavar="DIR", help="where pictures inside a parquet are written")
     split = verb("split", _split, "one file a split, so that each can be named where it belongs")
     split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
     split.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="for train.jsonl, val.jsonl, ...")
     flip = verb("flip", _flip, "add mirrored copies of the rows that can be mirrored")
-    flip.add_argument(
-        "--any-language", action="store_true", help="mirror text that is not English too, words unchanged"
-    )
+    flip.add_argument("--any-language", action="store_true", help="mirror text that is not English too, words unchanged")
     leaks = verb("leaks", _leaks, "take out training rows whose picture an evaluation split holds")
     leaks.add_argument("--evaluation", type=Path, nargs="+", required=True, metavar="ROWS")
     difficulty = verb("filter", _filter, "hard but solvable rows and as many easy ones, for RL")
@@ -84,12 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     traces.add_argument("--ledger", type=Path, help="where every paid answer is kept (default: OUT.ledger.jsonl)")
     traces.add_argument("--concurrency", type=positive_int, default=16)
-    traces.add_argument(
-        "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens"
-    )
-    scenes = verb(
-        "scenes", _scenes, "write held-out tabletop scenes: pictures, and rows for `egm evaluate`", rows=False
-    )
+    traces.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    scenes = verb("scenes", _scenes, "write held-out tabletop scenes: pictures, and rows for `egm evaluate`", rows=False)
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
     suites = "easy,modal,amodal-occluded,negative"
     scenes.add_argument("--suites", default=suites, help="comma-separated; all: see the model card")

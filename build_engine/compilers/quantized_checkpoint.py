@@ -148,9 +148,7 @@ def take_original_settings(checkpoint: Checkpoint, out: Path) -> None:
         (out / INDEX).unlink()
     missing = sorted(set(checkpoint.names()) - {canonical_name(name) for name in names} - {"head.weight"})
     if missing:
-        raise BuildError(
-            f"every tensor of the original in {out}", f"no {missing[0]} (of {len(missing)})", "report this"
-        )
+        raise BuildError(f"every tensor of the original in {out}", f"no {missing[0]} (of {len(missing)})", "report this")
 
 
 def _with_dtype(values: Any, dtype: str) -> Any:

@@ -104,9 +104,7 @@ def _golden_parity(plan: CheckpointPlan, candidate: Bundle, gate: bool) -> dict[
         return parity
     checkpoint = plan.checkpoint
     lacking = build_gate.store_golden(candidate, checkpoint.directory, checkpoint.parameter_count())
-    return parity | (
-        {"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"}
-    )
+    return parity | ({"golden": f"none: {lacking}"} if lacking else {"verify_with": "egm verify BUNDLE --url http://HOST:PORT"})
 
 
 def _plain(request: BuildRequest, plan: CheckpointPlan, kind: ServerKind, manifest: dict[str, Any]) -> Bundle:

@@ -37,10 +37,9 @@ class Identity:
 
     def fall(self, seen: Likeness) -> Likeness:
         """How far below the usual one it is, 0 or less, and no more than what proves that it is something else."""
-        usual = self._usual
         return Likeness(
-            max(-MOST_FALL.log_response, min(0.0, seen.log_response - usual.log_response)),
-            max(-MOST_FALL.correlation, min(0.0, seen.correlation - usual.correlation)),
+            max(-MOST_FALL.log_response, min(0.0, seen.log_response - self._usual.log_response)),
+            max(-MOST_FALL.correlation, min(0.0, seen.correlation - self._usual.correlation)),
         )
 
     def remember(self, seen: Likeness) -> None:

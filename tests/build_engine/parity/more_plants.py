@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.exporters import graph, internvl3_vision, text_decoder
 from build_engine.exporters.vision_tower import TowerWriter
 from egm_edge import boxes, images, loaded_model, pixels
-from egm_edge.decoding import generate, sampler
+from egm_edge.decoding import generate
 from egm_edge.families import chat_template
-from tests.build_engine.parity.planted import ALL, INTERN, NANO, QWEN, Plant, wrap
+from tests.build_engine.parity.planted import ALL, INTERN, NANO, QWEN, Plant, sampled, wrap
 
 Patch = pytest.MonkeyPatch
 
@@ -122,14 +123,6 @@ def system_prompt_added(patch: Patch) -> None:
     wrap(patch, chat_template, "_render", lambda original, template, root: opening + original(template, root))
 
 
-def cool_sampling(patch: Patch) -> None:
-    def cool(original: Any, self: Any, *values: Any, **named: Any) -> None:
-        original(self, *values, **named)
-        self.temperature, self._rng = 0.01, np.random.default_rng(3)
-
-    wrap(patch, sampler.Sampler, "__init__", cool)
-
-
 def first_end_token_unheeded(patch: Patch) -> None:
     def unheeded(original: Any, self: Any) -> None:
         original(self)
@@ -167,7 +160,7 @@ MORE_PLANTS = (
     Plant("the thumbnail left out", "pixels", thumbnail_left_out, (INTERN,)),
     Plant("expressions in small letters", "prompt", expression_in_small_letters, (NANO, INTERN)),
     Plant("a system prompt", "prompt", system_prompt_added, (NANO,)),
-    Plant("sampling at a temperature of 0.01", "text", cool_sampling, ALL),
+    Plant("sampling at a temperature of 0.01", "text", partial(sampled, temperature=0.01), ALL),
     Plant("an end token that is not heeded", "text", first_end_token_unheeded, (NANO, INTERN)),
     Plant("a reply's last token lost", "text", last_token_lost, (NANO,)),
     Plant("boxes in 999ths", "text", thousandths_of_999, (NANO, INTERN)),

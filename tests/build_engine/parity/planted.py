@@ -77,12 +77,12 @@ def angle_one_step_behind(patch: Patch) -> None:
     wrap(patch, KvCache, "binding", behind)
 
 
-def sampled(patch: Patch) -> None:
+def sampled(patch: Patch, temperature: float = 0.9) -> None:
     from egm_edge.decoding import sampler
 
     def hot(original: Any, self: Any, *values: Any, **named: Any) -> None:
         original(self, *values, **named)
-        self.temperature, self._rng = 0.9, np.random.default_rng(3)
+        self.temperature, self._rng = temperature, np.random.default_rng(3)
 
     wrap(patch, sampler.Sampler, "__init__", hot)
 
