@@ -1,6 +1,6 @@
 """augment: what a camera, a table and a distance do to a picture, on top of what its scene draws. Knows nothing of queries.
 
-Boxes follow where the picture moves. Hue turns by 20 degrees at most: a colour keeps its word by what stands beside it.
+Boxes follow where the picture moves. Hue turns by 26 degrees at most: a colour keeps its word by what stands beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from egm_edge.synthetic.sample import between
 from egm_edge.synthetic.tabletops import COUNT, HELD_OUT, SIDE, texture
 
 Image = NDArray[np.uint8]
-_HUE = 10  # of 180
+_HUE = 13  # of 180
 
 
 def cloth(rng: random.Random, width_px: int, height_px: int) -> NDArray[np.float32]:
@@ -92,8 +92,8 @@ def camera(image: Image, rng: random.Random) -> Image:
         gain, gamma = between(rng, 0.75, 1.2), between(rng, 0.75, 1.3)
         ramp = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
         image = cv2.LUT(image, ramp).astype(np.uint8, copy=False)
-    if rng.random() < 0.3:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(between(rng, 20, 80))]
+    if rng.random() < 0.4:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(between(rng, 20, 70))]
         image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
     return image
 
