@@ -18,14 +18,14 @@ from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
 from training.errors import SettingError
 from training.rewards.registry import make_reward
-from training.typed_yaml import KeepsResult, Section, Share, load_yaml, result_settings
+from training.typed_yaml import KeepsResult, SettingsSection, Share, load_yaml, result_settings
 
 CONFIGS = Path(__file__).parent / "configs"
 TaskName = Literal["modal", "amodal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings(Section):
+class ModelSettings(SettingsSection):
     """The checkpoint to start from.
 
     Attributes:
@@ -47,7 +47,7 @@ class ModelSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings(Section):
+class LoraSettings(SettingsSection):
     """Low-rank adapters instead of full training; merged into the weights at the end. rank 0 turns them off."""
 
     rank: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -56,7 +56,7 @@ class LoraSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSettings(Section):
+class DataSettings(SettingsSection):
     """Rows (jsonl as `egm data convert` writes it) and the root of their pictures.
 
     `train` may only hold rows of split `train`, `validation` only of `val`; test splits are for the final evaluation alone.
@@ -68,7 +68,7 @@ class DataSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimSettings(Section):
+class OptimSettings(SettingsSection):
     """AdamW and its schedule. `warmup_steps` wins over `warmup_ratio` when it is set."""
 
     learning_rate: Share
@@ -81,7 +81,7 @@ class OptimSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings(Section):
+class RunSettings(SettingsSection):
     """How long, how wide, and what is kept.
 
     Attributes:
@@ -124,7 +124,7 @@ class RunSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftConfig(Section):
+class SftConfig(SettingsSection):
     """Supervised fine-tuning on reasoning and answer.
 
     Attributes:
@@ -141,7 +141,7 @@ class SftConfig(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingSettings(Section):
+class SamplingSettings(SettingsSection):
     """How rollouts are drawn. `top_k` 0 is off."""
 
     generations: Annotated[int, Field(ge=2)] = 16
@@ -152,7 +152,7 @@ class SamplingSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossSettings(Section):
+class LossSettings(SettingsSection):
     """The policy loss.
 
     Attributes:
@@ -171,7 +171,7 @@ class LossSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutSettings(Section):
+class RolloutSettings(SettingsSection):
     """What generates: "transformers" anywhere, "vllm" on GPUs (its own package; must be installed).
 
     Attributes:
@@ -193,7 +193,7 @@ class RolloutSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrpoConfig(Section):
+class GrpoConfig(SettingsSection):
     """Group-relative policy optimisation with verifiable rewards.
 
     Attributes:

@@ -47,7 +47,7 @@ class ConfigError(InputError):
         super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "correct the lines named")
 
 
-class Section:
+class SettingsSection:
     """What a dataclass of settings inherits: no keys but its own, no conversions. It may raise a SettingError."""
 
     __slots__ = ()
@@ -58,7 +58,7 @@ def load_yaml(kind: type[T], path: Path, overrides: Mapping[str, str] | None = N
     """Read one file.
 
     Args:
-        kind: a Section.
+        kind: a SettingsSection.
         overrides: dotted key -> YAML text, as given on a command line; they win over the file.
 
     Raises:
@@ -128,11 +128,12 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.MappingNode):
             found: dict[str, Any] = {}
             for name_node, value_node in node.value:
-                name, line = str(getattr(name_node, "value", "")), name_node.start_mark.line + 1
-                self.lines[(*key, name)] = line
+                name = str(getattr(name_node, "value", ""))
+                inner: Key = (*key, name)
+                self.lines[inner] = name_node.start_mark.line + 1
                 if name in found:
-                    self._refuse(line, "each key once", f"{_dotted((*key, name))} again")
-                found[name] = self.plain(value_node, (*key, name))
+                    self._refuse(self.lines[inner], "each key once", f"{_dotted(inner)} again")
+                found[name] = self.plain(value_node, inner)
             return found
         if isinstance(node, yaml.SequenceNode):
             return [self.plain(item, (*key, i)) for i, item in enumerate(node.value)]

@@ -13,14 +13,14 @@ from egm_edge.synthetic.queries import KINDS
 from training.errors import SettingError
 from training.nano.build import NanoShape
 from training.rewards.registry import make_reward
-from training.typed_yaml import Section, Share, load_yaml
+from training.typed_yaml import SettingsSection, Share, load_yaml
 
 MOST_OBJECTS = 9
 _HINT = "correct the keys named"
 
 
 @dataclass(frozen=True, slots=True)
-class Grpo(Section):
+class Grpo(SettingsSection):
     """How a stage learns from its own answers.
 
     Attributes:
@@ -48,7 +48,7 @@ class Grpo(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingStage(Section):
+class TrainingStage(SettingsSection):
     """One stretch of training with its own budget.
 
     Attributes:
@@ -111,7 +111,7 @@ class TrainingStage(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class RunConfig(Section):
+class RunConfig(SettingsSection):
     """One training run: a directory of its own.
 
     Attributes:
@@ -138,7 +138,7 @@ class RunConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPlan(Section):
+class TrainingPlan(SettingsSection):
     """What `egm train nano` does: runs in order, then the comparison of its arms.
 
     Attributes:
