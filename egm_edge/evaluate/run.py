@@ -18,7 +18,6 @@ from egm_edge.data.pictures import require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.metrics import iou_rows
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.grounding import Grounding
 from egm_edge.images import load_image
@@ -98,11 +97,11 @@ def data_identity(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 def record_of(row: Row, image_wh: tuple[int, int], box: Box | None, **answer: Any) -> Record:
     """The record of a row's answer, its IoU worked out. Args: answer: what else a Record holds."""
-    found = box.xyxy if box else None
-    iou = None if row.box is None else float(iou_rows([found or [np.nan] * 4], [row.box.xyxy])[0])
+    iou = None if row.box is None else box.iou(row.box) if box else 0.0
     return Record(
         id=row.id, dataset=row.dataset, split=row.split, kind=row.kind, task=row.task.value, image=row.image,
-        image_wh=image_wh, expression=row.expression, target=row.box.xyxy if row.box else None, box=found, iou=iou, **answer,
+        image_wh=image_wh, expression=row.expression, target=row.box.xyxy if row.box else None,
+        box=box.xyxy if box else None, iou=iou, **answer,
     )  # fmt: skip
 
 
