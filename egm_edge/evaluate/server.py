@@ -6,6 +6,7 @@ refuses by itself is: it counts as an answer without a box, under the outcome RE
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -115,8 +116,9 @@ def evaluate_server(
     try:
         _collect(results, len(missing), log, concurrency, len(rows) * len(budgets.values), on_record)
     finally:
-        while not jobs.empty():  # what nobody has begun stays undone
-            jobs.get()
+        with contextlib.suppress(queue.Empty):  # what nobody has begun stays undone
+            while True:
+                jobs.get_nowait()  # a worker may take the last one at any moment: to wait for it would be for ever
 
 
 def _work(
