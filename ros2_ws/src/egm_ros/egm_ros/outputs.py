@@ -18,6 +18,7 @@ from vision_msgs.msg import Detection2DArray
 from egm_edge.tracking import TrackState
 from egm_ros.annotator import Annotator, drawable, encode_picture
 from egm_ros.counters import Count, Counters
+from egm_ros.latency import smoothed_rate
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import (
     LOOKED_EVERYWHERE,
@@ -33,7 +34,6 @@ from egm_ros.settings import Settings
 from egm_ros.standard_messages import to_image
 from egm_ros.track_propagator import TrackedAnswer
 
-RATE_SMOOTHING = 0.05
 STOP_S = 0.3
 
 
@@ -98,8 +98,7 @@ class Outputs:
     def tracked(self, frame: CameraFrame, tracked: tuple[TrackedAnswer, ...]) -> None:
         """Everything that is tracked, at one frame; called at camera rate."""
         now_s, now_ns = time.monotonic(), self._now_ns()
-        self.rate_hz += RATE_SMOOTHING * (1 / max(1e-3, now_s - self._last_s) - self.rate_hz)
-        self._last_s = now_s
+        self.rate_hz, self._last_s = smoothed_rate(self.rate_hz, now_s - self._last_s), now_s
         self._detections_thread.newest(lambda: self._detections.publish(to_tracked_detections(tracked, frame)))
         # What is GROUNDED on this very frame was published as the answer it is.
         carried = [one for one in tracked if one.tracked.state is not TrackState.GROUNDED]
