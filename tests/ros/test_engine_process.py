@@ -53,8 +53,6 @@ class Bench:
         return self.engine.ground(
             frame or self.frame(),
             Request("r", expression, Task.MODAL, None if left_s is None else time.monotonic() + left_s),
-            max_new_tokens=None,
-            max_think_tokens=None,
             should_stop=should_stop,
             on_progress=on_progress,
         )

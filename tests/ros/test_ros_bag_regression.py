@@ -18,6 +18,7 @@ from ament_index_python.packages import get_package_share_directory
 from conftest import REPOSITORY
 from egm_interfaces.msg import GroundedObject
 from egm_ros.replay_bag import Bag, BagMessage, read_bag
+from egm_ros.standard_messages import to_box
 from golden_boxes import GOLDEN, STREAM, frames
 from rclpy.serialization import serialize_message
 from ros_client import Client, until
@@ -45,11 +46,6 @@ def independent_typestore() -> Any:
             types |= get_types_from_msg(path.read_text(), f"{package}/msg/{path.stem}")
     store.register(types)
     return store
-
-
-def to_box(bbox: Any) -> Box:
-    x, y, w, h = bbox.center.position.x, bbox.center.position.y, bbox.size_x, bbox.size_y
-    return Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
 def to_ns(stamp: Any) -> int:

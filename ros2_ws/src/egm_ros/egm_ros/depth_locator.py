@@ -27,13 +27,13 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from egm_edge.boxes import Box
 from egm_edge.draw import PALETTE
 from egm_edge.errors import EgmError, InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
 from egm_ros.parameter_fields import START_UP, require_valid, setting
 from egm_ros.parameters import ParameterSettings
 from egm_ros.process import StopRequest, fail, spin_node, start_node
+from egm_ros.standard_messages import to_box
 from egm_ros.times import nanoseconds
 from egm_ros.warnings_by_kind import WarningsByKind
 
@@ -170,10 +170,8 @@ class DepthLocator(Node):
 
     def _locate(self, depth_m: NDArray[np.float32], detection: Detection2D) -> MetricBox | None:
         assert self._camera is not None
-        bbox = detection.bbox
-        x, y, w, h = bbox.center.position.x, bbox.center.position.y, bbox.size_x, bbox.size_y
         try:
-            box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+            box = to_box(detection.bbox)
         except InputError as error:
             self._warn("detection", f"detection refused: {error}")
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from egm_edge.tracking import TrackState
-from egm_ros.annotator import Annotator, drawable, encode_picture
+from egm_ros.annotator import Annotator, drawable
 from egm_ros.counters import Count, Counters
 from egm_ros.latency import smoothed_rate
 from egm_ros.mailbox import CameraFrame
@@ -31,7 +30,7 @@ from egm_ros.messages import (
 from egm_ros.publishing import PublishingThread
 from egm_ros.requests import Answer
 from egm_ros.settings import Settings
-from egm_ros.standard_messages import to_image
+from egm_ros.standard_messages import to_compressed, to_image
 from egm_ros.track_propagator import TrackedAnswer
 
 STOP_S = 0.3
@@ -123,9 +122,9 @@ class Outputs:
         if self._annotated.get_subscription_count() > 0:
             self._annotated.publish(to_image(rgb, "rgb", header))
         if self._annotated_compressed.get_subscription_count() > 0:
-            compressed = CompressedImage(header=header, format=f"rgb8; {settings.annotated_format} compressed bgr8")
-            compressed.data = array.array("B", encode_picture(rgb, settings))
-            self._annotated_compressed.publish(compressed)
+            kind = settings.annotated_format
+            level = settings.annotated_png_level if kind == "png" else settings.annotated_jpeg_quality
+            self._annotated_compressed.publish(to_compressed(rgb, "rgb", header, file_format=kind, level=level))
         self._counters.add(Count.ANNOTATED_IMAGES)
 
 

@@ -9,7 +9,6 @@ frame carry the same stamp.
 
 from __future__ import annotations
 
-import array
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -31,7 +29,7 @@ from egm_ros.parameters import ParameterSettings
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
 from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.settings import RELIABILITIES
-from egm_ros.standard_messages import to_detection, to_image
+from egm_ros.standard_messages import to_compressed, to_detection, to_image
 
 PLUMB_BOB = "plumb_bob"
 
@@ -125,7 +123,8 @@ class SimulatedCamera(Node):
         if self._image is not None:
             self._image.publish(to_image(picture.array, picture.color, header))
         if self._compressed is not None:
-            self._compressed.publish(to_compressed(picture, self._settings.jpeg_quality, header))
+            quality = self._settings.jpeg_quality
+            self._compressed.publish(to_compressed(picture.array, picture.color, header, level=quality))
 
     def destroy_node(self) -> None:
         if self._source is not None:
@@ -145,14 +144,6 @@ def _open(given: CameraSettings) -> PictureSource:
         "webcam": lambda: VideoSource(given.device, size),
     }
     return makers[given.source]()
-
-
-def to_compressed(picture: SourcePicture, jpeg_quality: int, header: Header) -> CompressedImage:
-    bgr = picture.array if picture.color == "bgr" else cv2.cvtColor(picture.array, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
-    message.data = array.array("B", jpeg.tobytes())
-    return message
 
 
 def to_camera_info(size_wh: Sequence[int], field_of_view_deg: float, header: Header) -> CameraInfo:
