@@ -17,14 +17,13 @@ from egm_edge.data.pictures import encoded, require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.records import Record, RecordLog
+from egm_edge.evaluate.records import REFUSED, Record, RecordLog
 from egm_edge.evaluate.run import record_of, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task, TokenCounts
 from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
 from egm_edge.parsing import parse_answer
 
-REFUSED = "REFUSED"
 REFUSALS_BEFORE_GIVING_UP = 8
 _Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException

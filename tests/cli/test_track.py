@@ -53,6 +53,17 @@ def test_a_box_is_carried_printed_recorded_and_drawn(clip: Path, shots: list[Sho
     assert [path.name for path in clip.glob(".*")] == []
 
 
+def test_a_saved_video_has_every_frame_whatever_its_size(clip: Path, shots: list[Shot]) -> None:
+    (clip / "frames").mkdir()
+    for index, shot in enumerate(shots):
+        image = shot.image if index < 5 else cv2.resize(shot.image, (160, 120))
+        cv2.imwrite(f"frames/{index:04d}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert main(["track", "frames", "--box", "40,60,120,120", "--save", "out.avi"]) == 0
+    saved = cv2.VideoCapture("out.avi")
+    images = [image for good, image in (saved.read() for _ in range(COUNT + 1)) if good]
+    assert [image.shape for image in images] == [(240, 320, 3)] * COUNT
+
+
 def test_a_folder_of_frames_and_a_line_for_people(clip: Path, shots: list[Shot], capsys) -> None:
     (clip / "frames").mkdir()
     for index, shot in enumerate(shots):

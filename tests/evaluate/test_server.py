@@ -189,7 +189,11 @@ def test_a_request_that_is_refused_by_itself_counts_as_no_box(data: Path, frames
     refused = [record for record in found.values() if record.outcome == "REFUSED"]
     assert [record.expression for record in refused] == ["thing 4"]
     assert (refused[0].iou, refused[0].box) == (0.0, None)
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["rules"]["REFUSED"] == 1
+    summary = json.loads((tmp_path / "out" / "report.json").read_text())["summary"]
+    assert summary["rules"]["REFUSED"] == 1
+    answered_ms = [record.total_ms for record in found.values() if record.outcome != "REFUSED"]
+    p50, p95 = np.percentile(answered_ms, (50, 95))
+    assert (summary["milliseconds"]["p50"], summary["curve"][0]["p95_ms"]) == (p50, p95) and p50 > 0
 
 
 @pytest.mark.parametrize(
