@@ -242,9 +242,9 @@ def test_stop_in_the_middle_of_a_slow_start_ends_both() -> None:
         Stop(1),
         ReleaseFrame(),
         Ready("b", "c", "d"),
-        Heartbeat(1, "think", 3, "text"),
-        Result(1, {"outcome": "FOUND"}),
-        Failed(-1, "a", "b", "c"),
+        Heartbeat("think", 3, "text"),
+        Result({"outcome": "FOUND"}),
+        Failed("a", "b", "c"),
     ],
     ids=lambda record: type(record).__name__,
 )
