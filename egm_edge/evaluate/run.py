@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.bundle import sha256_of
-from egm_edge.data.pictures import require_size
+from egm_edge.data.pictures import picture_of, require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.grounding import Grounding
-from egm_edge.images import load_image
 
 
 class Evaluated(Protocol):
@@ -161,4 +160,4 @@ class _Shared:
 
 def _source(row: Row, picture: Path) -> Path | NDArray[np.uint8]:
     """The picture as the row wants it: its file, or a mirrored RGB array."""
-    return np.ascontiguousarray(load_image(picture)[:, ::-1]) if row.mirrored else picture
+    return picture_of(row, picture) if row.mirrored else picture
