@@ -34,6 +34,7 @@ from egm_ros.standard_messages import to_compressed, to_detection, to_image
 PLUMB_BOB = "plumb_bob"
 
 
+SIDE = "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64)."
 at_start = partial(setting, read=START_UP)
 
 
@@ -44,12 +45,8 @@ class CameraSettings:
     source: str = at_start("tabletop", "Where pictures come from.", choices=("tabletop", "video", "folder", "webcam"))
     path: str = at_start("", "File of source video, directory of source folder.")
     device: int = at_start(0, "Number of the webcam.", low=0, high=63)
-    width: int = at_start(
-        640, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", low=0, high=7680
-    )
-    height: int = at_start(
-        480, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", low=0, high=4320
-    )
+    width: int = at_start(640, SIDE, low=0, high=7680)
+    height: int = at_start(480, SIDE, low=0, high=4320)
     rate_hz: float = at_start(30.0, "Pictures per second.", low=0.1, high=240.0)
     seed: int = at_start(0, "Which tabletop.", low=0, high=2**31 - 1)
     motion: str = at_start("mixed", "What moves on the tabletop.", choices=MOTIONS)
