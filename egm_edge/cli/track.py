@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,7 +169,7 @@ class _Asker:
     def __init__(self, grounder: AnyGrounder, texts: list[str], task: Task, tracker: Tracker, *, live: bool) -> None:
         self._grounder, self._task, self._tracker, self._live = grounder, task, tracker, live
         self._waiting = list(texts)
-        self._pool = ThreadPoolExecutor(1)
+        self._pool, self._ended = ThreadPoolExecutor(1), threading.Event()
         self._pending: tuple[str, int, Future[tuple[Grounding, float]]] | None = None
 
     def __enter__(self) -> _Asker:
@@ -176,6 +177,7 @@ class _Asker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()  # an answer that nobody waits for ends at its next token
         self._pool.shutdown(cancel_futures=True)
 
     def step(self, image_rgb: NDArray[np.uint8], stamp_ns: int) -> None:
@@ -197,7 +199,8 @@ class _Asker:
 
     def _ground(self, image_rgb: NDArray[np.uint8], text: str) -> tuple[Grounding, float]:
         begin = time.perf_counter()
-        grounding = self._grounder.ground(image_rgb, text, color="rgb", task=self._task)
+        stop = self._ended.is_set
+        grounding = self._grounder.ground(image_rgb, text, color="rgb", task=self._task, should_stop=stop)
         return grounding, time.perf_counter() - begin
 
     def _follow(self, text: str, asked_ns: int, grounding: Grounding) -> None:

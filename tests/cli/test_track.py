@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,9 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.cli import main
+from egm_edge.cli.track import _Asker
+from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.tracking import Tracker
 from tests.tracking.drawings import Shot, rectangle
 
 FRAMES = Path(__file__).resolve().parents[2] / "examples" / "frames"
@@ -111,3 +116,26 @@ def test_refused_in_one_line(clip: Path, given: list[str], words: str, capsys) -
     assert code == 2
     assert captured.err.startswith("egm: ") and captured.err.count("\n") == 1 and words in captured.err
     assert sorted(path.name for path in clip.iterdir()) == before
+
+
+def test_the_end_does_not_wait_for_a_slow_answer() -> None:
+    asked = threading.Event()
+
+    class Slow:
+        def warm_up(self) -> None:
+            pass
+
+        def ground(self, image: np.ndarray, text: str, *, should_stop: Callable[[], bool], **_: object) -> Grounding:
+            asked.set()
+            assert wait_until(should_stop)
+            return Grounding(Outcome.CANCELLED, text, Task.MODAL, (8, 8))
+
+    def wait_until(true: Callable[[], bool], polls: int = 3000) -> bool:
+        return any(true() or threading.Event().wait(0.02) for _ in range(polls))
+
+    tracker = Tracker()
+    with _Asker(Slow(), ["the mug"], Task.MODAL, tracker, live=True) as asker:  # type: ignore[arg-type]
+        tracker.push(np.zeros((8, 8, 3), np.uint8), 1)
+        asker.step(np.zeros((8, 8, 3), np.uint8), 1)
+        assert asked.wait(60)
+    assert asker._pending is not None and asker._pending[2].result()[0].outcome is Outcome.CANCELLED
