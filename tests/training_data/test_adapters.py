@@ -153,6 +153,29 @@ def test_compressed_run_lengths_as_cocoapi_writes_them() -> None:
     assert mask_bounds({"size": [4, 5], "counts": "52="}, (5, 4)) == Box(1, 1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("counts", "box"),
+    [
+        pytest.param([20], None, id="nothing"),
+        pytest.param([5, 0, 15], None, id="an empty run"),
+        pytest.param([0, 20], Box(0, 0, 5, 4), id="everything"),
+        pytest.param([2, 1, 6, 2, 9], Box(0, 1, 3, 3), id="two columns"),
+        pytest.param([3, 2, 15], Box(0, 0, 2, 4), id="over the edge of a column"),
+        pytest.param([4, 4, 4, 1, 7], Box(1, 0, 4, 4), id="a whole column"),
+    ],
+)
+def test_bounds_of_a_mask(counts: list[int], box: Box | None) -> None:
+    assert mask_bounds({"size": [4, 5], "counts": counts}, (5, 4)) == box
+
+
+def test_masks_of_strangers_cost_neither_memory_nor_time() -> None:
+    side = 10**7  # as a bitmap 100 TB
+    found = mask_bounds({"size": [side, side], "counts": [side + 3, 2, side - 1, 1]}, (side, side))
+    assert found == Box(1, 3, 3, 5)
+    with pytest.raises(InputError, match="60 bits"):
+        decompress_counts("P" * 10_000_000)
+
+
 def test_rows_round_trip_and_only_val_is_for_validation(tmp_path: Path) -> None:
     rows = [
         row(),
