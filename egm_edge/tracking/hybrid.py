@@ -56,7 +56,7 @@ class HybridFollower:
         self._aligner = Aligner(self._look) if self._look.separate else None
         self.extent = self._aligner.extent if self._aligner else Extent(half_wh, None)
         known = before._filter if isinstance(before, HybridFollower) else None
-        self._filter = ObjectFilter(frame, pose, half_wh, phase, known)
+        self._filter: ObjectFilter = ObjectFilter(frame, pose, half_wh, phase, known)
         self._identity = Identity()
         self._half_wh = half_wh
         self._trust = 1.0

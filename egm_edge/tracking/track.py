@@ -85,7 +85,7 @@ class Track:
         seen_half = (max(MIN_SIDE_PX / 2, half_wh[0]), max(MIN_SIDE_PX / 2, half_wh[1]))
         self._part = (half_wh[0] / seen_half[0], half_wh[1] / seen_half[1])
         self._most_quality = min(1.0, math.sqrt(self._part[0] * self._part[1]))
-        self._follower = make_follower(frame, self._pose, seen_half, phase, before and before._follower)
+        self._follower = make_follower(frame, self._pose, seen_half, phase, before._follower if before else None)
 
     @property
     def state(self) -> TrackState:

@@ -40,7 +40,7 @@ class ColourHistogram:
         if before is not None:
             own, other = before._grounded
             self._own, self._other = own + share * (self._own - own), other + share * (self._other - other)
-        self._grounded = self._own, self._other
+        self._grounded: tuple[Floats, Floats] = self._own, self._other
         self._likelihood = _ratio(self._own, self._other)
 
     def learn(self, pixels: NDArray[np.uint8], rate: float) -> None:

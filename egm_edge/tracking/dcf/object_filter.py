@@ -88,16 +88,19 @@ class ObjectFilter:
         half_cells = (half_wh[0] / self._cell, half_wh[1] / self._cell)
         self._mask = _mirrored_mask(*half_cells)
         pixels, spectra = self._window(frame, pose)
-        first, self._looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
+        first, looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
         if before:
             alike = dcf.height_near(dcf.respond(before._first[None], spectra)[0], (0, 0)) / before._peak
-            self._looks = 1 + (before._looks if alike > ALIKE else 1)
-            share = max(1 / self._looks, MIN_SHARE)
+            looks += before._looks if alike > ALIKE else 1
+            share = max(1 / looks, MIN_SHARE)
             first = before._first + share * (first - before._first)
         half_samples = (half_cells[0] * CELL, half_cells[1] * CELL)
-        self._colours = ColourHistogram(pixels, half_samples, before and before._colours, share)
-        self._first = self._running = first
-        self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
+        colours = before._colours if before else None
+        self._colours: ColourHistogram = ColourHistogram(pixels, half_samples, colours, share)
+        self._looks: int = looks
+        self._first: dcf.Spectra = first
+        self._running = first
+        self._peak: float = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
         self._learnt_ns = self._sized_ns = frame.stamp_ns
