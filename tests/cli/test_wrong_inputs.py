@@ -108,6 +108,7 @@ WRONG = [
     ("inspect http://127.0.0.1:9", 2, "taken for a server address"),
     ("calibrate {nano}", 2, "--data"),
     ("calibrate /no/such --data rows.jsonl", 4, "nothing there"),
+    ("calibrate {nano} --data far.jsonl --dry-run", 2, "far.jsonl:1"),
     ("calibrate {checkpoint} --data rows.jsonl", 2, "taken for a checkpoint directory"),
     ("evaluate {nano} --data none.jsonl", 2, "none.jsonl"),
     ("evaluate /no/such --data rows.jsonl --images .", 4, "nothing there"),
@@ -193,6 +194,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 161, 163], "width": 640, "height": 480}
     for name in ("rows.jsonl", "split/train.jsonl"):
         (root / name).write_text(json.dumps(row) + "\n")
+    far = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 5000, 163]}
+    (root / "far.jsonl").write_text(json.dumps(far) + "\n")
     for name in ("old", "cut"):
         shutil.copytree(NANO, root / name)
     manifest = json.loads((root / "old" / "bundle.json").read_text())
