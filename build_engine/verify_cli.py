@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from build_engine.parity.contradictions import contradictions
 from build_engine.parity.stand_in import ENGINE, GRAPHS, NAMES, open_graphs, section
 from egm_edge.assets import SHIPPED_NAME
 from egm_edge.backends import Backend, load_backend
@@ -22,7 +23,7 @@ from egm_edge.cli.parser import Parser, whole_number
 from egm_edge.errors import BackendError, BundleError, InputError
 from egm_edge.golden.attestation import Machine, attest
 from egm_edge.golden.check import GoldenReport, check_golden
-from egm_edge.golden.replies import contradictions, read_golden
+from egm_edge.golden.replies import read_golden
 from egm_edge.machine import has_nvidia_gpu
 from egm_edge.reporting.progress import ProgressBar
 from egm_edge.sources import SourceKind, resolve

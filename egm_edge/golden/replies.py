@@ -13,21 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from egm_edge.boxes import Box
 from egm_edge.bundle import GOLDEN, Bundle
 from egm_edge.errors import BundleError
-from egm_edge.families import PromptSpec
 from egm_edge.grounding import Task
-from egm_edge.loaded_model import TOKENIZER, read_tokenizer
-from egm_edge.parsing import parse_answer
 
 INDEX, LOGITS = f"{GOLDEN}replies.json", f"{GOLDEN}logits.npz"
 KEPT = 16
 MAX_REPLIES, MAX_INDEX_BYTES, MAX_PICTURE_BYTES, MAX_LOGITS_BYTES = 64, 1 << 20, 16 << 20, 64 << 20
-STORED_LOG = 2e-3  # log-probabilities are stored in 16 bits
-SAME_PX = 0.5
 _REBUILD = "rebuild the bundle"
 
 
@@ -131,33 +124,6 @@ def read_golden(bundle: Bundle) -> GoldenSet:
         return GoldenSet(tuple(replies), str(values["against"]), limits, int(values["max_new_tokens"]))
     except (KeyError, TypeError, ValueError, OSError, AttributeError, RecursionError) as error:
         raise BundleError(f"golden replies in {bundle.root}", f"{type(error).__name__}: {error}", _REBUILD) from None
-
-
-def contradictions(bundle: Bundle, golden: GoldenSet) -> list[str]:
-    """What in golden replies does not fit together, whatever an engine answers: tokens that their own logits do not choose, a text
-    of other tokens, a box that the text does not give."""
-    if TOKENIZER not in bundle.manifest.files:
-        return []
-    tokenizer, prompt = read_tokenizer(bundle), PromptSpec.from_dict(bundle.manifest.prompt_spec)
-    problems = []
-    for number, reply in enumerate(golden.replies):
-        if doubt := _contradiction(reply, tokenizer, in_thought=prompt.in_thought):
-            problems.append(f"golden reply {number} ({reply.expression!r}) is not the reference's: {doubt}")
-    return problems
-
-
-def _contradiction(reply: GoldenReply, tokenizer: Tokenizer, *, in_thought: bool) -> str:
-    for token, ids, log in zip(reply.token_ids, reply.top_ids, reply.log_probabilities, strict=False):
-        if log[ids == token].max(initial=-np.inf) < log.max() - STORED_LOG:
-            return "its logits choose other tokens"
-    if "".join(tokenizer.decode(reply.token_ids).split()) != "".join(reply.text.split()):
-        return "its text is not that of its tokens"
-    text = tokenizer.decode(reply.token_ids, skip_special_tokens=False)
-    found = parse_answer(text, task=reply.task, in_thought=in_thought, expression=reply.expression).box_norm1000
-    ours = None if found is None else Box.from_norm1000(found, *png_size(reply.picture)).xyxy
-    if (ours is None) != (reply.box is None) or np.abs(np.subtract(ours or 0, reply.box or 0)).max() > SAME_PX:
-        return f"its box {reply.box} is not that of its text, {ours}"
-    return ""
 
 
 def png_size(png: bytes) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from build_engine.parity.contradictions import contradictions
 from egm_edge.assets import ASSETS_DIR
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.boxes import Box
@@ -20,7 +21,7 @@ from egm_edge.bundle import Bundle
 from egm_edge.errors import BundleError
 from egm_edge.golden.attestation import Machine, attested
 from egm_edge.golden.check import check_golden
-from egm_edge.golden.replies import GoldenSet, contradictions, read_golden
+from egm_edge.golden.replies import GoldenSet, read_golden
 from egm_edge.grounder import Grounder
 
 WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx'))); from egm_edge.cli import main; "
