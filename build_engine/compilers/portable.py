@@ -10,8 +10,9 @@ from typing import Any
 from build_engine import memory_plan
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
-from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
+from build_engine.exporters.portable_decoder import write_portable_decoder
 from build_engine.exporters.portable_graph import INT4_BLOCKS, PortableGraphWriter
+from build_engine.exporters.text_decoder import write_head
 from build_engine.parity import build_gate
 from build_engine.parity.float32_graphs import in_float32
 from egm_edge.backends.portable.backend import PortableBackend
@@ -104,7 +105,7 @@ def write_graphs(
     if decoder.plain_layers:
         bar.stage(f"{len(decoder.plain_layers)} layers that INT4 blocks do not divide stay in {formats.native}")
     bar.stage(f"head ({formats.native})")
-    write_portable_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
+    write_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
 
 
 def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> dict[str, Any]:

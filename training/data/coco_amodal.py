@@ -116,7 +116,9 @@ def _boxes(item: dict[str, Any], image_wh: tuple[int, int]) -> tuple[Box, Box | 
 
 
 def _polygon_bounds(polygon: Any) -> Box:
-    points = np.asarray(polygon[0] if polygon and isinstance(polygon[0], list) else polygon, np.float64).reshape(-1, 2)
+    """Round one polygon x1, y1, x2, y2, …, or all of several."""
+    parts = polygon if polygon and isinstance(polygon[0], list) else [polygon]
+    points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in parts])
     (x1, y1), (x2, y2) = points.min(0), points.max(0)
     return Box(float(x1), float(y1), float(x2), float(y2))
 

@@ -30,6 +30,8 @@ SIZE_EVERY_NS = 66_000_000
 RATE, COLOUR_RATE = 0.06, 0.12
 REUSE_CELLS = 1.5  # a window taken this near is shifted, not taken again
 FAR_CELLS = 3.0
+MIN_SHARE = 0.25  # of the newest answer in what all of them showed
+ALIKE = 0.2  # response of those before: an answer that shows something else, or only what hides it, is half of what is known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +67,20 @@ class ObjectFilter:
         frame, pose: where it is; object coordinates to small pixels.
         half_wh: half width and height of its box, object coordinates.
         phase: 0-1, when in a period it learns.
+        before: the same of an earlier answer. What one answer shows may be half hidden; what many show is the object.
 
     Attributes:
         previous: the frame before the next one, for flow.
     """
 
-    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float) -> None:
+    def __init__(
+        self,
+        frame: SmallFrame,
+        pose: Similarity,
+        half_wh: tuple[float, float],
+        phase: float,
+        before: ObjectFilter | None = None,
+    ) -> None:
         self._half_wh, self._phase = half_wh, phase
         mean_side = 2 * math.sqrt(half_wh[0] * half_wh[1])
         self._cell = max(WINDOW * mean_side, 2 * MIN_WINDOW * max(half_wh)) / CELLS  # object coordinates
@@ -78,9 +88,19 @@ class ObjectFilter:
         half_cells = (half_wh[0] / self._cell, half_wh[1] / self._cell)
         self._mask = _mirrored_mask(*half_cells)
         pixels, spectra = self._window(frame, pose)
-        self._colours = ColourHistogram(pixels, (half_cells[0] * CELL, half_cells[1] * CELL))
-        self._first = self._running = dcf.learn(spectra, self._label, self._mask)
-        self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
+        first, looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
+        if before:
+            alike = dcf.height_near(dcf.respond(before._first[None], spectra)[0], (0, 0)) / before._peak
+            looks += before._looks if alike > ALIKE else 1
+            share = max(1 / looks, MIN_SHARE)
+            first = before._first + share * (first - before._first)
+        half_samples = (half_cells[0] * CELL, half_cells[1] * CELL)
+        colours = before._colours if before else None
+        self._colours: ColourHistogram = ColourHistogram(pixels, half_samples, colours, share)
+        self._looks: int = looks
+        self._first: dcf.Spectra = first
+        self._running = first
+        self._peak: float = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
         self._learnt_ns = self._sized_ns = frame.stamp_ns
