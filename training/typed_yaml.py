@@ -88,6 +88,14 @@ def result_settings(config: Any) -> Any:
     return {name: result_settings(getattr(config, name)) for name in kept}
 
 
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys, as `overrides` names them."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def _problem(kind: Any, fault: ErrorDetails, file: str, lines: Mapping[Key, int]) -> Problem:
     key, name, facts = fault["loc"], fault["type"], fault.get("ctx", {})
     line = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 0)
@@ -98,7 +106,7 @@ def _problem(kind: Any, fault: ErrorDetails, file: str, lines: Mapping[Key, int]
         expected, found = f"one of {', '.join(_names(kind, key[:-1]))}", "an unknown key"
     elif name == "value_error":
         expected, found = facts["error"].expected, facts["error"].found
-    return Problem(file, line, expected, f"{_dotted(key)}: {found}" if key else found)
+    return Problem(file, line, expected, f"{_joined(key)}: {found}" if key else found)
 
 
 def _names(kind: Any, key: Key) -> list[str]:
@@ -132,7 +140,7 @@ class _Loader(yaml.SafeLoader):
                 inner: Key = (*key, name)
                 self.lines[inner] = name_node.start_mark.line + 1
                 if name in found:
-                    self._refuse(self.lines[inner], "each key once", f"{_dotted(inner)} again")
+                    self._refuse(self.lines[inner], "each key once", f"{_joined(inner)} again")
                 found[name] = self.plain(value_node, inner)
             return found
         if isinstance(node, yaml.SequenceNode):
@@ -140,7 +148,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return self.construct_object(node)
         except (yaml.YAMLError, ValueError):
-            self._refuse(line, "a plain value", f"{_dotted(key)}: {node.tag}")
+            self._refuse(line, "a plain value", f"{_joined(key)}: {node.tag}")
 
     def _refuse(self, line: int, expected: str, found: str) -> None:
         self.problems.append(Problem(self.file, line, expected, found))
@@ -149,7 +157,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
 
 
-def _dotted(key: Key) -> str:
+def _joined(key: Key) -> str:
     return ".".join(map(str, key))
 
 

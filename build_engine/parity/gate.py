@@ -16,6 +16,7 @@ from build_engine.parity import settings, stages
 from build_engine.parity.answers import compare_answers, compare_exact_replies
 from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, odd_probes, size_probes
+from build_engine.parity.engine_pixels import onnx_graph
 from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, ParityReport, StageResult
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
@@ -186,7 +187,7 @@ def _compare_attributes(bundle: Bundle, asked: ReferenceSide, structure: StageTr
     if asked.observed is None:
         return
     for name in ("vision", "decoder", "prefill"):
-        if (graph := bundle.root / f"graphs/{name}.onnx").is_file():
+        if (graph := onnx_graph(bundle, name)) is not None:
             part, stage = ("vision", "vision embedding") if name == "vision" else ("decoder", "prefill logits")
             structure.note(stage, *attribute_problems(graph, asked.observed.seen[part]))
 
