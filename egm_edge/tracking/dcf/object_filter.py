@@ -40,7 +40,8 @@ class Detection:
 
     Attributes:
         pose: there.
-        first_look, running: responses there of the filter of the first look and of the one that learns, 1 at the first look.
+        first_look, running: responses there of the filter of the first look and of the one that learns, 1 at the first look;
+            with earlier answers the former is less there, as all of them are no more alike than that.
         colour: mean likelihood of the object's colours in the box there, 0-1.
         offset: from the window's centre, cells (x, y).
         pixels, spectra: the window, for learning.
@@ -89,16 +90,19 @@ class ObjectFilter:
         self._mask = _mirrored_mask(*half_cells)
         pixels, spectra = self._window(frame, pose)
         first, looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
+        own_peak = float(dcf.respond(first[None], spectra).max()) + 1e-6
         if before:
             alike = dcf.height_near(dcf.respond(before._first[None], spectra)[0], (0, 0)) / before._peak
             looks += before._looks if alike > ALIKE else 1
             share = max(1 / looks, MIN_SHARE)
             first = before._first + share * (first - before._first)
+            own_peak = before._own_peak + share * (own_peak - before._own_peak)
         half_samples = (half_cells[0] * CELL, half_cells[1] * CELL)
         colours = before._colours if before else None
         self._colours: ColourHistogram = ColourHistogram(pixels, half_samples, colours, share)
         self._looks: int = looks
         self._first: dcf.Spectra = first
+        self._own_peak: float = own_peak  # of one look's filter on that look, in the mean of them
         self._running = first
         self._peak: float = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
@@ -113,7 +117,8 @@ class ObjectFilter:
         by_colour = self._colours.respond(pixels, CELLS)
         peak = dcf.find_peak((1 - COLOUR_SHARE) * by_shape + COLOUR_SHARE * by_colour)
         pose = Similarity(about.turn, about(complex(peak.x, peak.y) * self._cell))
-        heights = dcf.height_near(first, peak.at), dcf.height_near(running, peak.at)
+        first_look = dcf.height_near(first, peak.at) * self._peak / self._own_peak
+        heights = first_look, dcf.height_near(running, peak.at)
         return Detection(pose, *heights, float(by_colour[peak.at]), (peak.x, peak.y), pixels, spectra)
 
     def by_flow(self, frame: SmallFrame, pose: Similarity) -> Similarity | None:
