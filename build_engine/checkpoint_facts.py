@@ -6,6 +6,8 @@ from build_engine.checkpoint import Checkpoint
 from egm_edge.bundle_from_checkpoint import stop_token_ids
 from egm_edge.errors import CheckpointError
 
+MAX_CARD_BYTES = 1 << 16  # of a model card, whose licence stands at its head
+
 
 def require_plain_greedy(checkpoint: Checkpoint) -> None:
     """Penalties change transformers' greedy text too; the engine has none, so such a checkpoint would answer otherwise."""
@@ -30,7 +32,9 @@ def weight_licence(checkpoint: Checkpoint) -> str:
     """The licence that the checkpoint's own model card states."""
     card = checkpoint.directory / "README.md"
     if card.is_file():
-        for line in card.read_text("utf-8", errors="replace").splitlines()[:40]:
+        with card.open("rb") as stream:
+            head = stream.read(MAX_CARD_BYTES).decode("utf-8", "replace")
+        for line in head.splitlines()[:40]:
             if line.startswith("license:"):
                 return line.split(":", 1)[1].strip() or "not stated"
     return "not stated"

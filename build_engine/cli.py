@@ -35,6 +35,8 @@ def main(argv: list[str]) -> int:
     if args.calibration and not _is_calibrated(target, precision):
         found = f"target {target.name} in {precision}, which is made without"
         raise InputError("a target and --precision that are calibrated", found, "leave --calibration out")
+    if args.no_graphs and target.runtime is not Runtime.TENSORRT_RTX:
+        raise InputError("--target rtx with --no-graphs", f"target {target.name}", "leave --no-graphs out")
     request = BuildRequest(
         checkpoint=_checkpoint(args.checkpoint, Path(args.output), target),
         out_dir=Path(args.output),
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> int:
         quantize_vision=args.quantize_vision,
         calibration=Path(args.calibration) if args.calibration else None,
         force=args.force,
+        keep_graphs=not args.no_graphs,
         gate=not args.no_gate,
         progress_stream=progress,
     )
@@ -116,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calibration", metavar="ROWS.jsonl", help="grounding rows that quantization is calibrated on")
     parser.add_argument("-o", "--output", required=True, help="directory of the bundle; appears complete or not at all")
     parser.add_argument("--force", action="store_true", help="replace a damaged bundle at the output")
+    parser.add_argument(
+        "--no-graphs", action="store_true",
+        help="rtx: leave out the graphs that the engines are made of (about half the bundle), by which `egm verify` checks it on "
+        "a machine without the GPU",
+    )  # fmt: skip
     parser.add_argument("--no-gate", action="store_true", help="skip the comparison with the checkpoint")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -7,15 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_facts import stop_ids, weight_licence
 from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.hub import resolve_checkpoint
 from egm_edge.cli.parser import Parser
 from egm_edge.families.chat_template import read_prompt_spec
-from egm_edge.pixels import PixelSpec, preprocess
+from egm_edge.pixels import PixelSpec
 
 CAMERAS = ((640, 480), (1280, 720))
 
@@ -64,10 +62,10 @@ def inspect_checkpoint(directory: Path) -> dict[str, Any]:
             },
             "pixel_spec": pixels.to_dict(),
             "pixel_spec_hash": pixels.hash,
-            "image_tokens": {f"{width}x{height}": _image_tokens(pixels, width, height) for width, height in CAMERAS},
+            "image_tokens": {f"{width}x{height}": pixels.image_token_count(width, height) for width, height in CAMERAS},
             "prompt_spec_hash": prompts.hash,
             "answer_syntax": prompts.answer_syntax,
-            "template_opens_a_thought": prompts.suffix.rstrip().endswith("<think>"),
+            "template_opens_a_thought": prompts.in_thought,
             "stop_token_ids": list(stop_ids(checkpoint)),
             "licence": weight_licence(checkpoint),
         }
@@ -94,7 +92,3 @@ def describe(facts: dict[str, Any]) -> str:
         "licence": facts["licence"],
     }
     return "".join(f"{name:<12} {text}\n" for name, text in rows.items())
-
-
-def _image_tokens(spec: PixelSpec, width: int, height: int) -> int:
-    return preprocess(np.zeros((height, width, 3), np.uint8), spec).image_token_count

@@ -219,7 +219,8 @@ def _check_replaceable(out_dir: Path, *, force: bool) -> None:
 
 def _holds(out_dir: Path, manifest: Manifest) -> bool:
     try:
-        return Bundle.open(out_dir, verify="sizes").manifest == manifest and bool(Bundle.open(out_dir))
+        same = Bundle.open(out_dir, verify="sizes").manifest == manifest
+        return same and not Bundle.open(out_dir).left_out
     except BundleError:
         return False
 

@@ -26,6 +26,7 @@ class BuildRequest:
         quantize_vision: quantize the vision tower too, in FP8; it stays in high precision otherwise.
         calibration: grounding rows (JSON lines) that quantization is calibrated on; None renders scenes.
         force: replace a damaged bundle at `out_dir`.
+        keep_graphs: leave the portable graphs that engines were made of in the bundle, for checks without their GPU.
         gate: compare the result with the checkpoint and refuse it when they differ too much.
         progress_stream: where progress goes; None keeps silent.
     """
@@ -40,6 +41,7 @@ class BuildRequest:
     quantize_vision: bool = False
     calibration: Path | None = None
     force: bool = False
+    keep_graphs: bool = True
     gate: bool = True
     progress_stream: TextIO | None = None
 

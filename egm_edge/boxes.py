@@ -77,8 +77,25 @@ class Box:
         return Box(x1, y1, x2, y2)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union, 0.0-1.0; 0.0 when both boxes are empty."""
-        return float(iou_matrix(np.array([self.xyxy]), np.array([other.xyxy]))[0, 0])
+        """Intersection over union, 0.0-1.0; 0.0 when either box is empty."""
+        return iou_xyxy(self.xyxy, other.xyxy)
+
+
+def iou_xyxy(first: Sequence[float], second: Sequence[float]) -> float:
+    """Intersection over union, 0.0-1.0, of two boxes of one frame as they were written, xyxy; 0.0 where one of them is empty,
+    inverted or not finite.
+
+    Example:
+        >>> iou_xyxy([0, 0, 2, 2], [0, 0, 4, 2]), iou_xyxy([2, 2, 0, 0], [0, 0, 4, 2])
+        (0.5, 0.0)
+    """
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    union = (first[2] - first[0]) * (first[3] - first[1]) + (second[2] - second[0]) * (second[3] - second[1]) - both
+    return both / union if union > 0 else 0.0
 
 
 def iou_matrix(boxes_a: NDArray[np.floating], boxes_b: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -25,6 +26,8 @@ SCHEMA_VERSION = 2
 CONFIDENCE_MAP = "confidence.json"
 MANIFEST_NAME = "bundle.json"
 GOLDEN = "golden/"  # requests with the reference's replies
+PORTABLE = "portable/"  # the graphs that engines were made of, by which a machine without their GPU checks them
+VOUCHING = (GOLDEN, PORTABLE)  # decides no answer
 ATTESTATIONS = "attestations"  # folder of what machines found that checked the bundle; no part of it
 MANIFEST_MAX_BYTES = 4 << 20
 HASH_CHUNK_BYTES = 4 << 20
@@ -89,9 +92,10 @@ class Manifest:
     @property
     def hash(self) -> str:
         """sha256 that names the bundle: of everything that decides its answers, through `files` to the last byte. What vouches
-        for them (parity, golden replies) or for how sure they are (calibration) may change and leaves the name as it is."""
+        for them (parity, golden replies, portable graphs) or for how sure they are (calibration) may change and leaves the name
+        as it is."""
         values = {name: value for name, value in asdict(self).items() if name not in ("parity", "calibration")}
-        deciding = {name: record for name, record in values["files"].items() if not name.startswith(GOLDEN)}
+        deciding = {name: record for name, record in values["files"].items() if not name.startswith(VOUCHING)}
         return canonical_hash(values | {"files": deciding})
 
     @property
@@ -251,11 +255,13 @@ class Bundle:
         try:
             manifest = Manifest.from_json(_read_manifest(root))
             bundle = cls(root.resolve(), manifest)
-            for name, record in manifest.files.items():
+            absent = bundle.left_out
+            expected = {name: record for name, record in manifest.files.items() if name not in absent}
+            for name, record in expected.items():
                 bundle._check_size(name, record)
             if verify == "full":
                 with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashlib releases the GIL
-                    list(pool.map(bundle._check_hash, manifest.files, manifest.files.values()))
+                    list(pool.map(bundle._check_hash, expected, expected.values()))
         except OSError as error:
             raise BundleError(
                 "a readable bundle", f"{error.filename or root}: {error.strerror or error}", "check the path and its permissions"
@@ -265,6 +271,12 @@ class Bundle:
     @property
     def hash(self) -> str:
         return self.manifest.hash
+
+    @property
+    def left_out(self) -> list[str]:
+        """Portable graphs that are listed and not here: a copy for a robot may leave them out."""
+        listed = (name for name in self.manifest.files if name.startswith(PORTABLE))
+        return [name for name in listed if not os.path.lexists(self.root / name)]
 
     def path(self, name: str) -> Path:
         """Where a listed file is. Files that the manifest does not list are not part of the bundle.

@@ -5,7 +5,6 @@ Images are [H, W, 3] uint8 RGB. Knows nothing of models; a grounding's box, task
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
-from egm_edge.files import whole_file
+from egm_edge.files import check_place, whole_file
 from egm_edge.grounding import Grounding, Task
 from egm_edge.tracking.tracked import TrackedBox, TrackState
 
@@ -167,16 +166,12 @@ def check_save_path(path: str | Path) -> Path:
     """Return `path` if a picture can be saved there; say so before any work is done.
 
     Raises:
-        InputError: unknown suffix, or no such directory.
+        InputError: unknown suffix, or `files.check_place` refuses it.
     """
     path = Path(path)
     if path.suffix.lower() not in SAVE_SUFFIXES:
         raise InputError(f"a picture name ending in {', '.join(SAVE_SUFFIXES)}", repr(path.name), "rename it")
-    if not path.parent.is_dir():
-        raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
-    return path
+    return check_place(path)
 
 
 def save_image(path: str | Path, image_rgb: Image) -> None:

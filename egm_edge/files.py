@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,6 +123,26 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_place(path: Path, *, never: Iterable[Path] = ()) -> Path:
+    """Return `path` if a file can be written there; say so before any work is done.
+
+    Args:
+        never: what must not be written over, because it is to be read.
+
+    Raises:
+        InputError: no such directory, no permission, a folder, or one of `never`.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise InputError("a file to write", f"{path}, which is a folder", "name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
+    if path.exists() and any(other.exists() and path.samefile(other) for other in never):
+        raise InputError("a place of its own", f"{path}, which is to be read", "name another file")
+    return path
 
 
 def make_folder(path: Path) -> Path:

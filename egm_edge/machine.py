@@ -51,6 +51,12 @@ def limit_heaps(count: int = 2) -> None:
 _M_ARENA_MAX = -8  # malloc.h
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether the kernel offers an NVIDIA GPU: a card, a Jetson's own, or one through WSL."""
+    own = any(Path(path).exists() for path in ("/dev/nvgpu", "/dev/nvhost-gpu", "/dev/dxg"))
+    return own or any(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+
+
 def board_name() -> str:
     """The board's own name on a Jetson or another device-tree machine, "" elsewhere."""
     return read_text(Path("/proc/device-tree/model"))

@@ -152,6 +152,14 @@ class PixelSpec:
         """As `resized_hw`, width first on both sides."""
         return self.resized_hw(height_px, width_px)[::-1]
 
+    def image_token_count(self, width_px: int, height_px: int) -> int:
+        """Pad tokens that an image of this size occupies in the prompt, thumbnail included."""
+        height, width = self.resized_hw(height_px, width_px)
+        if self.rule == TILES:
+            tiles = (height // self.tile_size) * (width // self.tile_size)
+            return (tiles + (tiles > 1)) * self.tokens_per_tile
+        return (height // self.patch_size) * (width // self.patch_size) // self.merge_size**2
+
 
 _FIELDS_OF_RULE = {
     SMART_RESIZE: ("patch_size", "merge_size", "temporal_patch_size", "min_pixels", "max_pixels"),

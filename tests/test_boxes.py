@@ -9,25 +9,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egm_edge.boxes import Box, iou_matrix
+from egm_edge.boxes import Box, iou_matrix, iou_xyxy
 from egm_edge.errors import InputError
 
 sides = st.floats(-2000, 4000, allow_nan=False)
 boxes = st.builds(lambda a, b, c, d: Box(min(a, c), min(b, d), max(a, c), max(b, d)), sides, sides, sides, sides)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "iou"),
-    [
-        pytest.param((0, 0, 10, 10), (0, 0, 10, 10), 1.0, id="same box"),
-        pytest.param((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3, id="half overlap"),
-        pytest.param((0, 0, 10, 10), (10, 0, 20, 10), 0.0, id="touching edges"),
-        pytest.param((0, 0, 10, 10), (2, 2, 4, 4), 0.04, id="one inside the other"),
-        pytest.param((3, 3, 3, 3), (3, 3, 3, 3), 0.0, id="both empty"),
-    ],
-)
-def test_iou_of_known_pairs(a: tuple[float, ...], b: tuple[float, ...], iou: float) -> None:
-    assert Box(*a).iou(Box(*b)) == pytest.approx(iou)
+NAN, INF = float("nan"), float("inf")
+HAND_WORKED = [
+    pytest.param((0, 0, 10, 10), (0, 0, 10, 10), 1.0, id="identical"),
+    pytest.param((0, 0, 10, 10), (10, 0, 20, 10), 0.0, id="touching along an edge"),
+    pytest.param((0, 0, 10, 10), (10, 10, 20, 20), 0.0, id="touching at a corner"),
+    pytest.param((0, 0, 10, 10), (0, 0, 10, 5), 0.5, id="exactly one half"),
+    pytest.param((0, 0, 4, 4), (0, 0, 4, 3), 0.75, id="exactly three quarters"),
+    pytest.param((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7, id="one square of seven"),
+    pytest.param((0, 0, 10, 10), (4, 4, 6, 6), 0.04, id="one inside the other"),
+    pytest.param((0, 0, 10, 10), (20, 20, 30, 30), 0.0, id="apart"),
+    pytest.param((10, 10, 0, 0), (0, 0, 10, 10), 0.0, id="inverted in both axes"),
+    pytest.param((10, 0, 0, 10), (0, 0, 10, 10), 0.0, id="inverted in x"),
+    pytest.param((5, 5, 5, 5), (5, 5, 5, 5), 0.0, id="both empty"),
+    pytest.param((5, 0, 5, 10), (0, 0, 10, 10), 0.0, id="without width"),
+    pytest.param((NAN, 0, 10, 10), (0, 0, 10, 10), 0.0, id="NaN"),
+    pytest.param((0, 0, INF, 10), (0, 0, 10, 10), 0.0, id="infinite"),
+    pytest.param((-10, -10, 10, 10), (-10, -10, 10, 10), 1.0, id="amodal, outside the image"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), HAND_WORKED)
+def test_iou_of_hand_worked_pairs(first: tuple[float, ...], second: tuple[float, ...], expected: float) -> None:
+    assert iou_xyxy(first, second) == pytest.approx(expected, abs=1e-15)
+    assert iou_xyxy(second, first) == pytest.approx(expected, abs=1e-15)
+
+
+def test_iou_equals_an_independent_computation() -> None:
+    rng = np.random.default_rng(5)
+    firsts, seconds = (np.sort(rng.integers(0, 12, (1000, 2, 2)), 1).reshape(-1, 4).astype(float) for _ in range(2))
+
+    def by_counting_cells(*pair: np.ndarray) -> float:  # whole-number boxes: IoU by painting a grid
+        grids = [np.zeros((12, 12), bool) for _ in range(2)]
+        for grid, (x1, y1, x2, y2) in zip(grids, (box.astype(int) for box in pair), strict=True):
+            grid[y1:y2, x1:x2] = True
+        return (grids[0] & grids[1]).sum() / (grids[0] | grids[1]).sum() if all(g.any() for g in grids) else 0.0
+
+    found = [iou_xyxy(a, b) for a, b in zip(firsts, seconds, strict=True)]
+    naive = [by_counting_cells(a, b) for a, b in zip(firsts, seconds, strict=True)]
+    assert found == pytest.approx(naive, abs=1e-12)
+    assert found == pytest.approx([iou_matrix(a, b)[0, 0] for a, b in zip(firsts, seconds, strict=True)], abs=1e-12)
 
 
 @given(boxes, boxes)

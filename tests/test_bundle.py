@@ -72,6 +72,25 @@ def test_any_changed_byte_changes_the_hash(tmp_path: Path) -> None:
     assert write_bundle(tmp_path / "one").hash != write_bundle(tmp_path / "two", weights=b"v" * 5000).hash
 
 
+def test_portable_graphs_may_be_left_out_and_are_no_part_of_the_name(tmp_path: Path) -> None:
+    def built(graph: bytes) -> Bundle:
+        with BundleWriter(tmp_path / "bundle") as writer:
+            writer.path("engines/vision.engine").write_bytes(b"engine")
+            writer.path("portable/vision.onnx").write_bytes(graph)
+            return writer.commit(**SECTIONS)
+
+    first, second = built(b"graph"), built(b"other")
+    assert first.hash == second.hash and first.manifest.seal != second.manifest.seal
+    graph = second.path("portable/vision.onnx")
+    graph.unlink()
+    assert Bundle.open(second.root).left_out == ["portable/vision.onnx"]
+    graph.write_bytes(b"forge")
+    with pytest.raises(BundleError, match=r"portable/vision\.onnx.*altered"):
+        Bundle.open(second.root)
+    graph.unlink()
+    assert not built(b"other").left_out and graph.read_bytes() == b"other", "a build of the same bundle brings them back"
+
+
 def test_a_file_that_the_manifest_does_not_list_is_not_input(bundle_dir: Path) -> None:
     (bundle_dir / "graphs" / "extra.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match="no such entry"):

@@ -87,6 +87,7 @@ def test_grid_and_values_are_those_of_the_processor(processor_dir: Path, width: 
         assert ours.grid_hw[0] * ours.grid_hw[1] == max(1, tiles - 1)
         assert ours.image_token_count == tiles * spec.tokens_per_tile
     assert ours.image_wh == (width, height)
+    assert spec.image_token_count(width, height) == ours.image_token_count
     np.testing.assert_array_equal(normalise(ours, spec), reference["pixel_values"])
 
 

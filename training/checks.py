@@ -20,7 +20,7 @@ from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.parsing import parse_answer
 from training.rewards.grounding import iou_norm1000
-from training.stages.answers import answer_text, box_numbers, opens_thought
+from training.stages.answers import answer_text, box_numbers
 from training.stages.measure import score_answers, summarise
 from training.stages.process import is_main_process
 from training.stages.processor import EgmProcessor
@@ -124,7 +124,7 @@ def tokenizer_agreement(processor: EgmProcessor, row: Row) -> CheckFinding:
 def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> CheckFinding:
     """What a row teaches reads back as the row's box: the parser and the target agree on frame and corner order."""
     worst, shown = 1.0, "no row with a box"
-    in_thought = opens_thought(processor.prompt_spec)
+    in_thought = processor.prompt_spec.in_thought
     for row in rows:
         target, numbers = row.box_norm1000, box_numbers(row)
         parsed = parse_answer(answer_text(row, processor.prompt_spec), task=row.task, in_thought=in_thought)
@@ -147,7 +147,7 @@ def image_tokens(processor: EgmProcessor, row: Row, images: Path) -> CheckFindin
     prompt = processor.prompt(load_picture(row, images), task_text(row, processor))
     found = prompt.ids.count(processor.image_token_id)
     wanted = prompt.pixels.image_token_count
-    ok = found == wanted == processor.image_token_count(row.size_wh)
+    ok = found == wanted == processor.pixel_spec.image_token_count(*row.size_wh)
     return CheckFinding("image tokens", ok, f"{found} in the prompt, {wanted} from a picture of {row.image_wh}")
 
 

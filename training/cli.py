@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from egm_edge.bundle_from_checkpoint import check_weights
 from egm_edge.cli.parser import Parser, positive_float, positive_int
 from egm_edge.errors import CheckpointError, InputError
-from egm_edge.files import make_folder
+from egm_edge.files import make_folder, replace_text
 
 if TYPE_CHECKING:
     import torch
@@ -124,5 +124,5 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> int:
     values = {suite: measured_values(one) for suite, one in results.items()}
     print(json.dumps(values, indent=None if arguments.json else 1))
     if arguments.table:
-        arguments.table.write_text(controls(results), encoding="utf-8")
+        replace_text(arguments.table, controls(results))
     return 0

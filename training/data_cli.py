@@ -89,12 +89,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse_input(arguments: argparse.Namespace) -> None:
-    """What is read is never written over."""
+    """What is read is never written over, nor is a file of a folder that `split` fills."""
     out: Path | None = getattr(arguments, "out", None)
+    written = [out] if out is None or not out.is_dir() else [out / f"{name}.jsonl" for name in SPLITS]
     given = [getattr(arguments, name, None) or [] for name in ("rows", "source", "evaluation", "own", "oracle")]
     read = [path for paths in given for path in (paths if isinstance(paths, list) else [paths])]
-    if out is not None and out.is_file() and any(path.exists() and out.samefile(path) for path in read):
-        raise InputError("a file of its own for --out", f"{out}, which is read", "name another file")
+    for path in filter(None, written):
+        if path.is_file() and any(given.exists() and path.samefile(given) for given in read):
+            raise InputError("a file of its own for --out", f"{path}, which is read", "name another one")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -35,7 +35,6 @@ def _trainer(session: TrainingSession, config: GrpoConfig, rollouts: dict[str, A
 
     from training.rewards.registry import make_reward
     from training.rewards.trl import as_trl_reward
-    from training.stages.answers import opens_thought
     from training.stages.guard import Guarded
     from training.stages.model import lora_config
     from training.stages.rollouts import RolloutLog
@@ -50,7 +49,7 @@ def _trainer(session: TrainingSession, config: GrpoConfig, rollouts: dict[str, A
         as_trl_reward(
             name,
             make_reward(name, config.reward_settings.get(name)),
-            in_thought=opens_thought(processor.prompt_spec),
+            in_thought=processor.prompt_spec.in_thought,
             end_token_ids=processor.end_token_ids,
             max_tokens=config.sampling.max_tokens,
             on_scored=rollout_log if number == 0 else None,

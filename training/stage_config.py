@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import InputError
-from egm_edge.grounding import Task
 from egm_edge.hashing import canonical_hash
+from training.errors import SettingError
 from training.rewards.registry import make_reward
-from training.typed_yaml import load_yaml, result_settings, setting
+from training.typed_yaml import KeepsResult, SettingsSection, Share, load_yaml, result_settings
 
 CONFIGS = Path(__file__).parent / "configs"
-TASKS = tuple(task.value for task in Task)
+TaskName = Literal["modal", "amodal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(SettingsSection):
     """The checkpoint to start from.
 
     Attributes:
@@ -34,29 +37,26 @@ class ModelSettings:
     """
 
     base: str
-    source: str = setting("", changes_result=False)
-    attention: str = setting("auto", choices=("auto", "sdpa", "flash_attention_2", "eager"), changes_result=False)
-    dtype: str = setting("bfloat16", choices=("bfloat16", "float16", "float32"))
-    train: tuple[str, ...] = ("language_model", "projector")
-
-    def __post_init__(self) -> None:
-        unknown = [part for part in self.train if part not in ("language_model", "projector", "vision")]
-        if unknown or not self.train:
-            found = ", ".join(unknown) or "nothing"
-            raise InputError("model.train of language_model, projector, vision", found, "correct it")
+    source: KeepsResult[str] = ""
+    attention: KeepsResult[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    train: Annotated[tuple[Literal["language_model", "projector", "vision"], ...], Field(min_length=1)] = (
+        "language_model",
+        "projector",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(SettingsSection):
     """Low-rank adapters instead of full training; merged into the weights at the end. rank 0 turns them off."""
 
-    rank: int = setting(0, low=0, high=1024)
-    alpha: int = setting(128, low=1)
-    dropout: float = setting(0.0, low=0.0, high=0.9)
+    rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    alpha: PositiveInt = 128
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSettings:
+class DataSettings(SettingsSection):
     """Rows (jsonl as `egm data convert` writes it) and the root of their pictures.
 
     `train` may only hold rows of split `train`, `validation` only of `val`; test splits are for the final evaluation alone.
@@ -68,20 +68,20 @@ class DataSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimSettings:
+class OptimSettings(SettingsSection):
     """AdamW and its schedule. `warmup_steps` wins over `warmup_ratio` when it is set."""
 
-    learning_rate: float = setting(low=0.0, high=1.0)
-    schedule: str = setting("cosine", choices=("cosine", "linear", "constant_with_warmup"))
-    warmup_ratio: float = setting(0.0, low=0.0, high=1.0)
-    warmup_steps: int = setting(0, low=0)
-    weight_decay: float = setting(0.0, low=0.0)
-    adam_beta2: float = setting(0.999, low=0.0, high=1.0)
-    max_grad_norm: float = setting(1.0, low=0.0)
+    learning_rate: Share
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Share = 0.0
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta2: Share = 0.999
+    max_grad_norm: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings:
+class RunSettings(SettingsSection):
     """How long, how wide, and what is kept.
 
     Attributes:
@@ -101,63 +101,58 @@ class RunSettings:
     A run goes on from its checkpoints after any of these has changed that does not change its result.
     """
 
-    output: str = setting(changes_result=False)
-    epochs: float = setting(1.0, low=0.0)
-    max_steps: int = setting(0, low=0)
-    batch_per_device: int = setting(1, low=1)
-    accumulation: int = setting(1, low=1)
+    output: KeepsResult[str]
+    epochs: NonNegativeFloat = 1.0
+    max_steps: NonNegativeInt = 0
+    batch_per_device: PositiveInt = 1
+    accumulation: PositiveInt = 1
     seed: int = 42
-    save_steps: int = setting(50, low=1, changes_result=False)
-    eval_steps: int = setting(0, low=0, changes_result=False)
-    rollout_steps: int = setting(10, low=0, changes_result=False)
-    log_steps: int = setting(10, low=1, changes_result=False)
-    keep: int = setting(3, low=1, changes_result=False)
-    deepspeed: str = setting("none", choices=("none", "zero2", "zero3"), changes_result=False)
-    offload: bool = setting(False, changes_result=False)
-    gradient_checkpointing: bool = setting(True, changes_result=False)
-    workers: int = setting(4, low=0, changes_result=False)
-    reports: tuple[str, ...] = setting((), changes_result=False)
-    step0_checks: bool = setting(True, changes_result=False)
-    step0_samples: int = setting(16, low=1, changes_result=False)
-    card_samples: int = setting(500, low=0, changes_result=False)
-    card_tokens: int = setting(1024, low=1, changes_result=False)
-
-    def __post_init__(self) -> None:
-        unknown = [report for report in self.reports if report not in ("tensorboard", "wandb")]
-        if unknown:
-            raise InputError("run.reports of tensorboard, wandb", ", ".join(unknown), "correct it")
+    save_steps: KeepsResult[PositiveInt] = 50
+    eval_steps: KeepsResult[NonNegativeInt] = 0
+    rollout_steps: KeepsResult[NonNegativeInt] = 10
+    log_steps: KeepsResult[PositiveInt] = 10
+    keep: KeepsResult[PositiveInt] = 3
+    deepspeed: KeepsResult[Literal["none", "zero2", "zero3"]] = "none"
+    offload: KeepsResult[bool] = False
+    gradient_checkpointing: KeepsResult[bool] = True
+    workers: KeepsResult[NonNegativeInt] = 4
+    reports: KeepsResult[tuple[Literal["tensorboard", "wandb"], ...]] = ()
+    step0_checks: KeepsResult[bool] = True
+    step0_samples: KeepsResult[PositiveInt] = 16
+    card_samples: KeepsResult[NonNegativeInt] = 500
+    card_tokens: KeepsResult[PositiveInt] = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftConfig:
+class SftConfig(SettingsSection):
     """Supervised fine-tuning on reasoning and answer.
 
     Attributes:
         max_tokens: longest row, prompt and image tokens included; longer ones are an error, never cut.
     """
 
-    task: str = setting(choices=TASKS)
+    task: TaskName
     model: ModelSettings
     data: DataSettings
     optim: OptimSettings
     run: RunSettings
     lora: LoraSettings = field(default_factory=LoraSettings)
-    max_tokens: int = setting(8192, low=16)
+    max_tokens: Annotated[int, Field(ge=16)] = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingSettings:
+class SamplingSettings(SettingsSection):
     """How rollouts are drawn. `top_k` 0 is off."""
 
-    generations: int = setting(16, low=2)
-    max_tokens: int = setting(2048, low=1)
-    temperature: float = setting(0.7, low=0.0)
-    top_p: float = setting(0.9, low=0.0, high=1.0)
-    top_k: int = setting(50, low=0)
+    generations: Annotated[int, Field(ge=2)] = 16
+    max_tokens: PositiveInt = 2048
+    temperature: NonNegativeFloat = 0.7
+    top_p: Share = 0.9
+    top_k: NonNegativeInt = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossSettings:
+class LossSettings(SettingsSection):
     """The policy loss.
 
     Attributes:
@@ -168,15 +163,15 @@ class LossSettings:
         scale: "group" divides advantages by the group's standard deviation, "none" does not.
     """
 
-    ratio: str = setting("sequence", choices=("sequence", "token"))
-    kl: float = setting(0.0, low=0.0)
-    entropy: float = setting(0.0, low=0.0)
-    clip: float = setting(0.2, low=0.0, high=1.0)
-    scale: str = setting("group", choices=("group", "none"))
+    ratio: Literal["sequence", "token"] = "sequence"
+    kl: NonNegativeFloat = 0.0
+    entropy: NonNegativeFloat = 0.0
+    clip: Share = 0.2
+    scale: Literal["group", "none"] = "group"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutSettings:
+class RolloutSettings(SettingsSection):
     """What generates: "transformers" anywhere, "vllm" on GPUs (its own package; must be installed).
 
     Attributes:
@@ -189,16 +184,16 @@ class RolloutSettings:
         tokens_per_gpu: verl: tokens of one micro-batch; 0 is one prompt and answer of the longest kind.
     """
 
-    engine: str = setting("transformers", choices=("transformers", "vllm"))
-    dtype: str = setting("bfloat16", choices=("bfloat16", "float16"))
-    gpu_memory: float = setting(0.3, low=0.05, high=0.95, changes_result=False)
-    tensor_parallel: int = setting(1, low=1, changes_result=False)
-    correction: str = setting("auto", choices=("auto", "off"))
-    tokens_per_gpu: int = setting(0, low=0, changes_result=False)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    gpu_memory: KeepsResult[Annotated[float, Field(ge=0.05, le=0.95)]] = 0.3
+    tensor_parallel: KeepsResult[PositiveInt] = 1
+    correction: Literal["auto", "off"] = "auto"
+    tokens_per_gpu: KeepsResult[NonNegativeInt] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrpoConfig:
+class GrpoConfig(SettingsSection):
     """Group-relative policy optimisation with verifiable rewards.
 
     Attributes:
@@ -207,7 +202,7 @@ class GrpoConfig:
         run.batch_per_device: counts completions, so prompts x generations.
     """
 
-    task: str = setting(choices=TASKS)
+    task: TaskName
     model: ModelSettings
     data: DataSettings
     optim: OptimSettings
@@ -218,11 +213,11 @@ class GrpoConfig:
     reward_settings: dict[str, dict[str, float]] = field(default_factory=dict)
     rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
-    max_prompt_tokens: int = setting(16384, low=16)
+    max_prompt_tokens: Annotated[int, Field(ge=16)] = 16384
 
     def __post_init__(self) -> None:
         if not self.rewards:
-            raise InputError("at least one reward", "none", "add grounding: 1.0")
+            raise SettingError("at least one reward", "none", "add grounding: 1.0")
         for name in {**self.rewards, **self.reward_settings}:
             make_reward(name, self.reward_settings.get(name))
 

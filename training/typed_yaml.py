@@ -1,35 +1,41 @@
-"""YAML to frozen dataclasses: unknown keys, wrong kinds and values out of bounds are all reported, with file and line.
+"""YAML to frozen dataclasses, checked by pydantic: everything wrong with a file is reported at once, with its lines.
 
-Knows nothing of what the settings mean. A field may carry bounds: `setting(0.5, low=0, high=1)`, `setting("a", choices=…)`.
+Knows nothing of what the settings mean. Bounds and choices are the fields' own types (`PositiveInt`, `Literal`, `Share`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import types
+import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from egm_edge.data.problems import Problem
 from egm_edge.errors import InputError
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
-Key = tuple[str, ...]
-KIND_NAMES: dict[Any, str] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple: "a list",
-    dict: "keys and values",
+Key = tuple[str | int, ...]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+_KEEPS_RESULT = "keeps the result"
+KeepsResult = Annotated[T, _KEEPS_RESULT]
+"""The type of a setting that only decides speed, memory, logging or where files go (see `result_settings`)."""
+_EXPECTED = {
+    "tuple_type": "a list",
+    "dict_type": "keys and values",
+    "dataclass_type": "keys and values",
+    "missing": "a value",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
 }
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")
 
 
 class ConfigError(InputError):
@@ -41,29 +47,18 @@ class ConfigError(InputError):
         super().__init__("a configuration without problems", f"{len(problems)}: {listed}", "correct the lines named")
 
 
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] = (),
-    changes_result: bool = True,
-) -> Any:
-    """A dataclass field with bounds that `load_yaml` checks.
+class SettingsSection:
+    """What a dataclass of settings inherits: no keys but its own, no conversions. It may raise a SettingError."""
 
-    Args:
-        changes_result: False for what only decides speed, memory, logging or where files go (see `result_settings`).
-    """
-    bounds = {"low": low, "high": high, "choices": tuple(choices), "changes_result": changes_result}
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=bounds)
-    return dataclasses.field(default=default, metadata=bounds)
+    __slots__ = ()
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def load_yaml(kind: type[T], path: Path, overrides: Mapping[str, str] | None = None) -> T:
     """Read one file.
 
     Args:
+        kind: a SettingsSection.
         overrides: dotted key -> YAML text, as given on a command line; they win over the file.
 
     Raises:
@@ -73,10 +68,12 @@ def load_yaml(kind: type[T], path: Path, overrides: Mapping[str, str] | None = N
     problems: list[Problem] = []
     for key, text in (overrides or {}).items():
         _override(values, key, text, problems)
-    config = _build(kind, values, (), str(path), lines, problems)
+    try:
+        config = TypeAdapter(kind).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise ConfigError(problems + [_problem(kind, fault, str(path), lines) for fault in error.errors()]) from None
     if problems:
         raise ConfigError(problems)
-    assert config is not None
     return config
 
 
@@ -84,8 +81,84 @@ def result_settings(config: Any) -> Any:
     """The settings that change a result, as plain values; nested dataclasses included."""
     if not dataclasses.is_dataclass(config):
         return list(config) if isinstance(config, tuple) else config
-    kept = [f.name for f in dataclasses.fields(config) if f.metadata.get("changes_result", True)]
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    kept = [
+        f.name for f in dataclasses.fields(config) if _KEEPS_RESULT not in getattr(hints[f.name], "__metadata__", ())
+    ]
     return {name: result_settings(getattr(config, name)) for name in kept}
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys, as `overrides` names them."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _problem(kind: Any, fault: ErrorDetails, file: str, lines: Mapping[Key, int]) -> Problem:
+    key, name, facts = fault["loc"], fault["type"], fault.get("ctx", {})
+    line = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 0)
+    known = _EXPECTED.get(name)
+    expected = known.format(**facts) if known else fault["msg"].removeprefix("Input should be ")
+    found = "nothing" if name == "missing" else repr(fault["input"])[:80]
+    if name == "unexpected_keyword_argument":
+        expected, found = f"one of {', '.join(_names(kind, key[:-1]))}", "an unknown key"
+    elif name == "value_error":
+        expected, found = facts["error"].expected, facts["error"].found
+    return Problem(file, line, expected, f"{_joined(key)}: {found}" if key else found)
+
+
+def _names(kind: Any, key: Key) -> list[str]:
+    """The settings that the section at `key` has."""
+    for part in key:
+        if isinstance(part, str):
+            hint = typing.get_type_hints(kind)[part]
+            kind = next(inner for inner in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(inner))
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values with the line of each key; a key that comes twice and what is no plain value are problems.
+
+    As in YAML 1.2, which everyone means, 1e-5 is a number.
+    """
+
+    def __init__(self, text: str, file: str) -> None:
+        super().__init__(text)
+        self.file = file
+        self.lines: dict[Key, int] = {}
+        self.problems: list[Problem] = []
+
+    def plain(self, node: yaml.Node, key: Key = ()) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(key, line)
+        if isinstance(node, yaml.MappingNode):
+            found: dict[str, Any] = {}
+            for name_node, value_node in node.value:
+                name = str(getattr(name_node, "value", ""))
+                inner: Key = (*key, name)
+                self.lines[inner] = name_node.start_mark.line + 1
+                if name in found:
+                    self._refuse(self.lines[inner], "each key once", f"{_joined(inner)} again")
+                found[name] = self.plain(value_node, inner)
+            return found
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*key, i)) for i, item in enumerate(node.value)]
+        try:
+            return self.construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            self._refuse(line, "a plain value", f"{_joined(key)}: {node.tag}")
+
+    def _refuse(self, line: int, expected: str, found: str) -> None:
+        self.problems.append(Problem(self.file, line, expected, found))
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
+
+
+def _joined(key: Key) -> str:
+    return ".".join(map(str, key))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -95,43 +168,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError("a configuration without aliases", f"one in {path}", "write the value out")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)  # keeps line numbers
+        loader = _Loader(text, str(path))
+        root = loader.get_single_node()
+        values = loader.plain(root) if root is not None else {}
     except OSError as error:
         raise InputError("a configuration file", f"{path}: {error.strerror}", "check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 0
         raise ConfigError([Problem(str(path), line, "YAML", " ".join(str(error).split())[:160])]) from None
-    lines: dict[Key, int] = {}
-    problems: list[Problem] = []
-    values = _plain(root, (), lines, str(path), problems) if root is not None else {}
     if not isinstance(values, dict):
-        problems.append(Problem(str(path), 1, "keys and values", f"a {type(values).__name__}"))
-    if problems:
-        raise ConfigError(problems)
-    return values, lines
-
-
-def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], file: str, problems: list[Problem]) -> Any:
-    lines.setdefault(key, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for name_node, value_node in node.value:
-            name = str(getattr(name_node, "value", ""))
-            line = name_node.start_mark.line + 1
-            if name in found:
-                problems.append(Problem(file, line, "each key once", f"{'.'.join([*key, name])} again"))
-            inner: Key = (*key, name)
-            lines[inner] = line
-            found[name] = _plain(value_node, inner, lines, file, problems)
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*key, str(i)), lines, file, problems) for i, item in enumerate(node.value)]
-    try:
-        return yaml.safe_load(yaml.serialize(node))
-    except yaml.YAMLError:
-        problems.append(Problem(file, node.start_mark.line + 1, "a plain value", f"{'.'.join(key)}: {node.tag}"))
-        return None
+        loader.problems.append(Problem(str(path), 1, "keys and values", f"a {type(values).__name__}"))
+    if loader.problems:
+        raise ConfigError(loader.problems)
+    return values, loader.lines
 
 
 def _override(values: dict[str, Any], key: str, text: str, problems: list[Problem]) -> None:
@@ -140,81 +190,10 @@ def _override(values: dict[str, Any], key: str, text: str, problems: list[Proble
     for parent in parents:
         at = at.setdefault(parent, {}) if isinstance(at, dict) else None
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _Loader(text, "--set").get_single_data()
+    except (yaml.YAMLError, ValueError):
         value = text
     if isinstance(at, dict) and last:
         at[last] = value
     else:
         problems.append(Problem("--set", 0, "key=value with a known key", key))
-
-
-def _build(kind: Any, values: Any, key: Key, file: str, lines: dict[Key, int], problems: list[Problem]) -> Any:
-    def wrong(at: Key, expected: str, found: str) -> None:
-        problems.append(Problem(file, lines.get(at, lines.get(at[:-1], 0)), expected, f"{'.'.join(at)}: {found}"))
-
-    if not isinstance(values, dict):
-        wrong(key, "keys and values", f"a {type(values).__name__}")
-        return None
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    for name in values:
-        if name not in known:
-            wrong((*key, name), f"one of {', '.join(known)}", "an unknown key")
-    arguments: dict[str, Any] = {}
-    for name, field in known.items():
-        if name not in values:
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                wrong((*key, name), "a value", "nothing")
-            continue
-        before = len(problems)
-        value = _value(hints[name], values[name], (*key, name), file, lines, problems)
-        if len(problems) == before and (fault := _bounds(value, field.metadata)):
-            wrong((*key, name), fault, repr(value))
-        arguments[name] = value
-    if problems:
-        return None
-    try:
-        return kind(**arguments)
-    except InputError as error:
-        wrong(key or ("",), error.expected, error.found)
-        return None
-
-
-def _value(hint: Any, value: Any, key: Key, file: str, lines: dict[Key, int], problems: list[Problem]) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        hint = next(a for a in arguments if a is not type(None))
-        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, key, file, lines, problems)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_value(arguments[0], item, (*key, str(i)), file, lines, problems) for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {k: _value(arguments[1], v, (*key, k), file, lines, problems) for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-5 as text; everyone who writes it means the number.
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    plain = hint if isinstance(hint, type) else origin
-    good = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
-    if not good or (isinstance(value, float) and not math.isfinite(value)):
-        name = KIND_NAMES.get(plain, str(plain))
-        problems.append(Problem(file, lines.get(key, 0), name, f"{'.'.join(key)}: {value!r}"))
-    return value
-
-
-def _bounds(value: Any, bounds: Mapping[str, Any]) -> str:
-    choices, low, high = bounds.get("choices", ()), bounds.get("low"), bounds.get("high")
-    if choices and value not in choices:
-        return f"one of {', '.join(choices)}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if low is not None and value < low:
-            return f"at least {low}"
-        if high is not None and value > high:
-            return f"at most {high}"
-    return ""

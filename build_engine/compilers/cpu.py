@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.compilers.plan import EMBEDDING_WEIGHT, CheckpointPlan, preview
@@ -16,7 +16,8 @@ from build_engine.exporters import text_decoder
 from build_engine.exporters.graph import GraphWriter, WeightFormat
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
-from build_engine.request import MAX_NEW_TOKENS, BuildRequest
+from build_engine.request import BuildRequest
+from build_engine.targets import TARGETS
 from egm_edge.backends.onnx_runtime.sessions import DECODER, HEAD, PREFILL, VISION
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BuildError
@@ -43,62 +44,38 @@ PRECISIONS = {
 }
 
 
+def build_cpu(checkpoint_dir: str | Path, out_dir: str | Path, *, precision: str = "int8", **options: Any) -> Bundle:
+    """`compile_cpu` for a caller with paths; `options` are those of `BuildRequest`."""
+    checkpoint, out = Path(checkpoint_dir), Path(out_dir)
+    request = BuildRequest(checkpoint=checkpoint, out_dir=out, target=TARGETS["cpu"], precision=precision, **options)
+    return compile_cpu(request)
+
+
 def compile_cpu(request: BuildRequest) -> Bundle:
-    """`build_cpu` for the table of targets."""
-    request.require_batch_of_one()
-    return build_cpu(
-        request.checkpoint,
-        request.out_dir,
-        precision=request.precision,
-        force=request.force,
-        gate=request.gate,
-        max_pixels=request.max_pixels,
-        max_new_tokens=request.max_new_tokens,
-        progress_stream=request.progress_stream,
-    )
+    """Build the CPU bundle of a checkpoint: an EGM, Qwen3-VL or InternVL3 (-hf) model, in "fp32", "int8" or "int4".
 
-
-def build_cpu(
-    checkpoint_dir: str | Path,
-    out_dir: str | Path,
-    *,
-    precision: str = "int8",
-    force: bool = False,
-    gate: bool = True,
-    max_pixels: int | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    progress_stream: TextIO | None = None,
-) -> Bundle:
-    """Build the CPU bundle of a checkpoint.
-
-    Args:
-        checkpoint_dir: a Hugging Face directory of an EGM, Qwen3-VL or InternVL3 (-hf) model.
-        out_dir: the bundle; appears complete or not at all.
-        precision: "fp32", "int8" or "int4".
-        force: replace a damaged bundle at `out_dir`.
-        gate: compare the bundle with its checkpoint, run by transformers, on probe pictures and refuse it when they differ
-            (checkpoints too large for that beside the build are recorded as unverified instead).
-        max_pixels: area of the resized image at most; None for the checkpoint's own budget.
-        max_new_tokens: generation limit that the bundle carries.
-        progress_stream: where progress goes; None keeps silent.
+    With the gate the bundle is compared with its checkpoint, run by transformers, on probe pictures, and refused when they
+    differ; checkpoints too large for that beside the build are recorded as unverified instead.
 
     Raises:
         CheckpointError, BuildError: see their messages; nothing is left at `out_dir`.
     """
+    request.require_batch_of_one()
+    precision = request.precision
     if precision not in PRECISIONS:
         raise BuildError(
             f"precision {', '.join(PRECISIONS)} for target cpu", repr(precision), "pass one of them with --precision"
         )
     formats = PRECISIONS[precision]
-    with Checkpoint(checkpoint_dir) as checkpoint, BundleWriter(out_dir, force=force) as writer:
-        plan = CpuPlan(checkpoint, formats, max_pixels, max_new_tokens)
+    with Checkpoint(request.checkpoint) as checkpoint, BundleWriter(request.out_dir, force=request.force) as writer:
+        plan = CpuPlan(checkpoint, formats, request.max_pixels, request.max_new_tokens)
         writer.require_free(plan.disk_bytes())
-        bar = ProgressBar("build", progress_stream, plan.work_units())
+        bar = ProgressBar("build", request.progress_stream, plan.work_units())
         _write_graphs(plan, writer, bar)
         plan.write_tables(writer)
         manifest = plan.manifest("cpu", precision, {"onnxruntime": version("onnxruntime")})
         bar.stage("parity gate")
-        parity = _gate(plan, writer, manifest) if gate else build_gate.unverified("the gate was switched off")
+        parity = _gate(plan, writer, manifest) if request.gate else build_gate.unverified("the gate was switched off")
         bar.stage("hashing")
         bundle = writer.commit(**manifest, parity=parity)
         bar.finish()
@@ -158,4 +135,4 @@ def _write_graphs(plan: CpuPlan, writer: BundleWriter, bar: ProgressBar) -> None
             bar.stage(f"{Path(name).stem} ({fmt.value})")
             text_decoder.write_decoder(checkpoint, shape, writer.path(name), fmt, block_size=block, deepstack=deepstack)
     bar.stage(f"head ({plan.head_format.value})")
-    text_decoder.write_head(checkpoint, shape, writer.path(HEAD), plan.head_format, block_size=block)
+    text_decoder.write_head(checkpoint, shape, GraphWriter(writer.path(HEAD), block_size=block), plan.head_format)

@@ -10,12 +10,12 @@ from typing import Any
 from build_engine import memory_plan
 from build_engine.compilers.plan import CheckpointPlan
 from build_engine.exporters.graph import WeightFormat
-from build_engine.exporters.portable_decoder import write_portable_decoder, write_portable_head
+from build_engine.exporters.portable_decoder import write_portable_decoder
 from build_engine.exporters.portable_graph import INT4_BLOCKS, PortableGraphWriter
+from build_engine.exporters.text_decoder import write_head
 from build_engine.parity import build_gate
-from build_engine.parity.float32_graphs import in_float32
-from egm_edge.backends.portable.backend import PortableBackend
-from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION, OrtRunner
+from build_engine.parity.stand_in import open_graphs
+from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BackendError, BuildError
 from egm_edge.pixels import TILES
@@ -73,7 +73,7 @@ def limit_context(plan: CheckpointPlan) -> None:
 def write_graphs(
     plan: CheckpointPlan, root: Path, precision: str, bar: ProgressBar, *, ranges: Mapping[str, float] | None = None
 ) -> None:
-    """Write graphs/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
+    """Write portable/vision.onnx, decoder.onnx and head.onnx under `root`, vision tower and head never quantized.
 
     Args:
         ranges: of decoder layers' inputs, for FP8.
@@ -104,7 +104,7 @@ def write_graphs(
     if decoder.plain_layers:
         bar.stage(f"{len(decoder.plain_layers)} layers that INT4 blocks do not divide stay in {formats.native}")
     bar.stage(f"head ({formats.native})")
-    write_portable_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
+    write_head(checkpoint, plan.shape, graph(HEAD), WeightFormat.FP32)
 
 
 def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> dict[str, Any]:
@@ -120,18 +120,9 @@ def graph_check(plan: CheckpointPlan, candidate: Bundle, why_not_here: str) -> d
     section = build_gate.unverified(f"unverified on target: {why_not_here}")
     parameters = plan.checkpoint.parameter_count()
     wide = FORMATS[candidate.manifest.precision].native == "bf16"
-    open_engine = _widened_on_cpu if wide else _on_cpu
     try:
-        found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=open_engine)
+        found = build_gate.gate(candidate, plan.checkpoint.directory, parameters, open_engine=open_graphs)
     except BackendError as error:
         raise BuildError("graphs that ONNX Runtime runs on the CPU", str(error), "report this checkpoint") from None
     return section | {"graphs": found | ({"arithmetic": "float32 over bfloat16 weights"} if wide else {})}
 
-
-def _widened_on_cpu(candidate: Bundle) -> PortableBackend:
-    with in_float32(candidate) as runnable:  # the engine has read the files when it is open
-        return _on_cpu(runnable)
-
-
-def _on_cpu(candidate: Bundle) -> PortableBackend:
-    return PortableBackend(candidate, OrtRunner(candidate))

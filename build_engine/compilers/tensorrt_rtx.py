@@ -1,7 +1,8 @@
 """The TensorRT for RTX compiler: portable graphs to ahead-of-time engines, on a machine without GPU or driver.
 
 The engines hold kernels of no particular GPU: they are finished on the first load there (`egm_edge.backends.tensorrt_rtx`
-keeps the result). They cannot be run here, so that the graphs they were built from are checked on the CPU instead.
+keeps the result). They cannot be run here, so that the graphs they were built from are checked on the CPU instead, and stay in
+the bundle for that unless they are to be left out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from build_engine.parity import build_gate
 from build_engine.request import BuildRequest
 from build_engine.targets import Target
 from egm_edge.backends.portable.ort_runner import DECODER, HEAD, VISION
-from egm_edge.bundle import Bundle
+from egm_edge.bundle import PORTABLE, Bundle
 from egm_edge.errors import BuildError
 from egm_edge.reporting.progress import ProgressBar
 
@@ -91,7 +92,8 @@ def compile_rtx(request: BuildRequest) -> Bundle:
             parity = build_gate.unverified(f"unverified on target: {why}; the gate was switched off")
         bar.stage(f"engines for {', '.join(sms)}")
         build_engines(writer.root, sms, jobs, bar)
-        shutil.rmtree(writer.root / "graphs")  # their weights are in the engines
+        if not request.keep_graphs:
+            shutil.rmtree(writer.root / PORTABLE)
         bar.stage("hashing")
         bundle = writer.commit(**manifest, parity=parity)
         bar.finish()

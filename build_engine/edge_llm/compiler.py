@@ -194,7 +194,7 @@ def _export(plan: _Plan, environment: EdgeLlmEnvironment, stages: Stages, source
 
 
 def _check(plan: _Plan, source: Path, exported: Path) -> GraphCheck:
-    host = HostMath.of(plan.checkpoint, plan.pixel_spec, exported / "onnx" / "llm" / "embedding.safetensors")
+    host = HostMath.of(plan, exported / "onnx" / "llm" / "embedding.safetensors")
     found = check_graphs(exported / "onnx", plan.quantization.checks(), source / RECORDED, host)
     found.require_passed()
     return found

@@ -28,6 +28,7 @@ from egm_edge.errors import BackendError, BuildError, EgmError
 from egm_edge.golden.attestation import Machine
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import has_golden, read_golden
+from egm_edge.machine import has_nvidia_gpu
 from egm_edge.releases import EDGE_LLM
 from egm_edge.reporting.progress import ProgressBar
 
@@ -57,9 +58,8 @@ def is_asked_for(given: Path, out_dir: Path, target: Target) -> bool:
 
 def is_here() -> bool:
     """Whether this machine can build the engine: an NVIDIA GPU, and Edge-LLM in the environment."""
-    gpu = Path("/dev/nvidia0").exists() or Path("/dev/nvgpu").exists() or Path("/dev/nvhost-gpu").exists()
     try:
-        return gpu and bool(EdgeLlmEnvironment.find())
+        return has_nvidia_gpu() and bool(EdgeLlmEnvironment.find())
     except BuildError:
         return False
 

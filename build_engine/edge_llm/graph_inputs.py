@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from build_engine.checkpoint import Checkpoint
-from build_engine.exporters import internvl3_vision, qwen3_vl_vision, text_decoder
-from build_engine.exporters.text_decoder import decoder_shape
+from build_engine.compilers.plan import CheckpointPlan
 from build_engine.modelopt.request_tensors import PreparedRequest
 from egm_edge.backends.onnx_runtime import positions
-from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
+from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.pixels import TILES, PixelSpec
 
 PAGE_TOKENS = 128
-_TOWERS = {"qwen3_vl": qwen3_vl_vision, "internvl3": internvl3_vision}
 Feeds = dict[str, NDArray[np.generic]]
 
 
@@ -43,19 +40,11 @@ class HostMath:
     embedding: Path
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, spec: PixelSpec, embedding: Path) -> HostMath:
-        shape = decoder_shape(checkpoint)
-        engine = EngineConfig(
-            **text_decoder.engine_section(shape),
-            image_token_id=int(checkpoint.config["image_token_id"]),
-            stop_token_ids=(),
-            embedding_dtype="float16",
-            rescored_logits=0,
-            vision=VisionConfig(**_TOWERS[checkpoint.family].engine_section(checkpoint)),
-        )
-        grid = "vision.pos_embed.weight"
+    def of(cls, plan: CheckpointPlan, embedding: Path) -> HostMath:
+        """Of a checkpoint's plan."""
+        grid, checkpoint = "vision.pos_embed.weight", plan.checkpoint
         side = round(checkpoint.shape(grid)[0] ** 0.5) if checkpoint.family == "qwen3_vl" else 0
-        return cls(engine, spec, side, embedding)
+        return cls(plan.engine(), plan.pixel_spec, side, embedding)
 
     def visual(self, request: PreparedRequest) -> Feeds:
         """Inputs of visual/model.onnx for one picture."""

@@ -1,4 +1,4 @@
-"""The decoder and head in standard ONNX operators: keys and values in and out, one sequence.
+"""The decoder in standard ONNX operators: keys and values in and out, one sequence.
 
 The cache is laid out by token, [P, kv, d], so that the runtime forgets tokens by handing in a shorter view of the same
 memory. Angles, mask and deep-stack features come from the host, which knows positions; the graph knows none.
@@ -7,8 +7,6 @@ Shapes: n fed tokens, P tokens in the cache, H hidden size, kv key/value heads, 
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 
@@ -40,18 +38,6 @@ def write_portable_decoder(
             if i < deepstack:
                 x = graph.op("Add", x, extras[i])
         graph.output(layers.norm(x, "text.norm"), np.float32, [1, "n", shape.hidden], name="hidden")
-
-
-def write_portable_head(
-    checkpoint: Checkpoint, shape: DecoderShape, graph: PortableGraphWriter, fmt: WeightFormat
-) -> None:
-    """Write the head graph: hidden f32 [1, n, H] to logits f32 [1, n, V]."""
-    name = "text.embed_tokens.weight" if shape.tied_head else "head.weight"
-    with graph:
-        hidden = graph.input("hidden", np.float32, [1, "n", shape.hidden])
-        rows = partial(checkpoint.rows_float32, name)
-        logits = graph.linear(hidden, "head", (shape.vocab, shape.hidden), rows, fmt)
-        graph.output(logits, np.float32, [1, "n", shape.vocab], name="logits")
 
 
 class _Layers:

@@ -71,14 +71,13 @@ def write_decoder(
         graph.output(hidden, np.float32, ["batch", "n", shape.hidden], name="hidden")
 
 
-def write_head(checkpoint: Checkpoint, shape: DecoderShape, path: Path, fmt: WeightFormat, *, block_size: int) -> None:
-    """Write the head graph: hidden f32 [1, n, H] to logits f32 [1, n, V]."""
+def write_head(checkpoint: Checkpoint, shape: DecoderShape, graph: GraphWriter, fmt: WeightFormat) -> None:
+    """Write the head graph of any runtime: hidden f32 [1, n, H] to logits f32 [1, n, V]."""
     name = "text.embed_tokens.weight" if shape.tied_head else "head.weight"
-    with GraphWriter(path, block_size=block_size) as graph:
+    with graph:
         hidden = graph.input("hidden", np.float32, [1, "n", shape.hidden])
-        logits = graph.linear(
-            hidden, "head", (shape.vocab, shape.hidden), lambda a, b: checkpoint.rows_float32(name, a, b), fmt
-        )
+        rows = partial(checkpoint.rows_float32, name)
+        logits = graph.linear(hidden, "head", (shape.vocab, shape.hidden), rows, fmt)
         graph.output(logits, np.float32, [1, "n", shape.vocab], name="logits")
 
 

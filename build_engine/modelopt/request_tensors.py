@@ -86,7 +86,7 @@ def answer_text(expression: str, box: Box | None, image_wh: tuple[int, int], spe
     numbers = [round(v) for v in box.to_norm1000(*image_wh)]
     if spec.answer_syntax == "ref_box":
         return f"<ref>{expression}</ref><box>[{numbers}]</box>"
-    thought = "\n</think>\n\n" if spec.suffix.rstrip().endswith("<think>") else ""
+    thought = "\n</think>\n\n" if spec.in_thought else ""
     return f"{thought}```json\n{json.dumps([{'bbox_2d': numbers, 'label': expression}], ensure_ascii=False)}\n```"
 
 

@@ -26,6 +26,7 @@ STREAMED_GOLDEN = slice(3, 5)  # golden requests of such a one: a relation, an a
 PROBE_TOKENS = 48
 GOLDEN_TOKENS = 192
 KL_SHARE, LEAST_KL = 4.0, 5e-4  # what another machine's logits may differ by, of what this one's do
+REFUSED = "build with a higher --precision, or --no-gate to take it as it is"
 VERIFY = "egm verify BUNDLE --reference CHECKPOINT"
 FLOAT32_SHARE = 1.3  # memory of the float32 reference over its weights
 
@@ -85,7 +86,7 @@ def gate(
         raise BuildError(
             f"a {report.precision} bundle that follows its checkpoint",
             f"another {stage.name} ({found})",
-            "build with a higher --precision, or --no-gate to take it as it is",
+            REFUSED,
         )
     backend = open_engine(candidate)
     try:
@@ -139,6 +140,10 @@ def _bounded_by_this_machine(candidate: Bundle, backend: Backend, golden: Golden
     """Golden replies with a bound on logits that is little more than what the bundle shows here, where it was verified: another
     machine is to round as this one does, not only to stay within what its precision may cost."""
     grounder = Grounder(backend, candidate, read_tokenizer(candidate))
-    found = check_golden(grounder, backend.facts, golden).kl_nats
-    bound = golden.limits["kl_nats"] if found is None else min(golden.limits["kl_nats"], KL_SHARE * found + LEAST_KL)
+    report = check_golden(grounder, backend.facts, golden)
+    if not report.passed:
+        found = "; ".join(report.problems)
+        raise BuildError("a bundle that follows its checkpoint", f"another {report.first_divergence} ({found})", REFUSED)
+    assert report.kl_nats is not None  # the backend gives logits
+    bound = min(golden.limits["kl_nats"], KL_SHARE * report.kl_nats + LEAST_KL)
     return replace(golden, limits={**golden.limits, "kl_nats": bound})

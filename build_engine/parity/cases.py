@@ -37,6 +37,7 @@ SCENE_SUITES = (
     ("attribute", (3, 6), Task.AMODAL),
 )
 MAX_SIZE_PROBE_PIXELS = 2_500_000
+LARGE_WH = (1952, 1096)  # pictures of 2 ** 21 pixels and more are decoded in place
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
     """Pictures on both sides of every limit of a pixel spec: tiny, long, square, at a budget, beyond it; and a camera's."""
     unit = spec.tile_size if spec.rule == TILES else spec.patch_size * spec.merge_size
     sizes = [(unit // 2 + 1, unit // 3 + 2), (5 * unit + 3, unit + 1), (unit + 5, 4 * unit - 3), (101, 67), (640, 480)]
-    sizes += [(3 * unit, 2 * unit), (777, 333), (1920, 1080), *_half_way(spec)]
+    sizes += [(3 * unit, 2 * unit), (777, 333), LARGE_WH, *_half_way(spec)]
     for area in (spec.min_pixels, spec.max_pixels):
         for share in (0.9, 1.3):
             width = int((area * share * 4 / 3) ** 0.5)
@@ -144,17 +145,19 @@ def size_probes(spec: PixelSpec) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=1)
 def odd_probes() -> tuple[bytes, ...]:
-    """Pictures that have to be flattened first: turned by EXIF, grey, and with a colour under their transparency."""
+    """Pictures that have to be flattened first: turned by EXIF, grey, and with a colour under their transparency; and JPEGs, a
+    small one and a large one that is turned."""
     noise = _noise(150, 90, seed=78)
     turned = Image.Exif()
     turned[EXIF_ORIENTATION] = 6
     alpha = np.dstack([noise, np.linspace(0, 255, noise[..., 0].size).reshape(noise.shape[:2])]).astype(np.uint8)
-    return _as_png(noise, exif=turned), _as_png(noise[..., 0]), _as_png(alpha)
+    photo = _encoded(_noise(*LARGE_WH, seed=79), "JPEG", exif=turned)
+    return _encoded(noise, exif=turned), _encoded(noise[..., 0]), _encoded(alpha), _encoded(noise, "JPEG"), photo
 
 
-def _as_png(image: NDArray[np.uint8], **options: Any) -> bytes:
+def _encoded(image: NDArray[np.uint8], kind: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG", **options)
+    Image.fromarray(image).save(stream, kind, **options)
     return stream.getvalue()
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from egm_edge.bundle import Bundle
+from egm_edge.bundle import PORTABLE, Bundle
 from egm_edge.pixels import TILES, Pixels, PixelSpec, normalise
 
-VISION_GRAPH = "graphs/vision.onnx"
 SCALE, OFFSET = "pixel_scale", "pixel_offset"
 
 
@@ -24,7 +23,8 @@ def engine_pixels(bundle: Bundle, pixels: Pixels, spec: PixelSpec) -> NDArray[np
     Returns:
         smart_resize: [N, 3*T*P*P]; tiles: [T, 3, S, S].
     """
-    constants = _constants(bundle.path(VISION_GRAPH)) if VISION_GRAPH in bundle.manifest.files else {}
+    graph = onnx_graph(bundle, "vision")
+    constants = _constants(graph) if graph else {}
     if SCALE not in constants or OFFSET not in constants:
         return normalise(pixels, spec)
     scale, offset = (constants[name].astype(np.float32).reshape(3, -1) for name in (SCALE, OFFSET))
@@ -33,6 +33,12 @@ def engine_pixels(bundle: Bundle, pixels: Pixels, spec: PixelSpec) -> NDArray[np
         return (by_channel * scale[:, :1] + offset[:, :1]).reshape(pixels.patches.shape)
     values = by_channel * scale + offset
     return np.repeat(values[:, :, None], spec.temporal_patch_size, axis=2).reshape(len(values), -1)
+
+
+def onnx_graph(bundle: Bundle, name: str) -> Path | None:
+    """Where a bundle's graph lies, or that which its engine was made of; None where it holds none."""
+    places = (bundle.root / f"{folder}{name}.onnx" for folder in ("graphs/", PORTABLE))
+    return next((path for path in places if path.is_file()), None)
 
 
 def _constants(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -74,7 +74,7 @@ def linked_folder(bundle: Bundle, write_graph: Callable[[str, Path, Path], None]
     """A temporary folder with the bundle's files: graphs as `write_graph(name, source, target)` writes them, others as links."""
     with tempfile.TemporaryDirectory(prefix="egm-graphs-") as folder:
         root = Path(folder)
-        for name in bundle.manifest.files:
+        for name in (name for name in bundle.manifest.files if name not in bundle.left_out):
             source, target = bundle.root / name, root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.suffix == ".onnx":

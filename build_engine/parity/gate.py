@@ -7,15 +7,18 @@ Reads top to bottom: pixels, prompts, the bundle with its rounding taken away (s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.parity import settings, stages
 from build_engine.parity.answers import compare_answers, compare_exact_replies
 from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, odd_probes, size_probes
+from build_engine.parity.engine_pixels import onnx_graph
 from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, ParityReport, StageResult
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
@@ -36,7 +39,11 @@ TRACED = 5  # cases whose every stage is compared; the others are compared by te
 LONG_TOKENS = 1100  # more than an engine's cache holds at first
 LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 640_000, 400_000  # of the largest probe: 2,500 and 1,562 patches of 16
 SMALL_PARAMETERS = 50_000_000
-EXPRESSIONS = ("The red mug,  left of \"Ana's\" kettle.", "the mug 左边，红色")  # both scripts, and as nobody would tidy them
+EXPRESSIONS = (  # both scripts, and as nobody would tidy them; one of several hundred characters
+    "The red mug,  left of \"Ana's\" kettle.",
+    "the mug 左边，红色",
+    " {0} die Cafe\u0301-Tasse " + "neben der Kanne und " * 30 + "dem Teller \n",
+)
 
 Opener = Callable[[Bundle], Backend]
 
@@ -108,11 +115,16 @@ def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence
     expected = expected if max_pixels is None else expected.with_max_pixels(max_pixels)
     changes = stages.changed_fields(side.grounder.pixel_spec.to_dict(), expected.to_dict())
     pairs = []
-    for picture in [*size_probes(expected), *odd_probes(), *dict.fromkeys(case.picture for case in cases[:TRACED])]:
-        image = opened(picture)
+    camera = np.asarray(opened(cases[0].picture))
+    shown: list[tuple[Any, str | None, Image.Image]] = [
+        (picture, None, opened(picture))
+        for picture in [*size_probes(expected), *odd_probes(), *dict.fromkeys(case.picture for case in cases[:TRACED])]
+    ]
+    shown += [(camera, "rgb", Image.fromarray(camera)), (camera[..., ::-1], "bgr", Image.fromarray(camera))]
+    for picture, color, image in shown:
         values, grid_hw = reference.pixel_values(image)
         try:
-            pairs.append((stages.Seen(values, grid_hw, image.size), side.seen(picture)))
+            pairs.append((stages.Seen(values, grid_hw, image.size), side.seen(picture, color)))
         except EgmError as error:
             changes.append(str(error))
     return stages.pixels(changes, pairs)
@@ -186,7 +198,7 @@ def _compare_attributes(bundle: Bundle, asked: ReferenceSide, structure: StageTr
     if asked.observed is None:
         return
     for name in ("vision", "decoder", "prefill"):
-        if (graph := bundle.root / f"graphs/{name}.onnx").is_file():
+        if (graph := onnx_graph(bundle, name)) is not None:
             part, stage = ("vision", "vision embedding") if name == "vision" else ("decoder", "prefill logits")
             structure.note(stage, *attribute_problems(graph, asked.observed.seen[part]))
 

@@ -172,7 +172,9 @@ def summary(parity: dict[str, Any]) -> str:
         text += f", mean IoU {boxes['iou_mean']:.3f} to the checkpoint's {boxes['boxes']} boxes"
     if parity.get("against"):
         text += f", against {parity['against']}"
-    return text + (f": {parity['why']}" if parity.get("why") else "")
+    text += f": {parity['why']}" if parity.get("why") else ""
+    parts = (part for part in ("graphs", "engine") if part in parity)
+    return text + "".join(f"; its {part} on the CPU: {parity[part]['status']}" for part in parts)
 
 
 def _mark(passed: bool | None) -> str:

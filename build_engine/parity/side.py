@@ -43,8 +43,8 @@ class BackendSide:
             self._frames[picture] = self.grounder.frame(picture)
         return self._frames[picture]
 
-    def seen(self, picture: bytes) -> stages.Seen:
-        frame = self.grounder.frame(picture)
+    def seen(self, picture: bytes | NDArray[np.uint8], color: str | None = None) -> stages.Seen:
+        frame = self.grounder.frame(picture, color=color)
         values = engine_pixels(self.bundle, frame.pixels, self.grounder.pixel_spec)
         return stages.Seen(values, frame.pixels.grid_hw, frame.image_wh)
 

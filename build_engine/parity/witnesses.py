@@ -29,18 +29,19 @@ _ANSWERS = (  # whole ones, of one box
     re.compile(r"(?:<ref>[^<]*</ref>\s*)?<box>\s*" + _NUMBERS + r"\s*</box>"),
 )
 
-# Replies in both families' syntax, thought and all, with the box they give: x1, y1, x2, y2, no two alike, one beyond the picture;
-# alone, and behind the box of another thing.
+# Replies in both families' syntax, thought and all, with the box they give: x1, y1, x2, y2, no two alike, one from edge to edge and
+# one beyond the picture; alone, and behind so many boxes of another thing that the reply is a long one.
 THOUGHT = "It is at [1, 2, 3, 4], not at [700, 800, 900, 950]."
 SCRIPTS = {
     "qwen3_vl": '```json\n[{{"bbox_2d": [{0}, {1}, {2}, {3}], "label": "cup"}}]\n```',
     "internvl3": "<ref>cup</ref><box>[[{0}, {1}, {2}, {3}]]</box>",
 }
+OTHERS = 8
 OTHERS_FIRST = {
-    "qwen3_vl": SCRIPTS["qwen3_vl"].replace("[{{", '[{{"bbox_2d": [601, 602, 703, 704], "label": "plate"}}, {{'),
-    "internvl3": "<ref>plate</ref><box>[[601, 602, 703, 704]]</box>" + SCRIPTS["internvl3"],
+    "qwen3_vl": SCRIPTS["qwen3_vl"].replace("[{{", "[" + OTHERS * '{{"bbox_2d": [601, 602, 703, 704], "label": "plate"}}, ' + "{{"),
+    "internvl3": OTHERS * "<ref>plate</ref><box>[[601, 602, 703, 704]]</box>" + SCRIPTS["internvl3"],
 }
-SCRIPTED_BOXES = ((103, 207, 311, 859), (12, 640, 987, 655), (-35, 120, 480, 977))
+SCRIPTED_BOXES = ((103, 207, 311, 859), (0, 640, 1000, 655), (-35, 120, 480, 977))
 
 
 def task_text(family: str, expression: str, task: Task) -> str:

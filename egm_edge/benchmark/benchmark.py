@@ -149,9 +149,9 @@ def _measure(
         },
         "memory": {
             "after_load_mb": after_load.rss_mb or 0.0,
-            "after_requests_mb": run.after.rss_mb or 0.0,
             # the probe's own buffer is not the engine's
-            "peak_mb": (run.before if run.in_turns else run.after).peak_rss_mb or 0.0,
+            "after_requests_mb": (run.after.rss_mb or 0.0) - (run.probe.bandwidth.buffer_mb if run.probe else 0.0),
+            "peak_mb": (run.before if run.probe else run.after).peak_rss_mb or 0.0,
         },
         "gpu": asdict(run.gpu) if run.gpu else None,
         "energy": {"joules_per_request": run.joules_per_request},
@@ -166,7 +166,7 @@ def _measure(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The counted requests, and the machine meanwhile; `in_turns`: bandwidth was probed between them."""
+    """The counted requests, and the machine meanwhile; `probe`: of the bandwidth between them, where they leave room for it."""
 
     samples: list[Sample]
     before: Conditions
@@ -174,31 +174,28 @@ class _Run:
     gpu: GpuRun | None
     joules_per_request: dict[str, float]
     probe: _Probe | None
-    in_turns: bool
 
 
 def _counted_requests(
     grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told, model: RequestModel | None
 ) -> _Run:
-    in_turns = model is not None and model.leaves_the_cache()
     before = snapshot()
-    probe = _Probe(_threads(grounder)) if model else None
-    between = probe if in_turns else None
+    probe = _Probe(_threads(grounder)) if model is not None and model.leaves_the_cache() else None
     with GpuWatch() as gpu, Energy() as energy:
-        samples = measure_requests(grounder, workload, plan.requests, plan.max_new_tokens, told, between)
+        samples = measure_requests(grounder, workload, plan.requests, plan.max_new_tokens, told, probe)
     own = probe.joules if probe else {}
     joules = {name: (value - own.get(name, 0.0)) / len(samples) for name, value in energy.joules.items()}
-    return _Run(samples, before, snapshot(), gpu.run, joules, probe, in_turns)
+    return _Run(samples, before, snapshot(), gpu.run, joules, probe)
 
 
 def _roofline(
     model: RequestModel | None, run: _Run, threads: int, samples: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    if model is None or run.probe is None:
+    if model is None:
         return None
-    limits = measure_limits(threads, bandwidth=run.probe.bandwidth)
+    limits = measure_limits(threads, bandwidth=run.probe.bandwidth if run.probe else None)
     stages = [asdict(stage) for stage in reached(model, limits, samples)]
-    return {"limits": asdict(limits), "in_turns": run.in_turns, "stages": stages}
+    return {"limits": asdict(limits), "in_turns": run.probe is not None, "stages": stages}
 
 
 def _rate(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan) -> dict[str, Any] | None:

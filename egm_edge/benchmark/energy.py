@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from egm_edge.benchmark.gpu import open_board
-from egm_edge.machine import read_int
+from egm_edge.machine import read_int, read_text
 
 ROOT = Path("/")
 SAMPLE_INTERVAL_S = 0.05
@@ -29,14 +29,19 @@ class Meter(Protocol):
 
 
 class RaplMeter:
-    """Intel's and AMD's running average power limit counters: whole packages, DRAM not included, all processes."""
+    """Intel's and AMD's running average power limit counters: whole packages, DRAM not included, all processes.
+
+    A zone beside the packages, "psys", counts the platform with the packages in it (the kernel's powercap documentation).
+    """
 
     name = "rapl"
 
     def __init__(self, root: Path = ROOT) -> None:
         zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
         self._zones = [
-            (z / "energy_uj", read_int(z / "max_energy_range_uj") or 0) for z in zones if read_int(z / "energy_uj") is not None
+            (z / "energy_uj", read_int(z / "max_energy_range_uj") or 0)
+            for z in zones
+            if read_text(z / "name").startswith("package") and read_int(z / "energy_uj") is not None
         ]
         self._began: list[int] = []
 
@@ -116,7 +121,7 @@ class NvmlMeter:
     name = "nvml"
 
     def __init__(self) -> None:
-        self._nvml, self._board = open_board("nvmlDeviceGetTotalEnergyConsumption")
+        self._nvml, self._board = open_board(lambda nvml, board: nvml.nvmlDeviceGetTotalEnergyConsumption(board))
         self._began = 0
 
     @property

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 SAMPLE_INTERVAL_S = 0.05
+Readings = tuple[float, float, float, float | None, int]  # MB, MHz, degrees Celsius, W, bits of THROTTLE_REASONS
 # NVML's reasons that mean "too hot or too little power", not "idle" or "as the user asked".
 THROTTLE_REASONS = {
     0x4: "power cap",
@@ -44,13 +46,13 @@ class GpuRun:
     throttled: tuple[str, ...]
 
 
-def open_board(asked: str) -> tuple[Any, Any]:
-    """NVML and its first board; None twice without the package, the driver, a board, or one that answers the call `asked`."""
+def open_board(ask: Callable[[Any, Any], object]) -> tuple[Any, Any]:
+    """NVML and its first board; None twice without the package, the driver, a board, or one that answers `ask(nvml, board)`."""
     with contextlib.suppress(Exception):
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         board = nvml.nvmlDeviceGetHandleByIndex(0)
-        getattr(nvml, asked)(board)
+        ask(nvml, board)
         return nvml, board
     return None, None
 
@@ -65,14 +67,14 @@ class GpuWatch:
     """
 
     def __init__(self) -> None:
-        self._nvml, self._board = open_board("nvmlDeviceGetMemoryInfo")
+        self._nvml, self._board = open_board(_readings)
         self._stop = threading.Event()
-        self._rows: list[tuple[float, float, float, float | None, int]] = []
+        self._rows: list[Readings] = []
         self.run: GpuRun | None = None
 
     def __enter__(self) -> GpuWatch:
         if self._nvml:
-            self._rows.append(self._row())
+            self._rows.append(_readings(self._nvml, self._board))
             self._thread = threading.Thread(target=self._sample, daemon=True)
             self._thread.start()
         return self
@@ -82,7 +84,7 @@ class GpuWatch:
             return
         self._stop.set()
         self._thread.join()
-        self._rows.append(self._row())
+        self._rows.append(_readings(self._nvml, self._board))
         memory, clocks, heat, power, reasons = zip(*self._rows, strict=True)
         seen = 0
         for bits in reasons:
@@ -102,17 +104,17 @@ class GpuWatch:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_INTERVAL_S):
-            self._rows.append(self._row())
+            self._rows.append(_readings(self._nvml, self._board))
 
-    def _row(self) -> tuple[float, float, float, float | None, int]:
-        nvml, board = self._nvml, self._board
-        power_w = None
-        with contextlib.suppress(Exception):  # integrated boards have no such sensor
-            power_w = nvml.nvmlDeviceGetPowerUsage(board) / 1e3
-        return (
-            nvml.nvmlDeviceGetMemoryInfo(board).used / 1e6,
-            float(nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM)),
-            float(nvml.nvmlDeviceGetTemperature(board, nvml.NVML_TEMPERATURE_GPU)),
-            power_w,
-            int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),
-        )
+
+def _readings(nvml: Any, board: Any) -> Readings:
+    power_w = None
+    with contextlib.suppress(Exception):  # integrated boards have no such sensor
+        power_w = nvml.nvmlDeviceGetPowerUsage(board) / 1e3
+    return (
+        nvml.nvmlDeviceGetMemoryInfo(board).used / 1e6,
+        float(nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM)),
+        float(nvml.nvmlDeviceGetTemperature(board, nvml.NVML_TEMPERATURE_GPU)),
+        power_w,
+        int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),
+    )

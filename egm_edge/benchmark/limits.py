@@ -55,11 +55,14 @@ class Bandwidth:
     Args:
         threads: as many as the engine uses.
         buffer_bytes: streamed over; must be far larger than the last cache.
+
+    Attributes:
+        buffer_mb: what it holds, MB of 10^6 bytes. rates: kernel -> GB/s of each pass.
     """
 
     def __init__(self, threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         buffer = np.ones(buffer_bytes // 4, np.float32)
-        self._bytes, self._parts = buffer.nbytes, np.array_split(buffer, threads)
+        self.buffer_mb, self._parts = buffer.nbytes / 1e6, np.array_split(buffer, threads)
         self._pool = ThreadPoolExecutor(threads)
         self.rates: dict[str, list[float]] = {name: [] for name in _KERNELS}
 
@@ -73,7 +76,7 @@ class Bandwidth:
         """Some passes of every kernel, after one that is not counted."""
         for name, kernel in _KERNELS.items():
             seconds = _passes(lambda: list(self._pool.map(kernel, self._parts)), passes)  # noqa: B023 (used at once)
-            self.rates[name] += [self._bytes / s / 1e9 for s in seconds]
+            self.rates[name] += [self.buffer_mb / s / 1e3 for s in seconds]
 
 
 def measure_limits(

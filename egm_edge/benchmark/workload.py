@@ -78,8 +78,9 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
     questions = []
     for path in paths:
         load_image(path)  # a picture that cannot be read stops the run before it starts
+        image = path.read_bytes()
         for text, task in listed.get(path.name) or [(expression or DEFAULT_EXPRESSION, Task.MODAL)]:
-            questions.append(WorkloadRequest(path.name, path.read_bytes(), check_expression(text), task))
+            questions.append(WorkloadRequest(path.name, image, check_expression(text), task))
     return Workload(tuple(questions))
 
 

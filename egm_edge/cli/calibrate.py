@@ -52,11 +52,13 @@ def main(argv: list[str]) -> int:
     from egm_edge.confidence.logistic_calibration import LogisticCalibration
     from egm_edge.confidence.report import pictures, to_markdown
     from egm_edge.data.pictures import find_pictures
+    from egm_edge.evaluate.rows import with_sizes
     from egm_edge.files import make_folder, replace_text
     from egm_edge.grounder import Grounder
 
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
+    fit_rows, held_rows = with_sizes(fit_rows, files), with_sizes(held_rows, files)
     with Grounder.from_bundle(bundle_dir, memory=arguments.memory, threads=arguments.threads) as grounder:
         grounder.model.confidence_map = None  # an earlier map's operating point would hide boxes
         ask = partial(_ask, grounder, files, arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from egm_edge.bundle import Bundle, Manifest
+from egm_edge.bundle import Bundle
 from egm_edge.cli import Verb, run_verb
 from egm_edge.cli.parser import Parser
 from egm_edge.sources import LOCAL_KINDS, SourceKind, resolve
@@ -32,12 +32,13 @@ def main(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps(json.loads(bundle.manifest.to_json()), ensure_ascii=False))
     else:
-        print(describe(bundle.manifest), end="")
+        print(describe(bundle), end="")
     return 0
 
 
-def describe(manifest: Manifest) -> str:
+def describe(bundle: Bundle) -> str:
     """The manifest for people, files largest first."""
+    manifest, absent = bundle.manifest, bundle.left_out
     total_bytes = sum(record.bytes for record in manifest.files.values())
     rows = {
         "hash": manifest.hash,
@@ -51,7 +52,8 @@ def describe(manifest: Manifest) -> str:
         "limits": _pairs(manifest.limits),
         "versions": _pairs(manifest.versions),
         "licences": _pairs(manifest.licences),
-        "files": f"{len(manifest.files)}, {total_bytes:,} bytes, all checksums right",
+        "files": f"{len(manifest.files)}, {total_bytes:,} bytes, all checksums right"
+        + (f"; {len(absent)} left out of this copy" if absent else ""),
     }
     lines = [f"{name:<12} {text}" for name, text in rows.items()]
     by_size = sorted(manifest.files.items(), key=lambda item: (-item[1].bytes, item[0]))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egm_edge.cli.parser import Parser, add_engine_options, positive_int
+from egm_edge.cli.parser import Parser, add_engine_options, number_up_to, positive_int
 from egm_edge.errors import CheckpointError
 from egm_edge.expression import check_expression
 from egm_edge.sources import ALL_KINDS, SourceKind, resolve
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="token cap (default: the bundle's)")
     parser.add_argument("--ignore-end", action="store_true", help="generate exactly the cap, whatever the model says")
     parser.add_argument("--no-speculate", action="store_true", help="one token a step, no drafts")
-    parser.add_argument("--rate", type=_positive_float, metavar="HZ", help="also run at this frame rate, count misses")
+    parser.add_argument("--rate", type=number_up_to(1000.0), metavar="HZ", help="also run at this frame rate, count misses")
     parser.add_argument("--sweep", nargs="+", metavar="AXIS=V,V", help="also sweep; see below")
     parser.add_argument("--no-roofline", action="store_true", help="do not measure bandwidth and matrix rate")
     parser.add_argument(
@@ -169,13 +169,3 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
-
-
-def _positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value <= 1000.0:
-        raise argparse.ArgumentTypeError(f"expected a rate above 0 and up to 1000 Hz, found {text!r}")
-    return value

@@ -37,17 +37,23 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def positive_float(text: str) -> float:
-    """argparse type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text[:40]!r}")
-    return value
+def number_up_to(high: float) -> Callable[[str], float]:
+    """argparse type: a finite number above 0, of `high` at most."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and 0 < value <= high):
+            limit = "" if math.isinf(high) else f" and up to {high:g}"
+            raise argparse.ArgumentTypeError(f"expected a number above 0{limit}, found {text[:40]!r}")
+        return value
+
+    return parse
 
 
+positive_float = number_up_to(math.inf)
 positive_int = whole_number(1, 2**31 - 1)
 MEMORY_MODES = ("auto", "fast", "low")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from egm_edge.cli.inputs import VIDEO_SUFFIXES, InputPicture, expand, read
 from egm_edge.cli.parser import Parser, positive_float, positive_int
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
-from egm_edge.files import whole_file
+from egm_edge.files import check_place, whole_file
 from egm_edge.grounding import Grounding, Task
 from egm_edge.sources import resolve
 from egm_edge.tracking import TrackedBox, Tracker, TrackerSettings
@@ -62,8 +63,8 @@ def main(argv: list[str]) -> int:
     fps = arguments.fps or _frame_rate(arguments.source)
     settings = TrackerSettings(follower=arguments.follower, model_files=tuple(arguments.model_file or ()))
     tracker = Tracker(settings)
-    for path in (arguments.save, arguments.record):
-        _check_place(path, names)
+    for path in filter(None, (arguments.save, arguments.record)):
+        check_place(path, never=map(Path, names))
     if arguments.save is not None and arguments.save == arguments.record:
         raise InputError("different files for --save and --record", f"{arguments.save} twice", "name another file")
     if arguments.save and arguments.save.suffix.lower() not in WRITABLE:
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
         writer = stack.enter_context(_writer(arguments.save, first[1], fps / arguments.every))
         record = stack.enter_context(whole_file(arguments.record)) if arguments.record else None
         with contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext():
-            for number, (name, image_rgb, stamp_ns) in enumerate(_with_first(first, frames)):
+            for number, (name, image_rgb, stamp_ns) in enumerate(chain([first], frames)):
                 tracker.push(image_rgb, stamp_ns)
                 for index, box in enumerate(arguments.box or () if number == 0 else ()):
                     tracker.start(f"box {index + 1}", box, stamp_ns)
@@ -150,19 +151,6 @@ def _frame_rate(source: str) -> float:
     return rate if 0.1 < rate < 1000 else DEFAULT_FPS
 
 
-def _check_place(path: Path | None, names: list[str]) -> None:
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
-    if path.is_dir():
-        raise InputError("a file to write", f"{path}, which is a folder", "name a file in it")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
-    if path.exists() and any(Path(name).exists() and path.samefile(name) for name in names):
-        raise InputError("a place of its own", f"{path}, which is to be read", "name another file")
-
-
 def _frames(names: list[str], every: int, fps: float, live: bool) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
     """Name, [H, W, 3] uint8 RGB and stamp of every frame."""
     from egm_edge.images import load_image
@@ -175,18 +163,13 @@ def _frames(names: list[str], every: int, fps: float, live: bool) -> Iterator[tu
         yield picture.name, load_image(picture.source, picture.color), stamp_ns
 
 
-def _with_first(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
 class _Asker:
     """Asks one expression after another; an answer arrives as late as the model made it."""
 
     def __init__(self, grounder: AnyGrounder, texts: list[str], task: Task, tracker: Tracker, *, live: bool) -> None:
         self._grounder, self._task, self._tracker, self._live = grounder, task, tracker, live
         self._waiting = list(texts)
-        self._pool = ThreadPoolExecutor(1)
+        self._pool, self._ended = ThreadPoolExecutor(1), threading.Event()
         self._pending: tuple[str, int, Future[tuple[Grounding, float]]] | None = None
 
     def __enter__(self) -> _Asker:
@@ -194,6 +177,7 @@ class _Asker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()  # an answer that nobody waits for ends at its next token
         self._pool.shutdown(cancel_futures=True)
 
     def step(self, image_rgb: NDArray[np.uint8], stamp_ns: int) -> None:
@@ -215,7 +199,8 @@ class _Asker:
 
     def _ground(self, image_rgb: NDArray[np.uint8], text: str) -> tuple[Grounding, float]:
         begin = time.perf_counter()
-        grounding = self._grounder.ground(image_rgb, text, color="rgb", task=self._task)
+        stop = self._ended.is_set
+        grounding = self._grounder.ground(image_rgb, text, color="rgb", task=self._task, should_stop=stop)
         return grounding, time.perf_counter() - begin
 
     def _follow(self, text: str, asked_ns: int, grounding: Grounding) -> None:
@@ -270,7 +255,9 @@ def _writer(
         raise InputError(f"to write {path}", "OpenCV cannot", "choose another place or an .avi")
 
     def write(image: NDArray[np.uint8], boxes: tuple[TrackedBox, ...]) -> None:
-        video.write(cv2.cvtColor(draw_tracked(image, boxes), cv2.COLOR_RGB2BGR))
+        drawn = cv2.cvtColor(draw_tracked(image, boxes), cv2.COLOR_RGB2BGR)
+        # OpenCV leaves out, without a word, what is not of the first frame's size.
+        video.write(drawn if image.shape == image_rgb.shape else cv2.resize(drawn, (width, height)))
 
     try:
         yield write

@@ -19,25 +19,25 @@ class Bin:
     accuracy: float
 
 
-def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> list[Bin]:
-    """The non-empty bins of equal width, 0 to 1."""
+def reliability(confidence: ArrayLike, right: ArrayLike) -> list[Bin]:
+    """The non-empty ones of BINS bins of equal width, 0 to 1."""
     p, y = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    place = np.minimum((p * bins).astype(int), bins - 1)
+    place = np.minimum((p * BINS).astype(int), BINS - 1)
     return [
         Bin(int((place == b).sum()), float(p[place == b].mean()), float(y[place == b].mean()))
-        for b in range(bins)
+        for b in range(BINS)
         if (place == b).any()
     ]
 
 
-def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> float:
+def expected_calibration_error(confidence: ArrayLike, right: ArrayLike) -> float:
     """ECE: the mean gap between confidence and accuracy over bins, weighted by their size (Guo et al. 2017).
 
     Example:
         >>> round(expected_calibration_error([0.9, 0.9, 0.9, 0.9], [1, 1, 1, 0]), 3)
         0.15
     """
-    found = reliability(confidence, right, bins)
+    found = reliability(confidence, right)
     total = sum(b.count for b in found)
     return sum(b.count * abs(b.confidence - b.accuracy) for b in found) / total if total else float("nan")
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge.data.pictures import picture_of
 from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome
-from egm_edge.images import load_image
 
 if TYPE_CHECKING:
     from egm_edge.grounder import Grounder
@@ -50,13 +50,15 @@ def ask_rows(
     """Answer every row once: half of them with the whole thought, a quarter without one, a quarter with a cap on it.
 
     A deadline or a cap may leave any thought out, so a map that had only seen whole ones would be wrong just then.
+
+    Raises:
+        InputError: a picture that cannot be read, or not of its row's size: its answers would only ever be wrong.
     """
     draws = random.Random(0)
     answered: list[Answered] = []
     for done, row in enumerate(rows, 1):
         limit = (None, 0, None, draws.randrange(1, CUT_THOUGHT_TOKENS))[done % 4]
-        image = load_image(pictures[row.image])
-        image = np.ascontiguousarray(image[:, ::-1]) if row.mirrored else image
+        image = picture_of(row, pictures[row.image])
         image = shift(image) if shift else image
         found = grounder.ground(
             image, row.expression, task=row.task, color="rgb", samples=samples, max_think_tokens=limit, seed=done

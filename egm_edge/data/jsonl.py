@@ -12,7 +12,7 @@ from typing import Any
 
 from egm_edge.data.problems import Problem
 from egm_edge.errors import InputError
-from egm_edge.files import whole_file
+from egm_edge.files import make_folder, whole_file
 
 MAX_LINE_BYTES = 4 << 20
 
@@ -38,10 +38,10 @@ def read_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dic
 
 def write_objects(path: Path, objects: Iterable[dict[str, Any]]) -> int:
     """Write a whole file beside and rename it into place; returns the number of lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     count = 0
     try:
-        with whole_file(path) as stream:
+        with whole_file(path, errors="backslashreplace") as stream:  # half a surrogate pair, as JSON escapes it
             for value in objects:
                 stream.write(json.dumps(value, ensure_ascii=False) + "\n")
                 count += 1

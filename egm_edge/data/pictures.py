@@ -62,12 +62,17 @@ def find_pictures(rows: Iterable[Row], roots: Sequence[Path]) -> dict[str, Path]
 
 
 def load_picture(row: Row, *roots: Path) -> NDArray[np.uint8]:
+    """As `picture_of`, wherever the row's picture lies. Raises: InputError: no such picture."""
+    return picture_of(row, find_picture(row.image, roots))
+
+
+def picture_of(row: Row, path: Path) -> NDArray[np.uint8]:
     """[H, W, 3] uint8 RGB, upright, mirrored if the row says so.
 
     Raises:
-        InputError: no such picture, damaged, or not of the row's size.
+        InputError: damaged, or not of the row's size.
     """
-    image = load_image(find_picture(row.image, roots))
+    image = load_image(path)
     require_size((image.shape[1], image.shape[0]), row)
     return np.ascontiguousarray(image[:, ::-1]) if row.mirrored else image
 

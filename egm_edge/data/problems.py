@@ -41,7 +41,7 @@ def collected(problems: list[Problem], file: Path, line: int, *others: type[Exce
     except EgmError as error:
         problems.append(Problem(str(file), line, error.expected, error.found))
     except others as error:
-        problems.append(Problem(str(file), line, expected, f"{type(error).__name__}: {error}"))
+        problems.append(Problem(str(file), line, expected, f"{type(error).__name__}: {str(error)[:100]}"))
 
 
 class DataError(InputError):

@@ -23,11 +23,11 @@ TEXT_CHARS = 1500
 TARGET_COLOUR, ANSWER_COLOUR = "#009e73", "#d55e00"
 
 
-def worst(records: Sequence[Record], count: int = WORST) -> list[Record]:
-    """The `count` worst answers at the largest budget: boxes on negatives and answers without a box first, then by IoU."""
+def worst(records: Sequence[Record]) -> list[Record]:
+    """The worst answers, WORST at most, at the largest budget: boxes on negatives and answers without a box first, then by IoU."""
     budget = max((r.budget for r in records), default=0)
     wrong = [r for r in records if r.budget == budget and not _right(r)]
-    return sorted(wrong, key=lambda r: (r.iou or 0.0, r.box is not None, r.id))[:count]
+    return sorted(wrong, key=lambda r: (r.iou or 0.0, r.box is not None, r.id))[:WORST]
 
 
 def gallery(records: Sequence[Record], pictures: Mapping[str, Path], mirrored: frozenset[str] = frozenset()) -> str:

@@ -1,4 +1,4 @@
-"""Grounding metrics as pure NumPy functions: IoU row by row, accuracy at a threshold, the eight-split average, box sizes.
+"""Grounding metrics as pure NumPy functions: accuracy at a threshold, the eight-split average, box sizes.
 
 Knows nothing of files, models or reports. Boxes are xyxy, pixels of the original image. Accuracy counts IoU *strictly* above
 its threshold, as the EGM evaluation scripts do; published "IoU" columns of that work are this accuracy, not a mean IoU.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 EIGHT_SPLITS: tuple[tuple[str, str], ...] = (
     ("refcoco", "val"),
@@ -25,30 +25,6 @@ EIGHT_SPLITS: tuple[tuple[str, str], ...] = (
 SMALL_AREA_PX2, LARGE_AREA_PX2 = 32.0**2, 96.0**2
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BOX_SIZES = ("small", "medium", "large")
-
-
-def iou_rows(predicted: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each predicted box with the target of the same row.
-
-    Args:
-        predicted: [N, 4] xyxy; a row with a NaN or an infinity means no box. target: [N, 4] xyxy, the same frame.
-
-    Returns:
-        [N] float64, 0.0-1.0. A missing, inverted or empty box has IoU 0.0.
-
-    Example:
-        >>> iou_rows([[0, 0, 2, 2], [0, 0, 4, 4], [2, 0, 0, 2]], [[0, 0, 2, 2], [0, 0, 4, 2], [0, 0, 2, 2]]).tolist()
-        [1.0, 0.5, 0.0]
-    """
-    a = np.asarray(predicted, np.float64).reshape(-1, 4)
-    b = np.asarray(target, np.float64).reshape(-1, 4)
-    usable = np.asarray(np.isfinite(a).all(1) & np.isfinite(b).all(1))
-    usable = usable & (a[:, 2:] > a[:, :2]).all(1) & (b[:, 2:] > b[:, :2]).all(1)
-    a, b = np.where(usable[:, None], a, 0.0), np.where(usable[:, None], b, 0.0)
-    overlap_wh = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0.0, None)
-    intersection = overlap_wh.prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0.0)
 
 
 def accuracies(iou: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, *, strict: bool = True) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from egm_edge.files import read_json_object, replace_text
 from egm_edge.grounding import Timings, TokenCounts
 
 RECORDS_NAME, RUN_NAME = "records.jsonl", "run.json"
+REFUSED = "REFUSED"  # outcome of a row that a server refused by itself; no time was taken of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from egm_edge.boxes import Coordinates
+from egm_edge.boxes import Coordinates, iou_xyxy
 from egm_edge.evaluate.metrics import accuracies, eight_split_average
 from egm_edge.evaluate.records import Record
-from egm_edge.evaluate.rules import RULES, Rule, center_inside, overlap, rescored
+from egm_edge.evaluate.rules import RULES, Rule, center_inside, rescored
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import Interval, wilson
 
@@ -92,7 +92,7 @@ def several_boxes(records: Sequence[Record]) -> SeveralBoxes | None:
     rows = [r for r in records if r.target is not None and len(r.candidates) > 1]
     if not rows:
         return None
-    best = [max(overlap(box, r.target or ()) for box in r.candidates) for r in rows]
+    best = [max(iou_xyxy(box, r.target or ()) for box in r.candidates) for r in rows]
     return SeveralBoxes(
         replies=len(rows),
         ambiguous=sum(r.outcome == Outcome.AMBIGUOUS.value for r in rows),

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from egm_edge.boxes import Coordinates
+from egm_edge.boxes import Coordinates, iou_xyxy
 from egm_edge.evaluate.records import Record
 
 Four = tuple[float, float, float, float]
@@ -60,27 +60,13 @@ class Rule:
 
 
 def rescored(record: Record, rule: Rule, coordinates: Coordinates = Coordinates.NORM1000) -> Record:
-    """The record as a rule reads it: its box and IoU instead of the robot's."""
+    """The record as a rule reads it: its box and IoU instead of the robot's. A box whose corners are out of order has IoU 0.0:
+    all three projects come to that."""
     if rule.box is None:
         return record
     box = rule.box(record.reply, record.image_wh, coordinates)
-    iou = None if record.target is None else 0.0 if box is None else overlap(box, record.target)
+    iou = None if record.target is None else 0.0 if box is None else iou_xyxy(box, record.target)
     return replace(record, box=box, iou=iou)
-
-
-def overlap(box: Sequence[float], target: Sequence[float]) -> float:
-    """IoU, 0.0 for a box whose corners are out of order: all three projects come to that.
-
-    Example:
-        >>> overlap([0, 0, 2, 2], [0, 0, 4, 2]), overlap([2, 2, 0, 0], [0, 0, 4, 2])
-        (0.5, 0.0)
-    """
-    width, height = min(box[2], target[2]) - max(box[0], target[0]), min(box[3], target[3]) - max(box[1], target[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    union = (box[2] - box[0]) * (box[3] - box[1]) + (target[2] - target[0]) * (target[3] - target[1]) - both
-    return both / union if union > 0 else 0.0
 
 
 def center_inside(record: Record, rule: Rule) -> bool:

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.bundle import sha256_of
-from egm_edge.data.pictures import require_size
+from egm_edge.data.pictures import picture_of, require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.metrics import iou_rows
 from egm_edge.evaluate.records import Record, RecordLog
 from egm_edge.grounding import Grounding
-from egm_edge.images import load_image
 
 
 class Evaluated(Protocol):
@@ -98,11 +96,11 @@ def data_identity(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 def record_of(row: Row, image_wh: tuple[int, int], box: Box | None, **answer: Any) -> Record:
     """The record of a row's answer, its IoU worked out. Args: answer: what else a Record holds."""
-    found = box.xyxy if box else None
-    iou = None if row.box is None else float(iou_rows([found or [np.nan] * 4], [row.box.xyxy])[0])
+    iou = None if row.box is None else box.iou(row.box) if box else 0.0
     return Record(
         id=row.id, dataset=row.dataset, split=row.split, kind=row.kind, task=row.task.value, image=row.image,
-        image_wh=image_wh, expression=row.expression, target=row.box.xyxy if row.box else None, box=found, iou=iou, **answer,
+        image_wh=image_wh, expression=row.expression, target=row.box.xyxy if row.box else None,
+        box=box.xyxy if box else None, iou=iou, **answer,
     )  # fmt: skip
 
 
@@ -162,4 +160,4 @@ class _Shared:
 
 def _source(row: Row, picture: Path) -> Path | NDArray[np.uint8]:
     """The picture as the row wants it: its file, or a mirrored RGB array."""
-    return np.ascontiguousarray(load_image(picture)[:, ::-1]) if row.mirrored else picture
+    return picture_of(row, picture) if row.mirrored else picture

@@ -6,6 +6,7 @@ refuses by itself is: it counts as an answer without a box, under the outcome RE
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +17,13 @@ from egm_edge.data.pictures import encoded, require_size
 from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, EgmError
 from egm_edge.evaluate.budget import Budgets
-from egm_edge.evaluate.records import Record, RecordLog
+from egm_edge.evaluate.records import REFUSED, Record, RecordLog
 from egm_edge.evaluate.run import record_of, unanswered
 from egm_edge.families import Family
 from egm_edge.grounding import Task, TokenCounts
 from egm_edge.openai import ChatReply, NoAnswerError, OpenAIClient, RequestRefusedError, data_url, grounding_request
 from egm_edge.parsing import parse_answer
 
-REFUSED = "REFUSED"
 REFUSALS_BEFORE_GIVING_UP = 8
 _Job = tuple[Row, Path, int]
 _Done = Record | EgmError | BaseException
@@ -115,8 +115,9 @@ def evaluate_server(
     try:
         _collect(results, len(missing), log, concurrency, len(rows) * len(budgets.values), on_record)
     finally:
-        while not jobs.empty():  # what nobody has begun stays undone
-            jobs.get()
+        with contextlib.suppress(queue.Empty):  # what nobody has begun stays undone
+            while True:
+                jobs.get_nowait()  # a worker may take the last one at any moment: to wait for it would be for ever
 
 
 def _work(

@@ -16,14 +16,14 @@ import numpy as np
 from egm_edge.boxes import Coordinates
 from egm_edge.evaluate.expression_type import KINDS
 from egm_edge.evaluate.metrics import BOX_SIZES, EIGHT_SPLITS, accuracies, box_size, eight_split_average
-from egm_edge.evaluate.records import Record
+from egm_edge.evaluate.records import REFUSED, Record
 from egm_edge.evaluate.rule_scores import RuleScores, SeveralBoxes, all_rules, several_boxes
 from egm_edge.evaluate.rules import DEFAULT_RULE, RULES, Rule, center_inside, rescored
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import Interval, bootstrap_average, bootstrap_mean, wilson
+from egm_edge.reporting.statistics import PERCENTILES
 
 Key = TypeVar("Key")
-MS_PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Summary:
         average, average_95: unweighted Acc@0.5 over the eight RefCOCO-family splits; None unless all eight are complete.
         rules: how answers were read: "json", "bracket_list"... for boxes, "NOT_FOUND" or "UNPARSABLE" for none.
         milliseconds: percentile -> total per request on a frame of its own, all rows; batch 1. Of a server the client's
-            wall time with up to `concurrency` requests open.
+            wall time with up to `concurrency` requests open, of what it did not refuse.
         budget_kind: what the budgets limit, see `egm_edge.evaluate.budget`. concurrency: 1 for a bundle.
     """
 
@@ -138,7 +138,7 @@ def summarise(
     average = eight_split_average(acc50)
     eight = [by_split[split] for split in EIGHT_SPLITS] if average is not None else []
     hits = [([float(rule.right(v)) for v in _ious(rows)], [r.cluster for r in rows]) for rows in eight]
-    milliseconds = np.percentile([r.total_ms for r in full], MS_PERCENTILES)
+    milliseconds = np.percentile(_total_ms(full), PERCENTILES)
     return Summary(
         rule=rule.name,
         strict=rule.strict,
@@ -155,7 +155,7 @@ def summarise(
         negatives=_negatives([record for record in full if record.target is None]),
         rules=dict(Counter(r.rule if r.outcome == Outcome.FOUND.value else r.outcome for r in answered).most_common()),
         curve=[_point(b, [r for r in scored if r.budget == b], rule) for b in sorted({r.budget for r in records})],
-        milliseconds={f"p{p}": float(v) for p, v in zip(MS_PERCENTILES, milliseconds, strict=True)},
+        milliseconds={f"p{p}": float(v) for p, v in zip(PERCENTILES, milliseconds, strict=True)},
         by_rule=all_rules(answered, coordinates),
         several=several_boxes(answered),
     )
@@ -185,7 +185,7 @@ def _point(budget: int, rows: Sequence[Record], rule: Rule) -> CurvePoint:
     positives = [r for r in rows if r.target is not None]
     iou = _ious(positives)
     met = [r.deadline_met for r in rows if r.deadline_met is not None]
-    median_ms, p95_ms = np.percentile([r.total_ms for r in rows], (50, 95))
+    median_ms, p95_ms = np.percentile(_total_ms(rows), (50, 95))
     return CurvePoint(
         budget=budget,
         rows=len(positives),
@@ -217,6 +217,11 @@ def _grouped(rows: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, 
     for row in rows:
         grouped.setdefault(key(row), []).append(row)
     return grouped
+
+
+def _total_ms(rows: Sequence[Record]) -> list[float]:
+    """Of what was answered; of nothing 0.0."""
+    return [r.total_ms for r in rows if r.outcome != REFUSED] or [0.0]
 
 
 def _ious(rows: Sequence[Record]) -> list[float]:

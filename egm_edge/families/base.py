@@ -128,4 +128,4 @@ def expand_image_token(prefix_ids: Sequence[int], image_token_id: int, image_tok
     return [*ids[:before], *[image_token_id] * image_token_count, *ids[len(ids) - after :]]
 
 
-__all__ = ["Family", "PromptSpec", "canonical_hash", "expand_image_token", "locate_image_token"]
+__all__ = ["Family", "PromptSpec", "expand_image_token", "locate_image_token"]

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.boxes import Box
 from egm_edge.errors import EgmError
-from egm_edge.golden.replies import GoldenReply, GoldenSet, log_softmax_at
+from egm_edge.golden.replies import GoldenReply, GoldenSet, log_softmax_at, png_size
 
 MAX_SHIFT_NORM1000 = 3.0  # median offset of one side of all boxes, thousandths of the picture
 MIN_SHIFTED = 3  # boxes; the median of fewer says nothing
 HALF_IOU = 0.5
 BRIEF_TEXTS = 2
-STORED_LOG = 2e-3  # log-probabilities are stored in 16 bits
+STORED_NATS = 2e-4  # what 16-bit log-probabilities may cost; 1e-5 is measured
 MOST_NATS = 30.0
+STORED = "golden replies"  # the stage of what is wrong with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class GoldenReport:
         kl_nats: mean divergence of next-token distributions from the reference's, at least; None where logits are not given.
         shift_norm1000: median offset of x1, y1, x2, y2 from the reference's boxes, thousandths; None for too few boxes.
         boxes: the reference gives. mean_iou: of the answers with these, None without any. other_boxes: with IoU < 0.5.
-        problems: what is out of bounds.
+        problems: what is out of bounds. first_divergence: the stage that the first of them belongs to, "" without any.
     """
 
     runtime: str
@@ -52,6 +53,7 @@ class GoldenReport:
     other_boxes: int
     shift_norm1000: tuple[float, float, float, float] | None
     problems: tuple[str, ...]
+    first_divergence: str
 
     @property
     def passed(self) -> bool:
@@ -63,7 +65,7 @@ class GoldenReport:
 
     def lines(self) -> list[str]:
         """The report for people."""
-        head = "golden replies: verified" if self.passed else "golden replies: FAILED"
+        head = f"golden replies: {'verified' if self.passed else f'FAILED, first at {self.first_divergence}'}"
         found = [f"{head}  ({self.runtime} on {self.device}, against {self.against})"]
         found += [f"  {problem}" for problem in self.problems]
         found.append(f"  {self.requests} requests, {self.same_text} with the reference's very text")
@@ -84,6 +86,7 @@ def check_golden(
     golden: GoldenSet,
     *,
     brief: bool = False,
+    known: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> GoldenReport:
     """Compare a runtime with the reference.
@@ -92,6 +95,7 @@ def check_golden(
         grounder: a Grounder, or anything that answers like one (`AnyGrounder`, `RemoteGrounder`).
         brief: one request's logits and no free reply, or a few replies where the runtime gives no logits: for the first open
             on a machine.
+        known: what is wrong with the replies themselves.
         advance: told how many requests were finished.
 
     Raises:
@@ -99,7 +103,7 @@ def check_golden(
     """
     logits = hasattr(grounder, "backend")
     asked = golden.replies[: 1 if logits else BRIEF_TEXTS] if brief else golden.replies
-    divergences = [_divergence(grounder, reply, one_by_one=not brief) for reply in asked] if logits else []
+    found = _along_replies(grounder, golden, asked, one_by_one=not brief) if logits else None
     answers: list[tuple[GoldenReply, str, Box | None]] = []
     for reply in asked if not (brief and logits) else ():
         options = {"force_syntax": False} if logits else {}
@@ -110,7 +114,35 @@ def check_golden(
             )
         answers.append((reply, answer.text, answer.box))
         advance(1)
-    return _report(facts, golden, answers, [value for values in divergences for value in values] if logits else None)
+    return _report(facts, golden, answers, found, known)
+
+
+@dataclass(frozen=True, slots=True)
+class _AlongReplies:
+    """Mean divergence in nats along the reference's replies, what it may be, and the stage where it is more ("" else)."""
+
+    mean: float
+    bound: float
+    stage: str
+
+
+def _along_replies(
+    grounder: Any, golden: GoldenSet, asked: Sequence[GoldenReply], *, one_by_one: bool
+) -> _AlongReplies:
+    """Replies are fed token by token; what is wrong in one piece too, without any step, is not the steps' mistake."""
+
+    def mean(*, one_by_one: bool) -> float:
+        return float(np.mean([v for reply in asked for v in _divergence(grounder, reply, one_by_one=one_by_one)]))
+
+    bound, found = _kl_bound(golden), mean(one_by_one=one_by_one)
+    if found <= bound:
+        return _AlongReplies(found, bound, "")
+    in_one_piece = mean(one_by_one=False) if one_by_one else found
+    return _AlongReplies(found, bound, "decode logits" if in_one_piece <= bound else "prefill logits")
+
+
+def _kl_bound(golden: GoldenSet) -> float:
+    return float(golden.limits.get("kl_nats", 0.2)) + STORED_NATS
 
 
 def _divergence(grounder: Any, reply: GoldenReply, *, one_by_one: bool) -> list[float]:
@@ -141,17 +173,18 @@ def _report(
     facts: RuntimeFacts,
     golden: GoldenSet,
     answers: Sequence[tuple[GoldenReply, str, Box | None]],
-    divergences: Sequence[float] | None,
+    along: _AlongReplies | None,
+    known: Sequence[str],
 ) -> GoldenReport:
     same = sum(text.strip() == reply.text.strip() for reply, text, _ in answers)
-    limits, problems = golden.limits, []
-    bound = float(limits.get("kl_nats", 0.2)) + STORED_LOG
-    mean = None if divergences is None else float(np.mean(divergences))
-    if mean is not None and not mean <= bound:
-        problems.append(f"logits differ by {mean:.2g} nats (bound {bound:.2g})")
+    nats = None if along is None else along.mean
+    limits, problems, stage = golden.limits, list(known), STORED if known else ""
+    if along is not None and along.stage:
+        stage = stage or along.stage
+        problems.append(f"{along.stage} differ by {along.mean:.2g} nats (bound {along.bound:.2g})")
     if limits.get("same_text") and same < len(answers):
         problems.append(f"{len(answers) - same} of {len(answers)} replies are not the reference's")
-    if mean is None and same < len(answers) and not any(reply.box for reply, _, _ in answers):
+    if along is None and same < len(answers) and not any(reply.box for reply, _, _ in answers):
         problems.append(f"{len(answers) - same} of {len(answers)} replies are not the reference's, and it gives no box to compare")
     boxed = [(Box(*reply.box), box, reply.picture) for reply, _, box in answers if reply.box is not None]
     ious = [theirs.iou(ours) if ours is not None else 0.0 for theirs, ours, _ in boxed]
@@ -163,8 +196,8 @@ def _report(
         told = ", ".join(f"{value:+.1f}" for value in shift)
         problems.append(f"boxes are shifted: x1, y1, x2, y2 by {told} thousandths (bound {MAX_SHIFT_NORM1000:g})")
     return GoldenReport(
-        facts.engine, facts.device, golden.against, len(answers) or 1, same, mean, bound, len(boxed),
-        round(float(np.mean(ious)), 4) if ious else None, other, shift, tuple(problems),
+        facts.engine, facts.device, golden.against, len(answers) or 1, same, nats, _kl_bound(golden), len(boxed),
+        round(float(np.mean(ious)), 4) if ious else None, other, shift, tuple(problems), stage or ("text" if problems else ""),
     )  # fmt: skip
 
 
@@ -173,13 +206,8 @@ def _shift(pairs: Sequence[tuple[Box, Box, bytes]]) -> tuple[float, float, float
         return None
     offsets = []
     for theirs, ours, picture in pairs:
-        width, height = _size(picture)
+        width, height = png_size(picture)
         a, b = theirs.to_norm1000(width, height), ours.to_norm1000(width, height)
         offsets.append([after - before for before, after in zip(a, b, strict=True)])
     x1, y1, x2, y2 = (round(float(value), 2) for value in np.median(np.asarray(offsets), axis=0))
     return x1, y1, x2, y2
-
-
-def _size(png: bytes) -> tuple[int, int]:
-    """Width and height as a PNG's header says."""
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")

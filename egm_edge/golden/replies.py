@@ -126,6 +126,11 @@ def read_golden(bundle: Bundle) -> GoldenSet:
         raise BundleError(f"golden replies in {bundle.root}", f"{type(error).__name__}: {error}", _REBUILD) from None
 
 
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height as a PNG's header says."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
 def _reply(bundle: Bundle, number: int, row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> GoldenReply:
     picture = _bounded(bundle, f"{GOLDEN}{row['picture']}", MAX_PICTURE_BYTES)
     box: Sequence[float] | None = row["box"]

@@ -39,18 +39,23 @@ class Chat:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
-        note: dict[str, object] = scope["state"]
         try:
             async with read_body(Request(scope, receive), self._budget, self._settings) as body:
                 request = await run_in_threadpool(parse_request, body.pop(), self._settings)
                 await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
-            note["outcome"] = GONE
-            self._metrics.ended(GONE, time.monotonic() - arrived)
+            self._ended(scope, GONE, arrived)
         except RequestError as error:
-            note["outcome"] = {429: BUSY, 504: LATE}.get(error.status, REFUSED if error.status < 500 else FAILED)
-            self._metrics.ended(str(note["outcome"]), time.monotonic() - arrived)
+            kind = {429: BUSY, 504: LATE}.get(error.status, REFUSED if error.status < 500 else FAILED)
+            self._ended(scope, kind, arrived)
             raise
+        except Exception:
+            self._ended(scope, FAILED, arrived)
+            raise
+
+    def _ended(self, scope: Scope, outcome: str, arrived: float) -> None:
+        scope["state"]["outcome"] = outcome
+        self._metrics.ended(outcome, time.monotonic() - arrived)
 
     async def _answer(self, request: ParsedRequest, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
         queued = self._engine.submit(request, arrived)

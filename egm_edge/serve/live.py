@@ -1,7 +1,8 @@
 """LiveTracks: the page's live mode. Each session is a camera whose frames a Tracker follows between two answers.
 
-`POST /v1/track?session=NAME&stamp=MS[&box=x1,y1,x2,y2&box_stamp=MS]` with one JPEG frame as its body: the box of an answer
-starts the track on the frame of that stamp, and the reply is where it is on this one, in pixels of the frame.
+`POST /v1/track?session=NAME&stamp=MS[&track=NAME][&box=x1,y1,x2,y2&box_stamp=MS]` with one JPEG frame as its body: the box of an
+answer starts the track on the frame of that stamp, and the reply is where it is on this one, in pixels of the frame. Another name
+of the track (another question, or an answer that the thing is not there) ends the one before it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ MAX_SESSIONS = 4
 MAX_PIXELS = 2_000_000
 MAX_NAME_CHARS = 64
 MAX_STAMP_MS = 1e12
-TRACK = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class LiveFrame:
     """One request: a frame of a session, and perhaps an answer to start from. Stamps are nanoseconds of the session's clock."""
 
     session: str
+    track: str
     stamp_ns: int
     jpeg: bytes = field(repr=False)
     box: Box | None = None
@@ -75,8 +76,11 @@ class LiveTracks:
         if len(self._trackers) > MAX_SESSIONS:
             self._trackers.popitem(last=False)
         tracker.push(image, frame.stamp_ns)
+        for tracked in tracker.boxes():
+            if tracked.track_id != frame.track:
+                tracker.stop(tracked.track_id)
         if frame.box is not None:
-            tracker.start(TRACK, frame.box, frame.box_stamp_ns)
+            tracker.start(frame.track, frame.box, frame.box_stamp_ns)
         boxes = [_told(tracked) for tracked in tracker.boxes()]
         return {"boxes": boxes, "track_ms": (time.perf_counter() - started) * 1e3}
 
@@ -88,17 +92,18 @@ def _told(tracked: TrackedBox) -> dict[str, Any]:
 
 def _frame(request: Request, jpeg: bytes) -> LiveFrame:
     given = request.query_params
-    session = given.get("session", "")
-    if not 0 < len(session) <= MAX_NAME_CHARS:
-        raise _refused("session", f"a name of at most {MAX_NAME_CHARS} characters")
+    session, track = given.get("session", ""), given.get("track", "live")
+    for key, name in (("session", session), ("track", track)):
+        if not 0 < len(name) <= MAX_NAME_CHARS:
+            raise _refused(key, f"a name of at most {MAX_NAME_CHARS} characters")
     stamp_ns = _stamp_ns(given.get("stamp"), "stamp")
     if (text := given.get("box")) is None:
-        return LiveFrame(session, stamp_ns, jpeg)
+        return LiveFrame(session, track, stamp_ns, jpeg)
     try:
         box = Box(*[float(number) for number in text[:200].split(",")])
     except (ValueError, TypeError, InputError):
         raise _refused("box", "x1,y1,x2,y2 in pixels of the frame") from None
-    return LiveFrame(session, stamp_ns, jpeg, box, _stamp_ns(given.get("box_stamp"), "box_stamp"))
+    return LiveFrame(session, track, stamp_ns, jpeg, box, _stamp_ns(given.get("box_stamp"), "box_stamp"))
 
 
 def _stamp_ns(text: str | None, name: str) -> int:

@@ -56,7 +56,8 @@ class Sighting:
 
 class Follower(Protocol):
     """Follows one object; made from the frame it was grounded on, its pose there, its half width and height,
-    and its phase: when, 0-1 of a period, it does what need not be done in every frame; those of several are spread."""
+    its phase: when, 0-1 of a period, it does what need not be done in every frame; those of several are spread; and what
+    followed it from an earlier answer, if anything did."""
 
     @property
     def extent(self) -> Extent:

@@ -12,13 +12,14 @@ from egm_edge.tracking.hybrid import HybridFollower
 from egm_edge.tracking.opencv_follower import MODEL_FILES, OpenCvFollower, opencv_maker
 from egm_edge.tracking.similarity import Similarity
 
-FollowerMaker = Callable[[SmallFrame, Similarity, tuple[float, float], float], Follower]
+FollowerMaker = Callable[[SmallFrame, Similarity, tuple[float, float], float, Follower | None], Follower]
 DEFAULT = "hybrid"
 FOLLOWERS = (DEFAULT, *MODEL_FILES)
 
 
 def follower_maker(name: str, model_files: tuple[str, ...] = ()) -> FollowerMaker:
-    """What makes followers of that name from the grounded frame, the pose there, the half width and height, and the phase.
+    """What makes followers of that name from the grounded frame, the pose there, the half width and height, the phase,
+    and what followed the same object from an earlier answer.
 
     Raises:
         InputError: an unknown name, or one that needs something else.

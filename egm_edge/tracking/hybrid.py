@@ -14,7 +14,7 @@ from egm_edge.tracking.alignment.aligner import MOSTLY_VISIBLE, SURE_FIT, Aligne
 from egm_edge.tracking.alignment.appearance import Appearance, Fit
 from egm_edge.tracking.alignment.extent import Extent
 from egm_edge.tracking.dcf.object_filter import Detection, ObjectFilter
-from egm_edge.tracking.follower import Prediction, Sighting
+from egm_edge.tracking.follower import Follower, Prediction, Sighting
 from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.identity import Identity, Likeness
 from egm_edge.tracking.similarity import Similarity
@@ -44,11 +44,19 @@ class Judged:
 class HybridFollower:
     """Follows one object by its grounded look, or else by a correlation filter."""
 
-    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float) -> None:
+    def __init__(
+        self,
+        frame: SmallFrame,
+        pose: Similarity,
+        half_wh: tuple[float, float],
+        phase: float,
+        before: Follower | None = None,
+    ) -> None:
         self._look = Appearance(frame, pose, half_wh)
         self._aligner = Aligner(self._look) if self._look.separate else None
         self.extent = self._aligner.extent if self._aligner else Extent(half_wh, None)
-        self._filter = ObjectFilter(frame, pose, half_wh, phase)
+        known = before._filter if isinstance(before, HybridFollower) else None
+        self._filter: ObjectFilter = ObjectFilter(frame, pose, half_wh, phase, known)
         self._identity = Identity()
         self._half_wh = half_wh
         self._trust = 1.0

@@ -16,7 +16,7 @@ import numpy as np
 from egm_edge.errors import InputError
 from egm_edge.tracking.alignment.appearance import Appearance
 from egm_edge.tracking.alignment.extent import Extent
-from egm_edge.tracking.follower import Prediction, Sighting
+from egm_edge.tracking.follower import Follower, Prediction, Sighting
 from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.similarity import Similarity
 
@@ -63,12 +63,18 @@ class OpenCvFollower:
     """One object followed by one of OpenCV's trackers, upright.
 
     Args:
-        frame, pose, half_wh, phase: as every follower's; it does the same in every frame.
+        frame, pose, half_wh, phase, before: as every follower's; it does the same in every frame and knows one answer.
         make: makes the tracker.
     """
 
     def __init__(
-        self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float, make: Callable[[], Any]
+        self,
+        frame: SmallFrame,
+        pose: Similarity,
+        half_wh: tuple[float, float],
+        phase: float,
+        before: Follower | None,
+        make: Callable[[], Any],
     ) -> None:
         self.extent = Extent(half_wh, None)
         self._look, self._half_wh, self._tracker = Appearance(frame, pose, half_wh), half_wh, make()

@@ -40,6 +40,7 @@ class Track:
         grounded_stamp_ns: stamp of the answer.
         settings: when to give up.
         make_follower, phase: what looks for it, and when it does its rare work.
+        before: the track of the same object from an earlier answer, whose looks are remembered.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Track:
         settings: TrackerSettings,
         make_follower: FollowerMaker,
         phase: float,
+        before: Track | None = None,
     ) -> None:
         self.track_id, self._settings = track_id, settings
         self._grounded_stamp_ns = grounded_stamp_ns
@@ -83,7 +85,7 @@ class Track:
         seen_half = (max(MIN_SIDE_PX / 2, half_wh[0]), max(MIN_SIDE_PX / 2, half_wh[1]))
         self._part = (half_wh[0] / seen_half[0], half_wh[1] / seen_half[1])
         self._most_quality = min(1.0, math.sqrt(self._part[0] * self._part[1]))
-        self._follower = make_follower(frame, self._pose, seen_half, phase)
+        self._follower = make_follower(frame, self._pose, seen_half, phase, before._follower if before else None)
 
     @property
     def state(self) -> TrackState:

@@ -104,8 +104,9 @@ class Tracker:
     def start(self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None) -> TrackedBox:
         """Follow the object of an answer, from the frame it was given for to the newest one.
 
-        A track of the same id goes on until the new one has caught up, and is replaced then. `stop` and `clear` meanwhile
-        win, and so does a clock that jumps: the answer comes back LOST and nothing is followed.
+        A track of the same id goes on until the new one has caught up, and is replaced then; what its answers showed is
+        remembered, as of one object: `stop` it before an answer about another. `stop` and `clear` meanwhile win, and so does
+        a clock that jumps: the answer comes back LOST and nothing is followed.
 
         Args:
             track_id: any name; one track each.
@@ -130,11 +131,11 @@ class Tracker:
         token = object()
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
-            self._starting[track_id] = token
+            self._starting[track_id], before = token, self._tracks.get(track_id)
             phase = self._started * SPREAD % 1
             self._started += 1
         first = frames[0] if frames else None
-        track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase)
+        track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase, before)
         frames = frames[1:]
         while len(frames) > LAST_STEPS:
             for frame, look in zip(frames, self._looks(len(frames)), strict=True):

@@ -172,7 +172,7 @@ def _text(bundle: Bundle, runner: Any) -> str:
 def test_the_loop_over_engines_is_the_loop_over_graphs(bundle: Bundle, tmp_path: Path) -> None:
     log: list[int] = []
     cuda = Cuda()
-    runner = RtxRunner(bundle, fake_trt(bundle.root / "graphs", log, []), cuda, cache_dir=tmp_path)
+    runner = RtxRunner(bundle, fake_trt(bundle.root / "portable", log, []), cuda, cache_dir=tmp_path)
     ours = _text(bundle, runner)
     assert ours == _text(bundle, OrtRunner(bundle, threads=1))
     assert runner.facts.device == "cuda:0 (sm89)"
@@ -184,13 +184,13 @@ def test_the_loop_over_engines_is_the_loop_over_graphs(bundle: Bundle, tmp_path:
 def test_finished_kernels_are_kept_per_bundle_and_gpu(bundle: Bundle, tmp_path: Path) -> None:
     seen: list[bytes] = []
     for _ in range(2):
-        RtxRunner(bundle, fake_trt(bundle.root / "graphs", [], seen), Cuda(), cache_dir=tmp_path).close()
+        RtxRunner(bundle, fake_trt(bundle.root / "portable", [], seen), Cuda(), cache_dir=tmp_path).close()
     assert seen == [b"kernels"] * 3
     assert all("sm89" in path.name and path.suffix == ".kernels" for path in tmp_path.iterdir())
 
 
 def test_another_tensorrt_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    trt = fake_trt(bundle.root / "graphs", [], [])
+    trt = fake_trt(bundle.root / "portable", [], [])
     trt.__version__ = "1.6.0"
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.7\.1\.116.*1\.6\.0"):
         RtxRunner(bundle, trt, Cuda(), cache_dir=tmp_path)
@@ -199,19 +199,19 @@ def test_another_tensorrt_is_refused(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_gpu_older_than_the_engines_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     other = Bundle(bundle.root, replace(bundle.manifest, limits={**bundle.manifest.limits, "sm": ["sm120", "sm100"]}))
     with pytest.raises(BackendError, match=r"a GPU of sm100 or later.*sm89.*--precision int4"):
-        RtxRunner(other, fake_trt(bundle.root / "graphs", [], []), Cuda(), cache_dir=tmp_path)
+        RtxRunner(other, fake_trt(bundle.root / "portable", [], []), Cuda(), cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("failing", ["cudaStreamCreate", "cudaMalloc", "cudaStreamSynchronize"])
 def test_a_cuda_error_is_one_line(bundle: Bundle, tmp_path: Path, failing: str) -> None:
     with pytest.raises(BackendError, match="CUDA error 2"):
-        _text(bundle, RtxRunner(bundle, fake_trt(bundle.root / "graphs", [], []), Cuda(failing), cache_dir=tmp_path))
+        _text(bundle, RtxRunner(bundle, fake_trt(bundle.root / "portable", [], []), Cuda(failing), cache_dir=tmp_path))
 
 
 def test_an_engine_that_does_not_load_says_which(bundle: Bundle, tmp_path: Path) -> None:
     (bundle.root / "engines/decoder.engine").write_bytes(b"broken")
     with pytest.raises(BackendError, match=r"decoder\.engine"):
-        RtxRunner(bundle, fake_trt(bundle.root / "graphs", [], []), Cuda(), cache_dir=tmp_path)
+        RtxRunner(bundle, fake_trt(bundle.root / "portable", [], []), Cuda(), cache_dir=tmp_path)
 
 
 def test_without_the_runtime_the_message_says_what_to_install() -> None:

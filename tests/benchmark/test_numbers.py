@@ -142,16 +142,16 @@ def test_cpu_time_of_others() -> None:
     assert others_share(at(10, 10, 1), at(10, 10, 1)) is None
 
 
-def test_rapl_counts_over_a_wrap_and_over_packages(tmp_path: Path) -> None:
+def test_rapl_counts_over_a_wrap_and_over_packages_and_not_the_platform_round_them(tmp_path: Path) -> None:
     files = {
         f"sys/class/powercap/intel-rapl:{i}/{name}": text
-        for i, joules in ((0, "900"), (1, "100"))
-        for name, text in (("energy_uj", f"{joules}000000"), ("max_energy_range_uj", "1000000000"))
+        for i, zone, joules in ((0, "package-0", "900"), (1, "package-1", "100"), (2, "psys", "1"))
+        for name, text in (("name", zone), ("energy_uj", f"{joules}000000"), ("max_energy_range_uj", "1000000000"))
     }
     meter = RaplMeter(put(tmp_path, files))
     assert meter.available
     meter.start()
-    later = {"0": "50000000", "1": "107500000"}
+    later = {"0": "50000000", "1": "107500000", "2": "400000000"}
     put(tmp_path, {f"sys/class/powercap/intel-rapl:{i}/energy_uj": text for i, text in later.items()})
     assert meter.stop_j() == pytest.approx(150.0 + 7.5)
 
@@ -327,8 +327,16 @@ def test_a_board_is_watched_through_nvml(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (watch.run.throttled, watch.run.power_peak_w, watch.run.clock_mhz) == (("too hot",), None, 1500.0)
 
 
-def test_no_board_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+class MuteNvml(FakeNvml):
+    """An integrated board: its driver knows no clock."""
+
+    def nvmlDeviceGetClockInfo(self, board: str, kind: int) -> int:  # noqa: N802
+        raise RuntimeError("not supported")
+
+
+@pytest.mark.parametrize("nvml", [None, MuteNvml()], ids=["no package", "a board that does not tell"])
+def test_no_board_is_no_number(nvml: FakeNvml | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     with GpuWatch() as watch:
         pass
     assert watch.run is None

@@ -12,6 +12,7 @@ import pytest
 
 from egm_edge.benchmark.compare import compare, to_markdown
 from egm_edge.benchmark.html_report import to_html
+from egm_edge.benchmark.limits import BUFFER_BYTES
 from egm_edge.benchmark.report import load_report
 from egm_edge.benchmark.sample import STAGES
 from egm_edge.bundle import Bundle
@@ -67,6 +68,8 @@ def test_the_report_identifies_everything_and_adds_up(report: dict[str, Any], ti
         assert sum(sample["stages"][name] for name in STAGES) + sample["other_ms"] == pytest.approx(sample["total_ms"])
         assert sample["tokens"]["completion"] == 8  # exactly the cap
     assert report["memory"]["peak_mb"] >= report["memory"]["after_load_mb"] > 10.0
+    grown_mb = report["memory"]["after_requests_mb"] - report["memory"]["after_load_mb"]
+    assert grown_mb < BUFFER_BYTES / 1e6 / 2, "what measures the machine is not the engine's"
     assert report["cold"]["first_request_ms"] > 0 and report["cold"]["load_ms"] > 0
     assert [s["stage"] for s in report["roofline"]["stages"]] == ["vision", "prefill", "decode (per step)"]
     assert report["rate"]["answered"] == 6

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,9 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.cli import main
+from egm_edge.cli.track import _Asker
+from egm_edge.grounding import Grounding, Outcome, Task
+from egm_edge.tracking import Tracker
 from tests.tracking.drawings import Shot, rectangle
 
 FRAMES = Path(__file__).resolve().parents[2] / "examples" / "frames"
@@ -51,6 +56,17 @@ def test_a_box_is_carried_printed_recorded_and_drawn(clip: Path, shots: list[Sho
     drawn = cv2.VideoCapture("out.avi")
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == COUNT
     assert [path.name for path in clip.glob(".*")] == []
+
+
+def test_a_saved_video_has_every_frame_whatever_its_size(clip: Path, shots: list[Shot]) -> None:
+    (clip / "frames").mkdir()
+    for index, shot in enumerate(shots):
+        image = shot.image if index < 5 else cv2.resize(shot.image, (160, 120))
+        cv2.imwrite(f"frames/{index:04d}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert main(["track", "frames", "--box", "40,60,120,120", "--save", "out.avi"]) == 0
+    saved = cv2.VideoCapture("out.avi")
+    images = [image for good, image in (saved.read() for _ in range(COUNT + 1)) if good]
+    assert [image.shape for image in images] == [(240, 320, 3)] * COUNT
 
 
 def test_a_folder_of_frames_and_a_line_for_people(clip: Path, shots: list[Shot], capsys) -> None:
@@ -100,3 +116,26 @@ def test_refused_in_one_line(clip: Path, given: list[str], words: str, capsys) -
     assert code == 2
     assert captured.err.startswith("egm: ") and captured.err.count("\n") == 1 and words in captured.err
     assert sorted(path.name for path in clip.iterdir()) == before
+
+
+def test_the_end_does_not_wait_for_a_slow_answer() -> None:
+    asked = threading.Event()
+
+    class Slow:
+        def warm_up(self) -> None:
+            pass
+
+        def ground(self, image: np.ndarray, text: str, *, should_stop: Callable[[], bool], **_: object) -> Grounding:
+            asked.set()
+            assert wait_until(should_stop)
+            return Grounding(Outcome.CANCELLED, text, Task.MODAL, (8, 8))
+
+    def wait_until(true: Callable[[], bool], polls: int = 3000) -> bool:
+        return any(true() or threading.Event().wait(0.02) for _ in range(polls))
+
+    tracker = Tracker()
+    with _Asker(Slow(), ["the mug"], Task.MODAL, tracker, live=True) as asker:  # type: ignore[arg-type]
+        tracker.push(np.zeros((8, 8, 3), np.uint8), 1)
+        asker.step(np.zeros((8, 8, 3), np.uint8), 1)
+        assert asked.wait(60)
+    assert asker._pending is not None and asker._pending[2].result()[0].outcome is Outcome.CANCELLED

@@ -108,6 +108,7 @@ WRONG = [
     ("inspect http://127.0.0.1:9", 2, "taken for a server address"),
     ("calibrate {nano}", 2, "--data"),
     ("calibrate /no/such --data rows.jsonl", 4, "nothing there"),
+    ("calibrate {nano} --data far.jsonl --dry-run", 2, "far.jsonl:1"),
     ("calibrate {checkpoint} --data rows.jsonl", 2, "taken for a checkpoint directory"),
     ("evaluate {nano} --data none.jsonl", 2, "none.jsonl"),
     ("evaluate /no/such --data rows.jsonl --images .", 4, "nothing there"),
@@ -166,6 +167,7 @@ WRONG = [
     ("data scenes --suites foo -o out", 2, "--suites"),
     ("data nothing", 2, "flip"),
     ("data flip rows.jsonl -o rows.jsonl", 2, "which is read"),
+    ("data split split/train.jsonl --val 0.5 -o split", 2, "train.jsonl, which is read"),
     ("train nothing", 2, "grpo"),
     ("train plan none.yaml", 2, "qwen3-vl"),
     ("completion fish", 2, "bash"),
@@ -186,10 +188,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "video.png").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64))
     (root / "loop.png").symlink_to("loop.png")
     (root / "same").mkdir()
+    (root / "split").mkdir()
     for name in ("a.png", "a.jpg"):
         shutil.copy(FRAME, root / "same" / name)
     row = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 161, 163], "width": 640, "height": 480}
-    (root / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("rows.jsonl", "split/train.jsonl"):
+        (root / name).write_text(json.dumps(row) + "\n")
+    far = {"image": "frame.png", "expression": "the red bowl", "box": [22, 84, 5000, 163]}
+    (root / "far.jsonl").write_text(json.dumps(far) + "\n")
     for name in ("old", "cut"):
         shutil.copytree(NANO, root / name)
     manifest = json.loads((root / "old" / "bundle.json").read_text())

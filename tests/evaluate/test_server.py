@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ import pytest
 
 from egm_edge.cli.evaluate import main
 from egm_edge.data.pictures import encoded
+from egm_edge.data.rows import Row
 from egm_edge.errors import BackendError, InputError
-from egm_edge.evaluate.records import Record, read_records
+from egm_edge.evaluate.budget import Budgets
+from egm_edge.evaluate.records import Record, RecordLog, read_records
+from egm_edge.evaluate.server import evaluate_server
 from egm_edge.grounding import TokenCounts
 from egm_edge.openai import NoAnswerError, OpenAIClient, RequestRefusedError, Retry
 from tests.cli.conftest import popen_with_default_signals
@@ -184,7 +189,11 @@ def test_a_request_that_is_refused_by_itself_counts_as_no_box(data: Path, frames
     refused = [record for record in found.values() if record.outcome == "REFUSED"]
     assert [record.expression for record in refused] == ["thing 4"]
     assert (refused[0].iou, refused[0].box) == (0.0, None)
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["rules"]["REFUSED"] == 1
+    summary = json.loads((tmp_path / "out" / "report.json").read_text())["summary"]
+    assert summary["rules"]["REFUSED"] == 1
+    answered_ms = [record.total_ms for record in found.values() if record.outcome != "REFUSED"]
+    p50, p95 = np.percentile(answered_ms, (50, 95))
+    assert (summary["milliseconds"]["p50"], summary["curve"][0]["p95_ms"]) == (p50, p95) and p50 > 0
 
 
 @pytest.mark.parametrize(
@@ -202,6 +211,33 @@ def test_a_server_that_never_answers_stops_the_run_and_leaves_no_record(
     with serving(lambda body, before: reply) as served, pytest.raises(BackendError, match=words):
         run(served.url, data, frames_dir, tmp_path / "out", "--concurrency", "2")
     assert list(read_records(tmp_path / "out")) == []
+
+
+def test_a_run_that_gives_up_does_not_wait_for_a_row_that_a_worker_took_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Raced(queue.SimpleQueue):  # what it says it holds is gone when it is asked for it
+        def empty(self) -> bool:
+            return False
+
+    def unanswered(row: Row, picture: Path, budget: int) -> Record:
+        raise NoAnswerError("an answer", "none", "try again")
+
+    monkeypatch.setattr(queue, "SimpleQueue", Raced)
+    rows = [Row(str(n), "a.png", None, "the mug", None) for n in range(20)]
+    raised: list[BaseException] = []
+
+    def evaluated() -> None:
+        try:
+            with RecordLog(tmp_path / "out", {}) as log:
+                evaluate_server(unanswered, rows, {"a.png": tmp_path}, Budgets.of("max_new_tokens", [8]), log, 2)
+        except BackendError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=evaluated, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and len(raised) == 1
 
 
 def test_nobody_there(data: Path, frames_dir: Path, tmp_path: Path) -> None:

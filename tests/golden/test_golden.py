@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from build_engine.parity.contradictions import contradictions
 from egm_edge.assets import ASSETS_DIR
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.boxes import Box
@@ -63,6 +64,33 @@ def test_verify_needs_neither_torch_nor_the_checkpoint(bundle: Bundle) -> None:
     assert report["status"] == "verified" and report["kl_nats"] <= report["kl_bound"]
     assert Bundle.open(bundle.root).hash == bundle.hash
     assert list((bundle.root / "attestations").iterdir())
+
+
+def test_a_torch_bundle_without_torch_says_what_to_install(bundle: Bundle) -> None:
+    (bundle.root / "bundle.json").write_text(replace(bundle.manifest, target="torch").to_json())
+    command = [sys.executable, "-c", WITHOUT_TORCH + f"sys.exit(main(['verify', {str(bundle.root)!r}]))"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 6
+    assert "expected torch" in (line := done.stderr.splitlines()[-1]) and "pip install 'egm-edge[gpu]'" in line
+
+
+def test_golden_replies_that_contradict_themselves_are_told(bundle: Bundle) -> None:
+    golden = read_golden(bundle)
+    assert contradictions(bundle, golden) == []
+    number, reply = next((i, reply) for i, reply in enumerate(golden.replies) if reply.box)
+    assert reply.box is not None
+    middle = len(reply.token_ids) // 2
+    swapped = (*reply.token_ids[:middle], reply.token_ids[middle] + 1, *reply.token_ids[middle + 1 :])
+    altered = {
+        "logits choose other": replace(reply, token_ids=swapped),
+        "text is not": replace(reply, text=reply.text + "!"),
+        "is not that of its text": replace(reply, box=(reply.box[0] + 2, *reply.box[1:])),
+        "its box None": replace(reply, box=None),
+    }
+    for words, changed in altered.items():
+        replies = (*golden.replies[:number], changed, *golden.replies[number + 1 :])
+        (problem,) = contradictions(bundle, replace(golden, replies=replies))
+        assert words in problem and problem.startswith(f"golden reply {number} ")
 
 
 @pytest.mark.parametrize(("shift", "passes"), [(0.0, True), (12.0, False), (-5.0, False)])

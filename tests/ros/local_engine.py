@@ -26,8 +26,6 @@ class LocalEngine:
         frame: CameraFrame,
         request: Request,
         *,
-        max_new_tokens: int | None,
-        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
@@ -35,7 +33,7 @@ class LocalEngine:
         height, width = picture.array.shape[:2]
         ask = GroundRequest(
             1, frame.key, height, width, picture.array.nbytes, picture.color, frame.stamp_ns,
-            request.expression, request.task.value, request.deadline_s, max_new_tokens, max_think_tokens, 0.0,
+            request.expression, request.task.value, request.deadline_s, None, None, 0.0,
         )  # fmt: skip
 
         def on_token(event: TokenEvent) -> None:

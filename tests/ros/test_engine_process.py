@@ -53,8 +53,6 @@ class Bench:
         return self.engine.ground(
             frame or self.frame(),
             Request("r", expression, Task.MODAL, None if left_s is None else time.monotonic() + left_s),
-            max_new_tokens=None,
-            max_think_tokens=None,
             should_stop=should_stop,
             on_progress=on_progress,
         )
@@ -244,9 +242,9 @@ def test_stop_in_the_middle_of_a_slow_start_ends_both() -> None:
         Stop(1),
         ReleaseFrame(),
         Ready("b", "c", "d"),
-        Heartbeat(1, "think", 3, "text"),
-        Result(1, {"outcome": "FOUND"}),
-        Failed(-1, "a", "b", "c"),
+        Heartbeat("think", 3, "text"),
+        Result({"outcome": "FOUND"}),
+        Failed("a", "b", "c"),
     ],
     ids=lambda record: type(record).__name__,
 )

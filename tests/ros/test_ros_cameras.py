@@ -91,4 +91,4 @@ def test_a_camera_whose_turn_to_listen_has_not_come_refuses_politely(monkeypatch
     for name, value in (("_host", SimpleNamespace(dispatcher=None)), ("_source", None)):
         monkeypatch.setattr(camera, name, value, raising=False)
     with pytest.raises(InputError, match="being activated"):
-        _ = camera.source
+        camera._place()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import rclpy
 from conftest import REPOSITORY
 from egm_ros.cut_bag import BagMessage, salvage
-from egm_ros.replay_bag import Replayer, read_bag
+from egm_ros.replay_bag import Bag, Replayer, read_bag
 from rclpy.serialization import serialize_message
 from std_msgs.msg import String
 
@@ -49,7 +50,9 @@ def record(folder: Path, compression: str) -> list[BagMessage]:
 @pytest.mark.parametrize("compression", ["", "zstd", "sqlite3"])
 def test_everything_before_a_cut_is_read(tmp_path: Path, compression: str) -> None:
     messages = record(tmp_path / "bag", compression)
-    assert read_bag(tmp_path / "bag").messages == messages
+    bag = read_bag(tmp_path / "bag")
+    assert [list(bag.read()) for _ in range(2)] == [messages, messages], "as often as it is played"
+    assert (bag.types, bag.count, bag.cut) == (TOPICS, COUNT, "")
     file = next(path for path in (tmp_path / "bag").iterdir() if path.suffix in (".mcap", ".db3"))
     whole, dice = file.read_bytes(), random.Random(compression)
     assert salvage(file) == messages, "the oracle of the cuts: a whole one is read whole"
@@ -73,9 +76,9 @@ def test_a_cut_bag_says_what_was_read_and_what_repairs_it(tmp_path: Path, suffix
     file = next((tmp_path / "bag").glob(f"*{suffix}"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     bag = read_bag(tmp_path / "bag", ["/b"])
-    assert 0 < len(bag.messages) < len(messages)
-    assert {one.topic for one in bag.messages} == {"/b"}
-    assert f"{len(bag.messages)} messages could be read" in bag.cut
+    assert 0 < bag.count < len(messages)
+    assert list(bag.read()) == [one for one in messages if one.topic == "/b"][: bag.count]
+    assert f"{bag.count} messages could be read" in bag.cut
     assert ("mcap recover" if suffix == ".mcap" else ".recover") in bag.cut
     (tmp_path / "bag" / "metadata.yaml").unlink()
     assert "ros2 bag reindex" in read_bag(tmp_path / "bag").cut
@@ -131,6 +134,19 @@ def test_what_the_journal_of_a_killed_recorder_holds_is_read_and_nothing_is_writ
     assert {path.name: path.read_bytes() for path in dead.iterdir()} == held
 
 
+def test_a_long_bag_is_not_held_in_memory(tmp_path: Path) -> None:
+    record(tmp_path / "bag", "")
+    tracemalloc.start()
+    try:
+        bag = read_bag(tmp_path / "bag")
+        held = tracemalloc.get_traced_memory()[0] / 1e6
+        total = sum(len(message.cdr) for message in bag.read()) / 1e6
+    finally:
+        tracemalloc.stop()
+    assert total > 1.5, "the oracle: what there is to hold"
+    assert held < 0.5 * total, f"{held:.1f} of {total:.1f} MB"
+
+
 def test_no_bag_gives_nothing(tmp_path: Path) -> None:
     assert salvage(tmp_path) == []
     other = tmp_path / "other.mcap"
@@ -156,11 +172,11 @@ def test_what_cannot_be_published_is_left_out_and_the_rest_is_played() -> None:
             BagMessage("/b", "sensor_msgs/msg/Image", 1, b"\0\1\0\0rubbish"),
             BagMessage("/a", "std_msgs/msg/String", -(2**70), said),  # the clock jumped back, far
         ]
-        player = Replayer(odd + whole, restamp=True, clock=True)
+        player = Replayer(Bag.of(lambda: odd + whole), restamp=True, clock=True)
         assert set(player._out) == {"/a", "/b"}
         player.play(SimpleNamespace(is_set=False), rate=1.0)
         player.destroy_node()
         with pytest.raises(InputError, match=f"none of {len(odd)} messages"):
-            Replayer(odd, restamp=False, clock=False)
+            Replayer(Bag.of(lambda: odd), restamp=False, clock=False)
     finally:
         rclpy.try_shutdown()

@@ -41,6 +41,7 @@ def test_depth_images_that_come_twice_do_not_drive_out_those_before() -> None:
         memory.add(image)
         memory.add(image)
     assert all(memory.nearest(1 + number, 0) is not None for number in range(10))
+    assert memory.has_newer_than(9) and not memory.has_newer_than(10)
 
 
 def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
@@ -105,6 +106,11 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
         (transform,) = frames[0].transforms
         assert (transform.header.frame_id, transform.child_frame_id) == ("eye", "d/object_command")
         assert transform.transform.translation.z == pytest.approx(0.8, abs=0.005)
+        old = Detection2DArray(detections=[one])
+        old.header.stamp.sec = 1
+        until(
+            lambda: send() and (boxes.publish(old) or "raise memory_s" in locator.log), 30, "what can never be located"
+        )
         before = len(found)
         objects.publish(GroundedObjectArray(objects=[GroundedObject(image_width=320, image_height=240)]))
         until(lambda: send() and "found 320x240" in locator.log, 30, "the refusal of another image's size")

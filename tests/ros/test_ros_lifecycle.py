@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from egm_ros.settings import Settings, parameter_name
+from egm_ros.parameter_fields import parameter_name
+from egm_ros.settings import Settings
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import DescribeParameters

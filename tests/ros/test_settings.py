@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 import yaml
 from conftest import REPOSITORY
-from egm_ros.settings import Settings, parameter_name
+from egm_ros.parameter_fields import parameter_name
+from egm_ros.settings import Settings
 
 from egm_edge.errors import InputError
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+from types import SimpleNamespace
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from egm_edge.serve.body import ByteBudget
+from egm_edge.serve.chat import Chat
+from egm_edge.serve.metrics import Metrics
+from egm_edge.serve.settings import ServeSettings
 from tests.serve.conftest import Server, frame_url, question
 
 
@@ -35,6 +43,28 @@ def test_metrics_count_what_happened(nano: Server) -> None:
     assert grown['egm_tokens_total{kind="completion"}'] == tokens
     assert grown['egm_stage_seconds_count{stage="vision"}'] == grown["egm_time_to_first_token_seconds_count"] == 2
     assert nano.metric("egm_ready") == 1 and nano.metric("egm_queue_depth") == 0
+
+
+def test_what_nobody_expected_is_counted_as_failed() -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": json.dumps(question()).encode()}
+
+    async def send(message: object) -> None:
+        raise AssertionError("the middleware tells of it")
+
+    metrics, settings = Metrics(), ServeSettings()
+    budget = ByteBudget(settings.max_held_bytes, metrics.held_bytes)
+    chat = Chat(SimpleNamespace(submit=explode), settings, metrics, budget, new_reply=explode)  # type: ignore[arg-type]
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": {}}
+    with pytest.raises(RuntimeError):
+        asyncio.run(chat(scope, receive, send))
+    assert scope["state"] == {"outcome": "failed"}
+    assert metrics.registry.get_sample_value("egm_requests_total", {"outcome": "failed"}) == 1
+    assert metrics.registry.get_sample_value("egm_held_bytes") == 0
 
 
 def test_metric_names_keep_the_conventions(nano: Server) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -268,8 +269,6 @@ def test_the_question_can_be_taken_away_as_curl_and_python(page: Browser, tmp_pa
 
 def panned_video(path: Path, shift_px: int) -> Path:
     """Tabletop 1 in uncompressed YUV4MPEG2, the camera moving to and fro by 2 pixels a frame."""
-    import cv2
-
     image = cv2.cvtColor(np.asarray(Image.open(PICTURE).convert("RGB")), cv2.COLOR_RGB2BGR)
     with path.open("wb") as file:
         file.write(b"YUV4MPEG2 W640 H480 F15:1 Ip A1:1 C420jpeg\n")
@@ -311,9 +310,25 @@ def test_live_mode_shows_the_trackers_box_between_answers(nano: Server, tmp_path
         assert browser.complaints() == []
 
 
+def test_another_question_ends_what_was_followed(nano: Server) -> None:
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(PICTURE)))[1].tobytes()
+
+    def boxes(query: str) -> list[list[float]]:
+        headers = {"content-type": "image/jpeg"}
+        response = nano.client.post(f"/v1/track?session=questions&{query}", content=jpeg, headers=headers)
+        assert response.status_code == 200
+        return [one["box"] for one in response.json()["boxes"]]
+
+    assert boxes("stamp=1&track=1") == []
+    assert boxes("stamp=50&track=1&box=19,84,157,161&box_stamp=1") != []
+    assert boxes("stamp=100&track=1") != [] and boxes("stamp=150&track=2") == []
+    assert len(boxes("stamp=200&track=2&box=300,100,400,200&box_stamp=150")) == 1
+
+
 @pytest.mark.parametrize(
     ("query", "body", "kind", "status"),
     [
+        pytest.param("?session=a&stamp=1&track=", b"", "image/jpeg", 400, id="no name of a track"),
         pytest.param("?session=a&stamp=1", b"no picture", "image/jpeg", 400, id="no picture"),
         pytest.param("?stamp=1", b"", "image/jpeg", 400, id="no session"),
         pytest.param("?session=a&stamp=nan", b"", "image/jpeg", 400, id="no stamp"),

@@ -75,6 +75,37 @@ def test_a_box_of_two_pixels_neither_grows_nor_is_sure(noise_seed: int) -> None:
     assert tracked.quality < 0.6
 
 
+def followed(shots: list[Shot], answered: range, tracker: Tracker) -> float:
+    """IoU on the last frame; the model answers about each of those frames at once."""
+    for index, shot in enumerate(shots):
+        tracker.push(shot.image, index * PERIOD_NS)
+        if index in answered:
+            assert shot.box is not None
+            tracker.start("t", shot.box, index * PERIOD_NS)
+    (tracked,) = tracker.boxes()
+    assert shots[-1].box is not None
+    return tracked.box.iou(shots[-1].box)
+
+
+def test_what_hides_half_of_it_in_one_answer_is_not_taken_for_it() -> None:
+    """Three answers showed it before the one on which a leaf is in front of more than half of it. The leaf rests there."""
+    leaf = cv2.resize(background("textured", (60, 60))[::-1], (50, 70)) // 4 + np.array((0, 130, 0), np.uint8)
+    shots = textured(66)
+    for shot in shots:
+        shot.image[240:310, 380:430] = leaf
+    assert followed(shots, range(0, 49, 16), Tracker()) > 0.6
+
+
+def test_a_thing_that_was_stopped_is_not_remembered() -> None:
+    shots, tracker, fresh = textured(8), Tracker(), Tracker()
+    for index, shot in enumerate(shots[::-1]):
+        tracker.push(shot.image, index * PERIOD_NS)
+    tracker.start("t", Box(0, 0, 60, 60), 0)
+    tracker.stop("t")
+    fresh._started = tracker._started  # when in a period it learns
+    assert followed(shots, range(1), tracker) == followed(shots, range(1), fresh)
+
+
 def test_whose_expression_to_ask_again() -> None:
     """One object stays, one is gone for long, one vanishes now."""
 
@@ -124,7 +155,7 @@ def test_trackers_of_contrib(name: str) -> None:
 def test_a_tracker_of_opencv_is_a_follower() -> None:
     """MIL is in OpenCV's main modules: it stands for those that are not."""
     tracker = Tracker()
-    tracker._make_follower = lambda *where: OpenCvFollower(*where, cv2.TrackerMIL.create)
+    tracker._make_follower = lambda *where: OpenCvFollower(*where, make=cv2.TrackerMIL.create)
     shots = textured(8)
     states = [tracked for _, tracked in follow(shots, tracker)]
     assert shots[-1].box is not None and states[-1].box.iou(shots[-1].box) > 0.6

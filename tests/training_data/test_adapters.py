@@ -135,6 +135,17 @@ def test_cocoa_regions_give_amodal_and_modal_boxes(tmp_path: Path) -> None:
     assert found.box == Box(-4, 2, 20, 30) and found.modal_box == Box(5, 2, 6, 30) and found.task is Task.AMODAL
 
 
+def test_all_parts_of_a_region_count(tmp_path: Path) -> None:
+    parts = [[-4, 2, 6, 2, 6, 30], [10, 4, 20, 4, 20, 12]]
+    values = {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "annotations": [{"id": 3, "image_id": 7, "regions": [{"name": "mug", "segmentation": parts}]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    (found,) = read_coco_amodal(tmp_path / "a.json", [], Counter())
+    assert found.box == Box(-4, 2, 20, 30)
+
+
 def test_flat_amodal_annotations_with_expressions(tmp_path: Path) -> None:
     image = {"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}
     tao = {"id": 1, "image_id": 7, "amodal_bbox": [-4, 2, 24, 28], "bbox": [0, 2, 20, 28], "expressions": ["the mug"]}
@@ -153,6 +164,29 @@ def test_compressed_run_lengths_as_cocoapi_writes_them() -> None:
     assert mask_bounds({"size": [4, 5], "counts": "52="}, (5, 4)) == Box(1, 1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("counts", "box"),
+    [
+        pytest.param([20], None, id="nothing"),
+        pytest.param([5, 0, 15], None, id="an empty run"),
+        pytest.param([0, 20], Box(0, 0, 5, 4), id="everything"),
+        pytest.param([2, 1, 6, 2, 9], Box(0, 1, 3, 3), id="two columns"),
+        pytest.param([3, 2, 15], Box(0, 0, 2, 4), id="over the edge of a column"),
+        pytest.param([4, 4, 4, 1, 7], Box(1, 0, 4, 4), id="a whole column"),
+    ],
+)
+def test_bounds_of_a_mask(counts: list[int], box: Box | None) -> None:
+    assert mask_bounds({"size": [4, 5], "counts": counts}, (5, 4)) == box
+
+
+def test_masks_of_strangers_cost_neither_memory_nor_time() -> None:
+    side = 10**7  # as a bitmap 100 TB
+    found = mask_bounds({"size": [side, side], "counts": [side + 3, 2, side - 1, 1]}, (side, side))
+    assert found == Box(1, 3, 3, 5)
+    with pytest.raises(InputError, match="60 bits"):
+        decompress_counts("P" * 10_000_000)
+
+
 def test_rows_round_trip_and_only_val_is_for_validation(tmp_path: Path) -> None:
     rows = [
         row(),
@@ -165,6 +199,15 @@ def test_rows_round_trip_and_only_val_is_for_validation(tmp_path: Path) -> None:
     require_split(read[1:2], VALIDATION, "data.validation")
     with pytest.raises(InputError, match="1 of train, 1 of testA"):
         require_split(read, VALIDATION, "data.validation")
+
+
+def test_text_that_no_file_can_hold_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [row(reasoning="half \ud83d of a pair, \u676f")])
+    (read,) = load_rows([tmp_path / "rows.jsonl"])
+    assert read.reasoning == "half \ud83d of a pair, \u676f"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="a folder to write to"):
+        write_rows(tmp_path / "file" / "rows.jsonl", [row()])
 
 
 def test_load_rows_raises_with_every_problem(tmp_path: Path) -> None:

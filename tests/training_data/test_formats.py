@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 
 from egm_edge.boxes import Box
 from egm_edge.cli import main as egm
+from egm_edge.data.problems import Problem
 from egm_edge.data.readers import load_rows
 from egm_edge.errors import InputError
 from tests.training_data.data_files import generic, jsonl, picture, refcoco_distribution
+from training.data.grounding_json import read_lisa, read_mdetr
+from training.data.hf_parquet import read_hf_parquet
 from training.data.sources import convert
 from training.data.splits import by_split
 
@@ -76,6 +80,43 @@ def test_lmms_labs_parquet_with_its_pictures(tmp_path: Path, capsys: pytest.Capt
     assert {row.box for row in rows} == {BOX}
     assert rows[0].image == "coco/train2014/COCO_train2014_000000581850.jpg"
     assert egm(["data", "check", str(out.parent), "--images", str(tmp_path / "images")]) == 0
+
+
+def test_parquet_that_is_damaged_or_another(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    source = lmms_lab(tmp_path / "refcoco", "val-00000-of-00001.parquet") / "val-00000-of-00001.parquet"
+    data = bytearray(source.read_bytes())
+    data[40:400] = bytes(360)
+    (tmp_path / "torn.parquet").write_bytes(data)
+    lines = parquet.read_table(source).to_pylist()
+    lines[0] |= {"answer": "a mug", "image": b"no struct"}
+    columns = {name: [line[name] for line in lines[:1]] for name in lines[0]}
+    parquet.write_table(pa.table(columns), tmp_path / "plain.parquet")
+    for name, line in (("torn", 0), ("plain", 1)):
+        problems: list[Problem] = []
+        assert list(read_hf_parquet(tmp_path / f"{name}.parquet", problems, Counter())) == []
+        assert [(p.file, p.line) for p in problems] == [(str(tmp_path / f"{name}.parquet"), line)]
+
+
+def test_a_kill_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = lmms_lab(tmp_path / "refcoco", "val-00000-of-00001.parquet") / "val-00000-of-00001.parquet"
+    out = tmp_path / "out"
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        list(read_hf_parquet(source, [], Counter(), pictures=out))
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("shapes", [[5], ["target"], [None], {"a": 1}])
+def test_lists_that_hold_no_objects(tmp_path: Path, shapes: Any) -> None:
+    picture(tmp_path, "a.jpg")
+    (tmp_path / "a.json").write_text(json.dumps({"text": ["the mug"], "shapes": shapes}))
+    (tmp_path / "m.json").write_text(json.dumps({"images": [], "annotations": shapes}))
+    for read, name in ((read_lisa, "a.json"), (read_mdetr, "m.json")):
+        problems: list[Problem] = []
+        assert list(read(tmp_path / name, problems, Counter())) == [] and len(problems) == 1
 
 
 def odvg() -> list[dict[str, Any]]:

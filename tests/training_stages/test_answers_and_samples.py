@@ -14,7 +14,7 @@ from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome, Task
 from egm_edge.parsing import parse_answer
 from tests.training_stages.runs import write_data
-from training.stages.answers import answer_text, box_numbers, opens_thought
+from training.stages.answers import answer_text, box_numbers
 from training.stages.processor import EgmProcessor
 from training.stages.samples import IGNORED, SftCollator, grpo_dataset, require_usable, sft_dataset
 
@@ -44,7 +44,7 @@ def processor(request: pytest.FixtureRequest) -> EgmProcessor:
 )
 def test_answers_read_back_by_the_strict_rule(processor: EgmProcessor, row: Row) -> None:
     spec = processor.prompt_spec
-    parsed = parse_answer(answer_text(row, spec), task=row.task, in_thought=opens_thought(spec))
+    parsed = parse_answer(answer_text(row, spec), task=row.task, in_thought=spec.in_thought)
     assert parsed.box_norm1000 == tuple(box_numbers(row) or ())
     assert parsed.rule == {"bbox_2d_json": "json", "ref_box": "box_tag"}[spec.answer_syntax]
     assert (parsed.label, parsed.reasoning) == (row.expression, row.reasoning)
@@ -52,7 +52,7 @@ def test_answers_read_back_by_the_strict_rule(processor: EgmProcessor, row: Row)
 
 def test_a_thing_that_is_not_there_reads_back_as_not_found(processor: EgmProcessor) -> None:
     spec = processor.prompt_spec
-    parsed = parse_answer(answer_text(replace(ROW, box=None), spec), in_thought=opens_thought(spec))
+    parsed = parse_answer(answer_text(replace(ROW, box=None), spec), in_thought=spec.in_thought)
     assert parsed.outcome is Outcome.NOT_FOUND
 
 

@@ -78,6 +78,7 @@ def test_all_problems_are_reported_together_with_their_lines(tmp_path: Path) -> 
         pytest.param("a: &x [1]\nb: *x\n", "aliases", id="an alias"),
         pytest.param("task: !!python/name:os.system\n", "a plain value", id="a Python name"),
         pytest.param("task: !!python/object/apply:os.system ['true']\n", "bad.yaml:1", id="a Python object"),
+        pytest.param("task: modal\nmax_tokens: 2026-13-45\n", "bad.yaml:2: expected a plain value", id="no date"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, message: str) -> None:
@@ -92,6 +93,29 @@ def test_unknown_reward_is_found_when_the_configuration_is_read(tmp_path: Path) 
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match="a reward"):
         load_grpo(str(tmp_path / "bad.yaml"))
+
+
+def test_faults_of_sections_are_told_together_with_their_lines() -> None:
+    overrides = {"model.train": "[]", "model.dtype": "int8", "run.reports": "[mail]", "run.workers": "2.0"}
+    with pytest.raises(ConfigError) as caught:
+        load_grpo("qwen3-vl-2b-modal-grpo", overrides)
+    found = {(p.line, p.expected, p.found) for p in caught.value.problems}
+    assert found == {
+        (9, "at least 1 values", "model.train: []"),
+        (8, "'bfloat16', 'float16' or 'float32'", "model.dtype: 'int8'"),
+        (52, "'tensorboard' or 'wandb'", "run.reports.0: 'mail'"),
+        (40, "a valid integer", "run.workers: 2.0"),
+    }
+
+
+def test_what_yaml_may_mean_otherwise(tmp_path: Path) -> None:
+    text = (
+        (CONFIGS / "qwen3-vl-2b-modal-sft.yaml").read_text().replace("1.0e-5", "2e-6").replace("epochs: 1", "epochs: 2")
+    )
+    (tmp_path / "mine.yaml").write_text(text.replace("output: runs/qwen3-vl-2b-modal-sft", "output: 2026-11-28"))
+    config = load_sft(str(tmp_path / "mine.yaml"))
+    assert (config.optim.learning_rate, config.run.output) == (2e-6, "2026-11-28")
+    assert isinstance(config.run.epochs, float) and config.run.epochs == 2.0
 
 
 def test_overrides_win_and_change_the_hash() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from egm_edge.data.rows import Row, box_from_xywh, settled_box, size_from
 from egm_edge.errors import InputError
 from egm_edge.files import read_json_object
 from egm_edge.grounding import Task
+
+MOST_COUNT_BITS = 60
 
 
 def is_coco_amodal(values: dict[str, Any]) -> bool:
@@ -113,7 +116,9 @@ def _boxes(item: dict[str, Any], image_wh: tuple[int, int]) -> tuple[Box, Box | 
 
 
 def _polygon_bounds(polygon: Any) -> Box:
-    points = np.asarray(polygon[0] if polygon and isinstance(polygon[0], list) else polygon, np.float64).reshape(-1, 2)
+    """Round one polygon x1, y1, x2, y2, …, or all of several."""
+    parts = polygon if polygon and isinstance(polygon[0], list) else [polygon]
+    points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in parts])
     (x1, y1), (x2, y2) = points.min(0), points.max(0)
     return Box(float(x1), float(y1), float(x2), float(y2))
 
@@ -131,26 +136,30 @@ def mask_bounds(mask: dict[str, Any], image_wh: tuple[int, int]) -> Box | None:
     counts = mask["counts"] if isinstance(mask["counts"], list) else decompress_counts(str(mask["counts"]))
     if sum(counts) > width * height or any(c < 0 for c in counts):
         raise InputError(f"runs of at most {width * height} pixels", f"{sum(counts)}", "check the annotation")
-    flat = np.zeros(width * height, bool)
-    at = 0
-    for index, count in enumerate(counts):
-        flat[at : at + count] = bool(index % 2)
-        at += count
-    columns, rows = np.nonzero(flat.reshape(width, height))
-    if not len(rows):
+    ends = [int(end) for end in accumulate(counts)]
+    runs = [(start, end - 1) for start, end in zip(ends[::2], ends[1::2], strict=False) if end > start]
+    if not runs:
         return None
-    return Box(float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    top, bottom = min(first % height for first, _ in runs), max(last % height for _, last in runs)
+    if any(first // height != last // height for first, last in runs):  # it goes on at the top of the next column
+        top, bottom = 0, height - 1
+    return Box(float(runs[0][0] // height), float(top), float(runs[-1][1] // height + 1), float(bottom + 1))
 
 
 def decompress_counts(text: str) -> list[int]:
     """COCO's compressed run lengths (cocoapi, maskApi.c: rleFrString).
 
     Five bits a character, least significant first; from the third on, each is a difference to the run two before.
+
+    Raises:
+        InputError: a run longer than any picture.
     """
     counts: list[int] = []
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
+        if shift > MOST_COUNT_BITS:
+            raise InputError(f"run lengths of at most {MOST_COUNT_BITS} bits", "a longer one", "check the annotation")
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:

@@ -76,7 +76,7 @@ def read_mdetr(path: Path, problems: list[Problem], skipped: Counter[str]) -> It
     with collected(problems, path, 0, KeyError, TypeError, expected="images with captions, and annotations"):
         values = read_json_object(path)
         images = {image["id"]: image for image in values["images"]}
-        annotations = list(values["annotations"])
+        annotations = _objects(values, "annotations")
         targets = Counter(annotation.get("image_id") for annotation in annotations)
         captioned = {"expected": "an annotation of a captioned image"}
         for number, annotation in enumerate(annotations, 1):
@@ -103,7 +103,7 @@ def read_lisa(path: Path, problems: list[Problem], skipped: Counter[str]) -> Ite
         values = read_json_object(path)
         texts = values.get("text")
         texts = [texts] if isinstance(texts, str) else _list(values, "text")
-        shapes = [shape for shape in _list(values, "shapes") if shape.get("label") == "target"]
+        shapes = [shape for shape in _objects(values, "shapes") if shape.get("label") == "target"]
         picture = next((path.with_suffix(end) for end in _PICTURES if path.with_suffix(end).is_file()), None)
         if picture is None:
             raise InputError("a picture beside it", f"no {path.stem}.jpg or .png", "copy the whole folder")
@@ -131,6 +131,13 @@ def _list(values: dict[str, Any], key: str) -> list[Any]:
     found = values.get(key)
     if not isinstance(found, list):
         raise InputError(f"a list under {key!r}", repr(found)[:60], "check which file this is")
+    return found
+
+
+def _objects(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = _list(values, key)
+    if odd := [item for item in found if not isinstance(item, dict)]:
+        raise InputError(f"objects under {key!r}", repr(odd[0])[:60], "check which file this is")
     return found
 
 

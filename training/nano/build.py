@@ -19,7 +19,7 @@ from egm_edge.synthetic.vocabulary import NOUNS
 from training.nano.prompts import number_ids, token_id, tokenizer
 from training.nano.tokenizer import save_tokenizer
 
-PIXELS = 49_152
+PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that
 PATCH, MERGE, TEMPORAL = 16, 2, 2
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
-from egm_edge.errors import InputError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
 from egm_edge.synthetic.queries import KINDS
+from training.errors import SettingError
 from training.nano.build import NanoShape
 from training.rewards.registry import make_reward
-from training.typed_yaml import load_yaml, setting
+from training.typed_yaml import SettingsSection, Share, load_yaml
 
 MOST_OBJECTS = 9
 _HINT = "correct the keys named"
 
 
 @dataclass(frozen=True, slots=True)
-class Grpo:
+class Grpo(SettingsSection):
     """How a stage learns from its own answers.
 
     Attributes:
@@ -32,12 +35,12 @@ class Grpo:
     """
 
     rewards: dict[str, float] = field(default_factory=lambda: {"grounding": 1.0})
-    group: int = setting(8, low=2, high=64)
-    temperature: float = setting(0.8, low=0.1, high=2.0)
-    informative: float = setting(0.1, low=0.0, high=1.0)
-    clip: float = setting(0.2, low=0.0, high=1.0)
-    max_new_tokens: int = setting(128, low=16, high=512)
-    validate_steps: int = setting(25, low=1)
+    group: Annotated[int, Field(ge=2, le=64)] = 8
+    temperature: Annotated[float, Field(ge=0.1, le=2.0)] = 0.8
+    informative: Share = 0.1
+    clip: Share = 0.2
+    max_new_tokens: Annotated[int, Field(ge=16, le=512)] = 128
+    validate_steps: PositiveInt = 25
 
     def __post_init__(self) -> None:
         for name in self.rewards:
@@ -45,7 +48,7 @@ class Grpo:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingStage:
+class TrainingStage(SettingsSection):
     """One stretch of training with its own budget.
 
     Attributes:
@@ -74,44 +77,41 @@ class TrainingStage:
     """
 
     name: str
-    cpu_minutes: float = setting(low=0.0)
-    images: int = setting(16, low=1, high=64)
-    queries: int = setting(0, low=0, high=16)
-    lr: float = setting(1e-3, low=0.0, high=0.1)
-    vision_lr: float = setting(1.0, low=0.0, high=10.0)
-    lr_end: float = setting(0.1, low=0.0, high=1.0)
-    decay_from: float = setting(0.6, low=0.0, high=1.0)
-    warmup_steps: int = setting(100, low=0)
-    direct_share: float = setting(0.1, low=0.0, high=1.0)
-    amodal_share: float = setting(0.25, low=0.0, high=1.0)
+    cpu_minutes: NonNegativeFloat
+    images: Annotated[int, Field(ge=1, le=64)] = 16
+    queries: Annotated[int, Field(ge=0, le=16)] = 0
+    lr: Annotated[float, Field(ge=0.0, le=0.1)] = 1e-3
+    vision_lr: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    lr_end: Share = 0.1
+    decay_from: Share = 0.6
+    warmup_steps: NonNegativeInt = 100
+    direct_share: Share = 0.1
+    amodal_share: Share = 0.25
     list_share: tuple[float, float] = (0.5, 0.25)
     objects: tuple[int, int] = (1, 6)
     gate: bool = False
     sigma: tuple[float, float] = (1.5, 1.5)
     kinds: dict[str, float] = field(default_factory=lambda: {"attribute": 1.0})
-    occlusion: float = setting(0.35, low=0.0, high=1.0)
-    variety: float = setting(0.0, low=0.0, high=1.0)
-    augment: float = setting(0.0, low=0.0, high=1.0)
-    household: float = setting(0.0, low=0.0, high=1.0)
+    occlusion: Share = 0.35
+    variety: Share = 0.0
+    augment: Share = 0.0
+    household: Share = 0.0
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
-        for name in ("list_share", "objects", "sigma"):
-            if len(getattr(self, name)) != 2:
-                raise InputError(f"{name} as two values", f"{getattr(self, name)}", _HINT)
         low, high = self.objects
         if not 1 <= low <= high <= MOST_OBJECTS:
-            raise InputError(f"objects from 1 to {MOST_OBJECTS}", f"{self.objects}", _HINT)
+            raise SettingError(f"objects from 1 to {MOST_OBJECTS}", f"{self.objects}", _HINT)
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds or min(self.kinds.values()) < 0 or not sum(self.kinds.values()):
-            raise InputError(f"kinds with shares ({', '.join(KINDS)})", f"{self.kinds}", _HINT)
+            raise SettingError(f"kinds with shares ({', '.join(KINDS)})", f"{self.kinds}", _HINT)
         if self.grpo and (not self.queries or self.vision_lr):
             found = f"queries {self.queries}, vision_lr {self.vision_lr}"
-            raise InputError("queries and a frozen tower (vision_lr 0) in a grpo stage", found, _HINT)
+            raise SettingError("queries and a frozen tower (vision_lr 0) in a grpo stage", found, _HINT)
 
 
 @dataclass(frozen=True, slots=True)
-class RunConfig:
+class RunConfig(SettingsSection):
     """One training run: a directory of its own.
 
     Attributes:
@@ -128,9 +128,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise InputError("at least one stage", f"none in run {self.name!r}", _HINT)
+            raise SettingError("at least one stage", f"none in run {self.name!r}", _HINT)
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
-            raise InputError("a run name of small letters, digits and -", repr(self.name), _HINT)
+            raise SettingError("a run name of small letters, digits and -", repr(self.name), _HINT)
 
     @property
     def cpu_minutes(self) -> float:
@@ -138,7 +138,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPlan:
+class TrainingPlan(SettingsSection):
     """What `egm train nano` does: runs in order, then the comparison of its arms.
 
     Attributes:
@@ -160,14 +160,14 @@ class TrainingPlan:
 
     runs: tuple[RunConfig, ...]
     arms: tuple[str, ...]
-    count: int = setting(2000, low=4)
-    seed: int = setting(1, low=0, high=11)
+    count: Annotated[int, Field(ge=4)] = 2000
+    seed: Annotated[int, Field(ge=0, le=11)] = 1
     shape: NanoShape = field(default_factory=NanoShape)
-    gate_error: float = setting(45.0, low=0.0)
-    checkpoint_seconds: float = setting(180.0, low=0.0)
-    score_seconds: float = setting(480.0, low=0.0)
-    validate_count: int = setting(64, low=1)
-    workers: int = setting(0, low=0, high=64)
+    gate_error: NonNegativeFloat = 45.0
+    checkpoint_seconds: NonNegativeFloat = 180.0
+    score_seconds: NonNegativeFloat = 480.0
+    validate_count: PositiveInt = 64
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
     adopt: str = ""
     frames: dict[str, float] = field(default_factory=lambda: {"256x192": 0.72, "288x160": 0.15, "192x192": 0.13})
     recipe: str = ""
@@ -175,7 +175,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         problems = _problems(self)
         if problems:
-            raise InputError("runs that build on each other and comparable arms", "; ".join(problems), _HINT)
+            raise SettingError("runs that build on each other and comparable arms", "; ".join(problems), _HINT)
 
     def run(self, name: str) -> RunConfig:
         return next(run for run in self.runs if run.name == name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from egm_edge.data.jsonl import read_objects
 from training.nano.config import TrainingPlan
 
 Series = list[tuple[float, float]]
@@ -33,14 +32,10 @@ def read_curves(log: Path) -> RunCurves:
     """What a run's log.jsonl holds; a line that a kill cut short is skipped."""
     curves = RunCurves()
     loss: Series = []
-    for line in log.read_text().splitlines():
-        try:
-            values: dict[str, Any] = json.loads(line)
-        except ValueError:
+    for _, values in read_objects(log, []):
+        if "total_cpu_s" not in values:
             continue
-        minute = values["total_cpu_s"] / 60 if "total_cpu_s" in values else None
-        if minute is None:
-            continue
+        minute = values["total_cpu_s"] / 60
         for name, value in values.get("held_out", {}).items():
             curves.accuracy.setdefault(name, []).append((minute, value))
         found = next((values[key] for key in _LOSS_KEYS if key in values), None)

@@ -21,21 +21,21 @@ from egm_edge.synthetic.household import render_household, sample_household
 from egm_edge.synthetic.query import World
 from egm_edge.synthetic.vocabulary import ALL_COLOURS, NOUNS, SIZE_RANK
 from training.nano.augment import augmented
+from training.nano.build import MERGE, PIXELS, TEMPORAL
+from training.nano.build import PATCH as P
 from training.nano.config import MOST_OBJECTS, TrainingPlan, TrainingStage
 from training.nano.prompts import PromptRow, list_row, query_row
 
-P = 16
-MODEL_PIXELS = 49_152  # 256 x 192; a 640x480 frame shrinks to exactly that
-# A camera frame is resized to about MODEL_PIXELS; a training picture is drawn at its final size and stays as it is.
+# A camera frame is resized to about PIXELS; a training picture is drawn at its final size and stays as it is.
 CAMERA = PixelSpec(
     rule=SMART_RESIZE,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     patch_size=P,
-    merge_size=2,
-    temporal_patch_size=2,
-    min_pixels=MODEL_PIXELS,
-    max_pixels=MODEL_PIXELS,
+    merge_size=MERGE,
+    temporal_patch_size=TEMPORAL,
+    min_pixels=PIXELS,
+    max_pixels=PIXELS,
 )
 AS_DRAWN = replace(CAMERA, min_pixels=(2 * P) ** 2)
 _SCENES_PER_STEP = 64

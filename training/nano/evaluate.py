@@ -5,7 +5,6 @@ Knows nothing of training.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from egm_edge.boxes import Box
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
 from egm_edge.reporting.intervals import wilson
@@ -24,9 +22,7 @@ from training.nano.fastpath import FastNano
 from training.nano.generate import generate
 from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
 from training.nano.suites import SuiteCase
-
-_BATCH = 32
-UNIT_WH = (1000, 1000)
+from training.rewards.grounding import iou_norm1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +40,6 @@ class Score:
     mean_iou: float
     count: int
     interval95: tuple[float, float]
-
-
-def answers(fast: FastNano, cases: list[SuiteCase], *, reasoning: bool = True, batch: int = _BATCH) -> list[str]:
-    """What the model writes for every case."""
-    texts: list[str] = []
-    for start in range(0, len(cases), batch):
-        part = cases[start : start + batch]
-        texts += write(fast, patches_of(part), part, reasoning=reasoning)
-    return texts
 
 
 def patches_of(cases: list[SuiteCase]) -> Tensor:
@@ -84,24 +71,13 @@ def iou_of(text: str, query: Query) -> float:
         return float(parsed.outcome is Outcome.NOT_FOUND)
     if parsed.box_norm1000 is None:
         return 0.0
-    truth = Box.from_norm1000(query.box_norm1000, *UNIT_WH)
-    return truth.iou(Box.from_norm1000(parsed.box_norm1000, *UNIT_WH))  # IoU does not change with the aspect
+    return iou_norm1000(parsed.box_norm1000, query.box_norm1000)
 
 
 def score(ious: list[float]) -> Score:
     """Acc@0.5 with its 95 % Wilson interval."""
     count, hits = len(ious), sum(v >= 0.5 for v in ious)
     return Score(hits / count, sum(ious) / count, count, wilson(hits, count))
-
-
-def by_kind(cases: list[SuiteCase], texts: list[str]) -> dict[str, Score]:
-    """Scores per query kind and over all."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for case, text in zip(cases, texts, strict=True):
-        value = iou_of(text, case.query)
-        groups[case.query.kind].append(value)
-        groups["all"].append(value)
-    return {name: score(values) for name, values in groups.items()}
 
 
 def load_fast(folder: Path, device: torch.device | None = None) -> FastNano:

@@ -24,7 +24,7 @@ from training.nano.generate import Sampled, generate
 from training.nano.prompts import CLOSED, PromptRow, prompt_ids, token_id, tokenizer
 from training.nano.supervised import StepLoss
 from training.rewards.answer import ReadAnswer, RewardTarget
-from training.rewards.registry import make_reward
+from training.rewards.registry import weighted_reward
 
 _EPSILON = 1e-4
 
@@ -111,7 +111,7 @@ def reward_of(settings: Grpo, query: Query, reasoning: bool, answer: Sampled) ->
     text = ("" if reasoning else CLOSED) + tokenizer().decode(answer.ids, skip_special_tokens=True)
     target = RewardTarget(query.box_norm1000, query.task)
     read = ReadAnswer.read(text, target, token_count=len(answer.ids) + 1, finished=answer.finished, in_thought=True)
-    return sum(weight * make_reward(name)(read, target) for name, weight in settings.rewards.items())
+    return weighted_reward(settings.rewards)(read, target)
 
 
 def advantages(rewards: Tensor, informative: float) -> tuple[Tensor, Tensor]:

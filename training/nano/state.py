@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from egm_edge.data.jsonl import read_objects
 from egm_edge.errors import CheckpointError
 from egm_edge.files import whole_file
 
@@ -66,12 +66,10 @@ def cost_of(*logs: Path) -> Cost | None:
     minutes: dict[tuple[Path, str], float] = {}
     last: dict[str, float] = {}
     for log in logs:
-        for line in log.read_text().splitlines() if log.exists() else ():
-            with contextlib.suppress(ValueError):  # a kill may have cut the line short
-                values = json.loads(line)
-                if "stage_cpu_s" in values and isinstance(values["stage"], str):
-                    minutes[log, values["stage"]] = values["stage_cpu_s"] / 60
-                    last = values
+        for _, values in read_objects(log, []):  # a line that a kill cut short is passed over
+            if "stage_cpu_s" in values and isinstance(values["stage"], str):
+                minutes[log, values["stage"]] = values["stage_cpu_s"] / 60
+                last = values
     if not last:
         return None
     stages = ", ".join(f"{name} {spent:.0f}" for (_, name), spent in minutes.items())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from egm_edge.errors import InputError
+from training.errors import SettingError
 from training.rewards.answer import ReadAnswer, RewardTarget
 
 
@@ -41,7 +41,7 @@ class LatencyReward:
 
     def __post_init__(self) -> None:
         if min(self.ms_per_token, self.price_per_s, self.limit) < 0 or self.free_ms < 0:
-            raise InputError("prices and times of at least 0", f"{self}", "correct the rewards of the configuration")
+            raise SettingError("prices and times of at least 0", f"{self}", "correct the rewards of the configuration")
 
     def __call__(self, answer: ReadAnswer, target: RewardTarget) -> float:
         late_s = max(0.0, answer.token_count * self.ms_per_token - self.free_ms) / 1000.0

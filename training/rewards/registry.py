@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from egm_edge.errors import InputError
+from training.errors import SettingError
 from training.rewards.answer import ReadAnswer, RewardTarget
 from training.rewards.format import FormatReward
 from training.rewards.grounding import GroundingReward
@@ -26,15 +26,15 @@ def make_reward(name: str, settings: Mapping[str, float] | None = None) -> Rewar
     """A reward by name, with its settings.
 
     Raises:
-        InputError: unknown name or setting; the message lists the known ones.
+        SettingError: unknown name or setting; the message lists the known ones.
     """
     kind = REWARDS.get(name)
     if kind is None:
-        raise InputError(f"a reward ({', '.join(REWARDS)})", repr(name), "correct the rewards of the configuration")
+        raise SettingError(f"a reward ({', '.join(REWARDS)})", repr(name), "correct the rewards of the configuration")
     known = [f.name for f in fields(kind)]
     unknown = [key for key in settings or {} if key not in known]
     if unknown:
-        raise InputError(f"settings of {name} ({', '.join(known) or 'none'})", ", ".join(unknown), "correct them")
+        raise SettingError(f"settings of {name} ({', '.join(known) or 'none'})", ", ".join(unknown), "correct them")
     reward: Reward = kind(**(settings or {}))
     return reward
 

@@ -39,7 +39,7 @@ def as_trl_reward(
     """A function for `reward_funcs`.
 
     Args:
-        in_thought: the prompt opens the thought (PromptSpec.suffix ends with `<think>`).
+        in_thought: the prompt opens the thought (`PromptSpec.in_thought`).
         end_token_ids: tokens that end an answer.
         max_tokens: the sampling limit; an answer of that length without an end token was cut off.
         on_scored: with it, this reward also logs the share of answers that can be read, as `parse_rate`.

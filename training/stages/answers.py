@@ -15,11 +15,6 @@ from egm_edge.families.base import PromptSpec
 THINK = "<think>"
 
 
-def opens_thought(spec: PromptSpec) -> bool:
-    """True when the chat template itself opens the thought, so that the model starts inside it."""
-    return spec.suffix.rstrip().endswith(THINK)
-
-
 def answer_text(row: Row, spec: PromptSpec) -> str:
     """Everything after the prompt, the end-of-turn token excluded.
 
@@ -33,7 +28,7 @@ def answer_text(row: Row, spec: PromptSpec) -> str:
     writer = _SYNTAXES.get(spec.answer_syntax)
     if writer is None:
         raise InputError(f"answer syntax {', '.join(_SYNTAXES)}", repr(spec.answer_syntax), "use a known family")
-    return writer(row, opens_thought(spec))
+    return writer(row, spec.in_thought)
 
 
 def box_numbers(row: Row) -> list[int] | None:

@@ -20,7 +20,6 @@ from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import wilson
 from training.rewards.grounding import iou_norm1000
 from training.rewards.registry import ReadAnswer, Reward, RewardTarget
-from training.stages.answers import opens_thought
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
 
@@ -120,7 +119,7 @@ def score_answers(
 ) -> list[Scored]:
     """One score a row. `reward` adds what training would give for the greedy answer."""
     answers = generate_answers(model, processor, rows, images, max_tokens=max_tokens, blank=blank)
-    in_thought = opens_thought(processor.prompt_spec)
+    in_thought = processor.prompt_spec.in_thought
     scores = []
     for row, ids in zip(rows, answers, strict=True):
         target = RewardTarget(row.box_norm1000, row.task)

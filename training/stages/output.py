@@ -23,6 +23,7 @@ from egm_edge.files import make_durable, take_place, write_json
 from egm_edge.pixels import PixelSpec
 from training.stages.measure import Measured
 from training.stages.processor import EgmProcessor
+from training.typed_yaml import dotted
 
 RECORD = "egm_training.json"
 
@@ -124,7 +125,7 @@ def model_card(record: TrainingRecord, settings: dict[str, Any]) -> str:
         )
     steps = f"{record.steps} steps on {record.rows} rows, {record.seconds:.0f} s, {record.processes} processes"
     versions = f"egm-edge {__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
-    listed = "\n".join(f"| `{key}` | {value} |" for key, value in _flat(settings))
+    listed = "\n".join(f"| `{key}` | {value} |" for key, value in dotted(settings).items())
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [visual-grounding, egm]\n---\n\n"
         f"# {Path(record.base).name} after {record.stage.upper()}, {record.task} grounding\n\n"
@@ -139,10 +140,3 @@ def model_card(record: TrainingRecord, settings: dict[str, Any]) -> str:
 def device_name() -> str:
     """The accelerator, or the processor's architecture."""
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found

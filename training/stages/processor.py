@@ -80,7 +80,7 @@ class EgmProcessor(ProcessorMixin):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.end_token_ids = sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
         self.chat_template = None
-        self.image_processor = TileCounter(self)
+        self.image_processor = TileCounter(self.pixel_spec)
         self._prefix_ids = prefix_ids(self.ids, self.prompt_spec)
 
     @classmethod
@@ -101,16 +101,7 @@ class EgmProcessor(ProcessorMixin):
     def prompt_length(self, image_wh: tuple[int, int], task_text: str) -> int:
         """How many tokens `prompt` would give, without the picture."""
         request = self.ids.encode(task_text + self.prompt_spec.suffix, add_special_tokens=False).ids
-        return len(self._prefix_ids) - 1 + self.image_token_count(image_wh) + len(request)
-
-    def image_token_count(self, image_wh: tuple[int, int]) -> int:
-        """Image tokens of a picture of this size."""
-        spec = self.pixel_spec
-        height, width = spec.resized_hw(image_wh[1], image_wh[0])
-        if spec.rule == TILES:
-            tiles = (height // spec.tile_size) * (width // spec.tile_size)
-            return (tiles + (tiles > 1)) * spec.tokens_per_tile
-        return (height // spec.patch_size) * (width // spec.patch_size) // spec.merge_size**2
+        return len(self._prefix_ids) - 1 + self.pixel_spec.image_token_count(*image_wh) + len(request)
 
     def vision_inputs(self, pixels: Sequence[Pixels]) -> dict[str, torch.Tensor]:
         """`pixel_values` [N or T, ...] float32, and `image_grid_thw` [B, 3] where the family has one."""
@@ -184,13 +175,12 @@ class TileCounter:
 
     merge_size = 2
 
-    def __init__(self, processor: EgmProcessor) -> None:
-        self._processor = processor
+    def __init__(self, spec: PixelSpec) -> None:
+        self._spec = spec
 
     def __call__(self, images: Any, **_options: Any) -> dict[str, torch.Tensor]:
-        spec = self._processor.pixel_spec
         sizes = [_rgb(image).shape for image in images]
-        counts = [self._processor.image_token_count((w, h)) // max(1, spec.tokens_per_tile) for h, w, _ in sizes]
+        counts = [self._spec.image_token_count(w, h) // max(1, self._spec.tokens_per_tile) for h, w, _ in sizes]
         return {"num_patches": torch.tensor(counts)}
 
 

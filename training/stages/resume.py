@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from egm_edge.errors import CheckpointError
 from egm_edge.files import make_durable, whole_file
 from training.stage_config import GrpoConfig, SftConfig
 from training.stages.process import is_main_process
-from training.typed_yaml import result_settings
+from training.typed_yaml import dotted, result_settings
 
 MARK = "complete.json"
 PREFIX = "checkpoint-"
@@ -56,7 +55,9 @@ def resume_from(output: Path, config: SftConfig | GrpoConfig) -> Path | None:
         return None
     newest = complete[-1]
     mark = json.loads((newest / MARK).read_text())
-    changed = list(_changed(mark.get("settings", {}), json.loads(json.dumps(result_settings(config)))))
+    before, now = dotted(mark.get("settings", {})), dotted(json.loads(json.dumps(result_settings(config))))
+    both = {**now, **before}
+    changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in both if before.get(key) != now.get(key)]
     if mark.get("deepspeed") != config.run.deepspeed:
         changed.append(f"run.deepspeed {mark.get('deepspeed')} -> {config.run.deepspeed}")
     if changed:
@@ -66,14 +67,6 @@ def resume_from(output: Path, config: SftConfig | GrpoConfig) -> Path | None:
             "restore them, or choose another run.output",
         )
     return newest
-
-
-def _changed(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*now, *(set(before) - set(now))]:
-            yield from _changed(before.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif before != now:
-        yield f"{key} {before} -> {now}"
 
 
 def _is_step(path: Path) -> bool:

@@ -60,7 +60,6 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
     Raises:
         EgmError: the checkpoint, a row or a picture cannot be used.
     """
-    from training.stages.answers import opens_thought
     from training.stages.model import checkpoint_directory
     from training.stages.processor import EgmProcessor
     from training.stages.samples import require_usable
@@ -78,7 +77,7 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
             require_usable(rows, processor, images, limit=limit, with_answer=False, task=config.task)
             texts = [processor.prompt_spec.task_text(row.expression, row.task) for row in rows]
             write_parquet(out / f"{name}.parquet", rows, texts, images, name)
-    in_thought = opens_thought(processor.prompt_spec)
+    in_thought = processor.prompt_spec.in_thought
     rewards, settings = json.dumps(config.rewards), json.dumps(config.reward_settings)
     replace_text(out / "reward.py", _REWARD.format(rewards=rewards, settings=settings, in_thought=in_thought))
     replace_text(out / "run.sh", launch_script(config, out, nodes=nodes, gpus=gpus, validate=bool(validation)))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.portable.runner import Arrays
-from egm_edge.bundle import Bundle
+from egm_edge.bundle import PORTABLE, Bundle
 from egm_edge.errors import BackendError
 
-VISION, DECODER, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "head"))
+VISION, DECODER, HEAD = (f"{PORTABLE}{name}.onnx" for name in ("vision", "decoder", "head"))
 PROVIDER = "CPUExecutionProvider"
 FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"  # on a CPU they would be rounded to 8 bits otherwise
 # As ONNX Runtime's bindings take them: NumPy's type, or ONNX's number of one that NumPy does not have.
@@ -30,7 +30,7 @@ class OrtRunner:
     """A Runner on ONNX Runtime.
 
     Args:
-        bundle: with portable graphs under graphs/.
+        bundle: with portable graphs.
         threads: CPU threads, None for ONNX Runtime's choice.
 
     Raises:

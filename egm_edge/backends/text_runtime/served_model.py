@@ -14,7 +14,7 @@ from egm_edge.bundle import MANIFEST_NAME, Bundle
 from egm_edge.families import PromptSpec, encode_prompt, family_for
 from egm_edge.families.prompts import prefix_ids
 from egm_edge.grounding import Task
-from egm_edge.pixels import TILES, PixelSpec, preprocess, resized
+from egm_edge.pixels import TILES, PixelSpec, resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,10 @@ class ServedModel:
         spec = self.pixel_spec
         if spec is None:
             return image_rgb, 0
-        if spec.rule == TILES:
-            return image_rgb, preprocess(image_rgb, spec).image_token_count
-        height, width = spec.resized_hw(*image_rgb.shape[:2])
-        unit = spec.patch_size * spec.merge_size
-        kept = spec.resized_hw(height, width) == (height, width)
-        return resized(image_rgb, spec) if kept else image_rgb, (height // unit) * (width // unit)
+        height, width = image_rgb.shape[:2]
+        size_hw, tokens = spec.resized_hw(height, width), spec.image_token_count(width, height)
+        kept = spec.rule != TILES and spec.resized_hw(*size_hw) == size_hw
+        return resized(image_rgb, spec) if kept else image_rgb, tokens
 
     def prompt(self, user_text: str) -> str:
         """The whole prompt as the checkpoint's chat template writes it, one image token in it; "" without a template."""

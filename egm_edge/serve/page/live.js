@@ -12,7 +12,7 @@ const STATES = { GROUNDED: "the model's box", PROPAGATED: "the tracker's box", L
 
 export class Live {
   constructor(video, question) {
-    Object.assign(this, { video, question, running: false, frame: null, answer: null, asked: "", rate: 0 });
+    Object.assign(this, { video, question, running: false, frame: null, answer: null, asked: "", track: 0, rate: 0 });
     this.session = crypto.getRandomValues(new Uint32Array(2)).join("-");
   }
 
@@ -45,7 +45,7 @@ export class Live {
       const start = answer?.egm.box ? `&box=${answer.egm.box.join(",")}&box_stamp=${answer.stamp}` : "";
       const { signal } = this.abort;
       const headers = { "Content-Type": "image/jpeg", ...withKey($("key").value) };
-      const path = `/v1/track?session=${this.session}&stamp=${stamp}${start}`;
+      const path = `/v1/track?session=${this.session}&stamp=${stamp}&track=${this.track}${start}`;
       const response = await fetch(path, { method: "POST", headers, body: blob, signal });
       if (!response.ok) throw await refusal(response);
       this.show(await response.json(), [Math.round(w * scale), Math.round(h * scale)], w / Math.round(w * scale));
@@ -69,6 +69,7 @@ export class Live {
       const started = performance.now();
       const egm = await ask({ blob: frame.blob, sentence, task, key: $("key").value, signal: this.abort.signal });
       if (sentence !== this.question().sentence) continue; // the answer to a question that stands there no more
+      if (sentence !== this.asked || !egm.box) this.track++; // what was followed until now is forgotten
       this.asked = sentence;
       this.answer = { egm, stamp: frame.stamp };
       this.answers = (this.answers ?? 0) + 1;

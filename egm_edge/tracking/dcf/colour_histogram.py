@@ -22,14 +22,25 @@ class ColourHistogram:
     Args:
         pixels: [S, S, C] uint8, a window about the object.
         half_wh: half width and height of its box, samples.
+        before: what earlier looks at the object gave; this one's share of the mean is `share`.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], half_wh: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        half_wh: tuple[float, float],
+        before: ColourHistogram | None = None,
+        share: float = 1.0,
+    ) -> None:
         away = np.abs(np.arange(pixels.shape[0]) - (pixels.shape[0] - 1) / 2)
         self._inside: Mask = np.logical_and.outer(away <= INNER * half_wh[1], away <= INNER * half_wh[0])
         self._outside: Mask = ~np.logical_and.outer(away <= OUTER * half_wh[1], away <= OUTER * half_wh[0])
         self._kernel = (max(1, int(2 * INNER * half_wh[0])), max(1, int(2 * INNER * half_wh[1])))
         self._own, self._other = self._shares(pixels)
+        if before is not None:
+            own, other = before._grounded
+            self._own, self._other = own + share * (self._own - own), other + share * (self._other - other)
+        self._grounded: tuple[Floats, Floats] = self._own, self._other
         self._likelihood = _ratio(self._own, self._other)
 
     def learn(self, pixels: NDArray[np.uint8], rate: float) -> None:

@@ -30,6 +30,8 @@ SIZE_EVERY_NS = 66_000_000
 RATE, COLOUR_RATE = 0.06, 0.12
 REUSE_CELLS = 1.5  # a window taken this near is shifted, not taken again
 FAR_CELLS = 3.0
+MIN_SHARE = 0.25  # of the newest answer in what all of them showed
+ALIKE = 0.2  # response of those before: an answer that shows something else, or only what hides it, is half of what is known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,8 @@ class Detection:
 
     Attributes:
         pose: there.
-        first_look, running: responses there of the filter of the first look and of the one that learns, 1 at the first look.
+        first_look, running: responses there of the filter of the first look and of the one that learns, 1 at the first look;
+            with earlier answers the former is less there, as all of them are no more alike than that.
         colour: mean likelihood of the object's colours in the box there, 0-1.
         offset: from the window's centre, cells (x, y).
         pixels, spectra: the window, for learning.
@@ -65,12 +68,20 @@ class ObjectFilter:
         frame, pose: where it is; object coordinates to small pixels.
         half_wh: half width and height of its box, object coordinates.
         phase: 0-1, when in a period it learns.
+        before: the same of an earlier answer. What one answer shows may be half hidden; what many show is the object.
 
     Attributes:
         previous: the frame before the next one, for flow.
     """
 
-    def __init__(self, frame: SmallFrame, pose: Similarity, half_wh: tuple[float, float], phase: float) -> None:
+    def __init__(
+        self,
+        frame: SmallFrame,
+        pose: Similarity,
+        half_wh: tuple[float, float],
+        phase: float,
+        before: ObjectFilter | None = None,
+    ) -> None:
         self._half_wh, self._phase = half_wh, phase
         mean_side = 2 * math.sqrt(half_wh[0] * half_wh[1])
         self._cell = max(WINDOW * mean_side, 2 * MIN_WINDOW * max(half_wh)) / CELLS  # object coordinates
@@ -78,9 +89,22 @@ class ObjectFilter:
         half_cells = (half_wh[0] / self._cell, half_wh[1] / self._cell)
         self._mask = _mirrored_mask(*half_cells)
         pixels, spectra = self._window(frame, pose)
-        self._colours = ColourHistogram(pixels, (half_cells[0] * CELL, half_cells[1] * CELL))
-        self._first = self._running = dcf.learn(spectra, self._label, self._mask)
-        self._peak = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
+        first, looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
+        own_peak = float(dcf.respond(first[None], spectra).max()) + 1e-6
+        if before:
+            alike = dcf.height_near(dcf.respond(before._first[None], spectra)[0], (0, 0)) / before._peak
+            looks += before._looks if alike > ALIKE else 1
+            share = max(1 / looks, MIN_SHARE)
+            first = before._first + share * (first - before._first)
+            own_peak = before._own_peak + share * (own_peak - before._own_peak)
+        half_samples = (half_cells[0] * CELL, half_cells[1] * CELL)
+        colours = before._colours if before else None
+        self._colours: ColourHistogram = ColourHistogram(pixels, half_samples, colours, share)
+        self._looks: int = looks
+        self._first: dcf.Spectra = first
+        self._own_peak: float = own_peak  # of one look's filter on that look, in the mean of them
+        self._running = first
+        self._peak: float = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
         self._learnt_ns = self._sized_ns = frame.stamp_ns
@@ -93,7 +117,8 @@ class ObjectFilter:
         by_colour = self._colours.respond(pixels, CELLS)
         peak = dcf.find_peak((1 - COLOUR_SHARE) * by_shape + COLOUR_SHARE * by_colour)
         pose = Similarity(about.turn, about(complex(peak.x, peak.y) * self._cell))
-        heights = dcf.height_near(first, peak.at), dcf.height_near(running, peak.at)
+        first_look = dcf.height_near(first, peak.at) * self._peak / self._own_peak
+        heights = first_look, dcf.height_near(running, peak.at)
         return Detection(pose, *heights, float(by_colour[peak.at]), (peak.x, peak.y), pixels, spectra)
 
     def by_flow(self, frame: SmallFrame, pose: Similarity) -> Similarity | None:

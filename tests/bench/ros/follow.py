@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
-from egm_ros.client import to_box
+from egm_ros.standard_messages import to_box
 from egm_ros.times import nanoseconds
 from rclpy.qos import qos_profile_sensor_data
 from vision_msgs.msg import Detection2DArray

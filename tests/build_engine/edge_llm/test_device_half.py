@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from build_engine.cli import main
 from build_engine.edge_llm import device
@@ -63,28 +64,30 @@ def _answer(box: tuple[int, int, int, int]) -> str:
     return f'\n</think>\n\n```json\n[{{"bbox_2d": {list(box)}, "label": "it"}}]\n```'
 
 
-def _golden(number: int) -> GoldenReply:
+def _golden(number: int, tokenizer: Tokenizer) -> GoldenReply:
     """A reply whose box is its number's."""
     wh, norm1000 = (160, 120), (100 + 50 * number, 200, 400 + 50 * number, 600)
     done, picture = cv2.imencode(".png", np.full((wh[1], wh[0], 3), 40 * number, np.uint8))
     assert done
     box = Box.from_norm1000(norm1000, *wh).xyxy
-    one = np.zeros((2, 16))
+    text = _answer(norm1000)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    chosen = np.repeat(np.array([*ids, 0])[:, None], 16, axis=1)
     return GoldenReply(
         picture.tobytes(),
         f"thing {number}",
         Task.MODAL,
-        _answer(norm1000),
-        (1,),
+        text,
+        tuple(ids),
         box,
-        one.astype(np.int32),
-        one.astype(np.float32),
+        chosen.astype(np.int32),
+        np.zeros(chosen.shape, np.float32),
     )
 
 
-GOLDEN = GoldenSet(
-    tuple(map(_golden, range(4))), "a reference", {"kl_nats": 0.2, "disagreeing": 0.05, "same_text": 0.0}, 64
-)
+def _golden_set(tokenizer: Tokenizer) -> GoldenSet:
+    replies = tuple(_golden(number, tokenizer) for number in range(4))
+    return GoldenSet(replies, "a reference", {"kl_nats": 0.2, "disagreeing": 0.05, "same_text": 0.0}, 64)
 
 
 def _reply(shift: int) -> Callable[[Any], str]:
@@ -105,7 +108,7 @@ def host_half(tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with BundleWriter(tmp_path / "bundle") as writer:
         writer.path("checkpoint/config.json").write_text("{}")
         shutil.copyfile(tiny_qwen3_vl / "tokenizer.json", writer.path("tokenizer.json"))
-        write_golden(writer.root, GOLDEN)
+        write_golden(writer.root, _golden_set(Tokenizer.from_file(str(tiny_qwen3_vl / "tokenizer.json"))))
         writer.commit(
             target="jetson-agx-orin", text_runtime="edge_llm", precision="int4", family="qwen3_vl",
             model={"engine": None, "profile": PROFILE, "image_token_id": 1, "stop_token_ids": []},

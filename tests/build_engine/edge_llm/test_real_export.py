@@ -16,7 +16,6 @@ import onnx
 import pytest
 from tokenizers import Tokenizer
 
-from build_engine.checkpoint import Checkpoint
 from build_engine.cli import main
 from build_engine.edge_llm import compiler
 from build_engine.edge_llm import export as exporting
@@ -174,16 +173,16 @@ def test_an_interrupted_build_goes_on_where_it_was_and_mistakes_are_seen(
         kept["export"] = Path(shutil.copytree(exported / "onnx", tmp_path / "export"))
         kept["recorded"] = Path(shutil.copyfile(source / "recorded.safetensors", tmp_path / "recorded.safetensors"))
         kept["checks"] = plan.quantization.checks()  # type: ignore[assignment]
+        kept["host"] = HostMath.of(plan, kept["export"] / "llm" / "embedding.safetensors")  # type: ignore[assignment]
         return real_check(plan, source, exported)
 
     monkeypatch.setattr(compiler, "_quantize", interrupted)
     monkeypatch.setattr(compiler, "_export", real_export)
     monkeypatch.setattr(compiler, "_check", keep)
-    spec = build(jetson_qwen3_vl, "fp16", calibration_rows, tmp_path / "bundle").manifest.pixel_spec
+    build(jetson_qwen3_vl, "fp16", calibration_rows, tmp_path / "bundle")
 
     checks: Any = kept["checks"]
-    with Checkpoint(jetson_qwen3_vl) as checkpoint:
-        host = HostMath.of(checkpoint, PixelSpec.from_dict(spec), kept["export"] / "llm" / "embedding.safetensors")
+    host: Any = kept["host"]
     one_down = np.asarray([[0], [1], [0]])
     shifted = [
         replace(one, positions=one.positions + one_down * (np.arange(one.positions.shape[1]) > 9)) for one in checks

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,8 +15,9 @@ from build_engine import quantize
 from build_engine.checkpoint import Checkpoint
 from build_engine.exporters import graph, internvl3_vision, text_decoder
 from build_engine.exporters.vision_tower import TowerWriter
-from egm_edge import boxes, images, loaded_model, pixels
+from egm_edge import boxes, images, loaded_model, pipeline, pixels
 from egm_edge.decoding import generate
+from egm_edge.decoding.constrained import fsm
 from egm_edge.families import chat_template
 from tests.build_engine.parity.planted import ALL, INTERN, NANO, QWEN, Plant, sampled, wrap
 
@@ -145,6 +148,41 @@ def thousandths_of_999(patch: Patch) -> None:
     patch.setattr(boxes, "NORM1000_MAX", 999.0)
 
 
+def jpeg_channels_swapped(patch: Patch) -> None:
+    def swapped(original: Any, image: Any, reduced_to: Any) -> Any:
+        found = original(image, reduced_to)
+        return dataclasses.replace(found, image_rgb=found.image_rgb[..., ::-1].copy()) if image.format == "JPEG" else found
+
+    wrap(patch, images, "_decoded", swapped)
+
+
+def arrays_of_bgr_taken_as_rgb(patch: Patch) -> None:
+    wrap(patch, images, "_from_array", lambda original, array, color: original(array, "rgb"))
+
+
+def large_picture_not_turned(patch: Patch) -> None:
+    wrap(patch, images, "upright_rgb", lambda original, picture, orientation: original(picture, 1))
+
+
+def _expression_changed(patch: Patch, change: Callable[[str], str]) -> None:
+    def changed(original: Any, self: Any, expression: str, *others: Any) -> Any:
+        return original(self, change(expression), *others)
+
+    wrap(patch, loaded_model.LoadedModel, "request_ids", changed)
+
+
+def replies_cut_at_128_tokens(patch: Patch) -> None:
+    def capped(original: Any, *values: Any, **options: Any) -> Any:
+        limit, why = original(*values, **options)
+        return min(limit, 128), why
+
+    wrap(patch, pipeline, "_limit", capped)
+
+
+def forced_numbers_below_1000(patch: Patch) -> None:
+    patch.setattr(fsm, "NUMBER_MAX", 999)
+
+
 MORE_PLANTS = (
     Plant("the last layer's k_norm skipped", "prefill logits", k_norm_of_the_last_layer_skipped, (QWEN,)),
     Plant("a key bias dropped", "prefill logits", key_bias_dropped, (INTERN,)),
@@ -164,4 +202,12 @@ MORE_PLANTS = (
     Plant("an end token that is not heeded", "text", first_end_token_unheeded, (NANO, INTERN)),
     Plant("a reply's last token lost", "text", last_token_lost, (NANO,)),
     Plant("boxes in 999ths", "text", thousandths_of_999, (NANO, INTERN)),
+    Plant("JPEGs with channels swapped", "pixels", jpeg_channels_swapped, (NANO,)),
+    Plant("BGR arrays taken as RGB", "pixels", arrays_of_bgr_taken_as_rgb, (NANO,)),
+    Plant("a large photo not turned", "pixels", large_picture_not_turned, (NANO,)),
+    Plant("blanks round expressions stripped", "prompt", partial(_expression_changed, change=str.strip), (NANO, INTERN)),
+    Plant("expressions composed", "prompt", partial(_expression_changed, change=partial(unicodedata.normalize, "NFC")), (NANO,)),
+    Plant("long expressions cut off", "prompt", partial(_expression_changed, change=lambda text: text[:300]), (NANO,)),
+    Plant("replies cut at 128 tokens", "text", replies_cut_at_128_tokens, (NANO,)),
+    Plant("forced numbers below 1000", "text", forced_numbers_below_1000, (NANO,)),
 )

@@ -41,7 +41,7 @@ def seal(root: Path) -> None:
 
 def edit_weight(root: Path, graph: str, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change one initializer of an ONNX graph in place (same shape and type)."""
-    path = root / "graphs" / f"{graph}.onnx"
+    path = next(path for folder in ("graphs", "portable") if (path := root / folder / f"{graph}.onnx").is_file())
     model = onnx.load(str(path))
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     array = numpy_helper.to_array(tensors[name])

@@ -147,15 +147,18 @@ def test_rtx_engines_of_the_shipped_checkpoint_are_real(precision: str, nano_eng
         record = manifest.files[f"engines/{name}.engine"]
         data = (bundle.root / "engines" / f"{name}.engine").read_bytes()
         assert data.startswith(b"vtrt") and len(data) == record.bytes > 100_000
+    assert {"portable/vision.onnx", "portable/decoder.onnx", "portable/head.onnx"} <= manifest.files.keys()
     assert not [name for name in manifest.files if name.startswith("graphs/") or "jobs" in name]
     assert Bundle.open(bundle.root).hash == bundle.hash == manifest.hash
 
 
 @pytest.mark.parametrize("precision", ["int4", pytest.param("fp16", marks=pytest.mark.long)])
 def test_rtx_engines_repeat_to_the_byte(precision: str, nano_engines: dict[str, Bundle], tmp_path: Path) -> None:
-    """Under a name of another length."""
-    again = _request(shipped_checkpoint(), tmp_path / f"{precision}-under-another-name", "rtx", precision, gate=False)
-    assert compile_rtx(again).hash == nano_engines[precision].hash
+    """Under a name of another length, the graphs left out: they are no part of the bundle's name."""
+    out = tmp_path / f"{precision}-under-another-name"
+    again = compile_rtx(_request(shipped_checkpoint(), out, "rtx", precision, gate=False, keep_graphs=False))
+    assert again.hash == nano_engines[precision].hash
+    assert not [name for name in again.manifest.files if name.startswith("portable/")]
 
 
 def test_an_int4_decoder_engine_is_the_smaller_one(nano_engines: dict[str, Bundle]) -> None:
@@ -205,8 +208,8 @@ def test_what_tensorrt_refuses_is_one_line(
     monkeypatch.setattr(
         "build_engine.compilers.tensorrt_rtx.write_graphs",
         lambda plan, root, *_, **__: [
-            (root / "graphs").mkdir(),
-            (root / "graphs/vision.onnx").write_bytes(b"no graph"),
+            (root / "portable").mkdir(),
+            (root / "portable/vision.onnx").write_bytes(b"no graph"),
         ],
     )
     with pytest.raises(BuildError, match=r"TensorRT-RTX to build engines/vision\.engine") as caught:

@@ -85,6 +85,11 @@ def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
             "a frozen tower",
             id="grpo that would train the tower",
         ),
+        pytest.param(
+            "arms: [a]\nruns: [{name: a, stages: [{name: s, cpu_minutes: 1, objects: [1, 2, 3]}]}]\n",
+            "bad.yaml:2: expected at most 2 values",
+            id="a range of three",
+        ),
         pytest.param("", "runs", id="empty"),
         pytest.param("[1, 2]", "keys and values", id="a list"),
         pytest.param("seed: [", "YAML", id="broken"),

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from egm_edge import Grounder
 from egm_edge.boxes import Box
 from training.nano.build import NanoShape, nano_config
-from training.nano.evaluate import answers, by_kind, load_fast
+from training.nano.compare import Asked, measure
+from training.nano.evaluate import Score
 from training.nano.suites import AMODAL, EASY, HOUSEHOLD, MODAL, Suite
 from training.nano.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
@@ -40,11 +42,15 @@ def test_speaks_this_codes_language() -> None:
     assert config["image_token_id"] == nano_config(NanoShape()).image_token_id
 
 
+def scores(suite: Suite, count: int, cache: Path) -> dict[str, Score]:
+    asked = Asked("shipped", SHIPPED, reasoning=True)
+    return measure([asked], [suite], count, cache, torch.device("cpu"))[suite.name]["shipped"].by_kind()
+
+
 @pytest.mark.timeout(300)
-def test_finds_things_on_a_table() -> None:
+def test_finds_things_on_a_table(tmp_path: Path) -> None:
     """1-3 objects by attribute, a quick look; the measured numbers are in the model card."""
-    cases = replace(EASY, first_seed=950_000_000).cases(64)
-    result = by_kind(cases, answers(load_fast(SHIPPED), cases))["all"]
+    result = scores(replace(EASY, first_seed=950_000_000), 64, tmp_path)["all"]
     print(f"Acc@0.5 {result.accuracy:.2f}, mean IoU {result.mean_iou:.2f} on {result.count} scenes")
     assert result.accuracy >= 0.9
 
@@ -74,12 +80,12 @@ def test_finds_things_of_a_household() -> None:
     ],
 )
 @pytest.mark.parametrize("count", [120, pytest.param(600, marks=pytest.mark.long)])
-def test_holds_on_the_scenes_of_its_card(suite: Suite, least: float, count: int) -> None:
+def test_holds_on_the_scenes_of_its_card(suite: Suite, least: float, count: int, tmp_path: Path) -> None:
     """3-6 objects, every kind of question in turn; of amodal questions only those whose target is really occluded. Fewer
     scenes than the card's may fall short of it by three standard errors."""
     cases = suite.cases(count)
     assert {case.query.kind for case in cases} == set(suite.kinds) and len({case.seed for case in cases}) == count
-    found = by_kind(cases, answers(load_fast(SHIPPED), cases))
+    found = scores(suite, count, tmp_path)
     for kind, result in found.items():
         print(f"{suite.name}, {kind}: {result.accuracy:.3f} ({result.interval95[0]:.3f} - {result.interval95[1]:.3f})")
     assert found["all"].accuracy >= least - (0 if count == 600 else 3 * math.sqrt(least * (1 - least) / count))

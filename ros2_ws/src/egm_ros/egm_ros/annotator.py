@@ -1,6 +1,6 @@
 """Draws boxes on the newest frame for whoever looks, in a thread of its own; draws nothing while nobody does.
 
-Knows nothing of ROS: it is told whether somebody looks, and hands arrays and JPEG bytes out.
+Knows nothing of ROS: it is told whether somebody looks, and hands arrays out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,11 +75,3 @@ def drawable(followed: tuple[TrackedAnswer, ...]) -> list[Grounding]:
         else:
             shown.append(replace(grounding, box=tracked.amodal_box or tracked.box))
     return shown
-
-
-def encode_picture(rgb: NDArray[np.uint8], settings: Settings) -> bytes:
-    """[H, W, 3] uint8 RGB as JPEG or PNG bytes."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    if settings.annotated_format == "png":
-        return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, settings.annotated_png_level])[1].tobytes()
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings.annotated_jpeg_quality])[1].tobytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
@@ -18,7 +18,7 @@ from egm_ros.latency import LatencyLog
 from egm_ros.mailbox import CameraFrame, Mailbox
 from egm_ros.messages import LOOKED_EVERYWHERE
 from egm_ros.outputs import Outputs, UntrackedAnswers
-from egm_ros.request_servers import RequestServers
+from egm_ros.request_servers import Host, RequestServers
 from egm_ros.requests import Answer, Request
 from egm_ros.settings import Settings
 from egm_ros.standing_queries import StandingQuery
@@ -26,19 +26,6 @@ from egm_ros.times import nanoseconds
 from egm_ros.track_propagator import TrackedAnswer, TrackPropagator
 from egm_ros.validation import check_command
 from egm_ros.warnings_by_kind import WarningsByKind
-
-
-class Host(Protocol):
-    """What a camera needs of the node."""
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """Raises: InputError: the node is not active, or paused."""
-
-    def now_ns(self) -> int: ...
 
 
 class Camera:
@@ -62,7 +49,7 @@ class Camera:
         self._outputs = Outputs(
             node, self._prefix, lambda: host.settings, self.counters, host.now_ns, self._on_output_error
         )
-        self._requests = RequestServers(node, self, self._prefix)
+        self._requests = RequestServers(node, host, self._prefix, self._place, self.counters, self.refuse)
         self._source: CameraQueue | None = None
         self._tracks: TrackPropagator | None = None
         self._untracked: UntrackedAnswers | None = None
@@ -70,26 +57,16 @@ class Camera:
         self._is_listening = self._was_silent = False
         self._last_stamp_ns = 0
 
-    # What the request servers need.
-
     @property
     def settings(self) -> Settings:
         return self._host.settings
 
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self._host.dispatcher
-
-    @property
-    def source(self) -> CameraQueue:
-        self._host.dispatcher  # noqa: B018  raises when the node is not active
-        source = self._source
+    def _place(self) -> tuple[Dispatcher, CameraQueue]:
+        """Where requests go, and this camera's queue there. Raises: InputError: the node is not active, or paused."""
+        dispatcher, source = self._host.dispatcher, self._source
         if source is None:  # the node's cameras begin to listen one after the other
             raise InputError("an active camera", "one that is being activated", "ask again in a moment")
-        return source
-
-    def now_ns(self) -> int:
-        return self._host.now_ns()
+        return dispatcher, source
 
     def refuse(self, count: Count, why: str) -> None:
         """Count something unusable and warn, now and then."""

@@ -37,7 +37,7 @@ from egm_edge.boxes import Box
 from egm_edge.closing import ClosedByWith
 from egm_edge.errors import BackendError, InputError
 from egm_edge.grounding import Task
-from egm_ros.standard_messages import to_image
+from egm_ros.standard_messages import to_box, to_image
 from egm_ros.times import nanoseconds, to_duration, to_time
 
 TASKS = {Task.MODAL: Ground.Goal.TASK_MODAL, Task.AMODAL: Ground.Goal.TASK_AMODAL}
@@ -266,12 +266,6 @@ class GroundingClient(ClosedByWith):
 
     def _on_objects(self, message: GroundedObjectArray) -> None:
         self._newest = message
-
-
-def to_box(message: Any) -> Box:
-    """vision_msgs/BoundingBox2D to xyxy, pixels."""
-    x, y, w, h = message.center.position.x, message.center.position.y, message.size_x, message.size_y
-    return Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
 def _checked_image(image: NDArray[np.uint8], stamp_ns: int) -> Image:

@@ -46,8 +46,7 @@ class CommandTopic:
         self._known: set[bytes] = set()  # publishers whose history was asked for
         self._until_s = 0.0
         self._last: Key | None = None
-        self._heard: OrderedDict[Key, None] = OrderedDict()
-        self._early: dict[Key, float] = {}  # heard as history, and may come once more until then
+        self._heard: OrderedDict[Key, float] = OrderedDict()  # what was history may come once more until then
         self._latched: Any = None
         self._looking = threading.Lock()
         self._closed = False
@@ -100,18 +99,19 @@ class CommandTopic:
     def _on_latched(self, text: str, key: Key) -> None:
         # What a publisher of before has said before comes again whenever a new one appears.
         if key not in self._heard:
-            self._early[key] = time.monotonic() + HISTORY_S
-            self._hear(text, key)
+            self._hear(text, key, again_until_s=time.monotonic() + HISTORY_S)
 
     def _on_volatile(self, text: str, key: Key) -> None:
         # Of a burst, history may be the last sentence, heard before those in between: then the last one must win again.
-        is_early = self._early.pop(key, 0.0) > time.monotonic()
-        if not (is_early and key == self._last):
+        comes_again = self._heard.pop(key, 0.0) > time.monotonic()
+        if comes_again and key == self._last:
+            self._heard[key] = 0.0
+        else:
             self._hear(text, key)
 
-    def _hear(self, text: str, key: Key) -> None:
+    def _hear(self, text: str, key: Key, again_until_s: float = 0.0) -> None:
         self._last = key
-        self._heard[key] = None
+        self._heard[key] = again_until_s
         if len(self._heard) > REMEMBERED:
             self._heard.popitem(last=False)
         self._on_text(text)

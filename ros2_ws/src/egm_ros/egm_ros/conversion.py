@@ -186,12 +186,17 @@ def to_picture(message: Any, max_pixels: int) -> Picture:
         return _decode(message, max_pixels)
     encoding = ENCODINGS[message.encoding]
     count = encoding.memory_rows(message.height)
-    row_bytes = message.width * encoding.bytes_per_pixel
+    rows = rows_of(message, count, message.width * encoding.bytes_per_pixel, encoding.sample)
+    return encoding.convert(rows, message.width)
+
+
+def rows_of(message: Any, count: int, row_bytes: int, sample: np.dtype) -> NDArray[Any]:
+    """[count, samples of a row] of an Image message that was checked: without padding, numbers as the message means them."""
     buffer = np.frombuffer(message.data, np.uint8)[: count * message.step]
     rows = buffer.reshape(count, message.step)[:, :row_bytes]
-    if encoding.sample.itemsize > 1:
-        rows = np.ascontiguousarray(rows).view(encoding.sample.newbyteorder(">" if message.is_bigendian else "<"))
-    return encoding.convert(rows, message.width)
+    if sample.itemsize == 1:
+        return rows
+    return np.ascontiguousarray(rows).view(sample.newbyteorder(">" if message.is_bigendian else "<"))
 
 
 def _check_raw(message: Any, max_pixels: int) -> None:

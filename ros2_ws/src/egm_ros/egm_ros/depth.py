@@ -8,7 +8,6 @@ rectified images are expected where it matters.
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
+from egm_ros.conversion import rows_of
 
 # REP 118: 16-bit depth is in millimetres, 32-bit in metres.
 MAX_PIXELS = 33_177_600  # 7680 x 4320
@@ -131,11 +131,8 @@ def depth_in_metres(message: Any) -> NDArray[np.float32]:
         InputError: see `check_depth`.
     """
     check_depth(message)
-    width, height, sample = int(message.width), int(message.height), SAMPLES[message.encoding]
-    rows = np.frombuffer(message.data, np.uint8)[: height * message.step].reshape(height, message.step)
-    values = np.ascontiguousarray(rows[:, : width * sample.itemsize]).view(sample)
-    if bool(message.is_bigendian) != (sys.byteorder == "big"):
-        values = values.byteswap()
+    sample = SAMPLES[message.encoding]
+    values = rows_of(message, int(message.height), int(message.width) * sample.itemsize, sample)
     metres = values.astype(np.float32) * np.float32(MILLIMETRE if sample == np.uint16 else 1.0)
     metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
     return metres

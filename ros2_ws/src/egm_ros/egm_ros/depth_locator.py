@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from egm_interfaces.msg import GroundedObjectArray
@@ -26,24 +27,37 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3D, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from egm_edge.boxes import Box
 from egm_edge.draw import PALETTE
 from egm_edge.errors import EgmError, InputError
 from egm_ros.depth import MetricBox, Pinhole, check_depth, depth_in_metres, locate
-from egm_ros.parameters import declared, described
+from egm_ros.parameter_fields import START_UP, require_valid, setting
+from egm_ros.parameters import ParameterSettings
 from egm_ros.process import StopRequest, fail, spin_node, start_node
+from egm_ros.standard_messages import to_box
 from egm_ros.times import nanoseconds
 from egm_ros.warnings_by_kind import WarningsByKind
 
-PARAMETERS: dict[str, tuple[float, float, float, str]] = {
-    "max_depth_m": (10.0, 0.1, 1000.0, "Farther values are not believed."),
-    "min_support": (0.1, 0.0, 1.0, "Least share of a box's pixels with a believable distance."),
-    "stamp_tolerance_s": (0.05, 0.0, 5.0, "Detection and depth image may be this far apart in time."),
-    "memory_s": (1.0, 0.05, 30.0, "Depth images are kept this long, for detections that come late."),
-}
 MARKER_LIFETIME_S = 1
 MAX_FRAME_RATE_HZ = 120
 TEXT_HEIGHT_M = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class LocatorSettings:
+    """What an operator can set."""
+
+    max_depth_m: float = setting(10.0, "Farther values are not believed.", low=0.1, high=1000.0)
+    min_support: float = setting(0.1, "Least share of a box's pixels with a believable distance.", low=0.0, high=1.0)
+    stamp_tolerance_s: float = setting(
+        0.05, "Detection and depth image may be this far apart in time.", low=0.0, high=5.0
+    )
+    memory_s: float = setting(
+        1.0, "Depth images are kept this long, for detections that come late.", low=0.05, high=30.0, read=START_UP
+    )
+    publish_tf: bool = setting(True, "Publish a TF frame per query.")
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 def stamp_ns_of(message: Image | Detection2DArray) -> int:
@@ -71,6 +85,10 @@ class DepthMemory:
         best = min(self._images, key=lambda image: abs(stamp_ns_of(image) - stamp_ns), default=None)
         return best if best is not None and abs(stamp_ns_of(best) - stamp_ns) <= tolerance_ns else None
 
+    def has_newer_than(self, stamp_ns: int) -> bool:
+        """Whether an image of that stamp cannot come any more."""
+        return bool(self._images) and stamp_ns_of(self._images[-1]) > stamp_ns
+
 
 class DepthLocator(Node):
     """Joins detections with depth by stamp."""
@@ -78,12 +96,10 @@ class DepthLocator(Node):
     def __init__(self) -> None:
         super().__init__("depth_locator")
         self._warn = WarningsByKind(self.get_logger().warning)
-        for name, (default, low, high, text) in PARAMETERS.items():
-            declared(self, name, default, described(default, text, low=low, high=high))
-        self._memory = DepthMemory(self._value("memory_s"))
+        self._settings_of = ParameterSettings(self, LocatorSettings)
+        self._memory = DepthMemory(self._settings.memory_s)
         self._waiting: deque[Detection2DArray] = deque(maxlen=5)
         self._camera: Pinhole | None = None
-        declared(self, "publish_tf", True, described(True, "Publish a TF frame per query."))
         self._image_wh: tuple[int, int] | None = None
         self._out = self.create_publisher(Detection3DArray, "detections3d", 10)
         self._markers = self.create_publisher(MarkerArray, "markers", 10)
@@ -95,8 +111,9 @@ class DepthLocator(Node):
         # Detections do not say the size of their image; the node's own messages do.
         self.create_subscription(GroundedObjectArray, "grounded_objects", self._on_objects, qos_profile_sensor_data)
 
-    def _value(self, name: str) -> float:
-        return float(self.get_parameter(name).value)
+    @property
+    def _settings(self) -> LocatorSettings:
+        return self._settings_of.current
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         try:
@@ -122,8 +139,13 @@ class DepthLocator(Node):
             self._on_detections(detections)
 
     def _on_detections(self, message: Detection2DArray) -> None:
-        stamp_ns, tolerance_ns = stamp_ns_of(message), int(self._value("stamp_tolerance_s") * 1e9)
+        stamp_ns, tolerance_ns = stamp_ns_of(message), int(self._settings.stamp_tolerance_s * 1e9)
         image = self._memory.nearest(stamp_ns, tolerance_ns)
+        if image is None and self._memory.has_newer_than(stamp_ns + tolerance_ns):
+            self._warn(
+                "too late", "no depth image of a detection's stamp is there; raise memory_s or stamp_tolerance_s"
+            )
+            return
         if image is None or self._camera is None:
             self._waiting.append(message)  # its depth image may still be on its way
             missing = "camera_info" if self._camera is None else "a depth image of a detection's stamp"
@@ -140,7 +162,7 @@ class DepthLocator(Node):
         located = [to_detection3d(one, box) for one, box in found if box is not None]
         self._out.publish(Detection3DArray(header=message.header, detections=located))
         self._markers.publish(to_markers(located))
-        if located and self.get_parameter("publish_tf").value:
+        if located and self._settings.publish_tf:
             if message.header.frame_id.strip("/"):
                 self._frames.publish(TFMessage(transforms=[to_transform(one, self._frame_prefix) for one in located]))
             else:
@@ -148,15 +170,13 @@ class DepthLocator(Node):
 
     def _locate(self, depth_m: NDArray[np.float32], detection: Detection2D) -> MetricBox | None:
         assert self._camera is not None
-        bbox = detection.bbox
-        x, y, w, h = bbox.center.position.x, bbox.center.position.y, bbox.size_x, bbox.size_y
         try:
-            box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+            box = to_box(detection.bbox)
         except InputError as error:
             self._warn("detection", f"detection refused: {error}")
             return None
-        limits = {"max_depth_m": self._value("max_depth_m"), "min_support": self._value("min_support")}
-        return locate(depth_m, self._camera, box, **limits)
+        limits = self._settings
+        return locate(depth_m, self._camera, box, max_depth_m=limits.max_depth_m, min_support=limits.min_support)
 
 
 def to_detection3d(detection: Detection2D, box: MetricBox) -> Detection3D:

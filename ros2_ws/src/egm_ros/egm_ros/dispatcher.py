@@ -332,8 +332,7 @@ class Dispatcher:
         )
 
     def _ground(self, ticket: Ticket, frame: CameraFrame) -> Grounding:
-        request, settings = ticket.request, self.settings()
-        listener = ticket.on_progress
+        request, listener = ticket.request, ticket.on_progress
 
         def on_progress(progress: Progress) -> None:
             assert listener is not None
@@ -345,8 +344,6 @@ class Dispatcher:
         grounding = self._engine.ground(
             frame,
             request,
-            max_new_tokens=settings.token_limit("max_new_tokens"),
-            max_think_tokens=settings.token_limit("max_think_tokens"),
             should_stop=ticket.cancelled.is_set,
             on_progress=on_progress if listener is not None else None,
         )

@@ -38,16 +38,10 @@ class Engine(Protocol):
         frame: CameraFrame,
         request: Request,
         *,
-        max_new_tokens: int | None,
-        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
-        """Args: max_*_tokens: None for the bundle's own; max_think_tokens 0 for no thought.
-
-        Raises:
-            EgmError: there is no answer; the message says why.
-        """
+        """Raises: EgmError: there is no answer; the message says why."""
 
     def release_frame(self) -> None:
         """Free what is kept of the last frame."""

@@ -189,8 +189,6 @@ class EngineProcess:
         frame: CameraFrame,
         request: Request,
         *,
-        max_new_tokens: int | None,
-        max_think_tokens: int | None,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None] | None,
     ) -> Grounding:
@@ -201,7 +199,7 @@ class EngineProcess:
             EngineFailedError: the model raised something unexpected.
             EgmError: the request cannot be answered.
         """
-        picture = frame.picture
+        picture, settings = frame.picture, self._settings()
         height, width = picture.array.shape[:2]
         token = next(self._tokens)
         run = self._run
@@ -222,8 +220,8 @@ class EngineProcess:
                         expression=request.expression,
                         task=request.task.value,
                         deadline_s=request.deadline_s,
-                        max_new_tokens=max_new_tokens,
-                        max_think_tokens=max_think_tokens,
+                        max_new_tokens=settings.token_limit("max_new_tokens"),
+                        max_think_tokens=settings.token_limit("max_think_tokens"),
                         progress_period_s=FEEDBACK_PERIOD_S if on_progress else HEARTBEAT_PERIOD_S,
                     )
                 )

@@ -51,7 +51,7 @@ class GroundingNode(LifecycleNode):
         self._cameras: list[Camera] = []  # first: Kilted destroys a node whose making has failed, too
         self._transitions = Transitions(self)
         self._switching = threading.RLock()  # transitions, ~/enable and the process's end come from several threads
-        self._settings_of = ParameterSettings(self)
+        self._settings_of = ParameterSettings(self, Settings)
         self._counters = Counters()
         self._latency = LatencyLog()
         self._engine = EngineProcess(lambda: self.settings, engine_factory, self._on_engine_change)

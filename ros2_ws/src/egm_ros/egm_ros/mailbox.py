@@ -94,11 +94,11 @@ class Mailbox:
             self._seen = False
             self.wake.notify_all()
 
-    def newest(self, max_age_s: float, *, after: int = 0) -> CameraFrame | None:
-        """The newest frame if it is at most `max_age_s` old and its sequence is greater than `after`, else None."""
+    def newest(self, max_age_s: float) -> CameraFrame | None:
+        """The newest frame if it is at most `max_age_s` old, else None."""
         with self.wake:
             frame = self.peek(max_age_s)
-            return self.take(frame) if frame is not None and frame.sequence > after else None
+            return self.take(frame) if frame is not None else None
 
     def peek(self, max_age_s: float) -> CameraFrame | None:
         """The same without taking it: nobody has looked at it yet."""

@@ -27,7 +27,6 @@ CAUTIONS = {None: GroundedObject.CAUTION_NONE} | {
     one: getattr(GroundedObject, f"CAUTION_{one.name}") for one in Caution
 }
 TASKS = {Task.MODAL: GroundedObject.TASK_MODAL, Task.AMODAL: GroundedObject.TASK_AMODAL}
-TASK_OF_CONSTANT = {constant: task for task, constant in TASKS.items()}
 # Outcomes that say something about the whole frame; after the others an empty detection array would be a false claim.
 LOOKED_EVERYWHERE = (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.AMBIGUOUS)
 

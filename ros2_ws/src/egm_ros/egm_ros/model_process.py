@@ -94,7 +94,7 @@ class _Running:
         self._stopped = False
         self._text = ""
         self._last_s = time.monotonic()
-        self._say(Heartbeat(ask.token, "look", 0, ""))
+        self._say(Heartbeat("look", 0, ""))
 
     def should_stop(self) -> bool:
         while self._poll.poll(0):
@@ -107,7 +107,7 @@ class _Running:
         now_s = time.monotonic()
         if now_s - self._last_s >= self._ask.progress_period_s:
             self._last_s = now_s
-            self._say(Heartbeat(self._ask.token, event.stage.value, event.count, self._text))
+            self._say(Heartbeat(event.stage.value, event.count, self._text))
             self._text = ""
 
     def _say(self, beat: Heartbeat) -> None:
@@ -119,18 +119,18 @@ def _answer(cache: OpenFrame, memory: SharedFrame, pipe: Connection, ask: Ground
     running = _Running(pipe, ask)
     try:
         grounding = cache.ground(ask, lambda: memory.read(ask.height, ask.width), running.should_stop, running.on_token)
-        return encode(Result(ask.token, grounding.to_dict()))
+        return encode(Result(grounding.to_dict()))
     except (EOFError, ConnectionError):
         raise
     except Exception as error:
-        return encode(_failed(ask.token, error))
+        return encode(_failed(error))
 
 
-def _failed(token: int, error: Exception) -> Failed:
+def _failed(error: Exception) -> Failed:
     if isinstance(error, EgmError):
-        return Failed(token, error.expected, error.found, error.hint)
+        return Failed(error.expected, error.found, error.hint)
     found = f"{type(error).__name__}: {error}"
-    return Failed(token, "the engine to work", found, "see the log", traceback.format_exc())
+    return Failed("the engine to work", found, "see the log", traceback.format_exc())
 
 
 def serve(pipe: Connection, memory: SharedFrame, grounder: Any) -> None:
@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
     except (EOFError, ConnectionError):
         return 0
     except Exception as error:
-        pipe.send_bytes(encode(_failed(-1, error)))
+        pipe.send_bytes(encode(_failed(error)))
     return 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +15,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from egm_edge.tracking import TrackState
-from egm_ros.annotator import Annotator, drawable, encode_picture
+from egm_ros.annotator import Annotator, drawable
 from egm_ros.counters import Count, Counters
+from egm_ros.latency import smoothed_rate
 from egm_ros.mailbox import CameraFrame
 from egm_ros.messages import (
     LOOKED_EVERYWHERE,
@@ -30,10 +30,9 @@ from egm_ros.messages import (
 from egm_ros.publishing import PublishingThread
 from egm_ros.requests import Answer
 from egm_ros.settings import Settings
-from egm_ros.standard_messages import to_image
+from egm_ros.standard_messages import to_compressed, to_image
 from egm_ros.track_propagator import TrackedAnswer
 
-RATE_SMOOTHING = 0.05
 STOP_S = 0.3
 
 
@@ -98,8 +97,7 @@ class Outputs:
     def tracked(self, frame: CameraFrame, tracked: tuple[TrackedAnswer, ...]) -> None:
         """Everything that is tracked, at one frame; called at camera rate."""
         now_s, now_ns = time.monotonic(), self._now_ns()
-        self.rate_hz += RATE_SMOOTHING * (1 / max(1e-3, now_s - self._last_s) - self.rate_hz)
-        self._last_s = now_s
+        self.rate_hz, self._last_s = smoothed_rate(self.rate_hz, now_s - self._last_s), now_s
         self._detections_thread.newest(lambda: self._detections.publish(to_tracked_detections(tracked, frame)))
         # What is GROUNDED on this very frame was published as the answer it is.
         carried = [one for one in tracked if one.tracked.state is not TrackState.GROUNDED]
@@ -124,9 +122,9 @@ class Outputs:
         if self._annotated.get_subscription_count() > 0:
             self._annotated.publish(to_image(rgb, "rgb", header))
         if self._annotated_compressed.get_subscription_count() > 0:
-            compressed = CompressedImage(header=header, format=f"rgb8; {settings.annotated_format} compressed bgr8")
-            compressed.data = array.array("B", encode_picture(rgb, settings))
-            self._annotated_compressed.publish(compressed)
+            kind = settings.annotated_format
+            level = settings.annotated_png_level if kind == "png" else settings.annotated_jpeg_quality
+            self._annotated_compressed.publish(to_compressed(rgb, "rgb", header, file_format=kind, level=level))
         self._counters.add(Count.ANNOTATED_IMAGES)
 
 

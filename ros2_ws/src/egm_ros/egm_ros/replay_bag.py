@@ -15,8 +15,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,27 @@ _TYPE_NAME = re.compile(r"([A-Za-z]\w*)/msg/([A-Z]\w*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """Its messages in the order of recording.
+    """Its messages in the order of recording, read anew whenever they are asked for: a long bag need not fit into memory.
 
     Attributes:
+        types: topic -> name of its type. count: of messages.
         cut: why these are not all, or may not be, and what repairs the bag; "" for a whole one.
     """
 
-    messages: list[BagMessage]
+    read: Callable[[], Iterable[BagMessage]] = field(repr=False)
+    types: dict[str, str]
+    count: int
     cut: str = ""
+
+    @classmethod
+    def of(cls, read: Callable[[], Iterable[BagMessage]], cut: str = "") -> Bag:
+        """Counted, in one pass over its messages."""
+        types: dict[str, str] = {}
+        count = 0
+        for message in read():
+            types[message.topic] = message.type_name
+            count += 1
+        return cls(read, types, count, cut)
 
 
 def message_class(type_name: str) -> Any:
@@ -99,18 +112,22 @@ def read_bag(path: Path, topics: Sequence[str] = ()) -> Bag:
         InputError: no such bag, or nothing can be read of it.
     """
     store = typestore()
-    from rosbags.highlevel import AnyReader
-
     try:
-        with AnyReader([path], default_typestore=store) as reader:
-            wanted = [c for c in reader.connections if not topics or c.topic in topics]
-            rows = reader.messages(connections=wanted) if wanted else ()
-            return Bag([BagMessage(c.topic, c.msgtype, stamp_ns, bytes(data)) for c, stamp_ns, data in rows])
+        return Bag.of(lambda: _messages(path, topics, store))
     except Exception as error:  # of files that were cut short rosbags raises almost anything
         why, found = f"{path}: {str(error) or type(error).__name__}", salvage(path, topics)
     if not found:
         raise InputError("a whole bag (a folder with metadata.yaml, or an .mcap)", why, _repair(path))
-    return Bag(found, f"{why}; {len(found)} messages could be read. {_repair(path)}")
+    return Bag.of(lambda: found, f"{why}; {len(found)} messages could be read. {_repair(path)}")
+
+
+def _messages(path: Path, topics: Sequence[str], store: Any) -> Iterator[BagMessage]:
+    from rosbags.highlevel import AnyReader
+
+    with AnyReader([path], default_typestore=store) as reader:
+        wanted = [c for c in reader.connections if not topics or c.topic in topics]
+        for connection, stamp_ns, data in reader.messages(connections=wanted) if wanted else ():
+            yield BagMessage(connection.topic, connection.msgtype, stamp_ns, bytes(data))
 
 
 def _repair(path: Path) -> str:
@@ -131,24 +148,24 @@ class Replayer(Node):
     """Publishes a bag at its own pace.
 
     Args:
-        messages: of the bag.
+        bag: what to publish, of topics whose types are installed here.
         restamp: give headers the time of publishing, as a live camera would.
         clock: publish the bag's own time on /clock.
     """
 
-    def __init__(self, messages: Sequence[BagMessage], *, restamp: bool, clock: bool) -> None:
+    def __init__(self, bag: Bag, *, restamp: bool, clock: bool) -> None:
         super().__init__("replay_bag")
+        self._bag = bag
         self._restamp, self._warn = restamp, WarningsByKind(self.get_logger().warning)
         self._time = self.create_publisher(Clock, "/clock", 10) if clock else None
         self._out: dict[str, Publisher] = {}
-        for topic, type_name in {m.topic: m.type_name for m in messages}.items():
+        for topic, type_name in bag.types.items():
             try:
                 self._out[topic] = self.create_publisher(message_class(type_name), topic, 10)
             except (InputError, NameValidationException) as error:
                 self.get_logger().warning(f"{topic} is left out: {error}")
-        self._messages = [message for message in messages if message.topic in self._out]
-        if not self._messages:
-            raise InputError("a topic that can be published here", f"none of {len(messages)} messages", "see above")
+        if not self._out:
+            raise InputError("a topic that can be published here", f"none of {bag.count} messages", "see above")
 
     def wait_for_subscribers(self, stop: StopRequest, timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
@@ -159,8 +176,12 @@ class Replayer(Node):
         return False
 
     def play(self, stop: StopRequest, rate: float) -> None:
-        first_ns, begin = self._messages[0].stamp_ns, time.monotonic()
-        for message in self._messages:
+        first_ns: int | None = None
+        begin = time.monotonic()
+        for message in self._bag.read():
+            if message.topic not in self._out:
+                continue
+            first_ns = message.stamp_ns if first_ns is None else first_ns
             due = begin + (message.stamp_ns - first_ns) * 1e-9 / rate
             while (left := due - time.monotonic()) > 0 and not stop.is_set:
                 time.sleep(min(left, 0.05))
@@ -195,13 +216,12 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
     wanted = parser.parse_args(remove_ros_args(args)[1:])
     try:
         bag = read_bag(wanted.bag, wanted.topics)
-        messages = bag.messages
         if bag.cut:
             sys.stderr.write(f"{bag.cut}\n")
-        if not messages or not 0 < wanted.rate < math.inf:
-            found = f"{len(messages)} messages, rate {wanted.rate:g}"
+        if not bag.count or not 0 < wanted.rate < math.inf:
+            found = f"{bag.count} messages, rate {wanted.rate:g}"
             raise InputError("messages to publish at a rate above 0", found, "check --topics and --rate")
-        node = start_node(lambda: Replayer(messages, restamp=wanted.restamp, clock=wanted.clock), args)
+        node = start_node(lambda: Replayer(bag, restamp=wanted.restamp, clock=wanted.clock), args)
     except EgmError as error:
         return fail(error)
 
@@ -209,11 +229,13 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         if not node.wait_for_subscribers(stop, WAIT_FOR_SUBSCRIBERS_S):
             node.get_logger().warning("nobody listens; publishing all the same")
         loop = 0
-        while not stop.is_set and (wanted.loops == 0 or loop < wanted.loops):
-            node.play(stop, wanted.rate)
-            loop += 1
-        time.sleep(0.5)  # reliable readers may still ask for the last ones
-        stop.set()
+        try:
+            while not stop.is_set and (wanted.loops == 0 or loop < wanted.loops):
+                node.play(stop, wanted.rate)
+                loop += 1
+            time.sleep(0.5)  # reliable readers may still ask for the last ones
+        finally:
+            stop.set()
 
     player = threading.Thread(target=play, name="egm-player")
     player.start()

@@ -37,9 +37,7 @@ from egm_ros.validation import check_request, check_standing
 
 
 class Host(Protocol):
-    """What these servers need of their camera."""
-
-    counters: Counters
+    """What cameras and their servers need of the node."""
 
     @property
     def settings(self) -> Settings: ...
@@ -48,13 +46,7 @@ class Host(Protocol):
     def dispatcher(self) -> Dispatcher:
         """Raises: InputError: the node is not active, or paused."""
 
-    @property
-    def source(self) -> CameraQueue:
-        """The camera's place in the dispatcher. Raises: InputError: see `dispatcher`."""
-
     def now_ns(self) -> int: ...
-
-    def refuse(self, count: Count, why: str) -> None: ...
 
 
 class RequestServers:
@@ -62,12 +54,21 @@ class RequestServers:
 
     Args:
         node: where they are created.
-        host: whom the requests are for.
         prefix: "left/" for a camera of that name: `~/left/ground`.
+        place: the dispatcher and the camera's queue there; InputError while there is none.
+        refuse: counts and tells what is refused, and why.
     """
 
-    def __init__(self, node: Node, host: Host, prefix: str) -> None:
-        self._node, self._host = node, host
+    def __init__(
+        self,
+        node: Node,
+        host: Host,
+        prefix: str,
+        place: Callable[[], tuple[Dispatcher, CameraQueue]],
+        counters: Counters,
+        refuse: Callable[[Count, str], None],
+    ) -> None:
+        self._node, self._host, self._place, self._counters, self._refuse = node, host, place, counters, refuse
         self._numbers = itertools.count(1)
         self._accepted: dict[bytes, tuple[Dispatcher, Ticket] | EgmError] = {}
         group = ReentrantCallbackGroup()
@@ -97,10 +98,10 @@ class RequestServers:
     def _serve(self, request: GroundService.Request, response: GroundService.Response) -> GroundService.Response:
         try:
             asked = check_request(request, f"srv-{next(self._numbers)}", self._host.settings, time.monotonic())
-            dispatcher, source = self._host.dispatcher, self._host.source
+            dispatcher, source = self._place()
             dispatcher.reserve()
         except EgmError as error:
-            self._host.refuse(Count.REQUESTS_REFUSED, f"service request refused: {error}")
+            self._refuse(Count.REQUESTS_REFUSED, f"service request refused: {error}")
             response.message = str(error)
             return response
         answer = dispatcher.wait(dispatcher.submit(source, asked))
@@ -111,12 +112,12 @@ class RequestServers:
 
     def _set_commands(self, request: SetCommands.Request, response: SetCommands.Response) -> SetCommands.Response:
         try:
-            self._host.source.set_queries(check_standing(request.commands, self._host.settings))
+            self._place()[1].set_queries(check_standing(request.commands, self._host.settings))
         except EgmError as error:
-            self._host.refuse(Count.COMMANDS_REFUSED, f"standing queries refused: {error}")
+            self._refuse(Count.COMMANDS_REFUSED, f"standing queries refused: {error}")
             response.message = str(error)
             return response
-        self._host.counters.add(Count.COMMAND_SETS)
+        self._counters.add(Count.COMMAND_SETS)
         response.success = True
         return response
 
@@ -124,9 +125,9 @@ class RequestServers:
         """Everything that can be refused is refused here; an accepted goal has its place."""
         try:
             check_request(goal, "", self._host.settings, 0.0)
-            self._host.dispatcher.reserve()
+            self._place()[0].reserve()
         except EgmError as error:
-            self._host.refuse(Count.REQUESTS_REFUSED, f"goal rejected: {error}")
+            self._refuse(Count.REQUESTS_REFUSED, f"goal rejected: {error}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
@@ -135,7 +136,7 @@ class RequestServers:
         to wait for the answer."""
         goal_id = bytes(handle.goal_id.uuid)
         try:
-            dispatcher, source = self._host.dispatcher, self._host.source
+            dispatcher, source = self._place()
             asked = check_request(handle.request, goal_id.hex(), self._host.settings, time.monotonic())
             self._accepted[goal_id] = dispatcher, dispatcher.submit(source, asked, Feedback(handle))
         except EgmError as error:  # deactivated in between

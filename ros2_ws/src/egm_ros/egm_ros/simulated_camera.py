@@ -9,68 +9,60 @@ frame carry the same stamp.
 
 from __future__ import annotations
 
-import array
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import cv2
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from egm_edge.errors import EgmError, InputError
-from egm_ros.parameters import declared, described
+from egm_edge.errors import EgmError
+from egm_edge.synthetic.trajectories import MOTIONS
+from egm_ros.parameter_fields import START_UP, require_valid, setting
+from egm_ros.parameters import ParameterSettings
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
 from egm_ros.process import StopRequest, fail, spin_node, start_node
-from egm_ros.standard_messages import to_detection, to_image
+from egm_ros.settings import RELIABILITIES
+from egm_ros.standard_messages import to_compressed, to_detection, to_image
 
 PLUMB_BOB = "plumb_bob"
 
 
+SIDE = "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64)."
+at_start = partial(setting, read=START_UP)
+
+
 @dataclass(frozen=True, slots=True)
-class _Parameter:
-    """Default, description, and range or choices; all are read once at start-up."""
+class CameraSettings:
+    """What an operator can set."""
 
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
+    source: str = at_start("tabletop", "Where pictures come from.", choices=("tabletop", "video", "folder", "webcam"))
+    path: str = at_start("", "File of source video, directory of source folder.")
+    device: int = at_start(0, "Number of the webcam.", low=0, high=63)
+    width: int = at_start(640, SIDE, low=0, high=7680)
+    height: int = at_start(480, SIDE, low=0, high=4320)
+    rate_hz: float = at_start(30.0, "Pictures per second.", low=0.1, high=240.0)
+    seed: int = at_start(0, "Which tabletop.", low=0, high=2**31 - 1)
+    motion: str = at_start("mixed", "What moves on the tabletop.", choices=MOTIONS)
+    seconds: float = at_start(
+        4.0, "Tabletop: length of the sequence, which is played forwards and backwards.", low=1.0, high=60.0
+    )
+    loop: bool = at_start(True, "Video and folder: begin again at the end; false ends the node there.")
+    frame_id: str = at_start("camera_color_optical_frame", "Of every header.")
+    field_of_view_deg: float = at_start(60.0, "Horizontal, for camera_info.", low=1.0, high=170.0)
+    raw: bool = at_start(True, "Publish `image` (sensor_msgs/Image).")
+    compressed: bool = at_start(False, "Publish `image/compressed` (JPEG).")
+    jpeg_quality: int = at_start(85, "Of `image/compressed`.", low=1, high=100)
+    reliability: str = at_start("best_effort", "Of all topics.", choices=RELIABILITIES)
 
-    def check(self, name: str, value: Any) -> None:
-        if self.choices and value not in self.choices:
-            raise InputError(f"{name} out of {', '.join(self.choices)}", repr(value), f"set {name}:=CHOICE")
-
-    @property
-    def descriptor(self) -> ParameterDescriptor:
-        return described(self.default, self.description, low=self.low, high=self.high, read_only=True)
-
-
-PARAMETERS: dict[str, _Parameter] = {
-    "source": _Parameter("tabletop", "Where pictures come from.", choices=("tabletop", "video", "folder", "webcam")),
-    "path": _Parameter("", "File of source video, directory of source folder."),
-    "device": _Parameter(0, "Number of the webcam.", 0, 63),
-    "width": _Parameter(640, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", 0, 7680),
-    "height": _Parameter(480, "Pixels; 0 keeps the size of the video or picture (tabletop: at least 64).", 0, 4320),
-    "rate_hz": _Parameter(30.0, "Pictures per second.", 0.1, 240.0),
-    "seed": _Parameter(0, "Which tabletop.", 0, 2**31 - 1),
-    "motion": _Parameter("mixed", "What moves on the tabletop: a word of egm_edge.synthetic.trajectories.MOTIONS."),
-    "seconds": _Parameter(4.0, "Tabletop: length of the sequence, which is played forwards and backwards.", 1.0, 60.0),
-    "loop": _Parameter(True, "Video and folder: begin again at the end; false ends the node there."),
-    "frame_id": _Parameter("camera_color_optical_frame", "Of every header."),
-    "field_of_view_deg": _Parameter(60.0, "Horizontal, for camera_info.", 1.0, 170.0),
-    "raw": _Parameter(True, "Publish `image` (sensor_msgs/Image)."),
-    "compressed": _Parameter(False, "Publish `image/compressed` (JPEG)."),
-    "jpeg_quality": _Parameter(85, "Of `image/compressed`.", 1, 100),
-    "reliability": _Parameter("best_effort", "Of all topics.", choices=("best_effort", "reliable")),
-}
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 class SimulatedCamera(Node):
@@ -83,34 +75,24 @@ class SimulatedCamera(Node):
     def __init__(self) -> None:
         super().__init__("simulated_camera")
         self._source: PictureSource | None = None  # first: Kilted destroys a node whose making has failed, too
-        values = self._declare()
-        self._values = values
+        settings = self._settings = ParameterSettings(self, CameraSettings).current
         self._index = 0
         self.on_end: Callable[[], None] = lambda: None
-        self.get_logger().info(f"preparing {values['source']}")
-        self._source = _open(values)
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[values["reliability"].upper()])
-        self._image = self.create_publisher(Image, "image", qos) if values["raw"] else None
+        self.get_logger().info(f"preparing {settings.source}")
+        self._source = _open(settings)
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[settings.reliability.upper()])
+        self._image = self.create_publisher(Image, "image", qos) if settings.raw else None
         self._compressed = (
-            self.create_publisher(CompressedImage, "image/compressed", qos) if values["compressed"] else None
+            self.create_publisher(CompressedImage, "image/compressed", qos) if settings.compressed else None
         )
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
         self._truth = {
             kind: self.create_publisher(Detection2DArray, topic, qos)
             for kind, topic in (("modal", "ground_truth"), ("amodal", "ground_truth_amodal"))
         }
-        self._timer = self.create_timer(1.0 / values["rate_hz"], self._tick)
+        self._timer = self.create_timer(1.0 / settings.rate_hz, self._tick)
         target = getattr(self._source, "target_name", "")
-        self.get_logger().info(
-            f"publishing at {values['rate_hz']:g} Hz" + (f"; it is about {target}" if target else "")
-        )
-
-    def _declare(self) -> dict[str, Any]:
-        values = {}
-        for name, parameter in PARAMETERS.items():
-            values[name] = declared(self, name, parameter.default, parameter.descriptor)
-            parameter.check(name, values[name])
-        return values
+        self.get_logger().info(f"publishing at {settings.rate_hz:g} Hz" + (f"; it is about {target}" if target else ""))
 
     def _tick(self) -> None:
         assert self._source is not None
@@ -126,7 +108,7 @@ class SimulatedCamera(Node):
             self.on_end()
             return
         self._index += 1
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._values["frame_id"])
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._settings.frame_id)
         self._publish(picture, header)
 
     def _publish(self, picture: SourcePicture, header: Header) -> None:
@@ -134,11 +116,12 @@ class SimulatedCamera(Node):
         for kind, publisher in self._truth.items():
             if picture.truth is not None:
                 publisher.publish(to_truth(picture.truth, kind, header))
-        self._info.publish(to_camera_info(picture.array.shape[1::-1], self._values["field_of_view_deg"], header))
+        self._info.publish(to_camera_info(picture.array.shape[1::-1], self._settings.field_of_view_deg, header))
         if self._image is not None:
             self._image.publish(to_image(picture.array, picture.color, header))
         if self._compressed is not None:
-            self._compressed.publish(to_compressed(picture, self._values["jpeg_quality"], header))
+            quality = self._settings.jpeg_quality
+            self._compressed.publish(to_compressed(picture.array, picture.color, header, level=quality))
 
     def destroy_node(self) -> None:
         if self._source is not None:
@@ -146,26 +129,18 @@ class SimulatedCamera(Node):
         super().destroy_node()
 
 
-def _open(values: dict[str, Any]) -> PictureSource:
-    size = (values["width"], values["height"])
-    path = Path(values["path"]).expanduser()
+def _open(given: CameraSettings) -> PictureSource:
+    size = (given.width, given.height)
+    path = Path(given.path).expanduser()
     makers: dict[str, Callable[[], PictureSource]] = {
         "tabletop": lambda: TabletopSource(
-            values["seed"], values["motion"], (max(64, size[0]), max(64, size[1])), values["rate_hz"], values["seconds"]
+            given.seed, given.motion, (max(64, size[0]), max(64, size[1])), given.rate_hz, given.seconds
         ),
-        "video": lambda: VideoSource(str(path), size, values["loop"]),
-        "folder": lambda: FolderSource(path, size, values["loop"]),
-        "webcam": lambda: VideoSource(values["device"], size),
+        "video": lambda: VideoSource(str(path), size, given.loop),
+        "folder": lambda: FolderSource(path, size, given.loop),
+        "webcam": lambda: VideoSource(given.device, size),
     }
-    return makers[values["source"]]()
-
-
-def to_compressed(picture: SourcePicture, jpeg_quality: int, header: Header) -> CompressedImage:
-    bgr = picture.array if picture.color == "bgr" else cv2.cvtColor(picture.array, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
-    message.data = array.array("B", jpeg.tobytes())
-    return message
+    return makers[given.source]()
 
 
 def to_camera_info(size_wh: Sequence[int], field_of_view_deg: float, header: Header) -> CameraInfo:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import array
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, ObjectHypothesisWithPose
 
@@ -22,6 +23,12 @@ def to_bounding_box(box: Box) -> BoundingBox2D:
     message = BoundingBox2D(size_x=float(box.x2 - box.x1), size_y=float(box.y2 - box.y1))
     message.center.position.x, message.center.position.y = float(box.x1 + box.x2) / 2, float(box.y1 + box.y2) / 2
     return message
+
+
+def to_box(message: BoundingBox2D) -> Box:
+    """Centre and size to xyxy, pixels. Raises: InputError: not finite, or of a negative size."""
+    x, y, w, h = message.center.position.x, message.center.position.y, message.size_x, message.size_y
+    return Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
 def to_detection(header: Header, name: str, class_id: str, score: float, box: Box) -> Detection2D:
@@ -38,4 +45,21 @@ def to_image(pixels: NDArray[np.uint8], color: str, header: Header) -> Image:
     data = array.array("B")  # the one type that rclpy takes without looking at every byte
     data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast("B"))
     message.data = data
+    return message
+
+
+def to_compressed(
+    pixels: NDArray[np.uint8], color: str, header: Header, *, file_format: str = "jpeg", level: int
+) -> CompressedImage:
+    """[H, W, 3] uint8 to JPEG or PNG, with the format's name as image_transport's plugin writes it.
+
+    Args:
+        color: order of the last axis, "rgb" or "bgr".
+        level: quality of a JPEG, 1-100; compression of a PNG, 1-9.
+    """
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if color == "rgb" else pixels
+    option = cv2.IMWRITE_PNG_COMPRESSION if file_format == "png" else cv2.IMWRITE_JPEG_QUALITY
+    encoded = cv2.imencode(f".{file_format}", bgr, [option, level])[1]
+    message = CompressedImage(header=header, format=f"{color}8; {file_format} compressed bgr8")
+    message.data = array.array("B", encoded.tobytes())
     return message

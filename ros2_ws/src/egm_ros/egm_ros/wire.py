@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from egm_edge.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
 class GroundRequest:
-    """Node to model: ground this. `token` names the request in every reply to it.
+    """Node to model: ground this. Heartbeats follow, then a Result or a Failed.
 
     Attributes:
+        token: names the request in a Stop.
         frame_key: equal for equal frames, so that the model may reuse what it has computed.
         height, width: of the [height, width, 3] uint8 pixels in shared memory.
         byte_count: size of the shared memory, which may have grown.
@@ -67,7 +68,6 @@ class Ready:
 class Heartbeat:
     """Model to node: a sign of life. `text` is what was generated since the last one."""
 
-    token: int
     stage: str
     tokens: int
     text: str
@@ -77,15 +77,13 @@ class Heartbeat:
 class Result:
     """Model to node: the answer, as `Grounding.to_dict` gives it."""
 
-    token: int
     grounding: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Model to node: no answer, or (token -1) no engine. As an EgmError; `trace` only for what nobody expected."""
+    """Model to node: no answer, or before Ready no engine. As an EgmError; `trace` only for what nobody expected."""
 
-    token: int
     expected: str
     found: str
     hint: str
@@ -93,7 +91,7 @@ class Failed:
 
 
 Message = GroundRequest | Stop | ReleaseFrame | Ready | Heartbeat | Result | Failed
-_KINDS = {kind.__name__: kind for kind in (GroundRequest, Stop, ReleaseFrame, Ready, Heartbeat, Result, Failed)}
+_KINDS = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

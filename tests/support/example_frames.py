@@ -1,4 +1,4 @@
-"""Write sample frames with expressions and true boxes, `python -m egm_edge.synthetic.examples examples`: drawn ones into
+"""Write sample frames with expressions and true boxes, `python -m tests.support.example_frames examples`: drawn ones into
 `frames/`, household ones into `household/`.
 
 Knows nothing of models. The seeds lie outside every training and evaluation range.
