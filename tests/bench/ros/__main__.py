@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--expression", default=EXPRESSIONS[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream or thread measurement")
     parser.add_argument("--seed", type=int, default=0, help="of follow: which tabletop")
+    parser.add_argument("--sequence", type=Path, nargs="+", help="of follow: real footage, as tests.bench.tracking takes it")
+    parser.add_argument("--latencies", type=float, nargs="+", default=[1.0], help="of follow --sequence, s")
     parser.add_argument("--cameras", type=int, default=2, help="of cameras")
     parser.add_argument("--queries", type=int, default=8, help="of cameras: standing queries of each")
     parser.add_argument("--rounds", type=int, default=60, help="of cancel and deadline")
@@ -68,6 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
         for count, queries in ((1, 1), (1, options.cameras * options.queries), (options.cameras, options.queries)):
             found = cameras.measure_cameras(parameters, options.picture, count, queries, options.seconds, options.log)
             _say(found.row())
+    elif options.what == "follow" and options.sequence:
+        from tests.bench.ros import follow, follow_bag
+
+        _say(follow.HEADER)
+        with tempfile.TemporaryDirectory(prefix="egm-bags-") as bags:
+            for folder in options.sequence:
+                for delay_s in options.latencies:
+                    bag = Path(bags) / f"{folder.name}-{delay_s:g}"
+                    _say(follow_bag.measure_bag(options.bundle, folder, delay_s, bag, options.log).row())
     elif options.what == "follow":
         from tests.bench.ros import follow
 

@@ -85,12 +85,13 @@ def measure_follow(bundle: str, motion: str, delay_s: float, seconds: float, see
         objects.clear()
         time.sleep(seconds)
         seen = list(objects)
-    return _figures(motion, delay_s, truths, seen)
+    return figures(motion, delay_s, truths, seen)
 
 
-def _figures(
+def figures(
     motion: str, delay_s: float, truths: dict[int, Box], seen: Sequence[tuple[int, GroundedObject]]
 ) -> FollowFigures:
+    """Of what was published, with the stamp that each is about."""
     without, carried, lost = [], [], 0
     for stamp, one in seen:
         truth = truths.get(stamp)
