@@ -34,6 +34,10 @@ _EXPECTED = {
     "missing": "a value",
     "too_short": "at least {min_length} values",
     "too_long": "at most {max_length} values",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
 }
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")
 

@@ -173,7 +173,7 @@ def summary(parity: dict[str, Any]) -> str:
     if parity.get("against"):
         text += f", against {parity['against']}"
     text += f": {parity['why']}" if parity.get("why") else ""
-    parts = (part for part in ("graphs", "engine") if part in parity)
+    parts = (part for part in ("graphs", "engine") if "status" in parity.get(part, {}))  # Edge-LLM's hold figures alone
     return text + "".join(f"; its {part} on the CPU: {parity[part]['status']}" for part in parts)
 
 

@@ -82,10 +82,10 @@ def serving(reply_to: Callable[[dict[str, Any], int], Reply]) -> Iterator[Served
             try:
                 reply = reply_to(body, before)
                 time.sleep(reply.pause_s)
-                self._stream(reply) if body.get("stream") else self._send(reply)
             finally:
-                with served.lock:
+                with served.lock:  # before the reply: a client may ask again as soon as it has it
                     served.open_now -= 1
+            self._stream(reply) if body.get("stream") else self._send(reply)
 
         def _stream(self, reply: Reply) -> None:
             self.send_response(reply.status)
