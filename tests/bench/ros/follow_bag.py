@@ -77,7 +77,7 @@ def measure_bag(bundle: str, folder: Path, delay_s: float, bag: Path, log: Path)
         objects.extend((nanoseconds(one.header.stamp), one) for one in message.objects)
 
     node = grounding_node({"bundle_path": bundle, "reground_period_s": 0.0, "use_sim_time": True}, log, FACTORY)
-    play = ["-m", "egm_ros.replay_bag", str(bag), "--clock"]
+    play = ["-c", "import sys; from egm_ros.replay_bag import main; sys.exit(main())", str(bag), "--clock"]
     with Listener() as listener, node:
         listener.node.create_subscription(GroundedObjectArray, "grounded_objects", on_objects, 50)
         listener.say(EXPRESSION)
