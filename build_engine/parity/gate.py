@@ -116,12 +116,10 @@ def _pixels(side: BackendSide, reference: TransformersReference, cases: Sequence
     changes = stages.changed_fields(side.grounder.pixel_spec.to_dict(), expected.to_dict())
     pairs = []
     camera = np.asarray(opened(cases[0].picture))
-    shown: list[tuple[Any, str | None, Image.Image]] = [
-        (picture, None, opened(picture))
-        for picture in [*size_probes(expected), *odd_probes(), *dict.fromkeys(case.picture for case in cases[:TRACED])]
-    ]
-    shown += [(camera, "rgb", Image.fromarray(camera)), (camera[..., ::-1], "bgr", Image.fromarray(camera))]
-    for picture, color, image in shown:
+    pictures = [*size_probes(expected), *odd_probes(), *dict.fromkeys(case.picture for case in cases[:TRACED])]
+    shown: list[tuple[Any, str | None]] = [(picture, None) for picture in pictures]
+    for picture, color in [*shown, (camera, "rgb"), (camera[..., ::-1], "bgr")]:
+        image = opened(picture) if color is None else Image.fromarray(camera)
         values, grid_hw = reference.pixel_values(image)
         try:
             pairs.append((stages.Seen(values, grid_hw, image.size), side.seen(picture, color)))

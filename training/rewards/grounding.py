@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from egm_edge.boxes import iou_matrix
+from egm_edge.boxes import iou_xyxy
 from egm_edge.parsing import BoxNorm1000
 from training.rewards.answer import ReadAnswer, RewardTarget
 
@@ -48,4 +46,4 @@ class GroundingReward:
 
 def iou_norm1000(first: BoxNorm1000, second: BoxNorm1000) -> float:
     """IoU of two boxes on the 0-1000 grid, 0.0-1.0."""
-    return float(iou_matrix(np.array([first]), np.array([second]))[0, 0])
+    return iou_xyxy(first, second)

@@ -90,13 +90,13 @@ class ObjectFilter:
         self._mask = _mirrored_mask(*half_cells)
         pixels, spectra = self._window(frame, pose)
         first, looks, share = dcf.learn(spectra, self._label, self._mask), 1, 1.0
-        own_peak = float(dcf.respond(first[None], spectra).max()) + 1e-6
+        peak = own_peak = _peak(first, spectra)
         if before:
             alike = dcf.height_near(dcf.respond(before._first[None], spectra)[0], (0, 0)) / before._peak
             looks += before._looks if alike > ALIKE else 1
             share = max(1 / looks, MIN_SHARE)
             first = before._first + share * (first - before._first)
-            own_peak = before._own_peak + share * (own_peak - before._own_peak)
+            peak, own_peak = _peak(first, spectra), before._own_peak + share * (own_peak - before._own_peak)
         half_samples = (half_cells[0] * CELL, half_cells[1] * CELL)
         colours = before._colours if before else None
         self._colours: ColourHistogram = ColourHistogram(pixels, half_samples, colours, share)
@@ -104,7 +104,7 @@ class ObjectFilter:
         self._first: dcf.Spectra = first
         self._own_peak: float = own_peak  # of one look's filter on that look, in the mean of them
         self._running = first
-        self._peak: float = float(dcf.respond(self._first[None], spectra).max()) + 1e-6
+        self._peak: float = peak
         self._scale = ScaleFilter(frame, pose, half_wh)
         self.previous = frame
         self._learnt_ns = self._sized_ns = frame.stamp_ns
@@ -168,6 +168,10 @@ class ObjectFilter:
     def _window(self, frame: SmallFrame, pose: Similarity) -> tuple[Pixels, dcf.Spectra]:
         pixels = sample(frame, pose, (CELLS * CELL, CELLS * CELL), self._cell / CELL)[0]
         return pixels, dcf.spectra(window_features(pixels))
+
+
+def _peak(learnt: dcf.Spectra, spectra: dcf.Spectra) -> float:
+    return float(dcf.respond(learnt[None], spectra).max()) + 1e-6
 
 
 def _mirrored_mask(half_width: float, half_height: float) -> Floats:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
+from egm_ros.model_process import load_grounder
 from egm_ros.replay_bag import BagMessage
 from egm_ros.settings import Settings
 from egm_ros.times import nanoseconds, to_time
@@ -25,7 +26,7 @@ from tests.bench.ros.follow import START_S, FollowFigures, figures
 from tests.bench.ros.listener import Listener
 from tests.bench.ros.processes import grounding_node, running, wait_until
 from tests.bench.ros.record_bag import BagWriter
-from tests.bench.ros.slow_model import DELAY_VARIABLE, SlowGrounder, load_slow
+from tests.bench.ros.slow_model import DELAY_VARIABLE, SlowGrounder
 from tests.bench.tracking_sequence import Sequence, read_sequence
 
 FACTORY = f"{__name__}:load_knowing"
@@ -40,28 +41,26 @@ def stamp_ns(index: int, fps: float) -> int:
     return BEGIN_NS + round(index / fps * 1e9)
 
 
-def load_knowing(settings: Settings) -> KnowingGrounder:
-    """The node's bundle in its place, and the true boxes of EGM_MEASURE_SEQUENCE as its answers."""
+def load_knowing(settings: Settings) -> SlowGrounder:
+    """The node's bundle in its place, EGM_MEASURE_DELAY_S slower, and the true boxes of EGM_MEASURE_SEQUENCE as its answers."""
     sequence = _sequence(os.environ[SEQUENCE_VARIABLE])
     truths = {stamp_ns(index, sequence.fps): box for index, box in enumerate(sequence.boxes)}
-    return KnowingGrounder(load_slow(settings), truths)
+    return SlowGrounder(KnowingGrounder(load_grounder(settings), truths), float(os.environ[DELAY_VARIABLE]))
 
 
 class KnowingGrounder:
-    """A slow Grounder that is told what is true: of the frame with a stamp, its box, or that nothing is there."""
+    """A Grounder that is told what is true: of the frame with a stamp, its box, or that nothing is there."""
 
-    def __init__(self, grounder: SlowGrounder, truths: dict[int, Box | None]) -> None:
+    def __init__(self, grounder: Any, truths: dict[int, Box | None]) -> None:
         self._grounder, self._truths = grounder, truths
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grounder, name)
 
     def ground(self, *arguments: Any, **options: Any) -> Grounding:
-        found = self._grounder.ground(*arguments, **options)
+        found: Grounding = self._grounder.ground(*arguments, **options)
         box = self._truths.get(found.stamp_ns or 0)
-        if box is None:
-            return replace(found, outcome=Outcome.NOT_FOUND, box=None, label="", confidence=None)
-        return replace(found, outcome=Outcome.FOUND, box=box, label=str(list(box.xyxy)), confidence=None)
+        return replace(found, outcome=Outcome.FOUND if box else Outcome.NOT_FOUND, box=box, confidence=None)
 
 
 def measure_bag(bundle: str, folder: Path, delay_s: float, bag: Path, log: Path) -> FollowFigures:
