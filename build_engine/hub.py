@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egm_edge.bundle import MANIFEST_NAME
-from egm_edge.errors import BackendError, BuildError, BundleError, CheckpointError, InputError
+from egm_edge.errors import BackendError, BuildError, BundleError, CheckpointError, InputError, message_of
 from egm_edge.sources import HUB_ID, SourceKind, resolve
 
 SETTINGS = ("*.json", "chat_template.jinja", "LICENSE*", "README.md")
@@ -67,5 +67,5 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
         if error.errno is not None and error.filename:
             raise BuildError(f"to store {wanted}", str(error), "free some space, or set HF_HOME to another disk") from None
         hint = "connect, set HF_ENDPOINT to a mirror, or pass the directory of a checkpoint"
-        raise CheckpointError(f"the hub to answer for {wanted}", " ".join(str(error).split())[:200], hint) from None
+        raise CheckpointError(f"the hub to answer for {wanted}", message_of(error, 200), hint) from None
     return found

@@ -20,7 +20,7 @@ from typing import Any
 from egm_edge import __version__
 from egm_edge.assets import SHIPPED_NAME, shipped_bundle, shipped_checkpoint
 from egm_edge.bundle import Bundle
-from egm_edge.errors import EgmError
+from egm_edge.errors import EgmError, message_of
 from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, nvidia_gpus, usable_cpus
 from egm_edge.sources import VARIABLE, SourceKind, resolve
 
@@ -99,7 +99,7 @@ def _runtime() -> Iterator[Finding]:
         providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
         yield Finding("runtime", "providers", Status.OK, providers)
     except Exception as error:  # a broken native library raises more than ImportError
-        found = f"onnxruntime does not import ({' '.join(str(error).split())[:200]})"
+        found = f"onnxruntime does not import ({message_of(error, 200)})"
         hint = "pip install --force-reinstall onnxruntime"
         yield Finding("runtime", "providers", Status.MISSING, found, hint)
 

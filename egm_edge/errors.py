@@ -53,3 +53,8 @@ class BackendError(EgmError):
     """The runtime that executes a bundle is missing or failed."""
 
     exit_code = 6
+
+
+def message_of(error: BaseException, most: int = 300) -> str:
+    """What a foreign error says, one line of at most `most` characters; its type's name where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from egm_edge.data.problems import Problem
-from egm_edge.errors import InputError
+from egm_edge.errors import InputError, message_of
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
@@ -180,7 +180,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 0
-        raise ConfigError([Problem(str(path), line, "YAML", " ".join(str(error).split())[:160])]) from None
+        raise ConfigError([Problem(str(path), line, "YAML", message_of(error, 160))]) from None
     if not isinstance(values, dict):
         loader.problems.append(Problem(str(path), 1, "keys and values", f"a {type(values).__name__}"))
     if loader.problems:

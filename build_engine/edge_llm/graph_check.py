@@ -25,7 +25,7 @@ from build_engine.edge_llm.graph_inputs import HostMath
 from build_engine.edge_llm.plugin_functions import load_runnable, unpack_fp4_weights
 from build_engine.modelopt.numeric_check import relative_error
 from build_engine.modelopt.request_tensors import PreparedRequest
-from egm_edge.errors import BuildError
+from egm_edge.errors import BuildError, message_of
 
 INLINE_BYTES = 4096  # shapes and axes must be in the graph itself for ONNX Runtime's shape inference
 # Root-mean-square error over the reference's own spread. FP16 arithmetic against float32 gives 6e-4 on small checkpoints; a
@@ -158,8 +158,8 @@ def _opened(path: Path, operators: list[str]) -> Iterator[ort.InferenceSession]:
         try:
             yield ort.InferenceSession(runnable.name, options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
-            found = " ".join(str(error).split())[:300]
-            raise BuildError(f"a graph {path} that runs on the CPU", found, "report this with the checkpoint") from None
+            hint = "report this with the checkpoint"
+            raise BuildError(f"a graph {path} that runs on the CPU", message_of(error), hint) from None
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:

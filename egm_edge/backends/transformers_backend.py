@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import Capabilities, EngineFrame, RuntimeFacts, require_reached, require_tokens
 from egm_edge.backends.transformers_reference import TransformersReference
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError
+from egm_edge.errors import BackendError, message_of
 from egm_edge.pixels import TILES, Pixels, PixelSpec, normalise
 
 
@@ -209,5 +209,5 @@ def _running() -> Iterator[None]:
         with torch.inference_mode():
             yield
     except RuntimeError as error:  # out of memory is one of them
-        found = " ".join(str(error).split())[:300]
-        raise BackendError("transformers to run the checkpoint", found, "use fewer pixels, or another device") from None
+        hint = "use fewer pixels, or another device"
+        raise BackendError("transformers to run the checkpoint", message_of(error), hint) from None

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.bundle_from_checkpoint import check_weights
-from egm_edge.errors import BackendError, CheckpointError
+from egm_edge.errors import BackendError, CheckpointError, message_of
 from egm_edge.pixels import TILES, PixelSpec
 
 if TYPE_CHECKING:
@@ -102,12 +102,8 @@ class TransformersReference:
             self.processor = _processor(self.checkpoint)
             self.model = self._load_model(dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            found = str(error).strip().splitlines()
-            raise CheckpointError(
-                f"a checkpoint that transformers opens in {self.checkpoint}",
-                found[0][:300] if found else type(error).__name__,
-                "check the directory",
-            ) from None
+            wanted = f"a checkpoint that transformers opens in {self.checkpoint}"
+            raise CheckpointError(wanted, message_of(error), "check the directory") from None
         self.model = self.model.eval().to(device) if device != "cpu" else self.model.eval()
         self.tokenizer = self.processor.tokenizer
         if max_pixels is not None:
@@ -262,7 +258,7 @@ def _usable(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        found = f"{device!r}: {str(error).strip().splitlines()[0][:200]}"
+        found = f"{device!r}: {message_of(error, 200)}"
         raise BackendError("a torch device of this machine", found, "pass cpu, or cuda where torch sees a GPU") from None
     return device
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from egm_edge.benchmark.peer import PeerRequest, PeerSample
-from egm_edge.errors import BackendError
+from egm_edge.errors import BackendError, message_of
 
 
 class OpenVinoPeer:
@@ -34,10 +34,8 @@ class OpenVinoPeer:
         try:
             self._pipeline = self._genai.VLMPipeline(str(directory), "CPU", INFERENCE_NUM_THREADS=threads)
         except Exception as error:  # its exceptions share no public base class
-            found = " ".join(str(error).split())[:200]
-            raise BackendError(
-                f"{directory} to load into OpenVINO GenAI", found, "export it with optimum-cli export openvino"
-            ) from None
+            hint = "export it with optimum-cli export openvino"
+            raise BackendError(f"{directory} to load into OpenVINO GenAI", message_of(error), hint) from None
         self.name = f"OpenVINO GenAI {version('openvino-genai')}, {directory.name}"
         self.precision, self.threads = "as exported", threads
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from egm_edge import __version__
-from egm_edge.errors import BackendError, EgmError
+from egm_edge.errors import BackendError, EgmError, message_of
 from egm_edge.own_packages import import_own
 
 EXIT_INTERRUPTED = 130
@@ -126,8 +126,7 @@ def run_verb(name: str, verb: Verb, arguments: list[str]) -> int:
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror or error}"
-    text = " ".join(str(error).split())[:300]
-    return f"unexpected {type(error).__name__}: {text}; set EGM_DEBUG=1 for the traceback and report it"
+    return f"unexpected {type(error).__name__}: {message_of(error)}; set EGM_DEBUG=1 for the traceback and report it"
 
 
 def _fail(line: str, error: BaseException, code: int) -> int:

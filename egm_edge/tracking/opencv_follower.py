@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from egm_edge.errors import InputError
+from egm_edge.errors import InputError, message_of
 from egm_edge.tracking.alignment.appearance import Appearance
 from egm_edge.tracking.alignment.extent import Extent
 from egm_edge.tracking.follower import Follower, Prediction, Sighting
@@ -54,8 +54,8 @@ def opencv_maker(name: str, model_files: tuple[str, ...]) -> Callable[[], Any]:
     try:
         maker.create(parameters)
     except cv2.error as error:
-        line = " ".join(str(error).split())[:200]
-        raise InputError(f"ONNX files that the follower {name!r} can read", line, "check their paths") from error
+        wanted = f"ONNX files that the follower {name!r} can read"
+        raise InputError(wanted, message_of(error, 200), "check their paths") from error
     return lambda: maker.create(parameters)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from egm_edge.data.jsonl import read_objects
-from egm_edge.errors import CheckpointError
+from egm_edge.errors import CheckpointError, message_of
 from egm_edge.files import whole_file
 
 
@@ -99,7 +99,7 @@ def load_state(path: Path) -> tuple[TrainingProgress, dict[str, Any]] | None:
         values = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise CheckpointError(
-            f"a training state in {path}", str(error).splitlines()[0], "delete it to start over"
+            f"a training state in {path}", message_of(error), "delete it to start over"
         ) from error
     return TrainingProgress(**values.pop("progress")), values
 

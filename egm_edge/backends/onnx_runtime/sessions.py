@@ -14,7 +14,7 @@ import onnxruntime as ort
 from egm_edge.backends.onnx_runtime.int8_products import product_options
 from egm_edge.bundle import Bundle
 from egm_edge.decoding.session import InterruptedRunError
-from egm_edge.errors import BackendError, InputError
+from egm_edge.errors import BackendError, InputError, message_of
 from egm_edge.machine import memory_gb
 
 VISION, DECODER, PREFILL, HEAD = (f"graphs/{name}.onnx" for name in ("vision", "decoder", "prefill", "head"))
@@ -112,7 +112,7 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise BackendError(
-            f"{path.name} to load into ONNX Runtime {ort.__version__}", _first_line(error), "rebuild the bundle"
+            f"{path.name} to load into ONNX Runtime {ort.__version__}", message_of(error), "rebuild the bundle"
         ) from None
 
 
@@ -143,10 +143,6 @@ def running(graph: str, options: ort.RunOptions | None) -> Iterator[None]:
             ) from None
         raise BackendError(
             f"the {graph} graph to run on ONNX Runtime {ort.__version__}",
-            _first_line(error),
+            message_of(error),
             "free some memory or open the bundle with memory 'low'; rebuild the bundle if this stays",
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.onnx_runtime.config import EngineConfig
 from egm_edge.backends.portable.runner import Arrays
 from egm_edge.bundle import PORTABLE, Bundle
-from egm_edge.errors import BackendError
+from egm_edge.errors import BackendError, message_of
 
 VISION, DECODER, HEAD = (f"{PORTABLE}{name}.onnx" for name in ("vision", "decoder", "head"))
 PROVIDER = "CPUExecutionProvider"
@@ -103,10 +103,9 @@ class OrtRunner:
         try:
             return call()
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BackendError(
                 f"{graph} to run on {self.facts.runtime} ({self.facts.device})",
-                first[:300],
+                message_of(error),
                 "free memory, or use fewer pixels",
             ) from None
 
@@ -134,5 +133,4 @@ class OrtRunner:
         try:
             return ort.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BackendError(f"{path.name} to load into ONNX Runtime", first[:300], "rebuild the bundle") from None
+            raise BackendError(f"{path.name} to load into ONNX Runtime", message_of(error), "rebuild the bundle") from None

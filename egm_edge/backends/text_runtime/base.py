@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from egm_edge.backends.base import RuntimeFacts
 from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.bundle import Bundle
-from egm_edge.errors import BackendError
+from egm_edge.errors import BackendError, message_of
 from egm_edge.openai import Retry, TextStream
 
 ONE_TRY = Retry(tries=1, timeout_s=float("inf"), lost_answers=False)  # of an engine in this process
@@ -68,7 +68,7 @@ class BundleRuntime(TextRuntime, Protocol):
 
 def words_of(error: BaseException) -> str:
     """A foreign error as one bounded line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:250]}"
+    return f"{type(error).__name__}: {message_of(error, 250)}"
 
 
 def require_open(engine: Any) -> Any:

@@ -25,7 +25,7 @@ from egm_edge.backends.text_runtime.served_model import ServedModel
 from egm_edge.backends.text_runtime.text_grounder import TextGrounder
 from egm_edge.bundle import Bundle
 from egm_edge.encoding import png
-from egm_edge.errors import BackendError, BundleError
+from egm_edge.errors import BackendError, BundleError, message_of
 from egm_edge.openai import TextChunk
 from egm_edge.releases import EDGE_LLM, describe_release
 
@@ -67,7 +67,7 @@ class EdgeLlmRuntime:
         except RuntimeError as error:
             raise BackendError(
                 f"an engine that runs here, built for {bundle.manifest.target}",
-                " ".join(str(error).split())[:300],
+                message_of(error),
                 "engines fit one GPU and one TensorRT: build it again on this device",
             ) from None
         return cls(runtime, engine, bundle, guided)
@@ -159,8 +159,8 @@ class _EngineStream:
 
     def _raise_failure(self) -> None:
         if self._error is not None:
-            found = " ".join(str(self._error).split())[:300]
-            raise BackendError("TensorRT Edge-LLM to answer", found, "check the picture's size against the bundle's limits")
+            hint = "check the picture's size against the bundle's limits"
+            raise BackendError("TensorRT Edge-LLM to answer", message_of(self._error), hint)
 
 
 class EdgeLlmGrounder(TextGrounder):

@@ -44,7 +44,6 @@ class TextFrame:
 
     Attributes:
         image_wh: width and height of the original image, pixels.
-        sent_wh: of the picture that is sent.
         stamp_ns: the caller's stamp.
         decode_image_ms, preprocess_ms: what making the frame cost.
         picture: what is sent, as the runtime takes it.
@@ -53,7 +52,6 @@ class TextFrame:
     """
 
     image_wh: tuple[int, int]
-    sent_wh: tuple[int, int]
     stamp_ns: int | None
     decode_image_ms: float
     preprocess_ms: float
@@ -160,7 +158,6 @@ class TextGrounder(ClosedByWith):
         return TextFrame(
             image_wh=decoded_picture.original_wh,
             reduced_by=decoded_picture.reduced_by,
-            sent_wh=(sent.shape[1], sent.shape[0]),
             stamp_ns=stamp_ns,
             decode_image_ms=0.0 if from_array else (decoded - started) * 1e3,
             preprocess_ms=(finished - (started if from_array else decoded)) * 1e3,

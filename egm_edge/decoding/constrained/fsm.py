@@ -228,7 +228,7 @@ def optional(part: Part) -> Part:
     return either(part, literal(b""))
 
 
-def spaces(allowed: bytes = b" \n\t\r") -> Part:
+def spaces() -> Part:
     """Up to eight blanks: enough for any indentation, and never a model that indents for ever."""
 
     def add(pattern: FiniteStateMachine, at: int) -> int:
@@ -236,7 +236,7 @@ def spaces(allowed: bytes = b" \n\t\r") -> Part:
         for _ in range(MAX_SPACES):
             pattern.skip(at, end)
             after = pattern.node()
-            pattern.edge(at, frozenset(allowed), after)
+            pattern.edge(at, frozenset(b" \n\t\r"), after)
             at = after
         pattern.skip(at, end)
         return end
