@@ -106,3 +106,10 @@ def test_clipped_lies_inside_the_image(box: Box, width: int, height: int) -> Non
 def test_impossible_boxes_are_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="x1 <= x2"):
         Box(*values)
+
+
+def test_iou_matrix_of_touching_identical_and_empty_boxes() -> None:
+    boxes = np.array([[0, 0, 10, 10], [10, 0, 20, 10], [0, 0, 10, 10], [5, 5, 5, 5]], float)
+    iou = iou_matrix(boxes, boxes)
+    assert iou[0].tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert iou[3, 3] == 0.0

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from egm_edge.boxes import iou_xyxy
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
 from egm_edge.errors import InputError
 from egm_edge.parsing import parse_answer
-from training.rewards.grounding import iou_norm1000
 from training.stages.answers import answer_text, box_numbers
 from training.stages.measure import score_answers, summarise
 from training.stages.process import is_main_process
@@ -132,7 +132,7 @@ def target_round_trip(processor: EgmProcessor, rows: Sequence[Row]) -> CheckFind
             worst = worst if parsed.box_norm1000 is None else 0.0
             continue
         same = (
-            parsed.box_norm1000 == tuple(float(v) for v in numbers) and iou_norm1000(parsed.box_norm1000, target) > 0.5
+            parsed.box_norm1000 == tuple(float(v) for v in numbers) and iou_xyxy(parsed.box_norm1000, target) > 0.5
         )
         if not same or shown.startswith("no row"):
             shown = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from build_engine.parity.bounds import Bounds
 from build_engine.parity.cases import Case
-from build_engine.parity.reference_side import ReferenceSide, box_of
+from build_engine.parity.reference_side import TRACED, ReferenceSide, box_of
 from build_engine.parity.report import BoxPair
 from build_engine.parity.scripted import script_problems
 from build_engine.parity.side import BackendSide
@@ -19,9 +19,9 @@ TIE_LOGITS = 2e-3  # two tokens this close are a tie: the order of summation dec
 TIE_SPREADS = 3e-2  # the same of one engine's own logits, in spreads of them; W8A8 steps of several tokens part at up to 0.02
 
 
-def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: StageTraces, traced: int) -> None:
+def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: StageTraces) -> None:
     """Without rounding a reply is the reference's to the token."""
-    for number, case in enumerate(asked.cases[:traced]):
+    for number, case in enumerate(asked.cases[:TRACED]):
         reply = asked.reply(number)
         limit = len(reply) if isinstance(asked.reference, StreamedReference) else asked.max_new_tokens
         found, expected = side.said(case, max(limit, 1)).text, asked.reference.text(reply)
@@ -30,19 +30,14 @@ def compare_exact_replies(side: BackendSide, asked: ReferenceSide, run: StageTra
 
 
 def compare_answers(
-    side: BackendSide,
-    asked: ReferenceSide,
-    run: StageTraces,
-    bounds: Bounds,
-    traced: int,
-    advance: Callable[[int], None],
+    side: BackendSide, asked: ReferenceSide, run: StageTraces, bounds: Bounds, advance: Callable[[int], None]
 ) -> None:
     """Replies as a user gets them, against the reference's and against plain greedy decoding, and the boxes read from them."""
     run.note("text", *script_problems(side.bundle, side.grounder.tokenizer))
     for number, case in enumerate(asked.cases):
         reply = asked.reply(number)
         try:
-            _compare_answer(side, asked, case, reply, run, bounds, greedy_too=number < traced)
+            _compare_answer(side, asked, case, reply, run, bounds, greedy_too=number < TRACED)
         except Exception as error:  # whatever an engine raises is a finding
             run.broken = f"the backend failed: {error}"
             return

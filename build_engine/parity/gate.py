@@ -19,7 +19,7 @@ from build_engine.parity.answers import compare_answers, compare_exact_replies
 from build_engine.parity.bounds import EXACT, NEARLY_EXACT, Bounds
 from build_engine.parity.cases import Case, largest_probe, odd_probes, size_probes
 from build_engine.parity.engine_pixels import onnx_graph
-from build_engine.parity.reference_side import ReferenceSide, checkpoint_sha256, opened
+from build_engine.parity.reference_side import TRACED, ReferenceSide, checkpoint_sha256, opened
 from build_engine.parity.report import BoxAgreement, ParityReport, StageResult
 from build_engine.parity.side import SINGLE_STEPS, BackendSide
 from build_engine.parity.stage_traces import BundleTraces, StageTraces
@@ -35,7 +35,6 @@ from egm_edge.golden.attestation import Machine
 from egm_edge.grounding import Task
 from egm_edge.pixels import PixelSpec
 
-TRACED = 5  # cases whose every stage is compared; the others are compared by text and box
 LONG_TOKENS = 1100  # more than an engine's cache holds at first
 LARGE_PIXELS, LARGE_PIXELS_BIG_MODEL = 640_000, 400_000  # of the largest probe: 2,500 and 1,562 patches of 16
 SMALL_PARAMETERS = 50_000_000
@@ -55,14 +54,13 @@ def compare(
     cases: Sequence[Case],
     *,
     max_new_tokens: int,
-    traced: int = TRACED,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ParityReport:
     """Compare a bundle with its checkpoint.
 
     Args:
         open_engine: what runs the bundle here, and the same graphs in float32.
-        cases: requests; the first `traced` are compared at every stage.
+        cases: requests; the first TRACED are compared at every stage.
         max_new_tokens: cap of both sides' replies.
         advance: told how many cases were finished.
 
@@ -76,11 +74,11 @@ def compare(
     try:
         asked.proposed_by = side = BackendSide(bundle, backend)
         found = [_pixels(side, reference, cases), _prompt(side, reference)]
-        measured = _measure(side, open_engine, asked, bounds, traced)
+        measured = _measure(side, open_engine, asked, bounds)
         _compare_attributes(bundle, asked, measured.structure)
         found += [*measured.results(bounds), stages.rounding(measured.rounding)]
         if not measured.broken:
-            compare_answers(side, asked, measured.rounded, bounds, traced, advance)
+            compare_answers(side, asked, measured.rounded, bounds, advance)
     finally:
         backend.close()
     broken = measured.broken
@@ -143,25 +141,23 @@ def _prompt(side: BackendSide, reference: TransformersReference) -> StageResult:
     return stages.prompt(pairs, lambda ids: reference.text(ids, marked=True))
 
 
-def _measure(
-    side: BackendSide, open_engine: Opener, asked: ReferenceSide, bounds: Bounds, traced: int
-) -> BundleTraces:
+def _measure(side: BackendSide, open_engine: Opener, asked: ReferenceSide, bounds: Bounds) -> BundleTraces:
     """Trace the bundle, and before it its twin without rounding."""
     structure, reference = StageTraces(), asked.reference
     settings.note_problems(side.bundle.manifest.model, reference, structure.note)
     if side.bundle.manifest.precision == "fp32":
-        _trace_all(side, asked, structure, bounds, traced, exact=True)
+        _trace_all(side, asked, structure, bounds, exact=True)
         return BundleTraces(structure, structure, bounds, [])
     lean = isinstance(reference, StreamedReference)
     with Checkpoint(reference.checkpoint) as checkpoint, unrounded(side.bundle, checkpoint, one_decoder=lean) as twin:
         exact = EXACT if twin.exact else NEARLY_EXACT
-        _trace_twin(twin.bundle, open_engine, asked, structure, exact, traced)
+        _trace_twin(twin.bundle, open_engine, asked, structure, exact)
     rounded = StageTraces()
-    _trace_all(side, asked, rounded, bounds, traced, exact=False)
+    _trace_all(side, asked, rounded, bounds, exact=False)
     return BundleTraces(structure, rounded, exact, twin.problems)
 
 
-def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: StageTraces, bounds: Bounds, traced: int) -> None:
+def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: StageTraces, bounds: Bounds) -> None:
     try:
         backend = open_engine(bundle)
     except Exception as error:  # whatever an engine raises is a finding
@@ -169,19 +165,19 @@ def _trace_twin(bundle: Bundle, open_engine: Opener, asked: ReferenceSide, run: 
         return
     try:
         side = BackendSide(bundle, backend)
-        _trace_all(side, asked, run, bounds, traced, exact=True)
+        _trace_all(side, asked, run, bounds, exact=True)
         if bounds.same_text and not run.broken:
-            compare_exact_replies(side, asked, run, traced)
+            compare_exact_replies(side, asked, run)
     except Exception as error:  # whatever an engine raises is a finding
         run.broken = f"the backend failed: {error}"
     finally:
         backend.close()
 
 
-def _trace_all(side: BackendSide, asked: ReferenceSide, run: StageTraces, bounds: Bounds, traced: int, *, exact: bool) -> None:
+def _trace_all(side: BackendSide, asked: ReferenceSide, run: StageTraces, bounds: Bounds, *, exact: bool) -> None:
     """Every stage of the traced cases; what only structure decides (`exact`) in one pass alone."""
     try:
-        for number, case in enumerate(asked.cases[:traced]):
+        for number, case in enumerate(asked.cases[:TRACED]):
             _trace(side, asked, case, asked.reply(number), run)
             if exact and number == 0 and run.deepstack[0][0] and not stages.logits("", run.prefill, bounds).passed:
                 _blame_deepstack(side, asked, case, run, bounds)

@@ -21,6 +21,7 @@ from egm_edge.bundle import sha256_of
 from egm_edge.parsing import parse_answer
 
 BATCH = 16
+TRACED = 5  # cases whose every stage is compared; the others are compared by text and box
 
 
 class ReferenceSide:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from egm_edge.boxes import iou_matrix
 
 SAME_IOU = 0.5
 CLEAR_SHARE = 0.6  # a cluster that holds more of the votes than this is the answer, whatever the rest says
@@ -44,20 +46,11 @@ def vote(boxes: Sequence[ArrayLike | None]) -> Vote:
     there = [i for i, box in enumerate(boxes) if box is not None]
     if 2 * len(there) < len(boxes) or not there:
         return Vote(None, (len(boxes) - len(there)) / len(boxes), False)
-    iou = pairwise_iou(np.array([np.asarray(boxes[i], np.float64) for i in there]))
+    kept = np.array([np.asarray(boxes[i], np.float64) for i in there])
+    iou = iou_matrix(kept, kept)
     friends = iou >= SAME_IOU
     best = max(range(len(there)), key=lambda i: (int(friends[i].sum()), float((iou[i] * friends[i]).sum()), -i))
     share = float(friends[best].sum()) / len(boxes)
     others = ~friends[best]
     rival = max((int((friends[i] & others).sum()) for i in np.flatnonzero(others)), default=0) / len(boxes)
     return Vote(there[best], share, share <= CLEAR_SHARE and rival >= RIVAL_SHARE)
-
-
-def pairwise_iou(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of every pair of boxes, [n, n], of boxes [n, 4] xyxy."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlap = np.clip(high - low, 0.0, None).prod(-1)
-    area = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(-1)
-    union = area[:, None] + area[None] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)

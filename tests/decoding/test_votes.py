@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from egm_edge.decoding.voting import Vote, pairwise_iou, vote
+from egm_edge.decoding.voting import Vote, vote
 
 LEFT, LEFT_TOO, RIGHT = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)
 
@@ -41,9 +41,3 @@ def test_order_changes_nothing_but_the_index() -> None:
         order = rng.permutation(6)
         first, second = vote(boxes), vote([boxes[i] for i in order])
         assert (first.agreement, first.ambiguous) == (second.agreement, second.ambiguous)
-
-
-def test_pairwise_iou_of_touching_identical_and_empty_boxes() -> None:
-    iou = pairwise_iou(np.array([[0, 0, 10, 10], [10, 0, 20, 10], [0, 0, 10, 10], [5, 5, 5, 5]], float))
-    assert iou[0].tolist() == [1.0, 0.0, 1.0, 0.0]
-    assert iou[3, 3] == 0.0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
+from egm_edge.boxes import iou_xyxy
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
 from egm_edge.reporting.intervals import wilson
@@ -22,7 +23,6 @@ from training.nano.fastpath import FastNano
 from training.nano.generate import generate
 from training.nano.prompts import CLOSED, PREFIX, prompt_ids, token_id, tokenizer
 from training.nano.suites import SuiteCase
-from training.rewards.grounding import iou_norm1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def iou_of(text: str, query: Query) -> float:
         return float(parsed.outcome is Outcome.NOT_FOUND)
     if parsed.box_norm1000 is None:
         return 0.0
-    return iou_norm1000(parsed.box_norm1000, query.box_norm1000)
+    return iou_xyxy(parsed.box_norm1000, query.box_norm1000)
 
 
 def score(ious: list[float]) -> Score:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egm_edge.boxes import iou_xyxy
-from egm_edge.parsing import BoxNorm1000
 from training.rewards.answer import ReadAnswer, RewardTarget
 
 
@@ -40,10 +39,5 @@ class GroundingReward:
         found = answer.parsed.box_norm1000
         if found is None or target.box_norm1000 is None:
             return 0.0
-        iou = iou_norm1000(found, target.box_norm1000)
+        iou = iou_xyxy(found, target.box_norm1000)
         return self.alpha * float(iou >= self.threshold) + (1.0 - self.alpha) * iou
-
-
-def iou_norm1000(first: BoxNorm1000, second: BoxNorm1000) -> float:
-    """IoU of two boxes on the 0-1000 grid, 0.0-1.0."""
-    return iou_xyxy(first, second)

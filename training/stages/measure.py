@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from egm_edge.boxes import iou_xyxy
 from egm_edge.data.pictures import load_picture
 from egm_edge.data.rows import Row
 from egm_edge.grounding import Outcome
 from egm_edge.reporting.intervals import wilson
-from training.rewards.grounding import iou_norm1000
 from training.rewards.registry import ReadAnswer, Reward, RewardTarget
 from training.stages.processor import EgmProcessor
 from training.stages.samples import task_text
@@ -150,5 +150,5 @@ def _scored(answer: ReadAnswer, target: RewardTarget, reward: float | None) -> S
     if target.box_norm1000 is None:
         right = parsed.outcome is Outcome.NOT_FOUND
         return Scored(right, float(right), readable, answer.token_count, reward)
-    iou = iou_norm1000(parsed.box_norm1000, target.box_norm1000) if parsed.box_norm1000 else 0.0
+    iou = iou_xyxy(parsed.box_norm1000, target.box_norm1000) if parsed.box_norm1000 else 0.0
     return Scored(iou > ACCURACY_IOU, iou, readable, answer.token_count, reward)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from egm_edge.boxes import iou_xyxy
 from egm_edge.errors import InputError
 from egm_edge.grounding import Task
 from training.rewards.answer import ReadAnswer, RewardTarget
-from training.rewards.grounding import iou_norm1000
 from training.rewards.registry import make_reward
 
 
@@ -44,5 +44,5 @@ def score(
     answer = ReadAnswer.read(text, target, token_count=int(tokens), in_thought=in_thought)
     each = {name: round(make_reward(name, (settings or {}).get(name))(answer, target), 6) for name in rewards}
     found = answer.parsed.box_norm1000
-    right = found is not None and target.box_norm1000 is not None and iou_norm1000(found, target.box_norm1000) > 0.5
+    right = found is not None and target.box_norm1000 is not None and iou_xyxy(found, target.box_norm1000) > 0.5
     return {"score": round(sum(rewards[n] * each[n] for n in each), 6), **each, "acc": float(right)}
