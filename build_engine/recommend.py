@@ -136,7 +136,7 @@ def _commands(model: str, target: Target, precision: str) -> tuple[str, ...]:
 def _gpus() -> Iterator[tuple[str, float]]:
     """Compute capability ("sm86") and GB of each GPU that the driver shows."""
     try:
-        done = subprocess.run(_GPU_QUERY, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(_GPU_QUERY, capture_output=True, errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return
     for line in done.stdout.splitlines():

@@ -115,7 +115,7 @@ def _building() -> Iterator[Finding]:
 def _gpu() -> Iterator[Finding]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(query, capture_output=True, errors="replace", timeout=10, check=True)
         found = "; ".join(done.stdout.split("\n")).strip("; ")
     except (OSError, subprocess.SubprocessError):
         found = ""

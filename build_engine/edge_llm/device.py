@@ -145,7 +145,7 @@ def preflight(environment: EdgeLlmEnvironment) -> dict[str, str]:
     try:
         done = subprocess.run(
             [str(environment.python), "-P", "-c", _PREFLIGHT],
-            capture_output=True, text=True, timeout=_PREFLIGHT_TIMEOUT_S, check=False,
+            capture_output=True, errors="replace", timeout=_PREFLIGHT_TIMEOUT_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("Edge-LLM's runtime to answer", str(error)[:200], f"check {environment.root}") from None
@@ -163,7 +163,7 @@ def gpu_facts() -> dict[str, str]:
     """Name, driver and compute capability as the driver tells them; empty where it does not."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(query, capture_output=True, errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     fields = [part.strip() for part in done.stdout.splitlines()[0].split(",")] if done.stdout.strip() else []
