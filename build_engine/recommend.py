@@ -6,7 +6,6 @@ latency names where it comes from, and is left out where nothing is known.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -16,14 +15,13 @@ from build_engine.memory_plan import ModelSize
 from build_engine.memory_table import NVIDIA_ROWS, PUBLISHED, published_plan
 from build_engine.precisions import PRECISIONS
 from build_engine.targets import TARGETS, Runtime, Target, target_for
-from egm_edge.machine import board_name, memory_gb
+from egm_edge.machine import board_name, memory_gb, nvidia_gpus
 
 MODELS = {"EGM-2B": "Qwen3-VL-2B", "EGM-4B": "EGM-4B", "EGM-8B": "EGM-8B"}  # name -> whose shapes it has
 ANSWER_TOKENS = 100  # EGM-8B's replies average 101 (its model card)
 # Measured with random weights at 2B dimensions, int4, 640x480, two AMD EPYC virtual CPUs (docs/cpu-engine.md).
 CPU_2B_FIRST_TOKEN_S, CPU_2B_TOKENS_PER_S = 2.6, 26.0
 CPU_SHARE = 0.8  # of a machine's memory that a model may take there; our assumption
-_GPU_QUERY = ["nvidia-smi", "--query-gpu=compute_cap,memory.total", "--format=csv,noheader,nounits"]
 
 
 class LatencySource(str, Enum):
@@ -135,11 +133,7 @@ def _commands(model: str, target: Target, precision: str) -> tuple[str, ...]:
 
 def _gpus() -> Iterator[tuple[str, float]]:
     """Compute capability ("sm86") and GB of each GPU that the driver shows."""
-    try:
-        done = subprocess.run(_GPU_QUERY, capture_output=True, errors="replace", timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return
-    for line in done.stdout.splitlines():
-        capability, _, megabytes = line.partition(",")
-        if capability.replace(".", "").strip().isdigit() and megabytes.strip().isdigit():
-            yield f"sm{capability.replace('.', '').strip()}", int(megabytes) * 1.048576 / 1e3
+    for capability, memory in nvidia_gpus("compute_cap", "memory.total"):
+        digits, mib = capability.replace(".", ""), memory.removesuffix(" MiB")
+        if digits.isdigit() and mib.isdigit():
+            yield f"sm{digits}", int(mib) * 1.048576 / 1e3

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from egm_edge import __version__
 from egm_edge.assets import SHIPPED_NAME, shipped_bundle, shipped_checkpoint
 from egm_edge.bundle import Bundle
 from egm_edge.errors import EgmError
-from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, usable_cpus
+from egm_edge.machine import board_name, cpu_flags, cpu_name, memory_gb, nvidia_gpus, usable_cpus
 from egm_edge.sources import VARIABLE, SourceKind, resolve
 
 MIN_PYTHON = (3, 10)
@@ -113,12 +112,7 @@ def _building() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, errors="replace", timeout=10, check=True)
-        found = "; ".join(done.stdout.split("\n")).strip("; ")
-    except (OSError, subprocess.SubprocessError):
-        found = ""
+    found = "; ".join(map(", ".join, nvidia_gpus("name", "memory.total", "driver_version", "compute_cap")))
     yield Finding("gpu", "nvidia gpu", Status.OK if found else Status.NOTE, found or "none seen (the CPU target needs none)")
     for package in GPU_RUNTIMES:
         yield _package("gpu", package, Status.NOTE, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import subprocess
 from pathlib import Path
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve", "bf16")
@@ -55,6 +56,16 @@ def has_nvidia_gpu() -> bool:
     """Whether the kernel offers an NVIDIA GPU: a card, a Jetson's own, or one through WSL."""
     own = any(Path(path).exists() for path in ("/dev/nvgpu", "/dev/nvhost-gpu", "/dev/dxg"))
     return own or any(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+
+
+def nvidia_gpus(*fields: str) -> list[list[str]]:
+    """For each GPU that the driver shows, those fields of `nvidia-smi --help-query-gpu`; memory as "24576 MiB"."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [[value.strip() for value in line.split(",")] for line in told.splitlines() if line.strip()]
 
 
 def board_name() -> str:

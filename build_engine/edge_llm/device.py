@@ -28,7 +28,7 @@ from egm_edge.errors import BackendError, BuildError, EgmError
 from egm_edge.golden.attestation import Machine
 from egm_edge.golden.check import check_golden
 from egm_edge.golden.replies import has_golden, read_golden
-from egm_edge.machine import has_nvidia_gpu
+from egm_edge.machine import has_nvidia_gpu, nvidia_gpus
 from egm_edge.releases import EDGE_LLM
 from egm_edge.reporting.progress import ProgressBar
 
@@ -145,7 +145,7 @@ def preflight(environment: EdgeLlmEnvironment) -> dict[str, str]:
     try:
         done = subprocess.run(
             [str(environment.python), "-P", "-c", _PREFLIGHT],
-            capture_output=True, errors="replace", timeout=_PREFLIGHT_TIMEOUT_S, check=False,
+            capture_output=True, text=True, timeout=_PREFLIGHT_TIMEOUT_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("Edge-LLM's runtime to answer", str(error)[:200], f"check {environment.root}") from None
@@ -161,13 +161,8 @@ def preflight(environment: EdgeLlmEnvironment) -> dict[str, str]:
 
 def gpu_facts() -> dict[str, str]:
     """Name, driver and compute capability as the driver tells them; empty where it does not."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, errors="replace", timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    fields = [part.strip() for part in done.stdout.splitlines()[0].split(",")] if done.stdout.strip() else []
-    return dict(zip(("gpu", "driver", "compute_capability"), fields, strict=False))
+    first = nvidia_gpus("name", "driver_version", "compute_cap")[:1]
+    return {key: value for gpu in first for key, value in zip(("gpu", "driver", "compute_capability"), gpu, strict=False)}
 
 
 def check_engine(folder: Path, profile: EngineProfile) -> None:

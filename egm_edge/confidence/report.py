@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from egm_edge.confidence.features import FEATURES, MEAN_LOG_PROBABILITY
 from egm_edge.confidence.logistic_calibration import LogisticCalibration
@@ -34,35 +35,33 @@ def part(name: str, answered: Sequence[Answered], fitted: LogisticCalibration) -
         JSON-ready: counts, accuracy, ECE, AURC of the confidence and of the mean log-probability, false positives on
         negatives, the reliability bins and the two risk-coverage curves.
     """
-    boxed = [a for a in answered if a.evidence]
-    y = np.array([a.right for a in boxed], np.float64)
-    p = fitted.probabilities([[a.evidence[f] for f in FEATURES] for a in boxed]) if boxed else np.zeros(0)
-    plain = np.array([a.evidence[MEAN_LOG_PROBABILITY] for a in boxed])
-    there, negatives = [a for a in answered if a.there], [a for a in answered if not a.there]
-
-    def turned_down(answer: Answered) -> bool:
-        return bool(answer.evidence) and fitted(answer.evidence) < fitted.accept_from
-
-    false = sum(a.outcome is Outcome.FOUND and not turned_down(a) for a in negatives)
-    right = [a for a in boxed if a.right]
-    sure = sum(bool(a.evidence) and fitted(a.evidence) >= SURE for a in negatives)
+    there = np.array([a.there for a in answered], bool)
+    right = np.array([a.right for a in answered], bool)
+    boxed = np.array([bool(a.evidence) for a in answered], bool)
+    ended = {outcome: np.array([a.outcome is outcome for a in answered], bool) for outcome in Outcome}
+    evidence = np.array([[a.evidence[f] for f in FEATURES] for a in answered if a.evidence]).reshape(-1, len(FEATURES))
+    p, y = fitted.probabilities(evidence), right[boxed].astype(np.float64)
+    plain = evidence[:, FEATURES.index(MEAN_LOG_PROBABILITY)]
+    sure, turned_down = np.zeros((2, len(answered)), bool)
+    sure[boxed], turned_down[boxed] = p >= SURE, p < fitted.accept_from
+    false = ended[Outcome.FOUND] & ~turned_down & ~there
     return {
         "name": name,
         "rows": len(answered),
-        "answers_with_a_box": len(boxed),
-        "acc50_where_there": _share(sum(a.right for a in there), len(there)),
-        "share_right_of_boxes": float(y.mean()) if len(y) else None,
+        "answers_with_a_box": len(y),
+        "acc50_where_there": _share(right, there),
+        "share_right_of_boxes": _share(right, boxed),
         "ece": expected_calibration_error(p, y) if len(y) else None,
         "aurc": area_under_risk_coverage(p, y) if len(y) else None,
         "aurc_mean_log_probability": area_under_risk_coverage(plain, y) if len(y) else None,
-        "negatives": len(negatives),
-        "false_positives": _share(false, len(negatives)),
-        "false_positives_ci95": list(wilson(false, len(negatives))),
-        "false_positives_of_confidence_0.5": _share(sure, len(negatives)),
-        "wrongly_not_found": _share(sum(a.outcome is Outcome.NOT_FOUND or turned_down(a) for a in there), len(there)),
-        "right_turned_down": _share(sum(map(turned_down, right)), len(right)),
-        "ambiguous": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in there), len(there)),
-        "ambiguous_negatives": _share(sum(a.outcome is Outcome.AMBIGUOUS for a in negatives), len(negatives)),
+        "negatives": int((~there).sum()),
+        "false_positives": _share(false, ~there),
+        "false_positives_ci95": list(wilson(int(false.sum()), int((~there).sum()))),
+        "false_positives_of_confidence_0.5": _share(sure, ~there),
+        "wrongly_not_found": _share(ended[Outcome.NOT_FOUND] | turned_down, there),
+        "right_turned_down": _share(turned_down, right & boxed),
+        "ambiguous": _share(ended[Outcome.AMBIGUOUS], there),
+        "ambiguous_negatives": _share(ended[Outcome.AMBIGUOUS], ~there),
         "reliability": [[b.count, round(b.confidence, 4), round(b.accuracy, 4)] for b in reliability(p, y)],
         "risk_coverage": _curve(p, y),
         "risk_coverage_mean_log_probability": _curve(plain, y),
@@ -100,8 +99,8 @@ def _curve(score: Any, right: Any) -> list[tuple[float, float]]:
     return [(round(float(coverage[i]), 4), round(float(risk[i]), 4)) for i in places]
 
 
-def _share(count: int, total: int) -> float | None:
-    return count / total if total else None
+def _share(what: NDArray[np.bool_], of: NDArray[np.bool_]) -> float | None:
+    return float(what[of].mean()) if of.any() else None
 
 
 def _number(value: float | None) -> str:
