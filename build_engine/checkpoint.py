@@ -6,7 +6,6 @@ Safetensors only: a directory that holds pickles alone is refused, never opened.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +20,6 @@ from egm_edge._processor_config import read_json
 from egm_edge.errors import CheckpointError
 
 ROWS_AT_ONCE = 4096  # of a large table, where a copy in float32 is looked at
-
-_LAYER = re.compile(r"(?P<stack>text\.layers|vision\.blocks|vision\.encoder\.layer)\.(?P<layer>\d+)\.(?P<part>.+)")
 
 
 class CheckpointSettings(dict[str, Any]):
@@ -127,22 +124,6 @@ class Checkpoint:
     def _require_finite(self, name: str, rows: NDArray[np.float32]) -> None:
         if not np.isfinite(rows).all():
             raise CheckpointError(f"finite weights in {name}", "a NaN or an infinity", "train or download it again")
-
-    def require_complete_layers(self) -> None:
-        """Every layer of a stack must hold the same tensors: a norm or bias that one layer lacks is a damaged download, not a
-        variant of the architecture."""
-        stacks: dict[str, dict[str, set[str]]] = {}
-        for name in self._tensors:
-            if match := _LAYER.match(name):
-                stacks.setdefault(match["stack"], {}).setdefault(match["layer"], set()).add(match["part"])
-        for stack, layers in stacks.items():
-            parts = set().union(*layers.values())
-            missing = [f"{stack}.{layer}.{part}" for layer in layers for part in sorted(parts - layers[layer])]
-            if missing:
-                found = f"no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                raise CheckpointError(
-                    f"the same tensors in every layer of {stack}", found, "download the checkpoint again"
-                )
 
     def parameter_count(self) -> int:
         return sum(int(np.prod(self.shape(name), dtype=np.int64)) for name in self._tensors)

@@ -3,8 +3,6 @@
 Pure arithmetic over published shapes. Weights and KV cache are exact; activations are estimates of the largest tensors alive
 at once; the runtime's own share is what NVIDIA's published totals leave over (docs/targets.md shows both side by side).
 GB are 10^9 bytes.
-
-Notation: H hidden size, F feed-forward size, L layers, d head size, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from build_engine.checkpoint_tensors import is_tied, tensors_of
 from build_engine.precisions import PRECISIONS
 from build_engine.targets import Runtime, Target
 from egm_edge.errors import BuildError
@@ -56,24 +55,23 @@ class ModelSize:
     def of(cls, config: Mapping[str, Any]) -> ModelSize:
         """From config.json of a Qwen3-VL or InternVL3 (-hf) model."""
         text, vision = config["text_config"], config["vision_config"]
-        hidden, wide, layers = (int(text[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-        heads = int(text["num_attention_heads"])
-        size = int(text.get("head_dim") or hidden // heads)
-        queries, keys = heads * size, int(text.get("num_key_value_heads") or heads) * size
-        layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * wide + 2 * hidden
-        layer += 2 * size if config["model_type"] == "qwen3_vl" else queries + 2 * keys  # q/k norms, or q/k/v biases
-        v_hidden, v_wide = int(vision["hidden_size"]), int(vision["intermediate_size"])
+        tensors = list(tensors_of(config))
+
+        def parameters(*parts: str) -> int:
+            return sum(tensor.parameters for tensor in tensors if tensor.name.startswith(parts))
+
+        cached = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
         return cls(
-            decoder=layers * layer + hidden,
-            table=int(text["vocab_size"]) * hidden,
-            vision=_vision_parameters(config, v_hidden, v_wide, hidden),
-            kv_values=layers * 2 * keys,
-            hidden=hidden,
-            feed_forward=wide,
+            decoder=parameters("text.layers.", "text.norm."),
+            table=parameters("text.embed_tokens."),
+            vision=parameters("vision.", "projector."),
+            kv_values=sum(tensor.layers * tensor.shape[0] for tensor in tensors if tensor.name.endswith(cached)),
+            hidden=int(text["hidden_size"]),
+            feed_forward=int(text["intermediate_size"]),
             vocab=int(text["vocab_size"]),
-            vision_hidden=v_hidden,
-            vision_feed_forward=v_wide,
-            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            vision_hidden=int(vision["hidden_size"]),
+            vision_feed_forward=int(vision["intermediate_size"]),
+            tied=is_tied(config),
         )
 
     @property
@@ -228,22 +226,3 @@ def nearest_fit(
             flags += [f"--precision {p}"] if p != precision else []
             return " ".join(flags)
     return None
-
-
-def _vision_parameters(config: Mapping[str, Any], hidden: int, wide: int, out: int) -> int:
-    vision = config["vision_config"]
-    qwen = config["model_type"] == "qwen3_vl"
-    layers = int(vision["depth"] if qwen else vision["num_hidden_layers"])
-    block = 4 * hidden * (hidden + 1) + 2 * hidden * wide + hidden + wide + 4 * hidden
-    merged = hidden * 4
-    if qwen:
-        patch = 3 * int(vision["temporal_patch_size"]) * int(vision["patch_size"]) ** 2 * hidden + hidden
-        merger = merged * (merged + 1) + (merged + 1) * out
-        norms = 2 * hidden + len(vision["deepstack_visual_indexes"]) * 2 * merged
-        mergers = (1 + len(vision["deepstack_visual_indexes"])) * merger + norms
-        return layers * block + patch + int(vision["num_position_embeddings"]) * hidden + mergers
-    side, patch_side = (v[0] if isinstance(v, list) else int(v) for v in (vision["image_size"], vision["patch_size"]))
-    places = (side // patch_side) ** 2 + 1
-    scales = 2 * hidden  # layer scales, one a branch
-    projector = 2 * merged + (merged + 1) * out + (out + 1) * out
-    return layers * (block + scales) + 3 * patch_side**2 * hidden + hidden + (places + 1) * hidden + projector

@@ -39,7 +39,7 @@ def _internvl(hidden: int, wide: int, layers: int, heads: int, kv_heads: int) ->
     return {
         "model_type": "internvl",
         "text_config": text,
-        "vision_config": {**tower, "image_size": [448, 448], "patch_size": [14, 14]},
+        "vision_config": {**tower, "image_size": [448, 448], "patch_size": [14, 14], "attention_bias": True},
     }
 
 

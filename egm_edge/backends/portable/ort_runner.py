@@ -6,6 +6,7 @@ the other. Forgetting tokens is a shorter view of the same memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,25 @@ class OrtRunner:
     Args:
         bundle: with portable graphs.
         threads: CPU threads, None for ONNX Runtime's choice.
+        graphs: files to run instead of the bundle's, by the names above; without HEAD there are no logits.
+        optimised: False runs every node as it stands.
 
     Raises:
         BackendError: the graphs do not load, or do not fit the manifest.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        graphs: Mapping[str, Path] | None = None,
+        optimised: bool = True,
+    ) -> None:
         config = EngineConfig.from_dict(bundle.manifest.model)
         self.capacity = int(bundle.manifest.limits["context_tokens"])
-        self._sessions = {name: self._open(bundle.path(name), threads) for name in (VISION, DECODER, HEAD)}
+        graphs = graphs or {name: bundle.path(name) for name in (VISION, DECODER, HEAD)}
+        self._sessions = {name: self._open(path, threads, optimised) for name, path in graphs.items()}
         self.facts = RuntimeFacts(f"onnxruntime {ort.__version__}", "cpu", threads or 0)
         self.cache_tokens = 0
         self._row = (config.kv_heads, config.head_dim)
@@ -57,20 +68,23 @@ class OrtRunner:
         return self._run(VISION, inputs, outputs)
 
     def decode(self, inputs: Arrays) -> NDArray[np.float32]:
+        return self._decode(inputs, ["hidden"])[0]
+
+    def _decode(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
         session, past = self._sessions[DECODER], self.cache_tokens
         total = past + inputs["embeds"].shape[1]
         binding = session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        binding.bind_output("hidden", "cpu")  # first, because results come in the order of binding
+        for name in outputs:  # first, because results come in the order of binding
+            binding.bind_output(name, "cpu")
         here, there = self._buffers[self._turn], self._buffers[1 - self._turn]
         for name in self._names:
             self._bind(binding.bind_input, f"past_{name}", here[name], past)
             self._bind(binding.bind_output, f"present_{name}", there[name], total)
         self._translated(DECODER, lambda: session.run_with_iobinding(binding))
         self.cache_tokens, self._turn = total, 1 - self._turn
-        hidden: NDArray[np.float32] = binding.get_outputs()[0].numpy()
-        return hidden
+        return [value.numpy() for value in binding.get_outputs()[: len(outputs)]]
 
     def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(HEAD, {"hidden": hidden}, ["logits"])[0]
@@ -110,8 +124,10 @@ class OrtRunner:
                 f"{DECODER} with {count} deep-stack inputs, as the manifest says", f"{len(known)}", "rebuild the bundle"
             )
 
-    def _open(self, path: Path, threads: int | None) -> ort.InferenceSession:
+    def _open(self, path: Path, threads: int | None, optimised: bool) -> ort.InferenceSession:
         options = ort.SessionOptions()
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry(FLOAT_ACTIVATIONS, "1")
