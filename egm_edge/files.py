@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,8 +26,10 @@ def whole_file(path: Path, mode: str = "w", *, errors: str | None = None) -> Ite
         errors: what to do with text that UTF-8 cannot hold, as in `open`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or is a device or a pipe, in whose place a file would be put.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding = None if "b" in mode else "utf-8"
     try:
@@ -132,12 +135,14 @@ def check_place(path: Path, *, never: Iterable[Path] = ()) -> Path:
         never: what must not be written over, because it is to be read.
 
     Raises:
-        InputError: no such directory, no permission, a folder, or one of `never`.
+        InputError: no such directory, no permission, a folder, a device or pipe, or one of `never`.
     """
     if not path.parent.is_dir():
         raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
     if path.is_dir():
         raise InputError("a file to write", f"{path}, which is a folder", "name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError("a file to write", f"{path}, which is a device or a pipe", "name a regular file")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
     if path.exists() and any(other.exists() and path.samefile(other) for other in never):

@@ -62,7 +62,7 @@ def nvidia_gpus(*fields: str) -> list[list[str]]:
     """For each GPU that the driver shows, those fields of `nvidia-smi --help-query-gpu`; memory as "24576 MiB"."""
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        told = subprocess.run(query, capture_output=True, errors="replace", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [[value.strip() for value in line.split(",")] for line in told.splitlines() if line.strip()]

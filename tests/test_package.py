@@ -40,7 +40,7 @@ MAY_IMPORT = {"egm_edge": set(), "build_engine": {"egm_edge"}, "training": {"egm
 # From the ground up: a module imports from its own floor and those below it.
 FLOORS = (
     "errors closing hashing boxes grounding expression _decoding_in_place images machine files encoding assets releases "
-    "own_packages",
+    "own_packages webcam",
     "_resample _processor_config pixels families parsing decoding data synthetic tracking reporting bundle draw",
     "bundle_from_checkpoint sources openai backends confidence golden",
     "loaded_model frame grounding_request assembly pipeline",
@@ -132,6 +132,22 @@ def test_no_class_name_stands_for_two_things_and_no_file_is_long() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     homes.setdefault(node.name, set()).add(room)
     assert {name: rooms for name, rooms in homes.items() if len(rooms) > 1} == {}
+
+
+def test_what_another_program_prints_is_read_whatever_its_bytes() -> None:
+    starters = ("run", "Popen", "check_output")
+    strict = [
+        f"{name}:{call.lineno}"
+        for package in ROOMS
+        for name, path in _sources(package).items()
+        if "subprocess." in (source := path.read_text(encoding="utf-8"))
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) in {f"subprocess.{starter}" for starter in starters}
+        and {"text", "universal_newlines", "encoding"} & (given := {word.arg for word in call.keywords})
+        and "errors" not in given
+    ]  # fmt: skip
+    assert not strict, "text without errors=: one byte that is not UTF-8 would end the program with a traceback"
 
 
 def test_the_tour_of_the_house_passes_files_that_are_there_and_none_twice_but_the_grounder() -> None:

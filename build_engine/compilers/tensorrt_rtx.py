@@ -169,7 +169,7 @@ def _build_once(root: Path, sms: Sequence[str], job: EngineJob) -> None:
     environment = {"PATH": os.defpath, "PYTHONPATH": str(Path(build_engine.__file__).parents[1])}
     refused = ""
     with subprocess.Popen(
-        rtx_worker.command(JOBS), cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        rtx_worker.command(JOBS), cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
     ) as worker:
         try:
             assert worker.stdout is not None

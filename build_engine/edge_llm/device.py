@@ -145,7 +145,7 @@ def preflight(environment: EdgeLlmEnvironment) -> dict[str, str]:
     try:
         done = subprocess.run(
             [str(environment.python), "-P", "-c", _PREFLIGHT],
-            capture_output=True, text=True, timeout=_PREFLIGHT_TIMEOUT_S, check=False,
+            capture_output=True, errors="replace", timeout=_PREFLIGHT_TIMEOUT_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("Edge-LLM's runtime to answer", str(error)[:200], f"check {environment.root}") from None

@@ -89,7 +89,7 @@ class EdgeLlmEnvironment:
         )
         try:
             done = subprocess.run(
-                [str(self.python), "-P", "-c", code, *PACKAGES], capture_output=True, text=True, timeout=120, check=True
+                [str(self.python), "-P", "-c", code, *PACKAGES], capture_output=True, errors="replace", timeout=120, check=True
             )
             return {str(name): str(version) for name, version in json.loads(done.stdout).items()}
         except (OSError, subprocess.SubprocessError, ValueError) as error:

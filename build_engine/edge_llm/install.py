@@ -102,7 +102,7 @@ def create(recipe: Recipe, say: Callable[[str], None]) -> bool:
         shutil.rmtree(recipe.root, ignore_errors=True)
         for command in recipe.commands():
             say(shlex.join(command))
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False)
             if done.returncode:
                 lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
                 raise BuildError(f"{shlex.join(command)[:200]} to succeed", lines[-1][:300], "mend it and run the same again")
@@ -155,7 +155,7 @@ def _require_jetpack() -> None:
 def _run(command: Sequence[str]) -> list[str]:
     """Lines that a command prints before it ends or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, errors="replace", timeout=120, check=False)
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.splitlines()

@@ -63,6 +63,22 @@ class BenchmarkPlan:
     beside: PeerChoice | None = None
     pairs: int = 5
 
+    @property
+    def most_questions(self) -> int:
+        """What the part that takes most of the workload takes."""
+        return max(
+            1,
+            self.warm_up,
+            self.requests,
+            self.sweep_rounds if self.sweeps else 0,
+            self.pairs if self.beside else 0,
+        )
+
+    @property
+    def sweep_rounds(self) -> int:
+        """Of every point of a sweep; the first one is its warm-up."""
+        return max(3, self.requests // 4) + 1
+
 
 def measure_bundle(
     bundle_dir: Path,
@@ -210,7 +226,7 @@ def _rate(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan) -> dic
 
 
 def _sweep(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told) -> list[dict[str, Any]]:
-    count = max(3, plan.requests // 4)
+    count = plan.sweep_rounds - 1
     return sweep_dict(measure_sweep(grounder, workload, plan.sweeps, count, plan.max_new_tokens, told))
 
 

@@ -54,12 +54,13 @@ class Workload:
         return [{"frame": q.name, "expression": q.expression, "task": q.task.value} for q in self.questions]
 
 
-def read_workload(frames_dir: Path | None, expression: str | None = None) -> Workload:
+def read_workload(frames_dir: Path | None, expression: str | None = None, *, at_most: int | None = None) -> Workload:
     """The pictures of a folder, by name; their questions from `expressions.json` beside them, else one for all.
 
     Args:
         frames_dir: None for one synthetic 640x480 picture.
         expression: asked of every frame, whatever the file says.
+        at_most: questions that will be taken; the pictures of further ones are not read. None for all.
 
     Raises:
         InputError: no folder, no usable picture, or a damaged expressions.json.
@@ -75,11 +76,14 @@ def read_workload(frames_dir: Path | None, expression: str | None = None) -> Wor
     if not paths:
         raise InputError(f"pictures in {frames_dir}", f"none with {', '.join(SUFFIXES)}", "check --frames")
     listed = {} if expression else _listed(frames_dir / EXPRESSIONS_NAME)
-    questions = []
+    questions: list[WorkloadRequest] = []
     for path in paths:
+        if len(questions) == at_most:
+            break
         load_image(path)  # a picture that cannot be read stops the run before it starts
         image = path.read_bytes()
-        for text, task in listed.get(path.name) or [(expression or DEFAULT_EXPRESSION, Task.MODAL)]:
+        asked = listed.get(path.name) or [(expression or DEFAULT_EXPRESSION, Task.MODAL)]
+        for text, task in asked[: None if at_most is None else at_most - len(questions)]:
             questions.append(WorkloadRequest(path.name, image, check_expression(text), task))
     return Workload(tuple(questions))
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from egm_edge.assets import SHIPPED_NAME
 from egm_edge.cli.parser import Parser, add_engine_options, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.hashing import canonical_hash
@@ -37,10 +38,14 @@ The map is written into the bundle's manifest (its name stays); --out gets calib
 def main(argv: list[str]) -> int:
     """Run the verb."""
     arguments = _parser().parse_args(argv)
-    from egm_edge.bundle import Bundle
+    from egm_edge.bundle import CONFIDENCE_MAP, Bundle
     from egm_edge.confidence.store import keep_with, store
 
     bundle_dir = resolve(arguments.bundle, takes=(SourceKind.BUNDLE,)).directory
+    keeps = arguments.remove or (bool(arguments.data) and not arguments.dry_run)
+    if keeps and arguments.bundle == SHIPPED_NAME and not Path(SHIPPED_NAME).is_dir():
+        hint = f"egm build {SHIPPED_NAME} -o out/{SHIPPED_NAME}-cpu, then calibrate that"
+        raise InputError("a bundle of your own", f"{SHIPPED_NAME}, which this installation shares", hint)
     if arguments.remove:
         store(Bundle.open(bundle_dir), None)
         told = {"bundle": arguments.bundle, "map": None}
@@ -53,9 +58,12 @@ def main(argv: list[str]) -> int:
     from egm_edge.confidence.report import pictures, to_markdown
     from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.rows import with_sizes
-    from egm_edge.files import make_folder, replace_text
+    from egm_edge.files import check_place, make_folder, replace_text
     from egm_edge.grounder import Grounder
 
+    if arguments.keep_in:
+        check_place(Path(arguments.keep_in) / CONFIDENCE_MAP)
+    out = make_folder(Path(arguments.out)) if arguments.out else None
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
     fit_rows, held_rows = with_sizes(fit_rows, files), with_sizes(held_rows, files)
@@ -64,14 +72,12 @@ def main(argv: list[str]) -> int:
         ask = partial(_ask, grounder, files, arguments)
         fitted = _fitted(ask, fit_rows, arguments.samples) if arguments.data else LogisticCalibration.from_dict(known or {})
         parts = _parts(ask, held_rows, fitted, shifted=arguments.shifted)
-    keeps = bool(arguments.data) and not arguments.dry_run
     calibrated = store(grounder.bundle, fitted) if keeps else grounder.bundle
     if arguments.keep_in:
         keep_with(Path(arguments.keep_in), fitted)
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
-    if arguments.out:
-        out = make_folder(Path(arguments.out))
+    if out:
         replace_text(out / "calibration.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         replace_text(out / "calibration.md", markdown + "\n")
         for file_name, svg in pictures(parts).items():

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from egm_edge.errors import InputError
 from egm_edge.images import MAX_FILE_BYTES, PICTURE_SUFFIXES
+from egm_edge.webcam import read_camera
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 URL_TIMEOUT_S = 20.0
@@ -141,9 +142,12 @@ def _frames(name: str, source: Any, every: int) -> Iterator[InputPicture]:
             raise InputError(what, f"{name}, which does not open", "check the name, the permissions and the codec")
         index = 0
         while True:
-            good, frame = capture.read()
-            if not good:
-                break
+            if isinstance(source, int):
+                frame = read_camera(capture, name)
+            else:
+                good, frame = capture.read()
+                if not good:
+                    break
             if index % every == 0:
                 yield InputPicture(f"{name}#{index}", np.asarray(frame, np.uint8), Path(name) if isinstance(source, str) else None)
             index += 1

@@ -53,8 +53,6 @@ def _measure(argv: list[str]) -> int:
         check_expression(arguments.expression)
     source = resolve(arguments.bundle, takes=ALL_KINDS - {SourceKind.SERVER})
     sweeps = parse_sweeps(arguments.sweep or [])
-    workload = read_workload(Path(arguments.frames) if arguments.frames else None, arguments.expression)
-    out = make_folder(Path(arguments.out)) if arguments.out else None
     plan = BenchmarkPlan(
         requests=arguments.requests,
         warm_up=arguments.warm_up,
@@ -67,6 +65,9 @@ def _measure(argv: list[str]) -> int:
         beside=peer,
         pairs=arguments.pairs,
     )
+    frames = Path(arguments.frames) if arguments.frames else None
+    workload = read_workload(frames, arguments.expression, at_most=plan.most_questions)
+    out = make_folder(Path(arguments.out)) if arguments.out else None
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
         directory_of(source),

@@ -28,6 +28,7 @@ from egm_edge.grounding import Grounding, Task
 from egm_edge.sources import resolve
 from egm_edge.tracking import TrackedBox, Tracker, TrackerSettings
 from egm_edge.tracking.followers import FOLLOWERS
+from egm_edge.webcam import CameraLostError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
             asker = stack.enter_context(_Asker(grounder, arguments.ask, Task(arguments.task), tracker, live=live))
         writer = stack.enter_context(_writer(arguments.save, first[1], fps / arguments.every))
         record = stack.enter_context(whole_file(arguments.record)) if arguments.record else None
-        with contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext():
+        with _until_the_end(live) as ended:
             for number, (name, image_rgb, stamp_ns) in enumerate(chain([first], frames)):
                 tracker.push(image_rgb, stamp_ns)
                 for index, box in enumerate(arguments.box or () if number == 0 else ()):
@@ -96,7 +97,22 @@ def main(argv: list[str]) -> int:
                     if record is not None:
                         record.write(line + "\n")
                 writer(image_rgb, boxes)
+    if ended:
+        raise ended[0]
     return 0
+
+
+@contextlib.contextmanager
+def _until_the_end(live: bool) -> Iterator[list[CameraLostError]]:
+    """A camera goes on until Ctrl-C, or until it is lost, which is told when what was written is safe."""
+    ended: list[CameraLostError] = []
+    try:
+        yield ended
+    except KeyboardInterrupt:
+        if not live:
+            raise
+    except CameraLostError as error:
+        ended.append(error)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -18,8 +18,9 @@ from egm_edge.serve.engine import QueuedRequest, RequestQueue
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.ignored import HEADER
 from egm_edge.serve.metrics import BUSY, FAILED, GONE, LATE, REFUSED, Metrics
+from egm_edge.serve.picture_fetch import PictureFetcher
 from egm_edge.serve.replies import Reply, event
-from egm_edge.serve.request_parsing import ParsedRequest, parse_request
+from egm_edge.serve.request_parsing import AddressedRequest, ParsedRequest, parse_request
 from egm_edge.serve.settings import ServeSettings
 
 
@@ -35,13 +36,15 @@ class Chat:
         new_reply: Callable[[ParsedRequest], Reply],
     ) -> None:
         self._engine, self._settings, self._metrics, self._new_reply = engine, settings, metrics, new_reply
-        self._budget = budget
+        self._budget, self._fetcher = budget, PictureFetcher(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         try:
             async with read_body(Request(scope, receive), self._budget, self._settings) as body:
                 request = await run_in_threadpool(parse_request, body.pop(), self._settings)
+                if isinstance(request, AddressedRequest):
+                    request = request.with_picture(await self._fetcher.fetch(request.url))
                 await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
             self._ended(scope, GONE, arrived)

@@ -6,40 +6,64 @@ first outside and then inside. Redirects are not followed, proxies of the enviro
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
-import threading
 import time
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
+
 from egm_edge.serve.errors import RequestError
+from egm_edge.serve.pictures import EncodedPicture, encoded_picture
 from egm_edge.serve.settings import MIB, ServeSettings
 
 CHUNK_BYTES = 1 << 16
-AT_ONCE = threading.BoundedSemaphore(4)
+AT_ONCE = 4
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # holds an IPv4 address of the translator's own network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class PictureFetcher:
+    """Fetches a few pictures at a time, in worker threads; who waits for a turn holds none, so that no other request does."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings, self._turns = settings, asyncio.Semaphore(AT_ONCE)
+
+    async def fetch(self, url: str) -> EncodedPicture:
+        """The picture at an address.
+
+        Raises:
+            RequestError: as `fetch_picture` and `encoded_picture`; 429, no turn within `fetch_s`.
+        """
+        try:
+            await asyncio.wait_for(self._turns.acquire(), self._settings.fetch_s)
+        except asyncio.TimeoutError:
+            busy = "other pictures are being fetched; try again in 1 s"
+            raise RequestError(429, busy, "fetch_busy", retry_after_s=1) from None
+        try:
+            return await run_in_threadpool(self._read, url)
+        finally:
+            self._turns.release()
+
+    def _read(self, url: str) -> EncodedPicture:
+        return encoded_picture(fetch_picture(url, self._settings), self._settings)
 
 
 def fetch_picture(url: str, settings: ServeSettings) -> bytes:
     """The bytes behind an address.
 
     Raises:
-        RequestError: 400, an address that may not be reached, or no picture there; 413, too large; 429, too many at once.
+        RequestError: 400, an address that may not be reached, or no picture there; 413, too large.
     """
-    ends_at = time.monotonic() + settings.fetch_s
-    if not AT_ONCE.acquire(timeout=settings.fetch_s):
-        raise RequestError(429, "other pictures are being fetched; try again in 1 s", "fetch_busy", retry_after_s=1)
     try:
-        return _fetched(url, settings, ends_at)
+        return _fetched(url, settings, time.monotonic() + settings.fetch_s)
     except (OSError, http.client.HTTPException, ValueError) as error:
         found = f"{type(error).__name__}: {str(error)[:120]}"
         raise _refused(f"expected a picture at {_shown(url)}; found {found}") from None
-    finally:
-        AT_ONCE.release()
 
 
 def _fetched(url: str, settings: ServeSettings, ends_at: float) -> bytes:

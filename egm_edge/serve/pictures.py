@@ -1,4 +1,4 @@
-"""The picture of a request: bytes from a data URL, or fetched where that was allowed, judged by their header."""
+"""The picture of a request: bytes from a data URL, or from an address where that was allowed, judged by their header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from urllib.parse import unquote_to_bytes
 from egm_edge.errors import InputError
 from egm_edge.images import read_image_wh
 from egm_edge.serve.errors import RequestError
-from egm_edge.serve.picture_fetch import fetch_picture
 from egm_edge.serve.settings import ServeSettings
 
 _DATA_URL = re.compile(
@@ -37,20 +36,27 @@ class EncodedPicture:
     pixel_count: int
 
 
-def read_picture(url: str, settings: ServeSettings) -> EncodedPicture:
-    """The picture at an `image_url`.
+def read_picture(url: str, settings: ServeSettings) -> EncodedPicture | None:
+    """The picture in an `image_url`; None where it is an address that may be fetched.
 
     Raises:
         RequestError: 400, no picture, or an address where none is fetched; 413, too many pixels or bytes.
     """
     if match := _DATA_URL.match(url):
-        data = _decoded(memoryview(url.encode("ascii", "replace"))[match.end() :])
-    elif settings.fetch_pictures and url[:8].lower().startswith(("http://", "https://")):
-        data = fetch_picture(url, settings)
-    else:
-        scheme = url.partition(":")[0][:16] if ":" in url[:17] else "no scheme"
-        expected = f"expected image_url.url as data:image/...;base64,...; found {scheme!r}; this server fetches nothing"
-        raise RequestError(400, f"{expected}, send the picture inside the request", "invalid_image_url", param=WHERE)
+        return encoded_picture(_decoded(memoryview(url.encode("ascii", "replace"))[match.end() :]), settings)
+    if settings.fetch_pictures and url[:8].lower().startswith(("http://", "https://")):
+        return None
+    scheme = url.partition(":")[0][:16] if ":" in url[:17] else "no scheme"
+    expected = f"expected image_url.url as data:image/...;base64,...; found {scheme!r}; this server fetches nothing"
+    raise RequestError(400, f"{expected}, send the picture inside the request", "invalid_image_url", param=WHERE)
+
+
+def encoded_picture(data: bytes, settings: ServeSettings) -> EncodedPicture:
+    """A picture as it was sent, judged by its header.
+
+    Raises:
+        RequestError: 400, no picture; 413, too many pixels.
+    """
     try:
         width, height = read_image_wh(data)
     except InputError as error:

@@ -6,8 +6,9 @@ in a worker thread, because pictures are large.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -58,7 +59,19 @@ class ParsedRequest:
     ignored: tuple[str, ...] = ()
 
 
-def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
+@dataclass(frozen=True, slots=True)
+class AddressedRequest:
+    """A request whose picture is still to be fetched.
+
+    Attributes:
+        url: where it lies. with_picture: the request that the engine answers.
+    """
+
+    url: str
+    with_picture: Callable[[EncodedPicture], ParsedRequest]
+
+
+def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest | AddressedRequest:
     """Check a request's body and take it apart.
 
     Raises:
@@ -73,8 +86,8 @@ def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
     answer_format = requested_format(_format_asked(request), request.tools, request.tool_choice)
     expression, task, prompt = _ask(text, request.task, settings)
     options = _options(request, asks_for_a_box=prompt is None or read_sentence(text) is not None)
-    return ParsedRequest(
-        picture=read_picture(url, settings),
+    with_picture = partial(
+        ParsedRequest,
         expression=expression,
         task=task,
         prompt=prompt,
@@ -85,6 +98,8 @@ def parse_request(body: bytes, settings: ServeSettings) -> ParsedRequest:
         stop=_stops(request),
         ignored=shown([*ignored, *unused, *_unused(request, answer_format)]),
     )
+    picture = read_picture(url, settings)
+    return AddressedRequest(url, with_picture) if picture is None else with_picture(picture)
 
 
 def _parse(body: bytes) -> ChatRequest:

@@ -18,7 +18,6 @@ from egm_edge.benchmark.limits import MachineLimits, measure_limits
 from egm_edge.benchmark.onnx_graph import Product, products, read_graph
 from egm_edge.benchmark.roofline import RequestModel, Work, _is_int8, bound_ms, reached
 from egm_edge.benchmark.runner import parse_sweeps
-from egm_edge.benchmark.workload import expression_of_words, read_workload
 from egm_edge.bundle import Bundle
 from egm_edge.errors import BundleError, InputError
 from egm_edge.reporting.statistics import median_ratio, paired_ratio, spread
@@ -266,20 +265,6 @@ def test_limits_are_measured_here() -> None:
 def test_sweeps_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--sweep"):
         parse_sweeps([text])
-
-
-def test_workloads(frames_dir: Path, tmp_path: Path) -> None:
-    assert [q.name for q in read_workload(frames_dir).take(3)] == ["a.png", "b.png", "a.png"]
-    assert len(expression_of_words(7).split()) == 7
-    assert read_workload(None).describe()[0]["frame"] == "synthetic"
-    shipped = Path(__file__).parents[2] / "examples" / "frames"
-    assert len(read_workload(shipped).questions) > 6
-    for bad in (tmp_path / "none", tmp_path):
-        with pytest.raises(InputError, match="--frames"):
-            read_workload(bad)
-    (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(InputError):
-        read_workload(tmp_path)
 
 
 class FakeNvml:

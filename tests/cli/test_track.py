@@ -17,6 +17,7 @@ from egm_edge.cli import main
 from egm_edge.cli.track import _Asker
 from egm_edge.grounding import Grounding, Outcome, Task
 from egm_edge.tracking import Tracker
+from tests.support.cameras import FlakyCamera
 from tests.tracking.drawings import Shot, rectangle
 
 FRAMES = Path(__file__).resolve().parents[2] / "examples" / "frames"
@@ -78,6 +79,15 @@ def test_a_folder_of_frames_and_a_line_for_people(clip: Path, shots: list[Shot],
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * COUNT // 2
     assert lines[-2].startswith("frames/0006.png  PROPAGATED") and lines[-2].endswith("600 ms  box 1")
+
+
+def test_a_lost_camera_is_told_and_what_was_recorded_is_kept(clip: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = FlakyCamera([True, True, False, False, True]).installed(monkeypatch)
+    assert main(["track", "camera:0", "--box", "1,1,20,20", "--record", "boxes.jsonl"]) == 2
+    captured = capsys.readouterr()
+    assert "a frame of camera:0; found 10 failed reads in a row" in captured.err and captured.err.count("\n") == 1
+    assert len(captured.out.splitlines()) == len((clip / "boxes.jsonl").read_text().splitlines()) == 3
+    assert camera.released
 
 
 def test_an_answer_arrives_as_late_as_it_took(clip: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -109,6 +110,9 @@ WRONG = [
     ("calibrate {nano}", 2, "--data"),
     ("calibrate /no/such --data rows.jsonl", 4, "nothing there"),
     ("calibrate {nano} --data far.jsonl --dry-run", 2, "far.jsonl:1"),
+    ("calibrate egm-nano --data rows.jsonl", 2, "egm build egm-nano"),
+    ("calibrate {nano} --data rows.jsonl --dry-run --out frame.png", 2, "choose another --out"),
+    ("calibrate {nano} --data rows.jsonl --dry-run --keep-in /no/such", 2, "a directory /no/such"),
     ("calibrate {checkpoint} --data rows.jsonl", 2, "taken for a checkpoint directory"),
     ("evaluate {nano} --data none.jsonl", 2, "none.jsonl"),
     ("evaluate /no/such --data rows.jsonl --images .", 4, "nothing there"),
@@ -149,6 +153,9 @@ WRONG = [
     ("track frame.png --box 900,900,950,950", 2, "640x480"),
     ("track frame.png --box nan,1,2,3", 2, "X1 < X2"),
     ("track frame.png --box 1,1,9,9 --record folder", 2, "a folder"),
+    ("track frame.png --box 1,1,9,9 --record pipe.png", 2, "a device or a pipe"),
+    ("ground frame.png mug --save pipe.png", 2, "a device or a pipe"),
+    ("data flip rows.jsonl -o pipe.png", 2, "not a regular file"),
     ("track frame.png --box 1,1,9,9 --record a.mp4 --save a.mp4", 2, "twice"),
     ("track http://127.0.0.1:9/a.mp4 --box 1,1,9,9", 2, "download it first"),
     ("verify notes.txt", 4, "which is a file"),
@@ -183,6 +190,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {"notes.txt": "hello", "empty.png": "", "broken.mp4": "no video", "model.gguf": "GGUF"}.items():
         (root / name).write_text(content)
     (root / "folder").mkdir()
+    os.mkfifo(root / "pipe.png")
     (root / "cut.png").write_bytes(FRAME.read_bytes()[:5000])
     (root / "bomb.png").write_bytes(FRAME.read_bytes()[:16] + struct.pack(">II", 60_000, 60_000) + FRAME.read_bytes()[24:])
     (root / "video.png").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64))

@@ -11,6 +11,8 @@ from egm_ros.picture_sources import FolderSource, TabletopSource, VideoSource, t
 
 from egm_edge.errors import InputError
 from egm_edge.synthetic.trajectories import sample_motion
+from egm_edge.webcam import MOST_FAILED_READS, CameraLostError
+from tests.support.cameras import FlakyCamera
 
 
 def test_there_and_back_never_jumps() -> None:
@@ -82,3 +84,14 @@ def test_a_video_file_plays_and_loops(tmp_path: Path) -> None:
     assert levels == pytest.approx([50, 120, 190, 50, 120], abs=4)
     once = VideoSource(path, loop=False)
     assert [once.picture(index) is None for index in range(4)] == [False, False, False, True]
+
+
+def test_a_webcam_may_miss_reads_and_is_lost_after_many_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = MOST_FAILED_READS - 1
+    camera = FlakyCamera([True, *[False] * missing, True, *[False] * missing, True]).installed(monkeypatch)
+    source = VideoSource(0)
+    levels = [picture.array[0, 0, 0] for index in range(3) if (picture := source.picture(index))]
+    assert levels == [0, 1, 2]
+    with pytest.raises(CameraLostError, match=r"webcam 0; found 10 failed reads in a row"):
+        source.picture(3)
+    assert camera.reads == 3 + 2 * missing + MOST_FAILED_READS

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from egm_edge.serve.errors import RequestError
-from egm_edge.serve.picture_fetch import fetch_picture
+from egm_edge.serve.picture_fetch import AT_ONCE, PictureFetcher, fetch_picture
 from egm_edge.serve.settings import ServeSettings
+from tests.serve.conftest import CHAT, Start, question
+from tests.serve.test_stop import until
 
 
 @contextmanager
@@ -98,3 +103,35 @@ def test_what_is_fetched_is_bounded_and_redirects_are_not_followed() -> None:
     quick = ServeSettings(fetch_networks=("127.0.0.0/8",), fetch_s=0.3)
     with picture_server(pause=threading.Event()) as url, pytest.raises(RequestError, match="expected a picture at"):
         fetch_picture(url, quick)
+
+
+def test_who_waits_for_a_picture_keeps_no_other_request_from_a_thread(scripted: Start) -> None:
+    server = scripted(fetch_pictures=True, fetch_networks=["127.0.0.0/8"], fetch_s=60.0)
+    pause = threading.Event()
+    with picture_server(data=b"no picture", pause=pause) as url, ExitStack() as opened:
+        body = json.dumps(question(url=url))
+        waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(50)]
+        for connection in waiting:  # more than there are worker threads
+            opened.callback(connection.close)
+            connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        until(lambda: server.metric("egm_held_bytes") == len(body) * len(waiting))
+        assert server.post(question(), timeout=30).status_code == 200
+        pause.set()
+        assert [connection.getresponse().status for connection in waiting] == [400] * 50
+
+
+def test_who_gets_no_turn_in_time_is_told_to_come_again() -> None:
+    quick = ServeSettings(fetch_networks=("127.0.0.0/8",), fetch_s=0.3)
+
+    async def ask(fetcher: PictureFetcher) -> None:
+        for _ in range(AT_ONCE):
+            await fetcher._turns.acquire()
+        with pytest.raises(RequestError, match="try again in 1 s") as refused:
+            await fetcher.fetch("http://127.0.0.1:1/a.png")
+        assert refused.value.status == 429
+        fetcher._turns.release()
+        for _ in range(2):  # a fetch that failed gives its turn back
+            with pytest.raises(RequestError, match="expected a picture at"):
+                await fetcher.fetch("http://127.0.0.1:1/a.png")
+
+    asyncio.run(ask(PictureFetcher(quick)))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.synthetic.trajectories import sample_motion
+from egm_edge.webcam import read_camera
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PICTURE_PIXELS = 33_177_600  # 7680 x 4320
@@ -145,7 +146,7 @@ class VideoSource:
     """
 
     def __init__(self, where: str | int, size_wh: tuple[int, int] = (0, 0), loop: bool = True) -> None:
-        self._where, self._size_wh, self._loop = where, size_wh, loop and isinstance(where, str)
+        self._where, self._size_wh, self._loop = where, size_wh, loop
         self._capture = cv2.VideoCapture(where)
         if isinstance(where, int) and min(size_wh) > 0:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size_wh[0])
@@ -155,6 +156,8 @@ class VideoSource:
             raise InputError("a video that OpenCV can open", repr(where), hint)
 
     def picture(self, index: int) -> SourcePicture | None:
+        if isinstance(self._where, int):
+            return SourcePicture(_sized(read_camera(self._capture, f"webcam {self._where}"), self._size_wh), "bgr")
         got, image = self._capture.read()
         if not got and self._loop and index > 0:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)

@@ -24,6 +24,7 @@ from vision_msgs.msg import Detection2DArray
 
 from egm_edge.errors import EgmError
 from egm_edge.synthetic.trajectories import MOTIONS
+from egm_edge.webcam import CameraLostError
 from egm_ros.parameter_fields import START_UP, require_valid, setting
 from egm_ros.parameters import ParameterSettings
 from egm_ros.picture_sources import FolderSource, PictureSource, SourcePicture, TabletopSource, TrueObject, VideoSource
@@ -78,6 +79,7 @@ class SimulatedCamera(Node):
         settings = self._settings = ParameterSettings(self, CameraSettings).current
         self._index = 0
         self.on_end: Callable[[], None] = lambda: None
+        self.lost: CameraLostError | None = None
         self.get_logger().info(f"preparing {settings.source}")
         self._source = _open(settings)
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[settings.reliability.upper()])
@@ -98,18 +100,25 @@ class SimulatedCamera(Node):
         assert self._source is not None
         try:
             picture = self._source.picture(self._index)
+        except CameraLostError as error:
+            self.lost = error
+            self._end()
+            return
         except EgmError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             self._index += 1
             return
         if picture is None:
             self.get_logger().info("the source has ended")
-            self._timer.cancel()
-            self.on_end()
+            self._end()
             return
         self._index += 1
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._settings.frame_id)
         self._publish(picture, header)
+
+    def _end(self) -> None:
+        self._timer.cancel()
+        self.on_end()
 
     def _publish(self, picture: SourcePicture, header: Header) -> None:
         """Truth first: who has the image can rely on its truth being under way."""
@@ -166,7 +175,7 @@ def to_truth(objects: Sequence[TrueObject], kind: str, header: Header) -> Detect
 
 
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
-    """Run until SIGINT, SIGTERM or the end of the source; returns the exit code."""
+    """Run until SIGINT, SIGTERM or the end of the source; returns the exit code, that of a lost webcam's error."""
     stop = stop or StopRequest()
     try:
         node = start_node(SimulatedCamera, args)
@@ -174,7 +183,7 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         return fail(error)
     node.on_end = stop.set
     spin_node(stop, node)
-    return 0
+    return fail(node.lost) if node.lost else 0
 
 
 if __name__ == "__main__":
