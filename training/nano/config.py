@@ -72,7 +72,7 @@ class TrainingStage(SettingsSection):
         occlusion: probability that a scene has one object put in front of another.
         variety: probability that a question is worded in another than the plain way.
         augment: probability that a picture gets a camera's and a table's accidents.
-        household: share of household scenes; the others are drawn.
+        household, solid: share of household scenes, and of scenes of mostly the drawn shapes as solids; the others are drawn.
         grpo: learn from sampled answers and their rewards instead of from written ones.
     """
 
@@ -96,6 +96,7 @@ class TrainingStage(SettingsSection):
     variety: Share = 0.0
     augment: Share = 0.0
     household: Share = 0.0
+    solid: Share = 0.0
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
@@ -119,6 +120,7 @@ class RunConfig(SettingsSection):
         stages: in order; none where weights are averaged.
         start: run whose final weights it starts from; None starts from random ones.
         how: what it is, in a few words, for the card.
+        seed: of its scenes, 0-11; None for the plan's.
         average: in place of stages: runs whose final weights are averaged, `start` the last of them.
     """
 
@@ -126,6 +128,7 @@ class RunConfig(SettingsSection):
     stages: tuple[TrainingStage, ...] = ()
     start: str | None = None
     how: str = ""
+    seed: Annotated[int, Field(ge=0, le=11)] | None = None
     average: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
