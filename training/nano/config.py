@@ -72,7 +72,7 @@ class TrainingStage(SettingsSection):
         occlusion: probability that a scene has one object put in front of another.
         variety: probability that a question is worded in another than the plain way.
         augment: probability that a picture gets a camera's and a table's accidents.
-        household: share of household scenes; the others are drawn.
+        household, solid: share of household scenes, and of scenes of mostly the drawn shapes as solids; the others are drawn.
         grpo: learn from sampled answers and their rewards instead of from written ones.
     """
 
@@ -96,6 +96,7 @@ class TrainingStage(SettingsSection):
     variety: Share = 0.0
     augment: Share = 0.0
     household: Share = 0.0
+    solid: Share = 0.0
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
@@ -116,19 +117,27 @@ class RunConfig(SettingsSection):
 
     Attributes:
         name: of the run and its directory.
-        stages: in order.
+        stages: in order; none where weights are averaged.
         start: run whose final weights it starts from; None starts from random ones.
         how: what it is, in a few words, for the card.
+        seed: of its scenes, 0-11; None for the plan's.
+        average: in place of stages: runs whose final weights are averaged, `start` the last of them.
     """
 
     name: str
-    stages: tuple[TrainingStage, ...]
+    stages: tuple[TrainingStage, ...] = ()
     start: str | None = None
     how: str = ""
+    seed: Annotated[int, Field(ge=0, le=11)] | None = None
+    average: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise SettingError("at least one stage", f"none in run {self.name!r}", _HINT)
+        if bool(self.stages) == bool(self.average):
+            found = f"{'both' if self.stages else 'neither'} in run {self.name!r}"
+            raise SettingError("at least one stage, or runs to average", found, _HINT)
+        if self.average and (len(self.average) < 2 or self.average[-1] != self.start):
+            found = f"average {list(self.average)}, start {self.start!r} in run {self.name!r}"
+            raise SettingError("two runs or more to average, the last of them as `start`", found, _HINT)
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
             raise SettingError("a run name of small letters, digits and -", repr(self.name), _HINT)
 
@@ -194,6 +203,7 @@ def _problems(plan: TrainingPlan) -> list[str]:
             problems.append(f"two runs named {run.name}")
         if run.start is not None and run.start not in known:
             problems.append(f"{run.name} starts from {run.start!r}, which is no run before it")
+        problems += [f"{run.name} averages {name!r}, which is no run before it" for name in run.average if name not in known]
         known.append(run.name)
     problems += [f"arm {name!r} is no run" for name in plan.arms if name not in known]
     if not plan.arms:
@@ -228,7 +238,7 @@ def smoke(plan: TrainingPlan, cpu_minutes: float = 0.1) -> TrainingPlan:
     runs = []
     for run in plan.runs:
         stages = tuple(short(stage) for stage in run.stages)
-        if run.name in arms:
+        if stages and run.name in arms:
             # The last stage makes up for what a shorter way leaves: arms stay comparable.
             stages = (*stages[:-1], replace(stages[-1], cpu_minutes=cpu_minutes * (1 + most - arms[run.name])))
         runs.append(replace(run, stages=stages))

@@ -39,6 +39,7 @@ CAMERA = PixelSpec(
 )
 AS_DRAWN = replace(CAMERA, min_pixels=(2 * P) ** 2)
 _SCENES_PER_STEP = 64
+_SOLID_SHARE = 0.75
 NOUN_INDEX = {name: i for i, name in enumerate(NOUNS)}
 COLOUR_INDEX = {name: i for i, name in enumerate(ALL_COLOURS)} | {"": -1}
 
@@ -189,10 +190,12 @@ def _draw(plan: TrainingPlan, stage: TrainingStage, step_seed: int, most_objects
     for index in range(stage.images):
         seed = step_seed * _SCENES_PER_STEP + index
         scene: World
-        if rng.random() < stage.household:
+        world = rng.random()
+        if world < stage.household + stage.solid:
             indoors = sample_household(
-                seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion
-            )
+                seed, (low, most_objects), aspect=width_px / height_px, occlusion=stage.occlusion,
+                solid=0.0 if world < stage.household else _SOLID_SHARE,
+            )  # fmt: skip
             scene, shot = indoors, render_household(indoors, width_px, height_px)
             image, where = shot.image, shot.layout
         else:

@@ -45,7 +45,7 @@ def write_held_out(
     if unknown:
         raise InputError(f"suites of {', '.join(TABLE)}", repr(unknown[0]), "correct --suites")
     if any(TABLE[name].split for name in names):
-        build_sprites()
+        build_sprites(solid=any(TABLE[name].solid for name in names))
     done, paths = 0, []
     for name in dict.fromkeys(names):
         lines: list[str] = []

@@ -24,6 +24,7 @@ from egm_edge.errors import CheckpointError
 from egm_edge.files import replace_text, take_place
 from egm_edge.synthetic.household.assets import attribution
 from egm_edge.synthetic.vocabulary import NOUNS, SHAPES
+from training.nano.average import average_runs
 from training.nano.card import Report, model_card, report_values
 from training.nano.compare import SUITES, Asked, measure, pair
 from training.nano.config import RunConfig, TrainingPlan
@@ -64,6 +65,10 @@ def train_plan(
                 "none, or one cut short",
                 f"train it first: --only {run.start}",
             )
+        if run.average:
+            log.info("run %d of %d: %s, the mean of %s", number, len(plan.runs), run.name, ", ".join(run.average))
+            average_runs(plan, run, out)
+            continue
         log.info("run %d of %d: %s, %g CPU-min", number, len(plan.runs), run.name, run.cpu_minutes)
         start = out / run.start if run.start else None
         one = Run(plan, run, out / run.name, start, device, carried_from=carried_from, wall_minutes=wall_minutes)
@@ -136,7 +141,8 @@ def choose(asked: list[Asked], count: int, device: torch.device, household: bool
 
 def _asked(plan: TrainingPlan, out: Path, name: str) -> Asked:
     """An arm that never learnt to think is asked for the box at once."""
-    thinks = any(stage.direct_share < 1 for stage in plan.run(name).stages)
+    trained = next(run for run in reversed(plan.lineage(name)) if run.stages)
+    thinks = any(stage.direct_share < 1 for stage in trained.stages)
     return Asked(name, out / name / "checkpoint", thinks)
 
 

@@ -44,7 +44,7 @@ class Suite:
         first_seed: its scenes' seeds follow this one.
         split: "" for the drawn world, else of `sample_household`; "instances" asks for objects held out from training.
         frame_wh: of the camera, pixels. accident: name in ACCIDENTS, "" for none.
-        variety: as in `sample_query`.
+        variety: as in `sample_query`. solid: share of solids of the drawn shapes, as in `sample_household`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Suite:
     frame_wh: tuple[int, int] = CAMERA_WH
     accident: str = ""
     variety: float = 0.0
+    solid: float = 0.0
 
     def cases(self, count: int) -> list[SuiteCase]:
         """The first `count` cases, kinds in turn."""
@@ -96,7 +97,9 @@ class Suite:
         aspect = self.frame_wh[0] / self.frame_wh[1]
         if not self.split:
             return sample_scene(seed, self.objects, aspect=aspect, occlusion=self._occlusion)
-        return sample_household(seed, self.objects, aspect=aspect, occlusion=self._occlusion, split=self.split)
+        return sample_household(
+            seed, self.objects, aspect=aspect, occlusion=self._occlusion, split=self.split, solid=self.solid
+        )
 
     def layout(self, seed: int) -> Layout:
         scene = self.scene(seed)
@@ -197,10 +200,14 @@ HOUSEHOLD_ABSENT = replace(HOUSEHOLD, name="household, absent, every kind", kind
 HOUSEHOLD_INSTANCES = replace(
     HOUSEHOLD, name="household, unseen instances", kinds=("attribute",), split="instances", first_seed=next(_seed)
 )
+SOLID = Suite(
+    "drawn shapes as solids, modal", _THREE_TO_SIX, DRAWN_KINDS, Task.MODAL, next(_seed), "test", variety=0.3, solid=1.0
+)
 
 TABLE: dict[str, Suite] = {
     "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE, "easy": EASY, "absent": ABSENT, "unheard": UNHEARD,
     "shrunk": SHRUNK, "crowded": CROWDED, "wide": WIDE, "hue": HUE, "jpeg": JPEG, "household": HOUSEHOLD,
     "household-amodal": HOUSEHOLD_AMODAL, "household-absent": HOUSEHOLD_ABSENT, "household-instances": HOUSEHOLD_INSTANCES,
+    "solid": SOLID,
 }  # fmt: skip
 """Every suite, by the name that commands use."""

@@ -87,7 +87,7 @@ class Run:
         asks_thoughts = any(stage.direct_share < 1 for stage in config.stages)
         household = any(stage.household for stage in config.stages)
         if household:
-            build_sprites()
+            build_sprites(solid=any(stage.solid for stage in config.stages))
         self.validation = Validation(plan.validate_count, reasoning=asks_thoughts, household=household)
         self.clock = self._now()
         self.began, self.began_cpu_s = time.monotonic(), self.progress.total_cpu_s
@@ -166,7 +166,8 @@ class Run:
         self._account()
 
     def _loss(self, stage: TrainingStage, share: float) -> StepLoss:
-        seed = self.plan.seed * _SEED_STRIDE + self.progress.step
+        base = self.plan.seed if self.config.seed is None else self.config.seed
+        seed = base * _SEED_STRIDE + self.progress.step
         most = self._most_objects(stage)
         if stage.grpo:
             # The draws of a step hang on its number alone, so that a resumed run draws what an unbroken one would.

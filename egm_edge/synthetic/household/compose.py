@@ -50,7 +50,7 @@ def render_household(scene: HouseholdScene, width_px: int, height_px: int) -> Re
     owner = np.zeros((height_px, width_px), np.uint8)
     amodal: list[Box] = []
     pixels: list[int] = []
-    exposure = between(rng, 0.88, 1.08)
+    exposure = between(rng, 0.88, 1.08) * scene.room.light_gain
     for number, thing in enumerate(scene.objects, 1):
         put = _warp(scene, thing, width_px, height_px, rng)
         h, w = put.rgba.shape[:2]
@@ -140,10 +140,13 @@ def _room(room: Room, to_px: NDArray[np.float64], width_px: int, height_px: int)
     table = cv2.warpPerspective(
         texture(room.texture), to_px @ lay, (width_px, height_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
     ).astype(np.float32)
+    if room.contrast != 1:
+        mean = table.mean((0, 1))
+        table = np.clip(mean + (table - mean) * np.float32(room.contrast), 0, 255)
     if room.plain:
         table = table * np.float32(1 - room.plain) + np.array(room.rgb, np.float32) * np.float32(room.plain)
     grey = table.mean(-1, keepdims=True)
-    table = (grey + (table - grey) * np.float32(room.saturation)) * np.float32(room.gain)
+    table = (grey + (table - grey) * np.float32(room.saturation)).clip(0, 255) * np.float32(room.gain)
     wall = _wall(room, width_px, height_px)
     corners = np.array(
         [[-room.wide_m, room.far_m], [room.wide_m, room.far_m], [room.wide_m, -0.62], [-room.wide_m, -0.62]]

@@ -6,16 +6,18 @@ widths: u 0-1 from the left, v from the top, so a scene is the same at every res
 
 from __future__ import annotations
 
+import colorsys
 import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.synthetic.household.assets import Asset, assets
+from egm_edge.synthetic.household.solids import solids
 from egm_edge.synthetic.household.sprites import (
     ELEVATIONS_DEG,
     TRAIN_LIGHTS,
@@ -113,6 +115,7 @@ class Room:
         wall_rgb; wall_texture: -1 for a plain wall; stripes: brightness step of the wall's panels, grey levels.
         light: index of the sprites' light; shadow: its darkness; ramp: brightness change across and down the frame.
         mirrored: sprites and shadows are flipped.
+        contrast: factor on the texture's differences from its mean. light_gain: brightness of the objects.
     """
 
     texture: int
@@ -132,6 +135,8 @@ class Room:
     shadow: float
     ramp: tuple[float, float]
     mirrored: bool
+    contrast: float = 1.0
+    light_gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,7 @@ def sample_household(
     aspect: float = 4 / 3,
     occlusion: float = 0.35,
     split: str = "train",
+    solid: float = 0.0,
 ) -> HouseholdScene:
     """Draw a scene.
 
@@ -172,16 +178,23 @@ def sample_household(
         occlusion: probability that one object is put in front of another.
         split: "train"; "test" for views, tables and a light that training never shows; "instances" for these and objects
             that it never shows (about half of the objects).
+        solid: share of objects that are solids of the drawn world's shapes; above 0 the tables are of any colour, too.
     """
     for attempt in itertools.count():
-        scene = _sample(random.Random(seed + (attempt << 40)), seed, n_objects, aspect, occlusion, split)
+        scene = _sample(random.Random(seed + (attempt << 40)), seed, n_objects, aspect, occlusion, split, solid)
         if scene.objects:
             return scene
     raise AssertionError
 
 
 def _sample(
-    rng: random.Random, seed: int, n_objects: tuple[int, int], aspect: float, occlusion: float, split: str
+    rng: random.Random,
+    seed: int,
+    n_objects: tuple[int, int],
+    aspect: float,
+    occlusion: float,
+    split: str,
+    solid: float,
 ) -> HouseholdScene:
     low, high = n_objects
     count = low + int(rng.random() * (high - low + 1))
@@ -194,10 +207,17 @@ def _sample(
         aspect=aspect,
     )
     room = _sample_room(rng, split)
+    if solid:
+        room = _any_table(rng, room)
     known, held = _pools(split)
     nouns = sorted({asset.noun for asset in known})
     if rng.random() < 0.6:
         nouns = [pick(rng, nouns) for _ in range(1 + int(3 * rng.random()))]
+    shapes = solids()
+    if solid and rng.random() < 0.6:
+        shown = list(dict.fromkeys(asset.noun for asset in shapes))
+        few = {pick(rng, shown) for _ in range(1 + int(3 * rng.random()))}
+        shapes = tuple(asset for asset in shapes if asset.noun in few)
     hides = count >= 2 and rng.random() < occlusion
     objects: list[HouseholdObject] = []
     places: list[_Place] = []
@@ -205,6 +225,8 @@ def _sample(
         pool = held if held and rng.random() < 0.5 else known
         noun = pick(rng, nouns) if pool is known else ""
         asset = pick(rng, [a for a in pool if a.noun == noun] or pool)
+        if solid and rng.random() < solid:
+            asset = pick(rng, shapes)
         behind = places[-1] if hides and index == count - 1 and places else None
         placed = _place(rng, camera, room, sprite_set(asset.key), places, behind, split)
         if placed:
@@ -232,12 +254,12 @@ def _place(
     asset = kept.asset
     yaws = (0, TRAIN_YAWS) if split == "train" else (TRAIN_YAWS, len(YAWS_DEG))
     yaw = yaws[0] + int(rng.random() * (yaws[1] - yaws[0]))
-    grow = between(rng, 0.88, 1.15)
+    grow = between(rng, 0.88, 1.15) if asset.author else between(rng, 0.6, 1.8)
     paint = pick(rng, ALL_COLOURS) if asset.repaint else ""
     radius = min(0.16, max(0.03, (kept.reach_m - 0.95 * kept.height_m) * grow * 0.85))
     eye = camera.eye
     for attempt in range(50):
-        x, y = between(rng, -0.6, 0.6), between(rng, -0.5, room.far_m - 0.05)
+        x, y = between(rng, -0.6, 0.6), between(rng, -0.5, min(room.far_m, 0.9) - 0.05)
         if behind is not None and attempt < 35:
             gap = behind.radius_m + radius + between(rng, 0.0, 0.05)
             x, y = behind.x_m + between(rng, -0.06, 0.06), behind.y_m - gap
@@ -278,6 +300,26 @@ def _size_word(side: float) -> str | None:
         if side < edge * (1 + _EDGE_GAP):
             return None
     return None
+
+
+def _any_table(rng: random.Random, room: Room) -> Room:
+    """A table of any colour, often plain, often without an edge in sight, under any light."""
+    edgeless = rng.random() < 0.6
+    hue, strength, value = rng.random(), rng.random() ** 2, between(rng, 0.3, 0.95)
+    rgb = colorsys.hsv_to_rgb(hue, strength, value)
+    return replace(
+        room,
+        plain=between(rng, 0.9, 1.0) if rng.random() < 0.45 else between(rng, 0.0, 0.6),
+        rgb=(255 * rgb[0], 255 * rgb[1], 255 * rgb[2]),
+        saturation=between(rng, 0.4, 1.8),
+        contrast=between(rng, 1.0, 3.5),
+        metres=between(rng, 0.25, 1.3),
+        far_m=1.6 if edgeless else room.far_m,
+        wide_m=3.0 if edgeless else room.wide_m,
+        gain=between(rng, 0.6, 1.1),
+        shadow=between(rng, 0.3, 1.1),
+        light_gain=between(rng, 0.6, 1.1),
+    )
 
 
 def _sample_room(rng: random.Random, split: str) -> Room:

@@ -24,6 +24,7 @@ from egm_edge.files import user_cache, whole_file
 from egm_edge.reporting.progress import ProgressBar
 from egm_edge.synthetic.household.assets import FOLDER, Asset, Part, assets, parts_of
 from egm_edge.synthetic.household.rasterizer import rasterize
+from egm_edge.synthetic.household.solids import solid_parts, solids
 
 TRAIN_YAWS, TEST_YAWS = 12, 4
 YAWS_DEG: tuple[float, ...] = (*(30.0 * i for i in range(TRAIN_YAWS)), *(15.0 + 90 * i for i in range(TEST_YAWS)))
@@ -105,7 +106,8 @@ class _Renderer:
     """Draws the views of one object."""
 
     def __init__(self, asset: Asset) -> None:
-        self.asset, self.parts = asset, parts_of(asset.key)
+        self.asset = asset
+        self.parts = solid_parts(asset.key) if asset in solids() else parts_of(asset.key)
         self.mesh = _mesh(self.parts)
         self.painted = _main_part(self.mesh, self.parts) if asset.repaint else -1
         self.low, self.high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
@@ -344,9 +346,13 @@ def _path(asset: Asset) -> Path:
     return cache_folder() / f"{asset.key}.npz"
 
 
-def build_sprites() -> None:
-    """Draw what the cache lacks of every object's sprites: about three seconds an object, four minutes in all."""
-    lacking = [asset for asset in assets() if not _path(asset).is_file()]
+def build_sprites(*, solid: bool = False) -> None:
+    """Draw what the cache lacks of every object's sprites: about three seconds an object, four minutes in all.
+
+    Args:
+        solid: those of the solids, too.
+    """
+    lacking = [asset for asset in (*assets(), *(solids() if solid else ())) if not _path(asset).is_file()]
     bar = ProgressBar("household sprites, once", sys.stderr if lacking else None, len(lacking))
     for number, asset in enumerate(lacking, 1):
         _build(asset, _path(asset))
@@ -356,7 +362,7 @@ def build_sprites() -> None:
 @functools.cache
 def sprite_set(key: str) -> SpriteSet:
     """The sprites of an object, drawn at first use."""
-    asset = next(asset for asset in assets() if asset.key == key)
+    asset = next(asset for asset in (*assets(), *solids()) if asset.key == key)
     if not _path(asset).is_file():
         _build(asset, _path(asset))
     return SpriteSet(asset, _path(asset))

@@ -12,8 +12,10 @@ import pytest
 from egm_edge.synthetic.household import render_household, sample_household, sprites
 from egm_edge.synthetic.household import sample as sampling
 from egm_edge.synthetic.household.assets import assets
+from egm_edge.synthetic.household.solids import solid_parts, solids
 from egm_edge.synthetic.household.sprites import TRAIN_LIGHTS, TRAIN_YAWS, sprite_set
 from egm_edge.synthetic.tabletops import COUNT, HELD_OUT
+from egm_edge.synthetic.vocabulary import SHAPES
 
 KEYS = ("coffee-mug", "tetrapak", "rouleau-de-ruban-adhesif")
 
@@ -75,3 +77,26 @@ def test_scenes_per_second() -> None:
     rate = 20 / (time.process_time() - start)
     print(f"{rate:.0f} scenes/s (3-6 objects, 256x192, one core)")
     assert rate > 40, "less than half of the 100 that an idle core gives at least"
+
+
+def test_solids_stand_on_tables_of_any_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drawn shapes in the round: the drawn world's nouns, in any colour, on the table, beside household objects if asked."""
+    few = tuple(asset for asset in solids() if asset.key in ("solid-mug-0", "solid-star-1", "solid-ring-2"))
+    assert {asset.noun for asset in solids()} == set(SHAPES)
+    monkeypatch.setattr(sampling, "solids", lambda: few)
+    scenes = [sample_household(seed, (2, 4), solid=1.0) for seed in range(12)]
+    assert {thing.shape for scene in scenes for thing in scene.objects} == {"mug", "star", "ring"}
+    assert len({thing.colour for scene in scenes for thing in scene.objects}) > 5
+    assert len({scene.room.rgb for scene in scenes}) == 12
+    where = render_household(scenes[0], 256, 192).layout
+    assert all(box.area_px2 > 20 for box in where.amodal)
+    mixed = [thing.shape for seed in range(12) for thing in sample_household(seed, (3, 4), solid=0.5).objects]
+    assert {"mug", "star"} < set(mixed) and {"carton", "tape"} & set(mixed)
+
+
+@pytest.mark.parametrize("key", [asset.key for asset in solids()])
+def test_a_solid_is_a_table_sized_mesh_that_stands_on_its_foot(key: str) -> None:
+    (part,) = solid_parts(key)
+    low, high = part.vertices.min(0), part.vertices.max(0)
+    assert abs(low[2]) < 1e-6 and 0.02 < high[2] < 0.15 and (high - low)[:2].max() < 0.15
+    assert part.faces.min() == 0 and part.faces.max() == len(part.vertices) - 1

@@ -56,6 +56,12 @@ def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        pytest.param(f"arms: [a]\nruns: [{{name: a, stages: [{STAGE}], average: [b, c]}}]\n", "both in run 'a'", id="both"),
+        pytest.param(
+            f"arms: [a]\nruns: [{{name: a, stages: [{STAGE}]}}, {{name: m, start: a, average: [x, a]}}]\n",
+            "m averages 'x', which is no run before it",
+            id="unknown average",
+        ),
         pytest.param(f"arms: [b]\nruns: [{{name: a, stages: [{STAGE}]}}]\n", "arm 'b' is no run", id="unknown arm"),
         pytest.param(
             f"arms: [a]\nruns: [{{name: a, start: b, stages: [{STAGE}]}}]\n", "no run before it", id="unknown start"

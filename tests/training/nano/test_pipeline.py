@@ -10,7 +10,7 @@ import torch
 
 from egm_edge.errors import CheckpointError, InputError
 from training.cli import main
-from training.nano.config import load_plan, smoke
+from training.nano.config import RunConfig, load_plan, smoke
 from training.nano.pipeline import is_finished, train_plan
 from training.nano.state import TrainingProgress, load_state, save_state
 
@@ -37,7 +37,7 @@ def test_an_unknown_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_child_goes_on_from_its_parents_weights_and_counters(tmp_path: Path) -> None:
-    """Two runs of a few steps on the device option's CPU path; the second starts with what the first ended with."""
+    """Two runs of a few steps, the second from what the first ended with, and a third that is their mean."""
     plan = smoke(load_plan(CONFIG), cpu_minutes=0.004)
     base = replace(plan.run("base"), stages=plan.run("base").stages[1:2])
     plan = replace(plan, runs=(base, replace(plan.run("sft"), start="base")), arms=("sft",))
@@ -48,6 +48,14 @@ def test_a_child_goes_on_from_its_parents_weights_and_counters(tmp_path: Path) -
     assert second.step > first.step > 0
     assert second.total_cpu_s > first.total_cpu_s
     assert set(tensors["model"]) == set(torch.load(tmp_path / "sft" / "state.pt", weights_only=True)["model"])
+    mean = RunConfig("mean", start="sft", average=("base", "sft"))
+    plan = replace(plan, runs=(*plan.runs, mean), arms=("mean",))
+    assert train_plan(plan, tmp_path, CPU, only="mean") == tmp_path / "mean" / "checkpoint"
+    third, averaged = load_state(tmp_path / "mean" / "state.pt") or pytest.fail("no state")
+    assert third.queries == second.queries and is_finished(tmp_path / "mean", mean)
+    ended = load_state(tmp_path / "sft" / "state.pt") or pytest.fail("no state")
+    for name, value in averaged["model"].items():
+        torch.testing.assert_close(value, (tensors["model"][name] + ended[1]["model"][name]) / 2)
     before = (tmp_path / "base" / "state.pt").stat().st_mtime_ns
     train_plan(plan, tmp_path, CPU, only="base")
     assert (tmp_path / "base" / "state.pt").stat().st_mtime_ns == before
