@@ -145,11 +145,12 @@ def _frames(name: str, source: Any, every: int) -> Iterator[InputPicture]:
             if isinstance(source, int):
                 frame = read_camera(capture, name)
             else:
-                good, frame = capture.read()
+                good, read = capture.read()
                 if not good:
                     break
+                frame = np.asarray(read, np.uint8)
             if index % every == 0:
-                yield InputPicture(f"{name}#{index}", np.asarray(frame, np.uint8), Path(name) if isinstance(source, str) else None)
+                yield InputPicture(f"{name}#{index}", frame, Path(name) if isinstance(source, str) else None)
             index += 1
         if index == 0:
             raise InputError("a video with frames", f"{name} without one", "check the file")
