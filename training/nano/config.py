@@ -230,7 +230,7 @@ def smoke(plan: TrainingPlan, cpu_minutes: float = 0.1) -> TrainingPlan:
     def short(stage: TrainingStage) -> TrainingStage:
         grpo = replace(stage.grpo, group=4, max_new_tokens=32, validate_steps=4) if stage.grpo else None
         return replace(
-            stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, grpo=grpo
+            stage, cpu_minutes=cpu_minutes, images=min(stage.images, 8), warmup_steps=10, household=0.0, solid=0.0, grpo=grpo
         )
 
     arms = {name: len([s for run in plan.lineage(name) for s in run.stages]) for name in plan.arms}

@@ -85,7 +85,7 @@ class Run:
         if saved and tensors["optimizer"] is not None and not self.finished:
             self.optimizer.load_state_dict(tensors["optimizer"])
         asks_thoughts = any(stage.direct_share < 1 for stage in config.stages)
-        household = any(stage.household for stage in config.stages)
+        household = any(stage.household or stage.solid for stage in config.stages)
         if household:
             build_sprites(solid=any(stage.solid for stage in config.stages))
         self.validation = Validation(plan.validate_count, reasoning=asks_thoughts, household=household)

@@ -41,6 +41,11 @@ def test_the_arms_have_equal_budgets_in_earnest_and_in_the_smoke_run() -> None:
         assert len(spent) == 1
 
 
+def test_the_smoke_run_needs_no_sprites() -> None:
+    stages = [s for run in smoke(load_plan(SHIPPED.with_name("nano_household.yaml"))).runs for s in run.stages]
+    assert stages and not any(stage.household or stage.solid for stage in stages)
+
+
 def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
     path = written(
         tmp_path,
