@@ -70,12 +70,10 @@ def _expected(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     if heads % (kv_heads := text.get("num_key_value_heads") or heads):
         stated = "num_attention_heads a multiple of num_key_value_heads"
         raise CheckpointError(stated, f"{heads} and {kv_heads}", _AGAIN)
-    expected: dict[str, tuple[int, ...]] = {}
-    for kind in tensors_of(checkpoint.config):
-        stack, numbered, _ = kind.name.partition(".N.")
-        if numbered:
-            _require_layers(checkpoint, stack, kind.layers, kind.stated_by)
-        expected |= {kind.name.replace(".N.", f".{i}."): kind.shape for i in range(kind.layers)}
+    kinds = list(tensors_of(checkpoint.config))
+    for stack, kind in {kind.name.partition(".N.")[0]: kind for kind in kinds if kind.stated_by}.items():
+        _require_layers(checkpoint, stack, kind.layers, kind.stated_by)
+    expected = {kind.name.replace(".N.", f".{i}."): kind.shape for kind in kinds for i in range(kind.layers)}
     if "head.weight" in checkpoint:
         expected["head.weight"] = expected["text.embed_tokens.weight"]
     return expected

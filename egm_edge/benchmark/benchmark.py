@@ -70,14 +70,14 @@ class BenchmarkPlan:
             1,
             self.warm_up,
             self.requests,
-            self.sweep_rounds if self.sweeps else 0,
+            self.sweep_requests + 1 if self.sweeps else 0,
             self.pairs if self.beside else 0,
         )
 
     @property
-    def sweep_rounds(self) -> int:
-        """Of every point of a sweep; the first one is its warm-up."""
-        return max(3, self.requests // 4) + 1
+    def sweep_requests(self) -> int:
+        """Counted ones of every point of a sweep, after one of warm-up."""
+        return max(3, self.requests // 4)
 
 
 def measure_bundle(
@@ -226,8 +226,8 @@ def _rate(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan) -> dic
 
 
 def _sweep(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told) -> list[dict[str, Any]]:
-    count = plan.sweep_rounds - 1
-    return sweep_dict(measure_sweep(grounder, workload, plan.sweeps, count, plan.max_new_tokens, told))
+    measured = measure_sweep(grounder, workload, plan.sweeps, plan.sweep_requests, plan.max_new_tokens, told)
+    return sweep_dict(measured)
 
 
 def _beside(grounder: AnyGrounder, workload: Workload, plan: BenchmarkPlan, told: Told) -> dict[str, Any] | None:

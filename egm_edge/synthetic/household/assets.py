@@ -44,6 +44,7 @@ class Asset:
         colour: the word that fits it as it is, "" where no single one does.
         repaint: its main part may be painted in any colour.
         held_out: kept from training.
+        solid: a mesh made by formula (`solids`), not one of the pack.
     """
 
     noun: str
@@ -55,6 +56,7 @@ class Asset:
     colour: str
     repaint: bool
     held_out: bool
+    solid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

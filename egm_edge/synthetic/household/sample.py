@@ -254,7 +254,7 @@ def _place(
     asset = kept.asset
     yaws = (0, TRAIN_YAWS) if split == "train" else (TRAIN_YAWS, len(YAWS_DEG))
     yaw = yaws[0] + int(rng.random() * (yaws[1] - yaws[0]))
-    grow = between(rng, 0.88, 1.15) if asset.author else between(rng, 0.6, 1.8)
+    grow = between(rng, 0.6, 1.8) if asset.solid else between(rng, 0.88, 1.15)
     paint = pick(rng, ALL_COLOURS) if asset.repaint else ""
     radius = min(0.16, max(0.03, (kept.reach_m - 0.95 * kept.height_m) * grow * 0.85))
     eye = camera.eye

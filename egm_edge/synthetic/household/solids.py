@@ -111,7 +111,7 @@ _SOLIDS: dict[str, tuple[Mesh, ...]] = {
 def solids() -> tuple[Asset, ...]:
     """Every solid, in a fixed order; all of them may be painted in any colour."""
     return tuple(
-        Asset(noun, f"solid-{noun}-{number}", f"solid {noun} {number}", "", "", "", "", repaint=True, held_out=False)
+        Asset(noun, f"solid-{noun}-{number}", f"solid {noun} {number}", "", "", "", "", repaint=True, held_out=False, solid=True)
         for noun, meshes in _SOLIDS.items()
         for number in range(len(meshes))
     )

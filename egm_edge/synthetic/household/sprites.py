@@ -107,7 +107,7 @@ class _Renderer:
 
     def __init__(self, asset: Asset) -> None:
         self.asset = asset
-        self.parts = solid_parts(asset.key) if asset in solids() else parts_of(asset.key)
+        self.parts = solid_parts(asset.key) if asset.solid else parts_of(asset.key)
         self.mesh = _mesh(self.parts)
         self.painted = _main_part(self.mesh, self.parts) if asset.repaint else -1
         self.low, self.high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
