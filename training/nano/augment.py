@@ -92,10 +92,15 @@ def camera(image: Image, rng: random.Random) -> Image:
         gain, gamma = between(rng, 0.75, 1.2), between(rng, 0.75, 1.3)
         ramp = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
         image = cv2.LUT(image, ramp).astype(np.uint8, copy=False)
-    if rng.random() < 0.4:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(between(rng, 20, 70))]
-        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+    if rng.random() < 0.5:
+        image = through_jpeg(image, int(between(rng, 20, 70)))
     return image
+
+
+def through_jpeg(image: Image, quality: int) -> Image:
+    """[H, W, 3] uint8 RGB, coded at this quality, 0-100, and decoded."""
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
 
 
 def augmented(image: Image, where: Layout, rng: random.Random, *, drawn: bool) -> tuple[Image, Layout]:

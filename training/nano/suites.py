@@ -21,6 +21,7 @@ from egm_edge.synthetic.household import HouseholdScene, render_household, sampl
 from egm_edge.synthetic.household.assets import assets
 from egm_edge.synthetic.query import World
 from egm_edge.synthetic.render import Layout
+from training.nano.augment import through_jpeg
 from training.nano.unheard_words import UNHEARD_WORDS
 
 EVALUATION_SEED = 900_000_000
@@ -166,14 +167,8 @@ def _hue(image: Image) -> Image:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
 
 
-def _jpeg(image: Image) -> Image:
-    """JPEG at quality 30."""
-    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
-    return np.ascontiguousarray(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
-
-
 ACCIDENTS: dict[str, Callable[[Image], Image]] = {
-    "": lambda image: image, "shrunk": _shrunk, "hue": _hue, "jpeg": _jpeg,
+    "": lambda image: image, "shrunk": _shrunk, "hue": _hue, "jpeg": lambda image: through_jpeg(image, 30),
 }  # fmt: skip
 """What happens to a frame on its way to the model."""
 MOVING = frozenset({"shrunk"})
