@@ -69,6 +69,13 @@ def main(argv: list[str]) -> int:
     )
     nano.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
+    if arguments.verb == "nano" and arguments.evaluate:
+        of_training = ("config", "out", "only", "smoke", "minutes", "carry", "carried")
+        nano.refuse(arguments, of_training, "no --evaluate", "both")
+    elif arguments.verb == "nano":
+        nano.refuse(arguments, ("direct", "count", "table", "suites"), "--evaluate CHECKPOINT")
+    if arguments.carry:
+        nano.refuse(arguments, ("smoke", "minutes", "carried"), "no --carry", "both")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     return _nano(arguments)
 

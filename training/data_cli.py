@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.cli.parser import Parser, number_up_to, positive_float, positive_int
 from egm_edge.data.problems import DataError
 from egm_edge.data.readers import load_rows
 from egm_edge.data.refcoco import SplitCount, split_counts
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all")
     convert.add_argument("--pictures", type=Path, metavar="DIR", help="where pictures inside a parquet are written")
     split = verb("split", _split, "one file a split, so that each can be named where it belongs")
-    split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
+    split.add_argument("--val", type=positive_float, metavar="SHARE", help="of the training pictures for val, for want of one")
     split.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="for train.jsonl, val.jsonl, ...")
     flip = verb("flip", _flip, "add mirrored copies of the rows that can be mirrored")
     flip.add_argument("--any-language", action="store_true", help="mirror text that is not English too, words unchanged")
@@ -76,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     traces.add_argument("--ledger", type=Path, help="where every paid answer is kept (default: OUT.ledger.jsonl)")
     traces.add_argument("--concurrency", type=positive_int, default=16)
-    traces.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    price = number_up_to(math.inf, zero=True)
+    traces.add_argument("--price", type=price, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
     scenes = verb("scenes", _scenes, "write held-out tabletop scenes: pictures, and rows for `egm evaluate`", rows=False)
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
     suites = "easy,modal,amodal-occluded,negative"

@@ -40,7 +40,14 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.beside is None:
+        parser.refuse(arguments, ("checkpoint", "peer_model", "beside_dtype", "pairs"), "--beside PEER")
+    elif arguments.beside == "transformers":
+        parser.refuse(arguments, ("peer_model",), "another --beside", arguments.beside)
+    else:
+        parser.refuse(arguments, ("checkpoint", "beside_dtype"), "--beside transformers", arguments.beside)
     from egm_edge.auto import directory_of
     from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.runner import parse_sweeps
@@ -142,7 +149,7 @@ def _ros(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="egm measure", description="Measure a bundle's latency on this machine.", epilog=EPILOG)
     parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
     parser.add_argument(
