@@ -95,9 +95,10 @@ def _check_places(arguments: argparse.Namespace) -> None:
     """What is to be written can be, and is nothing that is read, nor is a file of a folder that is filled."""
     given = [getattr(arguments, name, None) or [] for name in ("rows", "source", "evaluation", "own", "oracle")]
     read = [path for paths in given for path in (paths if isinstance(paths, list) else [paths])]
-    out, ledger = getattr(arguments, "out", None), getattr(arguments, "ledger", None)
-    fills = arguments.verb in ("split", "scenes")
-    written = [out / f"{name}.jsonl" for name in SPLITS] if fills else [out, ledger]
+    out: Path | None = getattr(arguments, "out", None)
+    written = [out, getattr(arguments, "ledger", None)]
+    if out and arguments.verb in ("split", "scenes"):
+        written = [out / f"{name}.jsonl" for name in SPLITS]
     for path in filter(None, written):
         if os.path.isdir(path.parent):  # it is made otherwise
             check_place(path, never=read)
