@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +18,7 @@ from egm_edge.data.problems import DataError
 from egm_edge.data.readers import load_rows
 from egm_edge.data.refcoco import SplitCount, split_counts
 from egm_edge.data.rows import Row, write_rows
-from egm_edge.errors import InputError
+from egm_edge.files import check_place
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
@@ -29,7 +30,7 @@ from training.data.splits import SPLITS, by_split
 def main(argv: list[str]) -> int:
     """Run one data verb; returns the exit code (0 fine, 2 problems found). EgmError reaches the caller, every problem listed."""
     arguments = _parser().parse_args(argv)
-    _refuse_input(arguments)
+    _check_places(arguments)
     try:
         return int(arguments.run(arguments))
     except DataError as error:
@@ -90,15 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_input(arguments: argparse.Namespace) -> None:
-    """What is read is never written over, nor is a file of a folder that `split` fills."""
-    out: Path | None = getattr(arguments, "out", None)
-    written = [out] if out is None or not out.is_dir() else [out / f"{name}.jsonl" for name in SPLITS]
+def _check_places(arguments: argparse.Namespace) -> None:
+    """What is to be written can be, and is nothing that is read, nor is a file of a folder that is filled."""
     given = [getattr(arguments, name, None) or [] for name in ("rows", "source", "evaluation", "own", "oracle")]
     read = [path for paths in given for path in (paths if isinstance(paths, list) else [paths])]
+    out: Path | None = getattr(arguments, "out", None)
+    written = [out, getattr(arguments, "ledger", None)]
+    if out and arguments.verb in ("split", "scenes"):
+        written = [out / f"{name}.jsonl" for name in SPLITS]
     for path in filter(None, written):
-        if path.is_file() and any(given.exists() and path.samefile(given) for given in read):
-            raise InputError("a file of its own for --out", f"{path}, which is read", "name another one")
+        if os.path.isdir(path.parent):  # it is made otherwise
+            check_place(path, never=read)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
     if arguments.keep_in:
         check_place(Path(arguments.keep_in) / CONFIDENCE_MAP)
     out = make_folder(Path(arguments.out)) if arguments.out else None
+    if out:
+        check_place(out / "calibration.json")
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
     fit_rows, held_rows = with_sizes(fit_rows, files), with_sizes(held_rows, files)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -157,7 +158,7 @@ class _SavePlace:
         if not given.strip():
             raise InputError("a file or folder for --save", repr(given), "name one")
         path = Path(given)
-        folder = path.is_dir() or given.endswith("/") or (not path.suffix and path.parent.is_dir() and len(names) > 1)
+        folder = os.path.isdir(path) or given.endswith("/") or (not path.suffix and os.path.isdir(path.parent) and len(names) > 1)
         place = cls(path, folder=folder, inputs=[Path(name) for name in names if "://" not in name and name != "-"])
         if folder:
             try:

@@ -52,7 +52,7 @@ def _measure(argv: list[str]) -> int:
     from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
-    from egm_edge.files import make_folder
+    from egm_edge.files import check_place, make_folder
     from egm_edge.reporting.progress import ProgressBar
 
     peer = _peer(arguments) if arguments.beside else None
@@ -75,6 +75,8 @@ def _measure(argv: list[str]) -> int:
     frames = Path(arguments.frames) if arguments.frames else None
     workload = read_workload(frames, arguments.expression, at_most=plan.most_questions)
     out = make_folder(Path(arguments.out)) if arguments.out else None
+    if out:
+        check_place(out / "measure.json")
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
         directory_of(source),

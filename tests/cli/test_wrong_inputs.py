@@ -82,6 +82,24 @@ WRONG = [
     ("ground frame.png mug --save notes.txt", 2, ".png"),
     ("ground frame.png copy.png --ask mug --save copy.png/", 2, "File exists"),
     ("ground same --ask mug --save boxes/", 2, "two of one name"),
+    ("ground frame.png mug --save <picture of 300>", 2, "File name too long; choose another place"),
+    ("ground frame.png mug --save /proc/x.png", 2, "to write /proc/x.png"),
+    ("track frame.png --box 1,1,9,9 --record <name of 300>", 2, "File name too long; choose another place"),
+    ("track frame.png --box 1,1,9,9 --record /proc/x", 2, "to write /proc/x"),
+    ("data flip rows.jsonl -o <name of 300>", 2, "File name too long; choose another place"),
+    ("data flip rows.jsonl -o /proc/x", 2, "to write /proc/x"),
+    ("data traces rows.jsonl --images . --model m --endpoint http://x -o a.jsonl --ledger rows.jsonl", 2, "which is read"),
+    ("data split rows.jsonl -o /proc", 2, "to write /proc/train.jsonl"),
+    ("measure {nano} --out /proc", 2, "to write /proc/measure.json"),
+    ("measure {nano} --out <name of 300>", 2, "File name too long; choose another --out"),
+    ("calibrate {nano} --data rows.jsonl --dry-run --out /proc", 2, "to write /proc/calibration.json"),
+    ("evaluate {nano} --data rows.jsonl --out /proc/x", 2, "choose another --out"),
+    ("evaluate {nano} --data rows.jsonl --out <name of 300>", 2, "File name too long; choose another --out"),
+    ("build egm-nano -o <name of 300>", 5, "File name too long"),
+    ("build egm-nano -o /proc/x", 5, "/proc/x"),
+    ("train nano --evaluate folder --table /proc/x", 2, "to write /proc/x"),
+    ("train nano --only base --carry /proc/x", 2, "to write /proc/x"),
+    ("train nano --out /proc/x", 2, "choose another --out"),
     # models
     ("ground frame.png mug --bundle /no/such", 4, "nothing there"),
     ("ground frame.png mug --bundle egm-nan", 4, "did you mean egm-nano"),
@@ -253,7 +271,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WORDS = {
     "<empty>": "", "<long>": "mug " * 600, "<words>": "the red mug", "<two lines>": "two\nlines", "<not unicode>": "\udcff mug",
-    "<name of 5000>": "a" * 5000, "<spaced address>": "http://127.0.0.1:9/a b.png",
+    "<name of 5000>": "a" * 5000, "<name of 300>": "a" * 300,
+    "<picture of 300>": "a" * 300 + ".png", "<spaced address>": "http://127.0.0.1:9/a b.png",
 }  # fmt: skip
 
 
