@@ -35,6 +35,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 NODE = "grounding_node"
 WAIT_S = 40.0
+CARRIED = (GroundedObject.TRACK_PROPAGATED, GroundedObject.TRACK_LOST)
 T = TypeVar("T")
 
 
@@ -149,8 +150,9 @@ class Client:
             self.detections.append(message)
 
     def _on_objects(self, message: GroundedObjectArray) -> None:
-        if stamp_of(message) not in self._forgotten:
-            self.objects.extend(message.objects)
+        # An answer is new whatever its frame: a question may be asked on the newest one that is there.
+        forgotten = CARRIED if stamp_of(message) in self._forgotten else ()
+        self.objects.extend(one for one in message.objects if one.track_state not in forgotten)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.counters = {pair.key: int(pair.value) for pair in message.status[0].values}
@@ -229,8 +231,7 @@ class Client:
 
     def first_answer(self) -> GroundedObject | None:
         """The first answer to the last command received since `forget`; a box that is carried on is none."""
-        carried = (GroundedObject.TRACK_PROPAGATED, GroundedObject.TRACK_LOST)
-        answers = (one for one in self.objects if one.track_state not in carried)
+        answers = (one for one in self.objects if one.track_state not in CARRIED)
         return next((one for one in answers if one.expression == self.said), None)
 
     def forget(self) -> None:
