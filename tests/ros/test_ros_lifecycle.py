@@ -175,6 +175,9 @@ def test_while_the_model_loads_everything_is_answered_and_two_signals_end_it(
         ("simulated_camera", ["-r", "a:=b:=c"]),
         ("record_answers /no/such/folder/answers.jsonl", []),
         ("replay_bag /no/such/bag", []),
+        ("replay_bag /no/such/bag --rate nan", []),
+        ("replay_bag /no/such/bag --loops -1", []),
+        ("record_answers /no/such/folder/answers.jsonl --seconds nan", []),
     ],
 )
 def test_what_cannot_be_taken_from_the_command_line_is_one_line(
