@@ -98,6 +98,11 @@ WRONG = [
     ("build egm-nano -o <name of 300>", 5, "File name too long"),
     ("build egm-nano -o /proc/x", 5, "/proc/x"),
     ("train nano --evaluate folder --table /proc/x", 2, "to write /proc/x"),
+    ("setup edgellm --host --into /proc/x", 2, "to write /proc/x.lock"),
+    ("build <name of 300> -o out", 2, "expected a path; found aaa"),
+    ("measure {nano} --frames <name of 300>", 2, "expected a path; found aaa"),
+    ("data check <name of 300>", 2, "expected a path; found aaa"),
+    ("train plan <name of 300>", 2, "expected a path; found aaa"),
     ("train nano --only base --carry /proc/x", 2, "to write /proc/x"),
     ("train nano --out /proc/x", 2, "choose another --out"),
     # models
