@@ -121,6 +121,18 @@ def test_a_frame_is_forgotten_when_everything_is_dropped(bench: Bench) -> None:
     wait_for(lambda: bench.engine.cache._opened is None)
 
 
+def test_a_pause_returns_once_what_ran_is_answered(bench: Bench) -> None:
+    bench.source.say(command("c", "red thing tokens=500", Task.MODAL))
+    bench.show()
+    wait_for(lambda: bench.engine.cache._opened is not None)
+    bench.mailbox.clear()
+    bench.dispatcher.pause(5.0)
+    assert [answer.grounding and answer.grounding.outcome for answer in bench.answers] == [Outcome.CANCELLED]
+    bench.show()
+    bench.source.say(command("d", "red thing tokens=1", Task.MODAL))
+    wait_for(lambda: len(bench.answers) > 1)
+
+
 def test_on_demand_means_one_answer_per_command(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground="on_demand")
     bench.source.say(command("c", "red thing tokens=1", Task.MODAL))

@@ -104,6 +104,13 @@ class Camera:
             tracks.stop()
         self.mailbox.clear()
 
+    def pause(self) -> None:
+        """Say nothing more of tracks until `resume`; returns when the answers are out."""
+        self._outputs.pause()
+
+    def resume(self) -> None:
+        self._outputs.resume()
+
     def forget_dispatcher(self) -> None:
         self._source = None
 
