@@ -193,11 +193,11 @@ class Camera:
         if superseded or not self._is_listening:
             return
         tracks, untracked = self._tracks, self._untracked
+        self._outputs.answer(answer, tracked=answer.standing and tracks is not None)  # before any box that carries it on
         if answer.standing and tracks is not None and grounding is not None and grounding.outcome in LOOKED_EVERYWHERE:
             tracks.take(answer)
         if answer.standing and untracked is not None:
             untracked.add(answer)
-        self._outputs.answer(answer, tracked=answer.standing and tracks is not None)
 
     def _on_boxes(self, frame: CameraFrame, tracked: tuple[TrackedAnswer, ...]) -> None:
         """Called in the tracks' thread, at camera rate."""
