@@ -27,7 +27,7 @@ import rclpy
 from ament_index_python.packages import get_package_prefix
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from PIL import Image as PilImage
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -44,7 +44,7 @@ NODE_COMMAND = Path(get_package_prefix("egm_ros")) / "lib" / "egm_ros" / "ground
 OUTCOME_NAMES = {
     value: name.removeprefix("OUTCOME_") for name, value in vars(GroundedObject).items() if name.startswith("OUTCOME_")
 }
-CONFIGURE_S, STOP_S, TAIL_S = 60.0, 10.0, 3.0
+CONFIGURE_S, STOP_S, TAIL_S, ASK_AGAIN_S = 60.0, 10.0, 3.0, 3.0
 PLAYS = 3  # of the stream, until something is heard: a busy machine may lose a first round of best-effort frames
 
 
@@ -85,6 +85,7 @@ class Player:
         self.node.create_subscription(Detection2DArray, "/detections", self._on_detections, 10)
         self.node.create_subscription(GroundedObjectArray, "/grounded_objects", self._on_objects, 10)
         self.lifecycle = self.node.create_client(ChangeState, "/grounding_node/change_state")
+        self.state = self.node.create_client(GetState, "/grounding_node/get_state")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
 
@@ -94,8 +95,15 @@ class Player:
             self.executor.spin_once(timeout_sec=max(0.0, min(0.05, end - time.monotonic())))
         return ready()
 
+    def is_met(self) -> bool:
+        """Whether the node answers; it knows the way back of both clients then. A reply to one it has yet to discover is lost."""
+        if not (self.lifecycle.service_is_ready() and self.state.service_is_ready()):
+            return False
+        asked = self.state.call_async(GetState.Request())
+        return self.spin_until(asked.done, ASK_AGAIN_S)
+
     def change_state(self, transition: int) -> bool:
-        if not self.spin_until(self.lifecycle.service_is_ready, CONFIGURE_S):
+        if not self.spin_until(self.is_met, CONFIGURE_S):
             return False
         future = self.lifecycle.call_async(ChangeState.Request(transition=Transition(id=transition)))
         return self.spin_until(future.done, CONFIGURE_S) and future.result().success

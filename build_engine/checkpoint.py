@@ -36,7 +36,7 @@ class CheckpointSettings(dict[str, Any]):
 
 
 class Checkpoint:
-    """An opened checkpoint directory.
+    """An opened checkpoint directory; without `weights` its settings alone.
 
     Attributes:
         directory: where it lies.
@@ -45,7 +45,7 @@ class Checkpoint:
         on_read: told the number of values of every read; progress hangs on it.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, weights: bool = True) -> None:
         self.directory = Path(directory)
         self.on_read: Callable[[int], None] = lambda count: None
         if not self.directory.is_dir():
@@ -57,7 +57,7 @@ class Checkpoint:
         self.config = CheckpointSettings(self.read_json("config.json"), f"{self.directory / 'config.json'}")
         self.family = self._family()
         self._files = ExitStack()
-        self._tensors = open_tensors(self.directory, self._files)
+        self._tensors = open_tensors(self.directory, self._files) if weights else {}
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from build_engine.checkpoint import ROWS_AT_ONCE, Checkpoint
-from build_engine.checkpoint_settings import require_settings
+from build_engine.checkpoint_settings import require_settings, require_unquantized
 from build_engine.checkpoint_tensors import is_tied, tensors_of
 from egm_edge.errors import CheckpointError
 
@@ -27,6 +27,7 @@ def require_contents(checkpoint: Checkpoint) -> None:
         CheckpointError: it holds what its architecture does not have, or lacks or shapes otherwise what its config says.
     """
     require_settings(checkpoint)
+    require_unquantized(checkpoint)
     _require_merged(checkpoint)
     expected = _expected(checkpoint)
     for name, shape in expected.items():

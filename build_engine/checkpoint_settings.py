@@ -30,7 +30,7 @@ def require_settings(checkpoint: Checkpoint) -> None:
     """Check the values that anything is computed with.
 
     Raises:
-        CheckpointError: one is missing, of another kind or out of range; or the weights are said to be quantized.
+        CheckpointError: one is missing, of another kind or out of range.
     """
     text, vision = checkpoint.text_config, checkpoint.vision_config
     for key in _TEXT_COUNTS:
@@ -54,10 +54,20 @@ def require_settings(checkpoint: Checkpoint) -> None:
     _require_rotary(checkpoint, text)
     if checkpoint.family == "qwen3_vl":
         _require_deepstack(vision.get("deepstack_visual_indexes"), int(vision["depth"]))
+        _rotary(vision, "rope_parameters")
     generation = checkpoint.read_json_or_empty("generation_config.json")
     for where, section in (("generation_config.json", generation), ("text_config", text), ("config.json", checkpoint.config)):
         _require_tokens(section.get("eos_token_id"), f"eos_token_id of {where}", int(text["vocab_size"]))
-    for where, section in (("config.json", checkpoint.config), ("text_config", text), ("vision_config", vision)):
+
+
+def require_unquantized(checkpoint: Checkpoint) -> None:
+    """Refuse settings that say the weights are quantized.
+
+    Raises:
+        CheckpointError: they do.
+    """
+    sections = {"config.json": checkpoint.config, "text_config": checkpoint.text_config, "vision_config": checkpoint.vision_config}
+    for where, section in sections.items():
         for key in ("quantization_config", "compression_config"):
             if section.get(key):
                 hint = "remove it, or use the unquantized checkpoint"
@@ -89,16 +99,20 @@ def _flag(section: Mapping[str, Any], key: str) -> None:
         raise CheckpointError(f"{key} as true or false", repr(value)[:80], _AGAIN)
 
 
+def _rotary(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Rotary settings with a base above 0; none where none are stated."""
+    if not isinstance(rotary := section.get(name) or {}, dict):
+        raise CheckpointError(f"{name} as an object", f"a {type(rotary).__name__}", _AGAIN)
+    for stated in (section, rotary):
+        _number(stated, "rope_theta")
+    return rotary
+
+
 def _require_rotary(checkpoint: Checkpoint, text: Mapping[str, Any]) -> None:
     heads = int(text["num_attention_heads"])
     half = int(text.get("head_dim") or int(text["hidden_size"]) // heads) // 2
     for name in ("rope_parameters", "rope_scaling"):
-        rotary = text.get(name)
-        if rotary is None:
-            continue
-        if not isinstance(rotary, dict):
-            raise CheckpointError(f"{name} as an object", f"a {type(rotary).__name__}", _AGAIN)
-        _number(rotary, "rope_theta")
+        rotary = _rotary(text, name)
         if (share := rotary.get("partial_rotary_factor")) not in (None, 1):
             raise CheckpointError("partial_rotary_factor 1: whole heads are turned", repr(share)[:80], _AGAIN)
         if checkpoint.family == "qwen3_vl" and rotary.get("mrope_interleaved") is False:
@@ -112,7 +126,6 @@ def _require_rotary(checkpoint: Checkpoint, text: Mapping[str, Any]) -> None:
             if checkpoint.family != "qwen3_vl":
                 expected = f"no mrope_section in a {checkpoint.family} decoder"
             raise CheckpointError(expected, repr(section)[:80], _AGAIN)
-    _number(text, "rope_theta")
 
 
 def _require_deepstack(indexes: Any, depth: int) -> None:

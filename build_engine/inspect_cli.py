@@ -9,6 +9,7 @@ from typing import Any
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.checkpoint_facts import stop_ids, weight_licence
+from build_engine.checkpoint_settings import require_settings
 from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.hub import resolve_checkpoint
 from egm_edge.cli.parser import Parser
@@ -36,6 +37,7 @@ def inspect_checkpoint(directory: Path) -> dict[str, Any]:
         CheckpointError: not a checkpoint of a family that is known, or damaged.
     """
     with Checkpoint(directory) as checkpoint:
+        require_settings(checkpoint)
         shape, vision = decoder_shape(checkpoint), checkpoint.vision_config
         pixels, prompts = PixelSpec.from_checkpoint(directory), read_prompt_spec(directory)
         types = Counter(checkpoint.dtype(name) for name in checkpoint.names())

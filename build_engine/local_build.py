@@ -10,12 +10,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint_settings import require_settings, require_unquantized
 from build_engine.hub import resolve_checkpoint
 from build_engine.memory_plan import require_fit
 from build_engine.recommend import CPU_SHARE, this_machine
 from build_engine.request import MAX_NEW_TOKENS, BuildRequest
 from build_engine.targets import TARGETS, Target
-from egm_edge._processor_config import read_json
 from egm_edge.bundle import MANIFEST_NAME
 from egm_edge.files import user_cache
 from egm_edge.machine import memory_gb
@@ -36,8 +37,11 @@ def bundle_of_hub_id(text: str) -> Path:
     if (out_dir / MANIFEST_NAME).is_file():
         return out_dir
     settings = resolve_checkpoint(text, weights=False)
-    spec, config = PixelSpec.from_checkpoint(settings), read_json(settings / "config.json")
-    plan = require_fit(config, spec, target, precision, max_new_tokens=MAX_NEW_TOKENS, batch=1)
+    with Checkpoint(settings, weights=False) as stated:
+        require_settings(stated)
+        require_unquantized(stated)
+        spec = PixelSpec.from_checkpoint(settings)
+        plan = require_fit(stated.config, spec, target, precision, max_new_tokens=MAX_NEW_TOKENS, batch=1)
     sys.stderr.write(
         f"egm: {text} at {precision} for {target.name} takes {plan.device:.1f} GB of {target.memory_gb:.1f} GB; "
         f"downloading it, then building {out_dir}\n"

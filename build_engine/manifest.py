@@ -74,7 +74,7 @@ class BundleWriter:
                 _check_replaceable(self.out_dir, force=self.force)
                 self._made_parents = [p for p in self.out_dir.parents if not p.exists()]
                 self.out_dir.parent.mkdir(parents=True, exist_ok=True)
-                with _locked(self.out_dir.parent):
+                with locked(self.out_dir.parent):
                     _remove_stale(self.out_dir)
                     self._make_temporary()
         except BaseException:  # a signal may arrive in here too, and then __exit__ is never called
@@ -230,12 +230,13 @@ def _remove_stale(out_dir: Path) -> None:
     for path in out_dir.parent.iterdir():
         if not path.name.startswith(f".{out_dir.name}{TEMPORARY_MARK}"):
             continue
-        with contextlib.suppress(OSError), _locked(path, wait=False):
+        with contextlib.suppress(OSError), locked(path, wait=False):
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a directory's lock, which a process that is killed lets go. Raises: OSError: it is held, or there are no locks."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -189,21 +189,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
-    of_reference = {name: getattr(arguments, name) for name in ("scenes", "data", "images", "limit")}
-    if arguments.reference is None and (given := [f"--{name}" for name, value in of_reference.items() if value is not None]):
-        parser.error(f"expected --reference CHECKPOINT with {given[0]}, found none")
-    if arguments.data is None and (given := [f"--{name}" for name in ("images", "limit") if of_reference[name] is not None]):
-        parser.error(f"expected --data ROWS.jsonl with {given[0]}, found none")
-    if arguments.data is not None and arguments.scenes is not None:
-        parser.error("expected --data or --scenes, found both")
-    if arguments.reference is not None and arguments.url is not None:
-        parser.error("expected --reference or --url, found both")
-    if arguments.reference is not None and arguments.brief:
-        parser.error("expected --reference or --brief, found both")
-    if arguments.graphs and arguments.url is not None:
-        parser.error("expected --graphs or --url, found both")
-    if arguments.url is None and arguments.model is not None:
-        parser.error("expected --url URL with --model, found none")
+    if arguments.reference is None:
+        of_reference = ("scenes", "data", "images", "limit", "max_new_tokens", "device")
+        parser.refuse(arguments, of_reference, "--reference CHECKPOINT")
+    else:
+        parser.refuse(arguments, ("url", "brief"), "no --reference", "both")
+    if arguments.data is None:
+        parser.refuse(arguments, ("images", "limit"), "--data ROWS.jsonl")
+    else:
+        parser.refuse(arguments, ("scenes",), "no --data", "both")
+    if arguments.url is None:
+        parser.refuse(arguments, ("model",), "--url URL")
+    else:
+        parser.refuse(arguments, ("graphs", "threads"), "no --url", "both")
     return arguments
 
 

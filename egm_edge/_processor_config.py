@@ -7,10 +7,12 @@ Every setting that would change the pixels is either understood or refused; none
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from egm_edge.errors import CheckpointError
+from egm_edge.errors import CheckpointError, EgmError, message_of
 from egm_edge.files import read_json_object
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -34,15 +36,21 @@ def read_pixel_settings(directory: Path) -> dict[str, Any]:
             repr(settings.get("image_processor_type")),
             "use a Qwen3-VL or an InternVL3 (-hf) checkpoint",
         )
-    _require_supported(settings, source)
-    try:
+    with reading_checkpoint(f"image-processor settings as transformers writes them in {source}"):
+        _require_supported(settings, source)
         return reader(settings, directory)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"image-processor settings as transformers writes them in {source}",
-            f"{type(error).__name__}: {error}",
-            "save the processor again with save_pretrained",
-        ) from None
+
+
+@contextmanager
+def reading_checkpoint(expected: str) -> Iterator[None]:
+    """What a checkpoint's settings raise, missing or of another kind, is a CheckpointError. Transformers raises almost anything."""
+    try:
+        yield
+    except (EgmError, MemoryError):
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {message_of(error, 200)}"
+        raise CheckpointError(expected, found, "save the checkpoint again with save_pretrained") from None
 
 
 def _smart_resize_settings(settings: dict[str, Any], _directory: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from egm_edge import __version__
-from egm_edge._processor_config import read_json
+from egm_edge._processor_config import read_json, reading_checkpoint
 from egm_edge.bundle import CONFIDENCE_MAP, HASH_THREADS, MANIFEST_NAME, Bundle, FileRecord, Manifest, Verify, sha256_of
 from egm_edge.errors import CheckpointError
 from egm_edge.families.chat_template import read_prompt_spec
@@ -103,8 +103,8 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
     if max_pixels is not None:
         pixel_spec = pixel_spec.with_max_pixels(max_pixels)
     generation = root / "generation_config.json"
-    text_config = config.get("text_config") or {}
-    try:
+    with reading_checkpoint(f"settings as transformers writes them in {root / 'config.json'} and {generation.name}"):
+        text_config = config["text_config"]
         model = {
             "image_token_id": int(config["image_token_id"]),
             "stop_token_ids": list(
@@ -112,12 +112,6 @@ def describe_checkpoint(directory: str | Path, *, max_pixels: int | None = None)
             ),
         }
         limits = {"max_new_tokens": MAX_NEW_TOKENS, "context_tokens": int(text_config["max_position_embeddings"])}
-    except KeyError as error:
-        raise CheckpointError(
-            f"{error.args[0]} in {root / 'config.json'}",
-            "no such key",
-            "save the model again with model.save_pretrained",
-        ) from None
     manifest = Manifest(
         egm_edge_version=__version__,
         target=TARGET,

@@ -30,7 +30,7 @@ def whole_file(path: Path, mode: str = "w", *, errors: str | None = None) -> Ite
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _beside(path)
     encoding = None if "b" in mode else "utf-8"
     try:
         with beside.open(mode, encoding=encoding, errors=errors) as stream:
@@ -41,6 +41,10 @@ def whole_file(path: Path, mode: str = "w", *, errors: str | None = None) -> Ite
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -135,18 +139,21 @@ def check_place(path: Path, *, never: Iterable[Path] = ()) -> Path:
         never: what must not be written over, because it is to be read.
 
     Raises:
-        InputError: no such directory, no permission, a folder, a device or pipe, or one of `never`.
+        InputError: no such directory, one that takes no file of that name, a folder, a device or pipe, or one of `never`.
     """
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(f"a directory {path.parent}", "nothing there", f"mkdir -p {path.parent}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError("a file to write", f"{path}, which is a folder", "name a file in it")
-    if path.exists() and not path.is_file():
-        raise InputError("a file to write", f"{path}, which is a device or a pipe", "name a regular file")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"to write {path}", f"no permission in {path.parent}", "choose another place")
-    if path.exists() and any(other.exists() and path.samefile(other) for other in never):
-        raise InputError("a place of its own", f"{path}, which is to be read", "name another file")
+    if os.path.exists(path) and not path.is_file():
+        raise InputError("a file to write", f"{path}, which is a device or a pipe, not a regular file", "name another")
+    if os.path.exists(path) and any(other.exists() and path.samefile(other) for other in never):
+        raise InputError("a place of its own", f"{path}, which is read", "name another file")
+    try:  # permissions do not tell it all: names that are too long, file systems that take no files
+        _beside(path).touch()
+        _beside(path).unlink()
+    except OSError as error:
+        raise InputError(f"to write {path}", error.strerror or str(error), "choose another place") from None
     return path
 
 

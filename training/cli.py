@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from egm_edge.bundle_from_checkpoint import check_weights
 from egm_edge.cli.parser import Parser, positive_float, positive_int
 from egm_edge.errors import CheckpointError, InputError
-from egm_edge.files import make_folder, replace_text
+from egm_edge.files import check_place, make_folder, replace_text
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +69,13 @@ def main(argv: list[str]) -> int:
     )
     nano.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
+    if arguments.verb == "nano" and arguments.evaluate:
+        of_training = ("config", "out", "only", "smoke", "minutes", "carry", "carried")
+        nano.refuse(arguments, of_training, "no --evaluate", "both")
+    elif arguments.verb == "nano":
+        nano.refuse(arguments, ("direct", "count", "table", "suites"), "--evaluate CHECKPOINT")
+    if arguments.carry:
+        nano.refuse(arguments, ("smoke", "minutes", "carried"), "no --carry", "both")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     return _nano(arguments)
 
@@ -79,6 +86,8 @@ def _nano(arguments: argparse.Namespace) -> int:
     from training.nano.state import carry
     from training.nano.train import prepare
 
+    for place in filter(None, (arguments.table, arguments.carry)):
+        check_place(place)
     device = prepare(arguments.device)
     if arguments.evaluate:
         return _evaluate(arguments, device)

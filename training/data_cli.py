@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egm_edge.cli.parser import Parser, positive_int
+from egm_edge.cli.parser import Parser, number_up_to, positive_float, positive_int
 from egm_edge.data.problems import DataError
 from egm_edge.data.readers import load_rows
 from egm_edge.data.refcoco import SplitCount, split_counts
 from egm_edge.data.rows import Row, write_rows
-from egm_edge.errors import InputError
+from egm_edge.files import check_place
 from training.data.check import CheckReport, check_directory
 from training.data.difficulty import filter_by_difficulty, read_ious
 from training.data.flip import flipped
@@ -28,7 +30,7 @@ from training.data.splits import SPLITS, by_split
 def main(argv: list[str]) -> int:
     """Run one data verb; returns the exit code (0 fine, 2 problems found). EgmError reaches the caller, every problem listed."""
     arguments = _parser().parse_args(argv)
-    _refuse_input(arguments)
+    _check_places(arguments)
     try:
         return int(arguments.run(arguments))
     except DataError as error:
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--skip-bad", action="store_true", help="pass over unusable rows, counted, instead of refusing all")
     convert.add_argument("--pictures", type=Path, metavar="DIR", help="where pictures inside a parquet are written")
     split = verb("split", _split, "one file a split, so that each can be named where it belongs")
-    split.add_argument("--val", type=float, metavar="SHARE", help="of the training pictures for val, for want of one")
+    split.add_argument("--val", type=positive_float, metavar="SHARE", help="of the training pictures for val, for want of one")
     split.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="for train.jsonl, val.jsonl, ...")
     flip = verb("flip", _flip, "add mirrored copies of the rows that can be mirrored")
     flip.add_argument("--any-language", action="store_true", help="mirror text that is not English too, words unchanged")
@@ -76,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     traces.add_argument("--ledger", type=Path, help="where every paid answer is kept (default: OUT.ledger.jsonl)")
     traces.add_argument("--concurrency", type=positive_int, default=16)
-    traces.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    price = number_up_to(math.inf, zero=True)
+    traces.add_argument("--price", type=price, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
     scenes = verb("scenes", _scenes, "write held-out tabletop scenes: pictures, and rows for `egm evaluate`", rows=False)
     scenes.add_argument("--count", type=positive_int, default=500, help="questions of each suite (default: 500)")
     suites = "easy,modal,amodal-occluded,negative"
@@ -88,15 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_input(arguments: argparse.Namespace) -> None:
-    """What is read is never written over, nor is a file of a folder that `split` fills."""
-    out: Path | None = getattr(arguments, "out", None)
-    written = [out] if out is None or not out.is_dir() else [out / f"{name}.jsonl" for name in SPLITS]
+def _check_places(arguments: argparse.Namespace) -> None:
+    """What is to be written can be, and is nothing that is read, nor is a file of a folder that is filled."""
     given = [getattr(arguments, name, None) or [] for name in ("rows", "source", "evaluation", "own", "oracle")]
     read = [path for paths in given for path in (paths if isinstance(paths, list) else [paths])]
+    out: Path | None = getattr(arguments, "out", None)
+    written = [out, getattr(arguments, "ledger", None)]
+    if out and arguments.verb in ("split", "scenes"):
+        written = [out / f"{name}.jsonl" for name in SPLITS]
     for path in filter(None, written):
-        if path.is_file() and any(given.exists() and path.samefile(given) for given in read):
-            raise InputError("a file of its own for --out", f"{path}, which is read", "name another one")
+        if os.path.isdir(path.parent):  # it is made otherwise
+            check_place(path, never=read)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -15,13 +15,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from egm_edge.cli.parser import Parser
 from egm_edge.errors import InputError
+from egm_edge.grounding import Task
 from egm_edge.hashing import canonical_hash
 from training.errors import SettingError
 from training.rewards.registry import make_reward
 from training.typed_yaml import KeepsResult, SettingsSection, Share, load_yaml, result_settings
 
 CONFIGS = Path(__file__).parent / "configs"
-TaskName = Literal["modal", "amodal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ class SftConfig(SettingsSection):
         max_tokens: longest row, prompt and image tokens included; longer ones are an error, never cut.
     """
 
-    task: TaskName
+    task: Task
     model: ModelSettings
     data: DataSettings
     optim: OptimSettings
@@ -202,7 +202,7 @@ class GrpoConfig(SettingsSection):
         run.batch_per_device: counts completions, so prompts x generations.
     """
 
-    task: TaskName
+    task: Task
     model: ModelSettings
     data: DataSettings
     optim: OptimSettings

@@ -19,6 +19,7 @@ from build_engine.exporters.text_decoder import decoder_shape
 from build_engine.manifest import BundleWriter
 from build_engine.parity import build_gate
 from egm_edge import __version__
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.backends.onnx_runtime.config import EngineConfig, VisionConfig
 from egm_edge.backends.prefix_backend import EMBEDDING, POSITION_GRID
 from egm_edge.bundle import SHA256_HEX, Bundle, FileRecord, Manifest
@@ -120,10 +121,8 @@ class CheckpointPlan:
             raise CheckpointError(
                 f"tokenizer.json in {self.checkpoint.directory}", "none", "save it with tokenizer.save_pretrained(DIR)"
             )
-        try:
+        with reading_checkpoint(f"a tokenizer in {path}"):
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"a tokenizer in {path}", str(error), "download the file again") from None
         stated, known = self.checkpoint.config["image_token_id"], image_token_id(tokenizer, self.prompt_spec)
         if stated != known:
             raise CheckpointError(

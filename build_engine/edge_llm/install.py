@@ -21,6 +21,7 @@ from pathlib import Path
 from build_engine.edge_llm.environment import CLONE, EdgeLlmEnvironment
 from egm_edge import __version__
 from egm_edge.errors import BuildError
+from egm_edge.files import check_place, make_folder
 from egm_edge.releases import EDGE_LLM
 
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
@@ -94,8 +95,7 @@ def create(recipe: Recipe, say: Callable[[str], None]) -> bool:
     Raises:
         BuildError: a command failed; its last line is told.
     """
-    recipe.root.parent.mkdir(parents=True, exist_ok=True)
-    with recipe.root.with_name(f"{recipe.root.name}.lock").open("w") as lock:
+    with check_place(make_folder(recipe.root.parent) / f"{recipe.root.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_complete(recipe):
             return False

@@ -7,9 +7,10 @@ a GPU's. `unrounded` takes the rounding away too. Memory is a few times the larg
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from build_engine.manifest import locked
 from egm_edge.bundle import Bundle
 
 NARROW = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
 NARROW_NAMES = ("float16", "bfloat16")
 PAGE = 4096
+FOLDER_PREFIX = "egm-float32-"
 INLINE_BYTES = 1024
 
 
@@ -71,9 +74,16 @@ class Float32Graph:
 
 @contextmanager
 def linked_folder(bundle: Bundle, write_graph: Callable[[str, Path, Path], None]) -> Iterator[Path]:
-    """A temporary folder with the bundle's files: graphs as `write_graph(name, source, target)` writes them, others as links."""
-    with tempfile.TemporaryDirectory(prefix="egm-graphs-") as folder:
-        root = Path(folder)
+    """A temporary folder with the bundle's files: graphs as `write_graph(name, source, target)` writes them, others as links.
+    What killed runs left of such folders, many gigabytes, is removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError), locked(left, wait=False):
+            if any(left.iterdir()):  # an empty one may be about to be locked
+                shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as held:
+        root = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX)))
+        with suppress(OSError):  # a file system without locks
+            held.enter_context(locked(root))
         for name in (name for name in bundle.manifest.files if name not in bundle.left_out):
             source, target = bundle.root / name, root / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ Notation: B requests, n prompt tokens, r reply tokens, t image tokens, H hidden 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from egm_edge._processor_config import read_json, reading_checkpoint
 from egm_edge.bundle_from_checkpoint import check_weights
-from egm_edge.errors import BackendError, CheckpointError, message_of
+from egm_edge.errors import BackendError, message_of
 from egm_edge.pixels import TILES, PixelSpec
 
 if TYPE_CHECKING:
@@ -98,12 +98,9 @@ class TransformersReference:
         self.versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        try:
+        with reading_checkpoint(f"a checkpoint that transformers opens in {self.checkpoint}"):
             self.processor = _processor(self.checkpoint)
             self.model = self._load_model(dtype)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            wanted = f"a checkpoint that transformers opens in {self.checkpoint}"
-            raise CheckpointError(wanted, message_of(error), "check the directory") from None
         self.model = self.model.eval().to(device) if device != "cpu" else self.model.eval()
         self.tokenizer = self.processor.tokenizer
         if max_pixels is not None:
@@ -304,11 +301,11 @@ def _processor(checkpoint: Path) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     template = _chat_template(checkpoint, tokenizer)
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(checkpoint / "config.json")
     if config.get("model_type") == "internvl":
         image_processor = GotOcr2ImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
         path = checkpoint / "processor_config.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else config
+        values = read_json(path) if path.is_file() else config
         return ImageOnlyInternVL(image_processor, tokenizer, template, int(values.get("image_seq_length", 256)))
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
     return ImageOnlyQwen3VL(image_processor, tokenizer, template)
@@ -320,7 +317,7 @@ def _chat_template(checkpoint: Path, tokenizer: Any) -> str:
     if plain.is_file():
         return plain.read_text(encoding="utf-8")
     if wrapped.is_file():
-        return str(json.loads(wrapped.read_text(encoding="utf-8"))["chat_template"])
+        return str(read_json(wrapped)["chat_template"])
     return str(tokenizer.chat_template)
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.benchmark.peer import PeerRequest, PeerSample
 from egm_edge.errors import BackendError, CheckpointError, InputError
 
@@ -34,13 +35,10 @@ class TransformersPeer:
         except ImportError as error:
             raise BackendError("torch and transformers", str(error), "pip install 'egm-edge[verify]'") from None
         self._torch.set_num_threads(threads)
-        try:
+        with reading_checkpoint(f"a checkpoint that transformers opens in {checkpoint}"):
             model = self._transformers.AutoModelForImageTextToText.from_pretrained(
                 checkpoint, dtype=getattr(self._torch, dtype), local_files_only=True
             )
-        except Exception as error:  # transformers raises almost anything on a bad checkpoint
-            found = f"{type(error).__name__}: {error}"[:200]
-            raise CheckpointError(f"{checkpoint} to load into transformers", found, "check the checkpoint") from None
         self._model = model.eval()
         self.name = f"transformers {version('transformers')}, torch {version('torch')}"
         self.precision, self.threads = dtype, threads

@@ -8,6 +8,7 @@ A verb takes its argument list and returns an exit code. Every EgmError becomes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from egm_edge import __version__
-from egm_edge.errors import BackendError, EgmError, message_of
+from egm_edge.errors import BackendError, EgmError, InputError, message_of
 from egm_edge.own_packages import import_own
 
 EXIT_INTERRUPTED = 130
@@ -88,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         _abandon_stdout()
         return EXIT_BROKEN_PIPE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a path as it was typed, whoever looked there first
+            told = InputError("a path", f"{str(error.filename)[:80]}: {error.strerror}", "check what was typed")
+            return _fail(str(told), error, told.exit_code)
         _abandon_stdout()
         return _fail(_describe(error), error, 1)
     return code

@@ -37,7 +37,13 @@ The map is written into the bundle's manifest (its name stays); --out gets calib
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.remove:
+        of_fitting = ("data", "held_out", "images", "limit", "samples", "shifted", "out", "keep_in", "dry_run", "memory", "threads")
+        parser.refuse(arguments, of_fitting, "no --remove", "both")
+    if not arguments.data:
+        parser.refuse(arguments, ("keep_in",), "--data FILE")
     from egm_edge.bundle import CONFIDENCE_MAP, Bundle
     from egm_edge.confidence.store import keep_with, store
 
@@ -64,6 +70,8 @@ def main(argv: list[str]) -> int:
     if arguments.keep_in:
         check_place(Path(arguments.keep_in) / CONFIDENCE_MAP)
     out = make_folder(Path(arguments.out)) if arguments.out else None
+    if out:
+        check_place(out / "calibration.json")
     fit_rows, held_rows, roots = _rows(arguments)
     files = find_pictures([*fit_rows, *held_rows], roots)
     fit_rows, held_rows = with_sizes(fit_rows, files), with_sizes(held_rows, files)
@@ -73,7 +81,7 @@ def main(argv: list[str]) -> int:
         fitted = _fitted(ask, fit_rows, arguments.samples) if arguments.data else LogisticCalibration.from_dict(known or {})
         parts = _parts(ask, held_rows, fitted, shifted=arguments.shifted)
     calibrated = store(grounder.bundle, fitted) if keeps else grounder.bundle
-    if arguments.keep_in:
+    if arguments.keep_in and not arguments.dry_run:
         keep_with(Path(arguments.keep_in), fitted)
     markdown = to_markdown(parts, fitted)
     values = {"bundle": calibrated.hash, "map": fitted.to_dict(), "parts": parts}
@@ -151,7 +159,7 @@ def _parser() -> Parser:
     parser.add_argument("--shifted", action="store_true", help="report on blurred, noisy, darker and recoloured pictures too")
     parser.add_argument("--out", metavar="DIR", help="write the report and its plots there")
     parser.add_argument("--keep-in", metavar="CHECKPOINT", help="write the map beside these weights too, for later builds")
-    parser.add_argument("--dry-run", action="store_true", help="report only, leave the bundle as it is")
+    parser.add_argument("--dry-run", action="store_true", help="report only, write no map")
     parser.add_argument("--remove", action="store_true", help="take the map out of the bundle")
     add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

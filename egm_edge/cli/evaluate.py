@@ -54,7 +54,13 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if _is_address(arguments.bundle):
+        parser.refuse(arguments, ("memory", "threads", "max_think_tokens", "deadline_ms"), "a bundle", arguments.bundle)
+    else:
+        of_server = ("coordinates", "model", "family", "concurrency", "tries", "timeout_s", "key_variable")
+        parser.refuse(arguments, of_server, "a server's address", arguments.bundle)
     from egm_edge.data.pictures import find_pictures
     from egm_edge.evaluate.records import RecordLog
     from egm_edge.evaluate.rows import evaluation_rows, with_sizes
@@ -141,8 +147,6 @@ def _bundle(arguments: argparse.Namespace) -> _Evaluated:
     from egm_edge.bundle_from_checkpoint import open_directory
     from egm_edge.evaluate.run import evaluate_rows
 
-    if arguments.coordinates != Coordinates.NORM1000.value:
-        raise InputError("--coordinates norm1000 of a bundle", arguments.coordinates, "only servers have models of other units")
     bundle = open_directory(directory_of(resolve(arguments.bundle)))
     manifest = bundle.manifest
     budgets = _budgets_of(arguments, int(manifest.limits["max_new_tokens"]))
@@ -172,8 +176,6 @@ def _server(arguments: argparse.Namespace) -> _Evaluated:
     retry = Retry(tries=arguments.tries, timeout_s=arguments.timeout_s)
     client = OpenAIClient(arguments.bundle, key=os.environ.get(arguments.key_variable), retry=retry)
     budgets = _budgets_of(arguments, SERVER_TOKENS)
-    if budgets.kind.name != "max_new_tokens":
-        raise InputError("--budgets for a server", f"--{budgets.kind.name}", "only a bundle can be limited so")
     family = family_for(arguments.family)
     model = arguments.model or client.models()[0]
     coordinates = Coordinates(arguments.coordinates)
@@ -238,7 +240,7 @@ def _compare(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="egm evaluate", description="Accuracy of a bundle on grounding data.", epilog=EPILOG)
     parser.add_argument("bundle", metavar="BUNDLE|URL", help="bundle, checkpoint or an OpenAI-compatible server's address")
     parser.add_argument("--data", metavar="FILE", nargs="+", required=True, help="jsonl files or refs pickles")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egm_edge.assets import shipped_hash
-from egm_edge.cli.inputs import InputPicture, expand, read
+from egm_edge.cli.inputs import InputPicture, expand, is_film, read
 from egm_edge.cli.parser import Parser, add_engine_options, positive_float, positive_int, whole_number
 from egm_edge.errors import InputError
 from egm_edge.expression import check_expression
@@ -48,15 +49,18 @@ The exit code is 0 when every text was answered, whatever the outcome.
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    arguments = _parse(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     images, texts = _images_and_texts(arguments)
     for text in texts:
         check_expression(text)
     names = expand(images, allow_urls=arguments.allow_urls)
+    if not any(map(is_film, names)):
+        parser.refuse(arguments, ("every",), "a video or a camera", names[0])
     target = _SavePlace.of(arguments.save, names)
     source = resolve(arguments.bundle)
-    if source.kind is SourceKind.SERVER and arguments.timings:
-        raise InputError("a bundle or checkpoint with --timings", f"the server {source.text}", "leave --timings out")
+    if source.kind is SourceKind.SERVER:
+        parser.refuse(arguments, ("timings", "memory", "threads"), "a bundle or checkpoint", f"the server {source.text}")
     pictures = read(names, every=arguments.every)
     first = next(pictures)  # a picture that is not there is told before the model is loaded
     if isinstance(first.source, Path):
@@ -83,7 +87,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parser() -> Parser:
     parser = Parser(prog="egm ground", description="Find what sentences describe in pictures.", epilog=EPILOG)
     parser.add_argument("inputs", metavar="IMAGE [TEXT...]", nargs="+", help="one picture and texts; or pictures and --ask")
     parser.add_argument("--ask", metavar="TEXT", nargs="+", help="what to find, in plain words, in every picture")
@@ -104,7 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--deadline-ms", type=positive_float, metavar="MS", help="a box this long after asking, warmed up")
     parser.add_argument("--max-think-tokens", type=whole_number(0, 2**31 - 1), metavar="N", help="0: no reasoning")
     parser.add_argument("--samples", type=whole_number(1, MAX_SAMPLES), metavar="N", default=1, help="answers that vote")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _images_and_texts(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -154,7 +158,7 @@ class _SavePlace:
         if not given.strip():
             raise InputError("a file or folder for --save", repr(given), "name one")
         path = Path(given)
-        folder = path.is_dir() or given.endswith("/") or (not path.suffix and path.parent.is_dir() and len(names) > 1)
+        folder = os.path.isdir(path) or given.endswith("/") or (not path.suffix and os.path.isdir(path.parent) and len(names) > 1)
         place = cls(path, folder=folder, inputs=[Path(name) for name in names if "://" not in name and name != "-"])
         if folder:
             try:

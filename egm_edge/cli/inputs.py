@@ -112,7 +112,7 @@ def read(names: Iterable[str], *, every: int) -> Iterator[InputPicture]:
     for name in names:
         if camera := _CAMERA.fullmatch(name):
             yield from _frames(name, int(camera["index"] or camera["device"]), every)
-        elif name.lower().endswith(VIDEO_SUFFIXES) and Path(name).is_file():
+        elif is_film(name):
             yield from _frames(name, name, every)
         elif name == "-":  # one byte too many is enough for load_image to refuse an endless stream
             yield InputPicture("-", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
@@ -120,6 +120,11 @@ def read(names: Iterable[str], *, every: int) -> Iterator[InputPicture]:
             yield InputPicture(name, _fetched(name))
         else:
             yield InputPicture(name, Path(name), Path(name))
+
+
+def is_film(name: str) -> bool:
+    """Whether it is a camera or a video: frames, of which some can be passed over."""
+    return bool(_CAMERA.fullmatch(name)) or (name.lower().endswith(VIDEO_SUFFIXES) and Path(name).is_file())
 
 
 def _pictures_in(folder: Path) -> list[str]:

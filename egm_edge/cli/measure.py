@@ -40,12 +40,19 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.beside is None:
+        parser.refuse(arguments, ("checkpoint", "peer_model", "beside_dtype", "pairs"), "--beside PEER")
+    elif arguments.beside == "transformers":
+        parser.refuse(arguments, ("peer_model",), "another --beside", arguments.beside)
+    else:
+        parser.refuse(arguments, ("checkpoint", "beside_dtype"), "--beside transformers", arguments.beside)
     from egm_edge.auto import directory_of
     from egm_edge.benchmark.benchmark import BenchmarkPlan, measure_bundle
     from egm_edge.benchmark.runner import parse_sweeps
     from egm_edge.benchmark.workload import read_workload
-    from egm_edge.files import make_folder
+    from egm_edge.files import check_place, make_folder
     from egm_edge.reporting.progress import ProgressBar
 
     peer = _peer(arguments) if arguments.beside else None
@@ -68,6 +75,8 @@ def _measure(argv: list[str]) -> int:
     frames = Path(arguments.frames) if arguments.frames else None
     workload = read_workload(frames, arguments.expression, at_most=plan.most_questions)
     out = make_folder(Path(arguments.out)) if arguments.out else None
+    if out:
+        check_place(out / "measure.json")
     stream = None if arguments.json else sys.stderr
     report = measure_bundle(
         directory_of(source),
@@ -142,7 +151,7 @@ def _ros(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="egm measure", description="Measure a bundle's latency on this machine.", epilog=EPILOG)
     parser.add_argument("bundle", metavar="MODEL", nargs="?", help="bundle, checkpoint or hub id (default: as egm ground)")
     parser.add_argument(

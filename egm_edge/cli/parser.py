@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 
@@ -20,6 +20,13 @@ class Parser(argparse.ArgumentParser):
         line = " ".join(message.split())  # what was typed may hold line breaks
         sys.stderr.write(f"egm: {line}; see {self.prog} --help\n")
         raise SystemExit(2)
+
+    def refuse(self, arguments: argparse.Namespace, names: Iterable[str], expected: str, found: str = "none") -> None:
+        """Refuse options that would do nothing: a usage error for the first that was given, which goes with `expected`."""
+        for name in names:
+            if getattr(arguments, name) != self.get_default(name):
+                option = f"--{name.replace('_', '-')}"
+                self.error(f"expected {expected} with {option}, found {found}; leave {option} out")
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -37,17 +44,17 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def number_up_to(high: float) -> Callable[[str], float]:
-    """argparse type: a finite number above 0, of `high` at most."""
+def number_up_to(high: float, *, zero: bool = False) -> Callable[[str], float]:
+    """argparse type: a finite number above 0 (with `zero` from 0), of `high` at most."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and 0 < value <= high):
+        if not (math.isfinite(value) and (0 < value <= high or (zero and value == 0))):
             limit = "" if math.isinf(high) else f" and up to {high:g}"
-            raise argparse.ArgumentTypeError(f"expected a number above 0{limit}, found {text[:40]!r}")
+            raise argparse.ArgumentTypeError(f"expected a number {'from' if zero else 'above'} 0{limit}, found {text[:40]!r}")
         return value
 
     return parse

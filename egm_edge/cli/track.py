@@ -136,7 +136,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--follower", choices=FOLLOWERS, default=FOLLOWERS[0], help="what finds an object in the next frame"
     )
     parser.add_argument("--model-file", nargs="+", metavar="ONNX", help="for vit: one; for nano: backbone and head")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.box:
+        parser.refuse(arguments, ("task", "bundle"), "--ask TEXT")
+    return arguments
 
 
 def _box(text: str) -> Box:

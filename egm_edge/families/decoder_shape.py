@@ -56,7 +56,7 @@ class DecoderShape:
             raise CheckpointError("rope_type default, mrope or dynamic", repr(kind), hint)
         if text.get("hidden_act", "silu") != "silu":
             raise CheckpointError("hidden_act silu", repr(text["hidden_act"]), "use a Qwen2.5 or Qwen3 decoder")
-        if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
+        if text.get("use_sliding_window") or "sliding_attention" in str(text.get("layer_types")):
             raise CheckpointError("full attention in every layer", "sliding windows", "this decoder is not supported")
         heads = int(text["num_attention_heads"])
         section = rope.get("mrope_section") or (QWEN3_VL_MROPE_SECTION if model_type == "qwen3_vl" else None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import Gauge
 from starlette.requests import HTTPConnection, Request
@@ -13,31 +14,38 @@ from starlette.requests import HTTPConnection, Request
 from egm_edge.serve.errors import ClientGoneError, RequestError
 from egm_edge.serve.settings import MIB, ServeSettings
 
+Take = Callable[[int], None]
+
 
 class ByteBudget:
     """How much of all bodies and pictures is in memory; more than the limit is told 429."""
 
     def __init__(self, limit: int, gauge: Gauge) -> None:
-        self._limit, self._gauge, self._held = limit, gauge, 0
+        self._limit, self._gauge, self._held, self._lock = limit, gauge, 0, threading.Lock()
 
-    def take(self, count: int) -> None:
-        """Count bytes in.
+    @contextmanager
+    def holding(self) -> Iterator[Take]:
+        """What counts bytes in, from any thread; all of them go back at the end of the `with` block.
 
         Raises:
-            RequestError: 429, others hold too many; nothing was counted.
+            RequestError: 429, others hold too many; these were not counted.
         """
-        if self._held + count > self._limit:
-            message = f"other requests hold {self._held / MIB:.0f} MiB of {self._limit / MIB:.0f}; try again in 1 s"
-            raise RequestError(429, message, "memory_full", retry_after_s=1)
-        self._change(count)
+        taken = 0
 
-    def give_back(self, count: int) -> None:
-        """Count bytes out."""
-        self._change(-count)
+        def take(count: int) -> None:
+            nonlocal taken
+            with self._lock:
+                if count > 0 and self._held + count > self._limit:
+                    message = f"other requests hold {self._held / MIB:.0f} MiB of {self._limit / MIB:.0f}; try again in 1 s"
+                    raise RequestError(429, message, "memory_full", retry_after_s=1)
+                taken += count
+                self._held += count
+                self._gauge.set(self._held)
 
-    def _change(self, count: int) -> None:
-        self._held += count
-        self._gauge.set(self._held)
+        try:
+            yield take
+        finally:
+            take(-taken)
 
 
 @asynccontextmanager
@@ -53,7 +61,7 @@ async def read_body(
     _check_headers(request, settings, media_type)
     due, taken = time.monotonic() + settings.body_s, 0
     chunks: list[bytes] = []
-    try:
+    with budget.holding() as take:
         while True:
             try:
                 message = await asyncio.wait_for(request.receive(), max(0.0, due - time.monotonic()))
@@ -65,15 +73,13 @@ async def read_body(
             chunk = message.get("body", b"")
             if taken + len(chunk) > settings.max_body_bytes:
                 raise _too_large(settings)
-            budget.take(len(chunk))
+            take(len(chunk))
             taken += len(chunk)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 break
         chunks[:] = [b"".join(chunks)]
         yield chunks
-    finally:
-        budget.give_back(taken)
 
 
 def _check_headers(request: HTTPConnection, settings: ServeSettings, media_type: str) -> None:

@@ -43,9 +43,10 @@ class Chat:
         try:
             async with read_body(Request(scope, receive), self._budget, self._settings) as body:
                 request = await run_in_threadpool(parse_request, body.pop(), self._settings)
-                if isinstance(request, AddressedRequest):
-                    request = request.with_picture(await self._fetcher.fetch(request.url))
-                await self._answer(request, arrived, scope, receive, send)
+                with self._budget.holding() as take:
+                    if isinstance(request, AddressedRequest):
+                        request = request.with_picture(await self._fetcher.fetch(request.url, take))
+                    await self._answer(request, arrived, scope, receive, send)
         except ClientGoneError:
             self._ended(scope, GONE, arrived)
         except RequestError as error:

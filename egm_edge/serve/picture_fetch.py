@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 
+from egm_edge.serve.body import Take
 from egm_edge.serve.errors import RequestError
 from egm_edge.serve.pictures import EncodedPicture, encoded_picture
 from egm_edge.serve.settings import MIB, ServeSettings
@@ -33,11 +34,11 @@ class PictureFetcher:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings, self._turns = settings, asyncio.Semaphore(AT_ONCE)
 
-    async def fetch(self, url: str) -> EncodedPicture:
-        """The picture at an address.
+    async def fetch(self, url: str, take: Take) -> EncodedPicture:
+        """The picture at an address; `take` counts its bytes as they come.
 
         Raises:
-            RequestError: as `fetch_picture` and `encoded_picture`; 429, no turn within `fetch_s`.
+            RequestError: as `take`, `fetch_picture` and `encoded_picture`; 429, no turn within `fetch_s`.
         """
         try:
             await asyncio.wait_for(self._turns.acquire(), self._settings.fetch_s)
@@ -45,28 +46,28 @@ class PictureFetcher:
             busy = "other pictures are being fetched; try again in 1 s"
             raise RequestError(429, busy, "fetch_busy", retry_after_s=1) from None
         try:
-            return await run_in_threadpool(self._read, url)
+            return await run_in_threadpool(self._read, url, take)
         finally:
             self._turns.release()
 
-    def _read(self, url: str) -> EncodedPicture:
-        return encoded_picture(fetch_picture(url, self._settings), self._settings)
+    def _read(self, url: str, take: Take) -> EncodedPicture:
+        return encoded_picture(fetch_picture(url, self._settings, take), self._settings)
 
 
-def fetch_picture(url: str, settings: ServeSettings) -> bytes:
+def fetch_picture(url: str, settings: ServeSettings, take: Take) -> bytes:
     """The bytes behind an address.
 
     Raises:
         RequestError: 400, an address that may not be reached, or no picture there; 413, too large.
     """
     try:
-        return _fetched(url, settings, time.monotonic() + settings.fetch_s)
+        return _fetched(url, settings, take, time.monotonic() + settings.fetch_s)
     except (OSError, http.client.HTTPException, ValueError) as error:
         found = f"{type(error).__name__}: {str(error)[:120]}"
         raise _refused(f"expected a picture at {_shown(url)}; found {found}") from None
 
 
-def _fetched(url: str, settings: ServeSettings, ends_at: float) -> bytes:
+def _fetched(url: str, settings: ServeSettings, take: Take, ends_at: float) -> bytes:
     parts = urlsplit(url)
     secure, host = parts.scheme.lower() == "https", parts.hostname or ""
     port = parts.port or (443 if secure else 80)
@@ -95,6 +96,7 @@ def _fetched(url: str, settings: ServeSettings, ends_at: float) -> bytes:
             if len(data) > settings.max_body_bytes:
                 limit = f"{settings.max_body_bytes / MIB:g} MiB"
                 raise RequestError(413, f"expected a picture of at most {limit} at {_shown(url)}", "image_too_large")
+            take(len(piece))
 
 
 def _reachable(host: str, port: int, settings: ServeSettings) -> Address:

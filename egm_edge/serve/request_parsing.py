@@ -221,14 +221,14 @@ def _parts(request: ChatRequest, at: int, kind: type[_PartT]) -> list[_PartT]:
     return [part for part in content if isinstance(part, kind)] if isinstance(content, list) else []
 
 
-def _ask(text: str, task: str | None, settings: ServeSettings) -> tuple[str, Task, str | None]:
+def _ask(text: str, task: Task | None, settings: ServeSettings) -> tuple[str, Task, str | None]:
     """Expression, task, and the exact prompt or None for the bundle's own words."""
     if len(text) > MAX_TEXT_CHARS:
         expected = f"expected a text of at most {MAX_TEXT_CHARS:,} characters; found {len(text):,}"
         raise RequestError(400, expected, "invalid_value", param="messages")
     try:
         if task is not None:
-            return check_expression(text), Task(task), None
+            return check_expression(text), task, None
         if known := read_sentence(text):
             check_expression(known[0])
             return *known, text if settings.verbatim else None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from egm_edge.decoding.options import MAX_DEADLINE_MS, MAX_SAMPLES, MAX_TEMPERATURE
+from egm_edge.grounding import Task
 
 MAX_PARTS = 256
 MAX_MESSAGES = 1024
@@ -151,7 +152,7 @@ class ChatRequest(_Model):
     chat_template_kwargs: Any = Field(None, description="enable_thinking, as above; others are ignored")
     reasoning_effort: Any = Field(None, description="none for no thought; others are ignored")
 
-    task: Literal["modal", "amodal"] | None = Field(
+    task: Task | None = Field(
         None,
         description="the text is a bare expression: the server asks for its visible part (modal) or its whole (amodal)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -130,6 +131,16 @@ def test_an_incomplete_checkpoint_is_one_line(tiny_qwen3_vl: Path, tmp_path: Pat
     with pytest.raises(CheckpointError) as raised:
         Grounder.from_checkpoint(checkpoint)
     assert isinstance(raised.value, EgmError) and "\n" not in str(raised.value)
+
+
+def test_a_setting_in_words_is_one_line(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "checkpoint"))
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"]["attention_bias"] = "x"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"a checkpoint that transformers opens.*attention_bias") as raised:
+        Grounder.from_checkpoint(checkpoint)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_closed_one_says_so(tiny_qwen3_vl: Path) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from build_engine import local_build
 from build_engine.cli import main
-from egm_edge.errors import CheckpointError
+from build_engine.inspect_cli import inspect_checkpoint
+from egm_edge.bundle_from_checkpoint import describe_checkpoint
+from egm_edge.errors import CheckpointError, EgmError
 
 Lie = Callable[[Path], None]
 
@@ -183,3 +188,54 @@ def test_an_internvl3_checkpoint_that_lies_is_refused_in_one_line(
     tiny_internvl3: Path, tmp_path: Path, lie: Lie, names: str
 ) -> None:
     test_a_checkpoint_that_lies_is_refused_in_one_line(tiny_internvl3, tmp_path, lie, names, "cpu")
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen3_vl", "tiny_internvl3"])
+def test_no_value_that_is_missing_or_in_words_is_an_unexpected_error(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    checkpoint = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "checkpoint"))
+    # A hub's settings without its weights: they come when the plan fits.
+    fetched = {False: checkpoint, True: tmp_path}
+    monkeypatch.setattr(local_build, "resolve_checkpoint", lambda given, weights=True: fetched[weights])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    doors = (describe_checkpoint, inspect_checkpoint, lambda _: local_build.bundle_of_hub_id("acme/tiny"))
+    for name in ("config.json", "generation_config.json"):
+        text = (checkpoint / name).read_text()
+        for path in _places(json.loads(text)):
+            for changed in (None, "x"):
+                values = json.loads(text)
+                *above, key = path
+                section = reduce(dict.__getitem__, above, values)
+                section.pop(key) if changed is None else section.update({key: changed})
+                (checkpoint / name).write_text(json.dumps(values))
+                for door in doors:
+                    with suppress(EgmError):
+                        door(checkpoint)
+        (checkpoint / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        pytest.param(_config("text_config", num_hidden_layers="x"), "num_hidden_layers as a whole number", id="layers in words"),
+        pytest.param(lambda root: (root / "config.json").write_text('{"model_type": "qwen3_vl"}'), "text_config", id="no decoder"),
+        pytest.param(_config("", quantization_config={"bits": 8}), "no quantization_config beside", id="quantized already"),
+        pytest.param(_config("", model_type="llava"), "model_type qwen3_vl or internvl", id="another architecture"),
+    ],
+)
+def test_a_hub_model_that_lies_is_refused_before_its_weights_are_fetched(
+    tiny_qwen3_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie, told: str
+) -> None:
+    shutil.copytree(tiny_qwen3_vl, tmp_path / "c", ignore=shutil.ignore_patterns("*.safetensors"))
+    lie(tmp_path / "c")
+    monkeypatch.setattr(local_build, "resolve_checkpoint", lambda given, *, weights: tmp_path / "c")
+    with pytest.raises(CheckpointError, match=told):
+        local_build.bundle_of_hub_id("acme/tiny")
+
+
+def _places(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (key,)
+        if isinstance(value, dict):
+            yield from ((key, *rest) for rest in _places(value))

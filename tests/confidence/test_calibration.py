@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egm_edge.bundle import Bundle
+from egm_edge.bundle import CONFIDENCE_MAP, Bundle
+from egm_edge.cli import calibrate
 from egm_edge.confidence.features import FEATURES, label_contradicts
 from egm_edge.confidence.logistic_calibration import MIN_ROWS, LogisticCalibration, fit
 from egm_edge.confidence.quality import area_under_risk_coverage, expected_calibration_error, risk_coverage
 from egm_edge.confidence.store import keep_with, store
 from egm_edge.errors import BundleError, InputError
+
+FRAME = Path(__file__).resolve().parents[2] / "examples" / "frames" / "tabletop_1.png"
 
 
 def rows_of(values: np.ndarray) -> list[dict[str, float]]:
@@ -143,6 +146,22 @@ def test_a_checkpoints_own_map_goes_into_its_bundles(fitted: LogisticCalibration
     keep_with(checkpoint, fitted)
     bundle = build_cpu(checkpoint, tmp_path / "bundle", precision="fp32", gate=False)
     assert LogisticCalibration.from_dict(bundle.manifest.calibration or {}) == fitted
+
+
+def test_a_dry_run_writes_no_map(
+    fitted: LogisticCalibration, own_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"image": FRAME.name, "expression": "the mug", "box": [1, 1, 9, 9]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(calibrate, "_fitted", lambda *_: fitted)
+    monkeypatch.setattr(calibrate, "_parts", lambda *_, shifted: [])
+    given = [str(own_bundle.root), "--data", str(tmp_path / "rows.jsonl"), "--images", str(FRAME.parent)]
+    given += ["--keep-in", str(tmp_path)]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert calibrate.main([*given, "--dry-run"]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert calibrate.main(given) == 0
+    assert LogisticCalibration.from_dict(json.loads((tmp_path / CONFIDENCE_MAP).read_text())) == fitted
 
 
 def test_a_map_goes_into_the_manifest_and_out_again(fitted: LogisticCalibration, own_bundle: Bundle) -> None:

@@ -46,8 +46,10 @@ def test_what_is_no_address_is_said_at_once(address: str) -> None:
 
 
 def test_a_date_to_come_back_is_waited_for() -> None:
-    busy = Reply(status=503, retry_after=formatdate(time.time() + 3.0, usegmt=True))
-    with serving(lambda body, before: busy if before == 0 else Reply()) as served:
+    def reply(body: object, before: int) -> Reply:
+        return Reply() if before else Reply(status=503, retry_after=formatdate(time.time() + 3.0, usegmt=True))
+
+    with serving(reply) as served:
         client = OpenAIClient(served.url, retry=Retry(tries=2, first_wait_s=60.0, longest_wait_s=120.0))
         started = time.monotonic()
         assert client.complete(BODY).text == BOX

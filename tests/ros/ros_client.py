@@ -35,6 +35,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 NODE = "grounding_node"
 WAIT_S = 40.0
+CARRIED = (GroundedObject.TRACK_PROPAGATED, GroundedObject.TRACK_LOST)
 T = TypeVar("T")
 
 
@@ -70,6 +71,11 @@ def image_message(pixels: NDArray[np.uint8], encoding: str = "rgb8", frame_id: s
     return message
 
 
+def stamp_of(message: Any) -> tuple[int, int]:
+    """(sec, nanosec) of its header."""
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
 class Client:
     """A node of its own with a spinning thread.
 
@@ -79,8 +85,9 @@ class Client:
         topics: name of the camera among several.
 
     Attributes:
-        detections, objects: everything received, oldest first.
+        detections, objects: everything received since `forget` about frames published since, oldest first.
         stamps: (sec, nanosec) of every image published.
+        said: the last command.
     """
 
     def __init__(self, image_topic: str = "image", namespace: str = "", topics: str = "") -> None:
@@ -90,6 +97,8 @@ class Client:
         self.detections: list[Detection2DArray] = []
         self.objects: list[GroundedObject] = []
         self.stamps: list[tuple[int, int]] = []
+        self.said = ""
+        self._forgotten: set[tuple[int, int]] = set()
         self.counters: dict[str, int] = {}
         self.statuses: dict[str, DiagnosticStatus] = {}
         self.diagnosed = 0
@@ -102,18 +111,16 @@ class Client:
             CompressedImage, f"{image_topic}/compressed", qos_profile_sensor_data
         )
         self.commands = self.node.create_publisher(String, f"{below}command", LATCHED_COMMAND_QOS)
-        self.node.create_subscription(Detection2DArray, f"{below}detections", self.detections.append, reliable)
-        self.node.create_subscription(
-            GroundedObjectArray, f"{below}grounded_objects", lambda m: self.objects.extend(m.objects), reliable
-        )
+        self.node.create_subscription(Detection2DArray, f"{below}detections", self._on_detections, reliable)
+        self.node.create_subscription(GroundedObjectArray, f"{below}grounded_objects", self._on_objects, reliable)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.change = self.node.create_client(ChangeState, f"{NODE}/change_state")
-        self.state_of = self.node.create_client(GetState, f"{NODE}/get_state")
         self.setter = self.node.create_client(SetParameters, f"{NODE}/set_parameters")
         self.describer = self.node.create_client(DescribeParameters, f"{NODE}/describe_parameters")
         self.set_commands = self.node.create_client(SetCommands, f"{NODE}/set_commands")
         self.service = self.node.create_client(GroundService, f"{NODE}/ground")
         self.action = ActionClient(self.node, GroundAction, f"{NODE}/ground")
+        self.state_of = self.node.create_client(GetState, f"{NODE}/get_state")  # last, see `call`
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.thread = threading.Thread(target=self._spin)
@@ -138,17 +145,29 @@ class Client:
             except InvalidHandle:
                 continue
 
+    def _on_detections(self, message: Detection2DArray) -> None:
+        if stamp_of(message) not in self._forgotten:
+            self.detections.append(message)
+
+    def _on_objects(self, message: GroundedObjectArray) -> None:
+        # An answer is new whatever its frame: a question may be asked on the newest one that is there.
+        forgotten = CARRIED if stamp_of(message) in self._forgotten else ()
+        self.objects.extend(one for one in message.objects if one.track_state not in forgotten)
+
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.diagnosed += 1
         self.counters = {pair.key: int(pair.value) for pair in message.status[0].values}
         self.statuses = {status.name.rpartition(": ")[2]: status for status in message.status}
+        self.diagnosed += 1  # last: who waits for it reads the others
 
     def result(self, future: Any, timeout_s: float = WAIT_S) -> Any:
         until(future.done, timeout_s, "the reply")
         return future.result()
 
     def call(self, service: Any, request: Any, timeout_s: float = WAIT_S) -> Any:
+        """Discovery goes in order: a node that was heard to answer `state_of` knows the way back of every client made before."""
         until(service.service_is_ready, WAIT_S, f"{service.srv_name}")
+        if service is not self.state_of:
+            self.state()
         return self.result(service.call_async(request), timeout_s)
 
     def send_goal(self, goal: GroundAction.Goal, **options: Any) -> Any:
@@ -184,35 +203,58 @@ class Client:
     def publish(self, message: Image | CompressedImage) -> None:
         """Publish an image under the next stamp: whole seconds since the start of the test, nanoseconds as a watermark."""
         message.header.stamp.sec, message.header.stamp.nanosec = next(self._numbers), 123_456_789
-        self.stamps.append((message.header.stamp.sec, message.header.stamp.nanosec))
+        self.stamps.append(stamp_of(message))
         (self.images if isinstance(message, Image) else self.compressed).publish(message)
 
     def command(self, text: str) -> None:
+        self.said = text
         self.commands.publish(String(data=text))
 
     def feed(self, message: Any, ready: Callable[[], T], what: str = "an answer", timeout_s: float = WAIT_S) -> T:
-        """Publish an image at 20 Hz until `ready()`."""
+        """Publish an image, or what a function makes, at 20 Hz until `ready()`."""
         last_s = 0.0
 
         def publish_and_look() -> T:
             nonlocal last_s
             if time.monotonic() - last_s > 0.05:
                 last_s = time.monotonic()
-                self.publish(message)
+                self.publish(message() if callable(message) else message)
             return ready()
 
         return until(publish_and_look, timeout_s, what)
 
-    def first_detection(self) -> Detection2D | None:
-        """The first box received since `clear`."""
-        return next((array.detections[0] for array in self.detections if array.detections), None)
+    def first_detection(self, expression: str | None = None) -> Detection2D | None:
+        """The first box of this expression, else of the last command, received since `forget`."""
+        wanted = self.said if expression is None else expression
+        boxes = (one for array in self.detections for one in array.detections)
+        return next((one for one in boxes if one.results[0].hypothesis.class_id == wanted), None)
 
-    def clear(self) -> None:
-        """Forget what was received, and the standing command; waits until the node has become quiet."""
-        self.command("")
-        time.sleep(0.3)
+    def first_answer(self) -> GroundedObject | None:
+        """The first answer to the last command received since `forget`; a box that is carried on is none."""
+        answers = (one for one in self.objects if one.track_state not in CARRIED)
+        return next((one for one in answers if one.expression == self.said), None)
+
+    def forget(self) -> None:
+        """Forget what was received and what is still under way: between topics, and replies of services, there is no order."""
+        self._forgotten = set(self.stamps)
         self.detections.clear()
         self.objects.clear()
+
+    def clear(self) -> None:
+        """Forget, and end the standing command; the node is given a moment to become quiet."""
+        self.command("")
+        time.sleep(0.3)
+        self.forget()
+
+    def share_heard(self) -> tuple[float, float]:
+        """Of the frames that somebody publishes in four seconds, the shares that came back as an array and as a carried box."""
+        self.forget()
+        sent = len(self.stamps)
+        time.sleep(4.0)
+        published = set(self.stamps[sent:])
+        carried = [one for one in self.objects if one.track_state == GroundedObject.TRACK_PROPAGATED]
+        arrays, objects = (len(published & set(map(stamp_of, heard))) for heard in (self.detections, carried))
+        return arrays / len(published), objects / len(published)
 
     def wait_for_counters(self, timeout_s: float = WAIT_S) -> dict[str, int]:
         """The counters of a diagnostics message that is sent after this call."""

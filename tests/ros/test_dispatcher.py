@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from egm_ros.dispatcher import Dispatcher
+from egm_ros.dispatcher import ENGINE_WAIT_S, Dispatcher
 from egm_ros.mailbox import Mailbox
 from egm_ros.requests import Answer, BusyError, Request, Ticket
 from egm_ros.settings import Settings
@@ -24,7 +24,7 @@ class Bench:
     """A dispatcher with a fake engine, and everything it answered."""
 
     def __init__(self) -> None:
-        self.settings = Settings(max_frame_age_s=0.3)
+        self.settings = Settings(max_frame_age_s=60.0)
         self.mailbox = Mailbox()
         self.answers: list[Answer] = []
         self.engine = LocalEngine(FakeGrounder(self.settings))
@@ -60,10 +60,10 @@ class _Header:
 def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
-    assert made.dispatcher.stop(5.0)
+    assert made.dispatcher.stop(60.0)
 
 
-def wait_for(ready: Callable[[], object], timeout_s: float = 5.0) -> None:
+def wait_for(ready: Callable[[], object], timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < end, "timed out"
@@ -82,11 +82,12 @@ def test_a_request_is_answered_on_the_newest_frame_and_reuses_it(bench: Bench) -
 
 
 def test_without_a_frame_a_request_fails_after_the_frame_age(bench: Bench) -> None:
+    bench.settings = replace(bench.settings, max_frame_age_s=0.3)
     start = time.monotonic()
     answer = bench.ask("red thing")
     assert answer.grounding is None
     assert "expected a camera frame within 0.3 s; found none" in answer.error
-    assert 0.25 < time.monotonic() - start < 2.0
+    assert 0.25 < time.monotonic() - start < ENGINE_WAIT_S
 
 
 def test_a_request_waits_for_a_frame_that_comes_in_time(bench: Bench) -> None:
@@ -96,10 +97,9 @@ def test_a_request_waits_for_a_frame_that_comes_in_time(bench: Bench) -> None:
 
 def test_each_frame_is_grounded_once_for_a_standing_command(bench: Bench) -> None:
     bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
-    for _ in range(3):
+    for number in range(3):
         bench.show()
-        before = len(bench.answers)
-        wait_for(lambda: len(bench.answers) > before)  # noqa: B023
+        wait_for(lambda: len(bench.answers) > number)  # noqa: B023
     time.sleep(0.1)
     assert [answer.frame.sequence for answer in bench.answers if answer.frame] == [1, 2, 3]
 
@@ -121,40 +121,49 @@ def test_a_frame_is_forgotten_when_everything_is_dropped(bench: Bench) -> None:
     wait_for(lambda: bench.engine.cache._opened is None)
 
 
+def test_a_pause_returns_once_what_ran_is_answered(bench: Bench) -> None:
+    bench.source.say(command("c", "red thing tokens=500", Task.MODAL))
+    bench.show()
+    wait_for(lambda: bench.engine.cache._opened is not None)
+    bench.mailbox.clear()
+    bench.dispatcher.pause(5.0)
+    assert [answer.grounding and answer.grounding.outcome for answer in bench.answers] == [Outcome.CANCELLED]
+    bench.show()
+    bench.source.say(command("d", "red thing tokens=1", Task.MODAL))
+    wait_for(lambda: len(bench.answers) > 1)
+
+
 def test_on_demand_means_one_answer_per_command(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground="on_demand")
     bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
     for _ in range(4):
         bench.show()
         time.sleep(0.05)
+    wait_for(lambda: bench.answers)
     assert len(bench.answers) == 1
 
 
 def test_the_period_holds_a_standing_command_back(bench: Bench) -> None:
     bench.settings = replace(bench.settings, reground_period_s=0.2)
+    start = time.monotonic()
     bench.source.say(command("c", "red thing tokens=1", Task.MODAL))
-    end = time.monotonic() + 0.7
-    while time.monotonic() < end:
-        bench.show()
-        time.sleep(0.01)
-    assert 3 <= len(bench.answers) <= 4
+    wait_for(lambda: bench.show() or len(bench.answers) >= 4)
+    assert time.monotonic() - start > 0.6
 
 
 def test_cancel_and_deadline_stop_between_two_tokens(bench: Bench) -> None:
     bench.show()
     cancelled = bench.submit("red thing tokens=500")
     time.sleep(0.1)
-    start = time.monotonic()
     answer = bench.dispatcher.wait(cancelled, is_cancelled=lambda: True)
     assert answer.grounding is not None
     assert answer.grounding.outcome is Outcome.CANCELLED
-    assert time.monotonic() - start < 0.5
     bench.show()
     late = bench.ask("red thing tokens=500", left_s=0.2).grounding
     assert late is not None
     assert (late.outcome, late.deadline_met) == (Outcome.TIMED_OUT, False)
     bench.show()
-    early = bench.ask("red thing", left_s=5.0).grounding
+    early = bench.ask("red thing", left_s=60.0).grounding
     assert early is not None
     assert early.deadline_met is True
 
@@ -162,7 +171,7 @@ def test_cancel_and_deadline_stop_between_two_tokens(bench: Bench) -> None:
 def test_more_requests_than_allowed_are_refused(bench: Bench) -> None:
     bench.settings = replace(bench.settings, max_pending_requests=2)
     bench.show()
-    tickets = [bench.submit("red thing tokens=200") for _ in range(2)]
+    tickets = [bench.submit("red thing tokens=5000") for _ in range(2)]
     with pytest.raises(BusyError, match="found 2 already waiting"):
         bench.submit("red thing")
     for ticket in tickets:
@@ -181,7 +190,7 @@ def test_an_engine_failure_is_an_answer_and_the_dispatcher_lives(bench: Bench) -
 def test_stopping_answers_everybody(bench: Bench) -> None:
     bench.show()
     tickets = [bench.submit("red thing tokens=500") for _ in range(3)]
-    assert bench.dispatcher.stop(5.0)
+    assert bench.dispatcher.stop(60.0)
     outcomes = [ticket.answer.grounding.outcome for ticket in tickets if ticket.answer and ticket.answer.grounding]
     assert outcomes == [Outcome.CANCELLED] * 3
 

@@ -31,7 +31,7 @@ class Bench:
     """An engine process with the fake grounder, and what it reported."""
 
     def __init__(self) -> None:
-        self.settings = Settings(hang_timeout_s=2.0)
+        self.settings = Settings()
         self.said: list[EngineChange] = []
         self.engine = EngineProcess(lambda: self.settings, FACTORY, self.said.append)
         self.number = 0
@@ -80,7 +80,7 @@ def shared() -> Iterator[Bench]:
 
 @pytest.fixture
 def bench(shared: Bench) -> Bench:
-    shared.settings = Settings(hang_timeout_s=2.0)
+    shared.settings = Settings()
     shared.wait_ready()
     return shared
 
@@ -122,7 +122,6 @@ def test_cancel_and_deadline_end_a_request_in_mid_decode(bench: Bench) -> None:
     assert cancelled.outcome is Outcome.CANCELLED
     late = bench.ground("red thing tokens=2000", left_s=0.2)
     assert (late.outcome, late.deadline_met) == (Outcome.TIMED_OUT, False)
-    assert time.monotonic() - started_s < 10.0
 
 
 def test_the_models_own_failure_is_an_error_with_its_traceback_and_the_process_lives(bench: Bench) -> None:
@@ -137,10 +136,9 @@ def test_the_models_own_failure_is_an_error_with_its_traceback_and_the_process_l
 def test_killed_in_mid_request_the_request_ends_and_the_process_comes_back(bench: Bench) -> None:
     before = bench.engine.health()
     threading.Timer(0.3, os.kill, (before.pid, signal.SIGKILL)).start()
-    started_s = time.monotonic()
-    with pytest.raises(EngineLostError):
+    with pytest.raises(EngineLostError) as lost:
         bench.ground("red thing tokens=2000")
-    assert time.monotonic() - started_s < 5.0, "it ends at once, not at a timeout"
+    assert "no sign of life" not in str(lost.value), "it ends at once, not at a timeout"
     with pytest.raises(EngineLostError):
         bench.ground("red thing")
     bench.wait_ready()
@@ -162,17 +160,19 @@ def test_killed_while_idle_it_comes_back_by_itself(bench: Bench) -> None:
 
 
 def test_a_model_that_hangs_is_killed_and_started_again(bench: Bench) -> None:
+    bench.settings = replace(bench.settings, hang_timeout_s=2.0)
     hangs = bench.engine.health().hangs
     with pytest.raises(EngineLostError, match="no sign of life"):
         bench.ground("hang")
     assert bench.engine.health().hangs == hangs + 1
+    bench.settings = Settings()
     bench.wait_ready()
     assert bench.ground("red thing").outcome is Outcome.FOUND
 
 
 def test_a_slow_model_that_gives_signs_of_life_is_not_killed(bench: Bench) -> None:
-    bench.settings = replace(bench.settings, hang_timeout_s=2.0)
-    assert bench.ground("red thing tokens=300").outcome is Outcome.FOUND, "3 s, with a token every 10 ms"
+    bench.settings = replace(bench.settings, hang_timeout_s=4.0)
+    assert bench.ground("red thing tokens=450").outcome is Outcome.FOUND, "longer than that, with a token every 10 ms"
 
 
 def test_a_larger_frame_makes_the_shared_memory_grow(bench: Bench) -> None:
@@ -226,12 +226,13 @@ def test_stop_in_the_middle_of_a_slow_start_ends_both() -> None:
 
     thread = threading.Thread(target=start)
     thread.start()
-    time.sleep(0.5)
+    while not engine.health().pid:
+        time.sleep(0.01)
     started_s = time.monotonic()
     engine.stop()
     thread.join()
     assert raised
-    assert time.monotonic() - started_s < 10.0
+    assert time.monotonic() - started_s < 30.0, "it would be ready after 60"
     assert engine.health() == replace(engine.health(), state="stopped", pid=0)
 
 

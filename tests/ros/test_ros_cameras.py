@@ -60,13 +60,14 @@ def test_each_camera_has_its_own_sentence_frames_and_boxes(sides: dict[str, Clie
 
 def test_turns_are_fair_by_age(sides: dict[str, Client]) -> None:
     for client in sides.values():
-        client.objects.clear()
+        client.forget()
 
     def answers(side: str) -> int:
         return sum(one.source_stamp == one.header.stamp for one in sides[side].objects)
 
-    until(lambda: answers("left") + answers("right") >= 30, what="answers")
-    assert abs(answers("left") - answers("right")) <= 5
+    # One of the two may hear of them later than the other; where turns are unfair the difference only grows.
+    counts = lambda: (answers("left"), answers("right"))  # noqa: E731
+    until(lambda: sum(counts()) >= 30 and max(counts()) - min(counts()) <= 5, what="as many answers of each")
 
 
 def test_a_request_is_about_the_camera_it_is_asked_of(sides: dict[str, Client]) -> None:

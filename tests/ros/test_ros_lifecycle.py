@@ -85,7 +85,7 @@ def test_parameters_are_described_ranged_and_checked(make_node: MakeNode, client
 
 def test_a_wrong_parameter_on_the_command_line_is_one_line_and_no_traceback(make_node: MakeNode) -> None:
     node = make_node(max_frame_age_s=-3.0)
-    assert node.process.wait(15) == 2
+    assert node.process.wait(60) == 2
     assert "max_frame_age_s" in node.log
     assert "Traceback" not in node.log
 
@@ -107,7 +107,7 @@ ROUTES = {"unconfigured": [], "inactive": ["configure"], "active": ["configure",
 
 def ask(client: Client, **transition: object) -> bool:
     request = ChangeState.Request(transition=Transition(**transition))
-    return client.call(client.change, request, timeout_s=10.0).success
+    return client.call(client.change, request).success
 
 
 def test_every_transition_from_every_state_is_answered(make_node: MakeNode, client: Client) -> None:
@@ -175,6 +175,9 @@ def test_while_the_model_loads_everything_is_answered_and_two_signals_end_it(
         ("simulated_camera", ["-r", "a:=b:=c"]),
         ("record_answers /no/such/folder/answers.jsonl", []),
         ("replay_bag /no/such/bag", []),
+        ("replay_bag /no/such/bag --rate nan", []),
+        ("replay_bag /no/such/bag --loops -1", []),
+        ("record_answers /no/such/folder/answers.jsonl --seconds nan", []),
     ],
 )
 def test_what_cannot_be_taken_from_the_command_line_is_one_line(
@@ -182,7 +185,7 @@ def test_what_cannot_be_taken_from_the_command_line_is_one_line(
 ) -> None:
     name, *words = program.split()
     node = make_node([sys.executable, "-c", f"from egm_ros.process import {name}; {name}()", *words], arguments)
-    assert node.process.wait(30) == 2, node.log
+    assert node.process.wait(60) == 2, node.log
     assert "expected " in node.log
     assert "Traceback" not in node.log
 
@@ -214,9 +217,11 @@ def test_a_signal_to_the_group_once_or_twice_ends_it_cleanly(
 ) -> None:
     log = tmp_path / "log"
     command = [sys.executable, str(HERE / "fake_node.py"), "--ros-args", "-p", "autostart:=true"]
+    started_s = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     client.wait_for_state("active")
+    start_s = time.monotonic() - started_s
     client.command("the red thing tokens=1000")
     before = client.wait_for_counters()["frames_received"]
     client.feed(image_message(picture()), lambda: client.counters["frames_received"] > before, "a frame taken")
@@ -225,7 +230,7 @@ def test_a_signal_to_the_group_once_or_twice_ends_it_cleanly(
     assert code == 0, text
     assert "Traceback" not in text
     assert "was lost" not in text, "the model did not die of the signal, and was not started again"
-    assert took_s < 4.0, "under 2 s on a machine that is idle"
+    assert took_s < 4.0 + start_s, "under 2 s on a machine that is idle and starts it in 2"
 
 
 def test_enable_pauses_and_goes_on(make_node: MakeNode, client: Client) -> None:
@@ -235,11 +240,12 @@ def test_enable_pauses_and_goes_on(make_node: MakeNode, client: Client) -> None:
     client.command("the red thing")
     client.feed(image_message(picture()), client.first_detection)
     assert client.call(enable, SetBool.Request(data=False)).success
-    client.detections.clear()
+    last_s, _ = client.stamps[-1]
     for _ in range(10):
         client.publish(image_message(picture()))
         time.sleep(0.05)
-    assert not client.detections
+    # By stamp: a topic's message may be delivered after the reply of a service that was sent later.
+    assert all(one.header.stamp.sec <= last_s for one in client.detections)
     from egm_interfaces.srv import Ground
 
     refused = client.call(client.service, Ground.Request(expression="the red thing"))
@@ -262,6 +268,6 @@ def test_a_bond_forms_when_active_and_breaks_with_the_node(make_node: MakeNode, 
     assert {(one.id, one.active) for one in heard} == {("grounding_node", True)}
     assert len({one.instance_id for one in heard}) == 1
     assert client.transition("deactivate")
-    until(lambda: not heard[-1].active, what="the end of the bond")
+    until(lambda: any(not one.active for one in heard), what="the end of the bond")
     client.node.destroy_subscription(subscription)
     assert node.stop() == 0, node.log

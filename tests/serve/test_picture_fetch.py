@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from egm_edge.serve.errors import RequestError
 from egm_edge.serve.picture_fetch import AT_ONCE, PictureFetcher, fetch_picture
 from egm_edge.serve.settings import ServeSettings
-from tests.serve.conftest import CHAT, Start, question
+from tests.serve.conftest import CHAT, FRAMES, Start, error_of, question
 from tests.serve.test_stop import until
 
 
@@ -77,7 +78,7 @@ LOCAL = ServeSettings(fetch_pictures=True, fetch_networks=("127.0.0.0/8",), fetc
 )
 def test_addresses_that_are_not_public_are_not_reached(host: str) -> None:
     with pytest.raises(RequestError, match=r"expected a public address|gaierror") as caught:
-        fetch_picture(f"http://{host}:1/a.png", ServeSettings(fetch_pictures=True))
+        fetch_picture(f"http://{host}:1/a.png", ServeSettings(fetch_pictures=True), int)
     assert caught.value.status == 400
 
 
@@ -87,7 +88,7 @@ def test_a_name_with_one_inner_address_is_not_reached(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
     with pytest.raises(RequestError, match=r"found 127\.0\.0\.1"):
-        fetch_picture("http://two.example/a.png", ServeSettings(fetch_pictures=True))
+        fetch_picture("http://two.example/a.png", ServeSettings(fetch_pictures=True), int)
 
 
 def test_what_is_fetched_is_bounded_and_redirects_are_not_followed() -> None:
@@ -95,14 +96,14 @@ def test_what_is_fetched_is_bounded_and_redirects_are_not_followed() -> None:
         picture_server(302, headers={"Location": "http://127.0.0.1:1/"}) as url,
         pytest.raises(RequestError, match="HTTP 302") as caught,
     ):
-        fetch_picture(url, LOCAL)
+        fetch_picture(url, LOCAL, int)
     assert "secret" not in str(caught.value)
     small = ServeSettings(fetch_networks=("127.0.0.0/8",), max_body_bytes=1 << 20)
     with picture_server(data=bytes(2 << 20)) as url, pytest.raises(RequestError, match="at most 1 MiB"):
-        fetch_picture(url, small)
+        fetch_picture(url, small, int)
     quick = ServeSettings(fetch_networks=("127.0.0.0/8",), fetch_s=0.3)
     with picture_server(pause=threading.Event()) as url, pytest.raises(RequestError, match="expected a picture at"):
-        fetch_picture(url, quick)
+        fetch_picture(url, quick, int)
 
 
 def test_who_waits_for_a_picture_keeps_no_other_request_from_a_thread(scripted: Start) -> None:
@@ -120,6 +121,19 @@ def test_who_waits_for_a_picture_keeps_no_other_request_from_a_thread(scripted: 
         assert [connection.getresponse().status for connection in waiting] == [400] * 50
 
 
+def test_fetched_pictures_count_as_held_until_they_are_answered(scripted: Start) -> None:
+    allowed = {"fetch_pictures": True, "fetch_networks": ["127.0.0.0/8"], "max_body_bytes": 1_000_000}
+    server = scripted(token_s=0.05, max_held_bytes=1_000_000, **allowed)
+    picture = (FRAMES / "tabletop_1.png").read_bytes().ljust(700_000, b"\0")
+    with picture_server(data=picture) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, question(url=url))
+        until(lambda: server.metric("egm_held_bytes") > len(picture))
+        refused = server.post(question(url=url))
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "memory_full")
+        assert first.result().status_code == 200
+    until(lambda: server.metric("egm_held_bytes") == 0)
+
+
 def test_who_gets_no_turn_in_time_is_told_to_come_again() -> None:
     quick = ServeSettings(fetch_networks=("127.0.0.0/8",), fetch_s=0.3)
 
@@ -127,11 +141,11 @@ def test_who_gets_no_turn_in_time_is_told_to_come_again() -> None:
         for _ in range(AT_ONCE):
             await fetcher._turns.acquire()
         with pytest.raises(RequestError, match="try again in 1 s") as refused:
-            await fetcher.fetch("http://127.0.0.1:1/a.png")
+            await fetcher.fetch("http://127.0.0.1:1/a.png", int)
         assert refused.value.status == 429
         fetcher._turns.release()
         for _ in range(2):  # a fetch that failed gives its turn back
             with pytest.raises(RequestError, match="expected a picture at"):
-                await fetcher.fetch("http://127.0.0.1:1/a.png")
+                await fetcher.fetch("http://127.0.0.1:1/a.png", int)
 
     asyncio.run(ask(PictureFetcher(quick)))

@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"choices": []})
 
     def _stall(self, body: dict[str, Any], key: str) -> None:
-        time.sleep(1.5)
+        time.sleep(4.0)
 
     def _cut(self, body: dict[str, Any], key: str) -> None:
         self.close_connection = True

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from training.data.traces.prompts import instruction, request_id
 from training.data.traces.run import TraceRun, run_traces
 from training.data.traces.trace_filter import reject_reason
 
-FAST = Retry(tries=4, first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.5)
+FAST = Retry(tries=4, first_wait_s=0.02, longest_wait_s=0.1, timeout_s=30.0)
 
 
 def _rows(root: Path, count: int) -> list[Row]:
@@ -83,8 +84,9 @@ def test_amodal_rows_are_asked_about_what_is_hidden() -> None:
     ],
 )
 def test_what_passes_is_tried_again_under_the_same_id(tmp_path: Path, script: tuple[str, ...]) -> None:
+    retry = replace(FAST, timeout_s=2.0) if "stall" in script else FAST
     with chat_server(script) as server:
-        reasoned, report = run_traces(_rows(tmp_path, 1), _run(server, tmp_path))
+        reasoned, report = run_traces(_rows(tmp_path, 1), _run(server, tmp_path, retry=retry))
     assert len(reasoned) == 1 and report.asked == 1
     assert len(server.requests) == len(script) and len(server.seen) == 1
 

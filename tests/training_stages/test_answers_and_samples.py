@@ -97,7 +97,7 @@ def test_unusable_rows_are_all_found_before_training(processor: EgmProcessor, tm
     rows[2] = replace(rows[2], task=Task.AMODAL)
     rows[3] = replace(rows[3], reasoning="so " * 600)
     with pytest.raises(DataError) as caught:
-        require_usable(rows, processor, tmp_path / "images", limit=900, with_answer=True, task="modal")
+        require_usable(rows, processor, tmp_path / "images", limit=900, with_answer=True, task=Task.MODAL)
     found = [(p.line, p.expected) for p in caught.value.problems]
     assert found == [
         (2, f"the picture gone.png in {tmp_path / 'images'}"),

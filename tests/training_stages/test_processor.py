@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from egm_edge.errors import InputError
+from egm_edge.errors import CheckpointError, InputError
 from egm_edge.families.chat_template import read_prompt_spec
 from egm_edge.pixels import PixelSpec
 from tests.support.hf_reference import hf_inputs, hf_processor
 from tests.training_stages.runs import SIZES
+from training.stage_config import ModelSettings
+from training.stages.model import load_model
 from training.stages.processor import EgmProcessor
 
 TEXT = "Locate the red mug, output its bbox coordinates using JSON format"
@@ -77,6 +80,16 @@ def test_saving_copies_the_checkpoints_own_files(checkpoint: Path, tmp_path: Pat
     (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     assert PixelSpec.from_checkpoint(tmp_path).hash == processor.pixel_spec.hash
     assert read_prompt_spec(tmp_path).hash == processor.prompt_spec.hash
+
+
+def test_settings_that_transformers_refuses_are_told_in_a_line(tiny_qwen3_vl: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_qwen3_vl, tmp_path / "c"))
+    (checkpoint / "tokenizer_config.json").write_text('{"eos_token": []}')
+    with pytest.raises(CheckpointError, match="a tokenizer in"):
+        EgmProcessor(checkpoint)
+    (checkpoint / "config.json").write_text('{"model_type": "qwen3_vl", "image_token_id": "x"}')
+    with pytest.raises(CheckpointError, match=r"a checkpoint that transformers opens.*image_token_id"):
+        load_model(checkpoint, ModelSettings(base=str(checkpoint)))
 
 
 def test_anything_but_one_user_turn_with_one_picture_is_refused(tiny_qwen3_vl: Path) -> None:

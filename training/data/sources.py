@@ -81,6 +81,8 @@ def convert(
     if kind not in SOURCES:
         raise InputError(f"a kind of source ({', '.join(SOURCES)})", repr(kind), "pass one of them with --kind")
     source = SOURCES[kind]
+    if pictures and source.read is not read_hf_parquet:
+        raise InputError("--kind refcoco-parquet with --pictures", kind, "leave --pictures out")
     read = partial(read_hf_parquet, pictures=pictures) if source.read is read_hf_parquet else source.read
     problems: list[Problem] = []
     skipped: Counter[str] = Counter()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.boxes import iou_xyxy
 from egm_edge.grounding import Outcome
 from egm_edge.parsing import parse_answer
@@ -82,7 +83,8 @@ def score(ious: list[float]) -> Score:
 
 def load_fast(folder: Path, device: torch.device | None = None) -> FastNano:
     """Open a checkpoint directory (fp32 arithmetic on its stored weights)."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with reading_checkpoint(f"a checkpoint that transformers opens in {folder}"):
+        model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     return wrap(model.to(device or torch.device("cpu")))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.errors import BackendError, CheckpointError
 from training.stage_config import LoraSettings, ModelSettings
 
@@ -73,13 +74,14 @@ def load_model(directory: Path, settings: ModelSettings, *, full_precision: bool
         full_precision: keep float32 weights, for optimisers without a float32 copy of their own: a step of 1e-5 is lost in
             a bfloat16 weight. The forward pass still runs in `settings.dtype`.
     """
-    model = AutoModelForImageTextToText.from_pretrained(
-        directory,
-        dtype=torch.float32 if full_precision else DTYPES[settings.dtype],
-        attn_implementation=choose_attention(settings.attention, settings.dtype),
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    with reading_checkpoint(f"a checkpoint that transformers opens in {directory}"):
+        model = AutoModelForImageTextToText.from_pretrained(
+            directory,
+            dtype=torch.float32 if full_precision else DTYPES[settings.dtype],
+            attn_implementation=choose_attention(settings.attention, settings.dtype),
+            local_files_only=True,
+            use_safetensors=True,
+        )
     freeze(model, settings.train)
     return model
 

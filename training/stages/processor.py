@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, ProcessorMixin
 
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.errors import CheckpointError, InputError
 from egm_edge.families import family_for
 from egm_edge.families.chat_template import read_prompt_spec
@@ -71,14 +72,15 @@ class EgmProcessor(ProcessorMixin):
         tokenizer_file = self.checkpoint / "tokenizer.json"
         if not tokenizer_file.is_file():
             raise CheckpointError(f"tokenizer.json in {self.checkpoint}", "no such file", "save the fast tokenizer")
-        self.ids = Tokenizer.from_file(str(tokenizer_file))
+        with reading_checkpoint(f"a tokenizer in {self.checkpoint}"):
+            self.ids = Tokenizer.from_file(str(tokenizer_file))
+            self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, local_files_only=True)
+            self.tokenizer.padding_side = "left"
+            if self.tokenizer.pad_token is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            self.end_token_ids = sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
         check_prompt_split(self.ids, self.prompt_spec)
         self.image_token_id = image_token_id(self.ids, self.prompt_spec)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, local_files_only=True)
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.end_token_ids = sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
         self.chat_template = None
         self.image_processor = TileCounter(self.pixel_spec)
         self._prefix_ids = prefix_ids(self.ids, self.prompt_spec)

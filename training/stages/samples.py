@@ -18,6 +18,7 @@ from egm_edge.data.problems import Problem, require_none
 from egm_edge.data.readers import at_row
 from egm_edge.data.rows import Row, row_from_dict
 from egm_edge.errors import InputError
+from egm_edge.grounding import Task
 from training.stages.answers import answer_text
 from training.stages.guard import ROWS
 from training.stages.processor import EgmProcessor
@@ -99,7 +100,7 @@ def row_of(item: dict[str, Any]) -> Row:
 
 
 def require_usable(
-    rows: Sequence[Row], processor: EgmProcessor, images: Path, *, limit: int, with_answer: bool, task: str
+    rows: Sequence[Row], processor: EgmProcessor, images: Path, *, limit: int, with_answer: bool, task: Task
 ) -> None:
     """Fail before training rather than in the middle of it: every row's picture is there and it fits.
 
@@ -111,8 +112,8 @@ def require_usable(
     problems: list[Problem] = []
     seen: dict[str, bool] = {}
     for row in rows:
-        if row.task.value != task:
-            problems.append(at_row(row, f"{task} rows", f"a row of task {row.task.value}"))
+        if row.task is not task:
+            problems.append(at_row(row, f"{task.value} rows", f"a row of task {row.task.value}"))
         if row.image not in seen:
             seen[row.image] = _has_picture(row, images)
         if not seen[row.image]:

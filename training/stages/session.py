@@ -199,7 +199,7 @@ def _write(
     write_checkpoint(session, trainer, state, new)
     record = TrainingRecord(
         stage=session.stage,
-        task=session.config.task,
+        task=session.config.task.value,
         base=session.config.model.base,
         config_hash=session.hash,
         pixel_spec_hash=session.processor.pixel_spec.hash,

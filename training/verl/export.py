@@ -11,7 +11,7 @@ from typing import Any
 
 from egm_edge.cli.parser import positive_int
 from egm_edge.data.readers import load_rows
-from egm_edge.files import make_folder, replace_text
+from egm_edge.files import check_place, make_folder, replace_text
 from training.data.splits import TRAIN, VALIDATION, require_split
 from training.stage_config import GrpoConfig, config_parser, load_grpo
 from training.stages.process import quiet_offline
@@ -66,7 +66,7 @@ def export(config: GrpoConfig, out: Path, *, nodes: int = 1, gpus: int = GPUS) -
 
     processor = EgmProcessor(checkpoint_directory(config.model))
     images = Path(config.data.images)
-    make_folder(out)
+    check_place(make_folder(out) / "run.sh")
     training = load_rows(Path(p) for p in config.data.train)
     require_split(training, TRAIN, "data.train")
     validation = load_rows(Path(p) for p in config.data.validation)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from egm_edge._processor_config import reading_checkpoint
 from egm_edge.bundle import MANIFEST_NAME, Bundle
 from egm_edge.families import PromptSpec, encode_prompt, family_for
 from egm_edge.families.prompts import prefix_ids
@@ -128,4 +129,5 @@ class ServedModel:
 
 @lru_cache(maxsize=4)
 def _tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
+    with reading_checkpoint(f"a tokenizer in {path}"):
+        return Tokenizer.from_file(str(path))

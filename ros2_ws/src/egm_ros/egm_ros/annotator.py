@@ -31,6 +31,9 @@ class Annotator:
         is_watched: whether anybody subscribes.
         publish: called with the frame and [H, W, 3] uint8 RGB.
         on_error: told why a picture could not be made or sent.
+
+    Attributes:
+        thread: that draws and publishes; to be stopped.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Annotator:
     ) -> None:
         self._settings, self._is_watched, self._publish = settings, is_watched, publish
         self._not_before_s = float("-inf")
-        self._thread = PublishingThread("egm-annotator", on_error)
+        self.thread = PublishingThread("egm-annotator", on_error)
 
     def offer(self, frame: CameraFrame, groundings: Callable[[], list[Grounding]]) -> None:
         """Cheap while nobody looks. Args: groundings: what to draw; called only if it will be drawn."""
@@ -51,11 +54,7 @@ class Annotator:
             return
         self._not_before_s = now_s + self._settings().annotated_period_s
         shown = groundings()
-        self._thread.newest(lambda: self._draw(frame, shown))
-
-    def stop(self, timeout_s: float) -> None:
-        """As `PublishingThread.stop`."""
-        self._thread.stop(timeout_s)
+        self.thread.newest(lambda: self._draw(frame, shown))
 
     def _draw(self, frame: CameraFrame, groundings: list[Grounding]) -> None:
         picture = frame.picture

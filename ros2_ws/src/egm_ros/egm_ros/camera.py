@@ -104,6 +104,13 @@ class Camera:
             tracks.stop()
         self.mailbox.clear()
 
+    def pause(self) -> None:
+        """Say nothing more of tracks until `resume`; returns when the answers are out."""
+        self._outputs.pause()
+
+    def resume(self) -> None:
+        self._outputs.resume()
+
     def forget_dispatcher(self) -> None:
         self._source = None
 
@@ -186,11 +193,11 @@ class Camera:
         if superseded or not self._is_listening:
             return
         tracks, untracked = self._tracks, self._untracked
+        self._outputs.answer(answer, tracked=answer.standing and tracks is not None)  # before any box that carries it on
         if answer.standing and tracks is not None and grounding is not None and grounding.outcome in LOOKED_EVERYWHERE:
             tracks.take(answer)
         if answer.standing and untracked is not None:
             untracked.add(answer)
-        self._outputs.answer(answer, tracked=answer.standing and tracks is not None)
 
     def _on_boxes(self, frame: CameraFrame, tracked: tuple[TrackedAnswer, ...]) -> None:
         """Called in the tracks' thread, at camera rate."""

@@ -104,6 +104,7 @@ class Dispatcher:
         self._pending: deque[Ticket] = deque()
         self._reserved: deque[float] = deque()  # when places were kept for requests that are accepted
         self._running: Ticket | None = None
+        self._is_busy = False  # with a ticket, until its answer has been handed out
         self._open_key = 0  # of the frame that the engine has open
         self._release_frame = False
         self._stopping = False
@@ -173,10 +174,14 @@ class Dispatcher:
                 source.last_frame = None
             self._cancel_all()
 
-    def pause(self) -> None:
-        """Cancel everything that waits or runs; standing queries stay and go on with the next frame."""
+    def pause(self, timeout_s: float) -> None:
+        """Cancel everything that waits or runs; standing queries stay and go on with the next frame.
+
+        Returns when the last answer has been handed out, at the latest after `timeout_s`.
+        """
         with self._wake:
             self._cancel_all()
+            self._wake.wait_for(lambda: not (self._pending or self._is_busy), timeout_s)
 
     def _cancel_all(self) -> None:
         for ticket in [*self._pending, *([self._running] if self._running else [])]:
@@ -208,7 +213,7 @@ class Dispatcher:
                     self._wake.wait(self._wait_s())
                 release, self._release_frame = self._release_frame, False
                 if job is not None:
-                    self._running = job[0]
+                    self._running, self._is_busy = job[0], True
                 elif self._stopping:
                     return
             if release:
@@ -219,6 +224,9 @@ class Dispatcher:
                 answer = self._answer(ticket, frame)
                 self._after(ticket, answer)
                 self._finish(ticket, answer)
+                with self._wake:
+                    self._is_busy = False
+                    self._wake.notify_all()
 
     def _finish(self, ticket: Ticket, answer: Answer) -> None:
         ticket.source.on_answer(answer)

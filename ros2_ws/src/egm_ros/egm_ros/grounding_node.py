@@ -141,6 +141,8 @@ class GroundingNode(LifecycleNode):
         )
 
     def _open_input(self) -> None:
+        for camera in self._cameras:
+            camera.resume()
         self._input = CameraInput(
             self, self.settings, {camera.topic("image"): camera.on_image for camera in self._cameras}
         )
@@ -151,7 +153,10 @@ class GroundingNode(LifecycleNode):
             camera_input.close()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """Paused, an active node hears no camera and refuses requests; what stands goes on when it is enabled again."""
+        """Paused, an active node hears no camera, refuses requests and, once this is answered, publishes no box.
+
+        What stands goes on when it is enabled again.
+        """
         with self._switching:
             if request.data != self._is_enabled:
                 self._is_enabled = request.data
@@ -167,7 +172,9 @@ class GroundingNode(LifecycleNode):
         self._close_input()
         for camera in self._cameras:
             camera.mailbox.clear()
-        dispatcher.pause()
+        dispatcher.pause(STOP_TIMEOUT_S)
+        for camera in self._cameras:
+            camera.pause()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_listening()

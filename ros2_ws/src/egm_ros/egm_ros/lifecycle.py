@@ -105,6 +105,7 @@ class Bond:
             raise InputError("the package bond", str(error), hint) from error
         self._node, self._period_s, self._message = node, period_s, Status
         self._instance = str(uuid.uuid4())
+        self._saying, self._is_broken = threading.Lock(), False
         self._publisher = node.create_publisher(Status, BOND_TOPIC, QoSProfile(depth=5))
         group = MutuallyExclusiveCallbackGroup()
         self._subscription = node.create_subscription(
@@ -121,6 +122,13 @@ class Bond:
         self._node.destroy_publisher(self._publisher)
 
     def _say(self, *, active: bool) -> None:
+        """A broken bond stays broken: a heartbeat that was due meanwhile would form it again."""
+        with self._saying:
+            self._is_broken |= not active
+            if not (active and self._is_broken):
+                self._publish(active=active)
+
+    def _publish(self, *, active: bool) -> None:
         message = self._message(id=self._node.get_name(), instance_id=self._instance, active=active)
         message.header.stamp = self._node.get_clock().now().to_msg()
         message.heartbeat_timeout, message.heartbeat_period = BOND_TIMEOUT_S, self._period_s

@@ -41,7 +41,7 @@ def _profile(reliability: str, depth: int) -> QoSProfile:
 
 
 class Outputs:
-    """Publishes while the node is active (its publishers are lifecycle publishers); every method returns at once.
+    """Publishes while the node is active (its publishers are lifecycle publishers); methods return at once, but `pause` and `stop`.
 
     Args:
         prefix: of the topics, "left/" for a camera of that name.
@@ -79,6 +79,7 @@ class Outputs:
             )
             for name in ("detections", "objects")
         )
+        self._threads = (self._annotator.thread, self._detections_thread, self._objects_thread)
         self._last_s = time.monotonic()
         self.rate_hz = 0.0
 
@@ -109,10 +110,18 @@ class Outputs:
             )
         self._annotator.offer(frame, lambda: drawable(tracked))
 
+    def pause(self) -> None:
+        """Until `resume` nothing is said of tracks; returns when the answers are out, unless a subscriber stalls."""
+        for thread in self._threads:
+            thread.pause(STOP_S)
+
+    def resume(self) -> None:
+        for thread in self._threads:
+            thread.resume()
+
     def stop(self) -> None:
-        self._annotator.stop(STOP_S)
-        self._detections_thread.stop(STOP_S)
-        self._objects_thread.stop(STOP_S)
+        for thread in self._threads:
+            thread.stop(STOP_S)
 
     def _is_watched(self) -> bool:
         return any(p.get_subscription_count() > 0 for p in (self._annotated, self._annotated_compressed))

@@ -34,17 +34,19 @@ class PublishingThread:
         self._wake = threading.Condition()
         self._kept: deque[Job] = deque(maxlen=MAX_KEPT)
         self._newest: Job | None = None
-        self._stopping = False
+        self._is_busy = self._is_paused = self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def newest(self, job: Job) -> None:
-        """Run this unless a newer one comes before its turn; returns at once."""
+        """Run this unless a newer one comes before its turn, or it is paused; returns at once."""
         with self._wake:
+            if self._is_paused:
+                return
             if self._newest is not None:
                 self._on_skipped()
             self._newest = job
-            self._wake.notify()
+            self._wake.notify_all()
 
     def keep(self, job: Job) -> None:
         """Run this, in order; returns at once."""
@@ -52,18 +54,31 @@ class PublishingThread:
             if len(self._kept) == MAX_KEPT:
                 self._on_skipped()
             self._kept.append(job)
-            self._wake.notify()
+            self._wake.notify_all()
+
+    def pause(self, timeout_s: float) -> None:
+        """Take nothing for `newest` until `resume`; returns when what was to be kept has run, at the latest after `timeout_s`."""
+        with self._wake:
+            self._is_paused, self._newest = True, None
+            self._wake.wait_for(lambda: not (self._kept or self._is_busy), timeout_s)
+
+    def resume(self) -> None:
+        with self._wake:
+            self._is_paused = False
 
     def stop(self, timeout_s: float) -> None:
         """End after the job that is running; a publisher that blocks for longer than that is left to the process's end."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(timeout_s)
 
     def _next(self) -> Job | None:
         with self._wake:
+            self._is_busy = False
+            self._wake.notify_all()
             self._wake.wait_for(lambda: self._kept or self._newest is not None or self._stopping)
+            self._is_busy = True
             if self._stopping:
                 return None
             if self._kept:

@@ -7,7 +7,6 @@ All times are by the node clock: with `--ros-args -p use_sim_time:=true` the sen
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import threading
@@ -19,6 +18,7 @@ import rclpy
 from egm_interfaces.msg import GroundedObject, GroundedObjectArray
 from rclpy.utilities import remove_ros_args
 
+from egm_edge.cli.parser import Parser, number_up_to
 from egm_edge.errors import EgmError, InputError
 from egm_ros.process import StopRequest, fail, spin_node, start_node
 from egm_ros.times import nanoseconds
@@ -33,9 +33,10 @@ ANSWERS = (GroundedObject.TRACK_NONE, GroundedObject.TRACK_GROUNDED)
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Listen and append the model's answers; boxes that the tracker carries are left out."""
     stop = stop or StopRequest()
-    parser = argparse.ArgumentParser(prog="record_answers", description=__doc__)
+    parser = Parser(prog="record_answers", description=__doc__)
     parser.add_argument("out", type=Path, help="JSON lines are appended to it")
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop after this long; 0 records until Ctrl-C")
+    seconds = number_up_to(threading.TIMEOUT_MAX, zero=True)
+    parser.add_argument("--seconds", type=seconds, default=0.0, help="stop after this long; 0 records until Ctrl-C")
     wanted = parser.parse_args(remove_ros_args(args)[1:])
     try:
         stream = _opened(wanted.out)

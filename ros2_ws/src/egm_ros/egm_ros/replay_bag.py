@@ -9,8 +9,6 @@ play` plays the same files, but neither gives headers the time of playing. Messa
 
 from __future__ import annotations
 
-import argparse
-import math
 import re
 import sys
 import threading
@@ -29,6 +27,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
+from egm_edge.cli.parser import Parser, positive_float, whole_number
 from egm_edge.errors import EgmError, InputError
 from egm_ros.cut_bag import BagMessage, bag_files, salvage
 from egm_ros.process import StopRequest, fail, spin_node, start_node
@@ -206,11 +205,11 @@ class Replayer(Node):
 def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Play until the end, SIGINT or SIGTERM; returns the exit code."""
     stop = stop or StopRequest()
-    parser = argparse.ArgumentParser(prog="replay_bag", description="Publish a bag at its own pace.")
+    parser = Parser(prog="replay_bag", description="Publish a bag at its own pace.")
     parser.add_argument("bag", type=Path)
     parser.add_argument("--topics", nargs="+", default=[], help="only these")
-    parser.add_argument("--rate", type=float, default=1.0, help="times as fast")
-    parser.add_argument("--loops", type=int, default=1, help="how often; 0 for ever")
+    parser.add_argument("--rate", type=positive_float, default=1.0, help="times as fast")
+    parser.add_argument("--loops", type=whole_number(0, 2**31 - 1), default=1, help="how often; 0 for ever")
     parser.add_argument("--restamp", action="store_true", help="headers get the time of publishing")
     parser.add_argument("--clock", action="store_true", help="publish the bag's time on /clock")
     wanted = parser.parse_args(remove_ros_args(args)[1:])
@@ -218,9 +217,8 @@ def main(args: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         bag = read_bag(wanted.bag, wanted.topics)
         if bag.cut:
             sys.stderr.write(f"{bag.cut}\n")
-        if not bag.count or not 0 < wanted.rate < math.inf:
-            found = f"{bag.count} messages, rate {wanted.rate:g}"
-            raise InputError("messages to publish at a rate above 0", found, "check --topics and --rate")
+        if not bag.count:
+            raise InputError("messages to publish", "none", "check --topics")
         node = start_node(lambda: Replayer(bag, restamp=wanted.restamp, clock=wanted.clock), args)
     except EgmError as error:
         return fail(error)
