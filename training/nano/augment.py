@@ -100,7 +100,8 @@ def camera(image: Image, rng: random.Random) -> Image:
 def through_jpeg(image: Image, quality: int) -> Image:
     """[H, W, 3] uint8 RGB, coded at this quality, 0-100, and decoded."""
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    bgr = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(bgr[..., ::-1])
 
 
 def augmented(image: Image, where: Layout, rng: random.Random, *, drawn: bool) -> tuple[Image, Layout]:
