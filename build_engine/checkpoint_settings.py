@@ -101,7 +101,8 @@ def _flag(section: Mapping[str, Any], key: str) -> None:
 
 def _rotary(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Rotary settings with a base above 0; none where none are stated."""
-    if not isinstance(rotary := section.get(name) or {}, dict):
+    rotary = {} if section.get(name) is None else section[name]
+    if not isinstance(rotary, dict):
         raise CheckpointError(f"{name} as an object", f"a {type(rotary).__name__}", _AGAIN)
     for stated in (section, rotary):
         _number(stated, "rope_theta")

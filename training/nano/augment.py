@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egm_edge.boxes import Box
+from egm_edge.encoding import jpeg
 from egm_edge.synthetic.render import Layout
 from egm_edge.synthetic.sample import between
 from egm_edge.synthetic.tabletops import COUNT, HELD_OUT, SIDE, texture
@@ -99,7 +100,7 @@ def camera(image: Image, rng: random.Random) -> Image:
 
 def through_jpeg(image: Image, quality: int) -> Image:
     """[H, W, 3] uint8 RGB, coded at this quality, 0-100, and decoded."""
-    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    coded = np.frombuffer(jpeg(image, quality), np.uint8)
     bgr = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(bgr[..., ::-1])
 
