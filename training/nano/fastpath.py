@@ -18,7 +18,16 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
+from egm_edge.machine import cpu_flags
+
 Cache = list[tuple[Tensor, Tensor]]
+
+
+def learning_arithmetic(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 on a GPU and on processors that multiply it (`avx512_bf16`); float32 on the others, where
+    bfloat16 products are emulated: on one with AVX2 alone they took nine times as long."""
+    multiplies = device.type != "cpu" or "avx512_bf16" in cpu_flags()
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies)
 
 
 class KvBuffer:
@@ -247,24 +256,25 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q [B, H, T, h] to k, v [B, H or fewer, L, h]; `mask` [T, L] or [B, 1, T, L], True where attended.
 
-    Under autocast it is two plain bf16 products: the fused CPU kernel is 2-4 times slower backwards at these sizes. Query
-    heads that share a key head are stacked along T, so grouped keys are never repeated.
+    Where gradients are wanted on a CPU it is two plain products: the fused kernel is 2-4 times slower backwards at these sizes.
+    Query heads that share a key head are stacked along T, so grouped keys are never repeated.
     """
     batch, heads, length, size = q.shape
     groups = k.shape[1]
-    if q.is_cuda or not torch.is_autocast_enabled("cpu"):
+    if q.is_cuda or not torch.is_grad_enabled():
         q, k = q.to(v.dtype), k.to(v.dtype)
         if length == 1:
             folded = F.scaled_dot_product_attention(q.view(batch, groups, -1, size), k, v, attn_mask=mask)
             return folded.view(batch, heads, 1, size)
         k, v = k.repeat_interleave(heads // groups, 1), v.repeat_interleave(heads // groups, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
     with torch.autocast("cpu", enabled=False):
-        q = (q * size**-0.5).to(torch.bfloat16).reshape(batch, groups, heads // groups * length, size)
-        k, v = k.to(torch.bfloat16).contiguous(), v.to(torch.bfloat16).contiguous()
+        q = (q * size**-0.5).to(dtype).reshape(batch, groups, heads // groups * length, size)
+        k, v = k.to(dtype).contiguous(), v.to(dtype).contiguous()
         scores = q @ k.transpose(-1, -2)
         if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill_(~mask, -30_000.0)
+            bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -30_000.0)
             scores = (
                 scores.view(batch, groups, -1, length, k.shape[2]) + bias.view(-1, 1, 1, length, k.shape[2])
             ).view_as(scores)

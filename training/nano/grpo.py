@@ -8,7 +8,7 @@ scripts do (GSPO, arXiv 2507.18071):
     s = exp(mean log p_new - mean log p_old),   loss = -mean min(s A, clip(s, 1 - clip, 1 + clip) A)
 
 There is one update per batch of answers, so s leaves 1 only by the arithmetic (answers are drawn in float32, learnt from in
-bfloat16). The vision tower is frozen: picture and prefix run once for all answers of a question.
+bfloat16 where that is fast). The vision tower is frozen: picture and prefix run once for all answers of a question.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from egm_edge.synthetic import Query
 from training.nano.config import Grpo, TrainingStage
 from training.nano.data import Questions, Rows, collate
-from training.nano.fastpath import FastNano, Prefix, Vision
+from training.nano.fastpath import FastNano, Prefix, Vision, learning_arithmetic
 from training.nano.generate import Sampled, generate
 from training.nano.prompts import CLOSED, PromptRow, prompt_ids, token_id, tokenizer
 from training.nano.supervised import StepLoss
@@ -65,7 +65,7 @@ def grpo_loss(fast: FastNano, stage: TrainingStage, questions: Questions, genera
         rows.append((questions.image[i // settings.group], PromptRow(ids, len(prompt), (False,) * len(ids))))
     weight = advantage.flatten()[chosen].to(fast.device)
     old = torch.tensor([answers[i].log_p for i in chosen], device=fast.device)
-    with torch.autocast(fast.device.type, torch.bfloat16):
+    with learning_arithmetic(fast.device):
         prefix = fast.prefix(seen, questions.grid_hw)
         total, measures["ratio error"] = _policy_loss(fast, prefix, settings, rows, weight, old)
     return StepLoss(total, measures, len(prompts))
@@ -76,7 +76,7 @@ def _drawn(
     fast: FastNano, settings: Grpo, questions: Questions, prompts: list[list[int]], stop: int, generator: torch.Generator
 ) -> tuple[Vision, list[Sampled]]:
     """What the vision tower sees of the pictures, float32, and `settings.group` answers to every prompt."""
-    with torch.autocast(fast.device.type, torch.bfloat16):
+    with learning_arithmetic(fast.device):
         seen = fast.vision(questions.patches, questions.grid_hw)
     seen = Vision(seen.patches.float(), seen.tokens.float(), tuple(layer.float() for layer in seen.deepstack))
     prefix = fast.prefix(seen, questions.grid_hw)

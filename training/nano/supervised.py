@@ -10,7 +10,7 @@ from torch import Tensor
 from training.nano.auxiliary import AuxiliaryHeads, auxiliary_loss, soft_targets
 from training.nano.config import TrainingStage
 from training.nano.data import Batch
-from training.nano.fastpath import FastNano
+from training.nano.fastpath import FastNano, learning_arithmetic
 from training.nano.losses import row_loss
 
 _DENSE_WEIGHT = 0.3
@@ -43,7 +43,7 @@ def supervised_loss(
     """
     soft = soft_targets(stage.sigma[0] + (stage.sigma[1] - stage.sigma[0]) * progress).to(fast.device)
     learns_vision = stage.vision_lr > 0
-    with torch.autocast(fast.device.type, torch.bfloat16):
+    with learning_arithmetic(fast.device):
         with torch.set_grad_enabled(learns_vision):
             seen = fast.vision(batch.patches, batch.grid_hw)
         rows = None

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
+from training.nano import fastpath
 from training.nano.data import CAMERA, patchify
 from training.nano.evaluate import wrap
+from training.nano.fastpath import learning_arithmetic
 from training.nano.generate import generate
 from training.nano.prompts import PREFIX, SUFFIX, tokenizer
 
@@ -43,19 +45,44 @@ def full_inputs(
     }
 
 
+@pytest.mark.parametrize("learning", [False, True], ids=["asked", "learning"])
 @pytest.mark.parametrize("grid_hw", [(12, 16), (10, 18), (12, 12)], ids=["4:3", "16:9", "square"])
-def test_logits_equal_transformers(model: Qwen3VLForConditionalGeneration, grid_hw: tuple[int, int]) -> None:
+def test_logits_equal_transformers(
+    model: Qwen3VLForConditionalGeneration, grid_hw: tuple[int, int], learning: bool
+) -> None:
+    """Attention takes another way where gradients are wanted."""
     fast = wrap(model)
     patches = torch.rand(2, grid_hw[0] * grid_hw[1], 768, generator=torch.Generator().manual_seed(0)) * 2 - 1
     rows = [tokenizer().encode(text).ids for text in PROMPTS]
     longest = max(map(len, rows))
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    with torch.no_grad():
+    with torch.set_grad_enabled(learning):
         prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
         logits = fast.logits(fast.rows(prefix, torch.tensor([0, 1]), padded))
         for i, row in enumerate(rows):
             expected = model(**full_inputs(model, patches[i], grid_hw, row)).logits[0, -len(row) :]
             assert torch.allclose(logits[i, : len(row)], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(["avx2"], torch.float32), (["avx2", "avx512_bf16"], torch.bfloat16)])
+def test_learning_is_in_bf16_only_where_the_processor_has_it(
+    model: Qwen3VLForConditionalGeneration, monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: torch.dtype
+) -> None:
+    """And its gradients are transformers', to the precision of the arithmetic."""
+    monkeypatch.setattr(fastpath, "cpu_flags", lambda: flags)
+    fast, grid_hw = wrap(model), (12, 16)
+    patches = torch.rand(1, 192, 768, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    row = tokenizer().encode(PROMPTS[0]).ids
+    watched = [model.model.visual.blocks[0].attn.qkv.weight, model.model.language_model.layers[0].self_attn.k_proj.weight]
+    with learning_arithmetic(torch.device("cpu")):
+        prefix = fast.prefix(fast.vision(patches, grid_hw), grid_hw)
+        logits = fast.logits(fast.rows(prefix, torch.tensor([0]), torch.tensor([row])))
+    assert logits.dtype == expected
+    ours = torch.autograd.grad(logits[0, -1].float().log_softmax(-1)[0], watched)
+    whole = model(**full_inputs(model, patches[0], grid_hw, row)).logits
+    theirs = torch.autograd.grad(whole[0, -1].log_softmax(-1)[0], watched)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() < (1e-4 if expected == torch.float32 else 0.1) * b.norm()
 
 
 def test_greedy_equals_generate(model: Qwen3VLForConditionalGeneration) -> None:
