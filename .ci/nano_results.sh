@@ -6,7 +6,7 @@ bundle=$1 results=$2
 count=${COUNT:-500} curve=${CURVE:-200}
 scenes=out/scenes-$count
 run=out/nano-results/$(.venv/bin/python -c "import sys; from egm_edge.bundle import Bundle; print(Bundle.open(sys.argv[1]).hash[:12])" "$bundle")
-suites="easy modal amodal-occluded negative absent unheard shrunk crowded wide hue jpeg household household-amodal household-absent household-instances solid"
+suites="easy modal amodal-occluded negative absent unheard shrunk crowded wide hue jpeg household household-amodal household-absent household-instances solid shuffled"
 rows=$(printf "$scenes/%s.jsonl " $suites)
 
 .venv/bin/egm data scenes --count "$count" --suites "${suites// /,}" -o "$scenes"

@@ -123,6 +123,25 @@ def _relation(view: View, rng: random.Random) -> Query | None:
     return _query(view, f"{head.text} {name} the {mark_head.text}", "absent-relation", head.text, thought)
 
 
+def _mismatched(view: View, rng: random.Random) -> Query | None:
+    """A relation, or two, of another scene: the thing is not here, and its landmarks are only by chance."""
+    missing = [_missing(view, rng) for _ in range(2 if rng.random() < 0.6 else 3)]
+    chain = [head for head in missing if head is not None]
+    if len(chain) < len(missing) or len(set(chain)) < len(chain):
+        return None
+    thought = _rejection(view, chain[-1])
+    landmark = view.landmark(rng, ()) if rng.random() < 0.3 else None
+    if landmark is not None:
+        chain[-1] = landmark[0]
+        thought = view.found(*landmark) + _rejection(view, chain[-2])
+    if rng.random() < 0.25:
+        chain[0] = Head(chain[0].shape, chain[0].colour, pick(rng, ("small", "large")))
+    expression = chain[0].text
+    for mark in chain[1:]:
+        expression += f" {pick(rng, tuple(RELATIONS))} the {mark.text}"
+    return _query(view, expression, "mismatched", chain[0].text, thought)
+
+
 def _unknown(view: View, rng: random.Random) -> Query | None:
     """A word that nobody taught, as the noun, as its attribute, or in a landmark."""
     word = strange_word(rng)
@@ -147,6 +166,7 @@ MAKERS: dict[str, Callable[[View, random.Random], Query | None]] = {
     "absent-superlative": _superlative,
     "absent-ordinal": _ordinal,
     "absent-relation": _relation,
+    "mismatched": _mismatched,
     "unknown-word": _unknown,
 }
 """Kind -> maker."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ EVALUATION_SEED = 900_000_000
 CAMERA_WH = (640, 480)
 WHOLLY_VISIBLE = 0.9
 LEAST_SIDE_PX = 25
+_TO_ANOTHER_SCENE = 1_000_000
+_NO_NOUN = re.compile(r"\b(object|thing)\b")
 Image = NDArray[np.uint8]
 
 DRAWN_KINDS: tuple[str, ...] = ("attribute", "superlative", "ordinal", "relation")
@@ -46,6 +49,7 @@ class Suite:
         split: "" for the drawn world, else of `sample_household`; "instances" asks for objects held out from training.
         frame_wh: of the camera, pixels. accident: name in ACCIDENTS, "" for none.
         variety: as in `sample_query`. solid: share of solids of the drawn shapes, as in `sample_household`.
+        shuffled: put every question to the picture of another scene, in which nothing has the target's noun.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Suite:
     accident: str = ""
     variety: float = 0.0
     solid: float = 0.0
+    shuffled: bool = False
 
     def cases(self, count: int) -> list[SuiteCase]:
         """The first `count` cases, kinds in turn."""
@@ -88,7 +93,16 @@ class Suite:
                 return None
             if self.accident in MOVING and query.box_norm1000:
                 query = replace(query, box_norm1000=_moved_box(query.box_norm1000))
-        return SuiteCase(self, seed, query)
+        return self._beside_another(seed, query) if self.shuffled else SuiteCase(self, seed, query)
+
+    def _beside_another(self, seed: int, query: Query) -> SuiteCase | None:
+        """The question beside another scene's picture; None where the target's noun is in it, or the question leaves a noun out."""
+        assert query.target is not None
+        noun = self.scene(seed).objects[query.target].shape
+        there = any(thing.shape == noun for thing in self.scene(seed + _TO_ANOTHER_SCENE).objects)
+        if there or _NO_NOUN.search(query.expression):
+            return None
+        return SuiteCase(self, seed + _TO_ANOTHER_SCENE, replace(query, target=None, box_norm1000=None))
 
     @property
     def _occlusion(self) -> float:
@@ -198,11 +212,12 @@ HOUSEHOLD_INSTANCES = replace(
 SOLID = Suite(
     "drawn shapes as solids, modal", _THREE_TO_SIX, DRAWN_KINDS, Task.MODAL, next(_seed), "test", variety=0.3, solid=1.0
 )
+SHUFFLED = replace(HOUSEHOLD, name="household, shuffled pictures", first_seed=next(_seed), shuffled=True)
 
 TABLE: dict[str, Suite] = {
     "modal": MODAL, "amodal-occluded": AMODAL, "negative": NEGATIVE, "easy": EASY, "absent": ABSENT, "unheard": UNHEARD,
     "shrunk": SHRUNK, "crowded": CROWDED, "wide": WIDE, "hue": HUE, "jpeg": JPEG, "household": HOUSEHOLD,
     "household-amodal": HOUSEHOLD_AMODAL, "household-absent": HOUSEHOLD_ABSENT, "household-instances": HOUSEHOLD_INSTANCES,
-    "solid": SOLID,
+    "solid": SOLID, "shuffled": SHUFFLED,
 }  # fmt: skip
 """Every suite, by the name that commands use."""

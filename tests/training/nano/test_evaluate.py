@@ -7,7 +7,7 @@ import pytest
 from egm_edge.grounding import Task
 from egm_edge.synthetic import Query
 from training.nano.evaluate import iou_of, score
-from training.nano.suites import AMODAL, EVALUATION_SEED, SHRUNK, UNHEARD
+from training.nano.suites import AMODAL, EVALUATION_SEED, SHRUNK, SHUFFLED, UNHEARD
 
 FOUND = Query("the mug", Task.MODAL, "attribute", 0, (100.0, 100.0, 300.0, 300.0), "mug", "")
 ABSENT = Query("the mug", Task.MODAL, "negative", None, None, "mug", "")
@@ -46,6 +46,14 @@ def test_cases_are_held_out_and_amodal_ones_are_occluded() -> None:
     for case in cases:
         assert case.query.target is not None and AMODAL.layout(case.seed).visible[case.query.target] < 0.9
     assert cases[0].frame().shape == (480, 640, 3)
+
+
+def test_a_shuffled_picture_holds_nothing_of_what_is_asked_for() -> None:
+    """The question is another scene's: its noun, or a synonym of it, is on this one's table neither in truth nor in name."""
+    for case in SHUFFLED.cases(10):
+        assert case.query.target is None and case.query.box_norm1000 is None
+        nouns = {thing.shape for thing in SHUFFLED.scene(case.seed).objects}
+        assert case.query.label.split()[-1] not in nouns and "object" not in case.query.expression
 
 
 def test_a_shrunk_frame_takes_its_boxes_along() -> None:
