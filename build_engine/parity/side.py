@@ -135,6 +135,17 @@ class BackendSide:
                 logits = session.extend([token])
         return reply, leads
 
+    def unsteadiness(self, case: Case, reply: Sequence[int]) -> float:
+        """How far logits of a request and a reply move when the request is fed token by token instead of in one piece: the largest
+        difference, in spreads of them. Rounded activations turn the last bit of a sum into a step."""
+        ways = []
+        for pieces in ([self.request_ids(case)], [[token] for token in self.request_ids(case)]):
+            session = self.grounder.backend.open_session(self.engine_frame(case))
+            last = [session.extend(piece) for piece in pieces][-1]
+            ways.append(np.stack([last, *(session.extend([token]) for token in reply)]))
+        one, other = (rows - rows.mean(-1, keepdims=True) for rows in ways)
+        return float((np.abs(one - other).max(-1) / (one.std(-1) + 1e-12)).max())
+
     def said(self, case: Case, max_new_tokens: int) -> Grounding:
         """The answer as a user gets it, in the model's own words."""
         grounder, frame = self.grounder, self.frame(case.picture)
