@@ -192,8 +192,12 @@ def test_four_numbers_give_the_same_box_in_every_syntax(a: float, b: float, c: f
 )
 def test_eight_times_the_text_costs_about_eight_times_as_much(piece: str) -> None:
     def cpu_s(characters: int) -> float:
-        start = time.process_time()
-        check(parse_answer(piece * (characters // len(piece))), Task.MODAL)
-        return time.process_time() - start
+        """The least of three: a busy machine charges a process for what others push out of its caches."""
+        took = []
+        for _ in range(3):
+            start = time.process_time()
+            check(parse_answer(piece * (characters // len(piece))), Task.MODAL)
+            took.append(time.process_time() - start)
+        return min(took)
 
     assert cpu_s(1_000_000) < 24 * max(cpu_s(125_000), 0.01)  # 64 times where the cost is quadratic
