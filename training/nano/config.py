@@ -61,6 +61,8 @@ class TrainingStage(SettingsSection):
         lr_end: factor on `lr` at the end of the stage; the way there is linear from `decay_from` on.
         decay_from: share of the budget after which the rate falls.
         warmup_steps: linear warm-up at the start.
+        dense: weight of the tower's dense lessons beside the answers; 0 after weights were adopted, whose read-outs are not
+            exported: new ones pull the tower away from what it knows.
         direct_share: share of query rows with an empty thought.
         amodal_share: share of query rows that ask for the whole object.
         list_share: probability that a picture's first row lists every object, at the stage's start and end.
@@ -85,6 +87,7 @@ class TrainingStage(SettingsSection):
     lr_end: Share = 0.1
     decay_from: Share = 0.6
     warmup_steps: NonNegativeInt = 100
+    dense: Share = 0.3
     direct_share: Share = 0.1
     amodal_share: Share = 0.25
     list_share: tuple[float, float] = (0.5, 0.25)

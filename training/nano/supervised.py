@@ -13,8 +13,6 @@ from training.nano.data import Batch
 from training.nano.fastpath import FastNano, learning_arithmetic
 from training.nano.losses import row_loss
 
-_DENSE_WEIGHT = 0.3
-
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
@@ -50,14 +48,15 @@ def supervised_loss(
         if batch.groups:
             rows = row_loss(fast, fast.prefix(seen, batch.grid_hw), batch.groups, soft)
     table = fast.text.embed_tokens.weight
-    dense = auxiliary_loss(heads, seen, batch.dense, batch.grid_hw, table, soft) if learns_vision else None
+    taught = learns_vision and (stage.dense or not rows)
+    dense = auxiliary_loss(heads, seen, batch.dense, batch.grid_hw, table, soft) if taught else None
     measures: dict[str, float] = {}
     total = torch.zeros((), device=fast.device)
     if rows:
         total = total + rows.total
         measures |= {"loss": rows.total.item(), "coordinate error": rows.coordinate_error, "words": rows.word_accuracy}
     if dense:
-        total = total + (_DENSE_WEIGHT if rows else 1.0) * dense.total
+        total = total + (stage.dense if rows else 1.0) * dense.total
         measures |= {
             "dense": dense.total.item(),
             "shape": dense.shape_accuracy,
