@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 count=${COUNT:-350} # scenes a suite, half of them held out
-suites="easy modal amodal-occluded absent unheard shrunk crowded wide hue jpeg household household-amodal household-absent solid"
+suites="easy modal amodal-occluded absent unheard shrunk crowded wide hue jpeg household household-amodal household-absent solid shuffled"
 scenes=out/shipped-scenes
 bundle=out/shipped-bundle
 egm() { .venv/bin/python -m egm_edge.cli "$@"; }

@@ -124,18 +124,20 @@ def _relation(view: View, rng: random.Random) -> Query | None:
 
 
 def _mismatched(view: View, rng: random.Random) -> Query | None:
-    """A relation, or two, of another scene: the thing is not here, and its landmarks are only by chance."""
-    missing = [_missing(view, rng) for _ in range(2 if rng.random() < 0.6 else 3)]
-    chain = [head for head in missing if head is not None]
-    if len(chain) < len(missing) or len(set(chain)) < len(chain):
+    """A question of another scene, in the forms that the other makers leave out: a thing of a size, a relation, two of them. The
+    thing is not here, and its landmarks only by chance."""
+    count = 1 + int(rng.random() * 3)
+    chain = [head for head in (_missing(view, rng) for _ in range(count)) if head is not None]
+    if len(set(chain)) < count:
         return None
     thought = _rejection(view, chain[-1])
-    landmark = view.landmark(rng, ()) if rng.random() < 0.3 else None
+    landmark = view.landmark(rng, ()) if count > 1 and rng.random() < 0.3 else None
     if landmark is not None:
         chain[-1] = landmark[0]
         thought = view.found(*landmark) + _rejection(view, chain[-2])
-    if rng.random() < 0.25:
-        chain[0] = Head(chain[0].shape, chain[0].colour, pick(rng, ("small", "large")))
+    size = pick(rng, ("small", "large")) if count == 1 or rng.random() < 0.3 else None
+    if size and not Head(chain[0].shape).members(view.scene):  # of another size it would be half there
+        chain[0] = Head(chain[0].shape, chain[0].colour, size)
     expression = chain[0].text
     for mark in chain[1:]:
         expression += f" {pick(rng, tuple(RELATIONS))} the {mark.text}"
