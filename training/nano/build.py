@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from egm_edge.assets import SHIPPED_NAME, shipped_checkpoint
 from egm_edge.errors import CheckpointError
 from egm_edge.files import take_place, write_json
 from egm_edge.synthetic.vocabulary import NOUNS
@@ -98,14 +99,15 @@ def fresh_model(shape: NanoShape, seed: int = 0) -> Qwen3VLForConditionalGenerat
     return model
 
 
-def adopt_weights(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
-    """Begin with the weights of an earlier Nano of the same widths whose vocabulary may be smaller.
+def adopt_weights(model: Qwen3VLForConditionalGeneration, source: str) -> None:
+    """Begin with the weights of an earlier Nano, a directory or a shipped name, of the same widths whose vocabulary may be smaller.
 
     Embedding rows are matched by token. A new word starts as its noun or its small spelling does, where one is known.
 
     Raises:
         CheckpointError: a checkpoint of other widths.
     """
+    folder = shipped_checkpoint() if source == SHIPPED_NAME else Path(source)
     old_ids = json.loads((folder / "tokenizer.json").read_text())
     ids = old_ids["model"]["vocab"] | {token["content"]: token["id"] for token in old_ids["added_tokens"]}
     twins = {"Ġ" + other: "Ġ" + noun for noun, others in NOUNS.items() for other in others if " " not in other}

@@ -125,6 +125,8 @@ class RunConfig(SettingsSection):
         how: what it is, in a few words, for the card.
         seed: of its scenes, 0-11; None for the plan's.
         average: in place of stages: runs whose final weights are averaged, `start` the last of them.
+        shares: of each of `average`; () for equal ones. What they lack to one is the share of the adopted weights, below zero
+            where they are more: what the runs learnt is added up.
     """
 
     name: str
@@ -133,6 +135,7 @@ class RunConfig(SettingsSection):
     how: str = ""
     seed: Annotated[int, Field(ge=0, le=11)] | None = None
     average: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.stages) == bool(self.average):
@@ -141,6 +144,9 @@ class RunConfig(SettingsSection):
         if self.average and (len(self.average) < 2 or self.average[-1] != self.start):
             found = f"average {list(self.average)}, start {self.start!r} in run {self.name!r}"
             raise SettingError("two runs or more to average, the last of them as `start`", found, _HINT)
+        if self.shares and len(self.shares) != len(self.average):
+            found = f"{len(self.shares)} of {len(self.average)} in run {self.name!r}"
+            raise SettingError("a share for each of the averaged runs", found, _HINT)
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", self.name):
             raise SettingError("a run name of small letters, digits and -", repr(self.name), _HINT)
 
@@ -207,6 +213,8 @@ def _problems(plan: TrainingPlan) -> list[str]:
         if run.start is not None and run.start not in known:
             problems.append(f"{run.name} starts from {run.start!r}, which is no run before it")
         problems += [f"{run.name} averages {name!r}, which is no run before it" for name in run.average if name not in known]
+        if run.shares and not plan.adopt:
+            problems.append(f"{run.name} has shares, which count from adopted weights, and nothing is adopted")
         known.append(run.name)
     problems += [f"arm {name!r} is no run" for name in plan.arms if name not in known]
     if not plan.arms:

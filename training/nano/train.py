@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from egm_edge.assets import SHIPPED_NAME, shipped_checkpoint
 from egm_edge.synthetic.household import build_sprites
 from training.nano.auxiliary import AuxiliaryHeads
 from training.nano.build import adopt_weights, fresh_model, save_checkpoint
@@ -77,7 +76,7 @@ class Run:
             self.model.load_state_dict(tensors["model"])
             self.heads.load_state_dict(tensors["heads"])
         elif plan.adopt:
-            adopt_weights(self.model, shipped_checkpoint() if plan.adopt == SHIPPED_NAME else Path(plan.adopt))
+            adopt_weights(self.model, plan.adopt)
         self.model.to(device)
         self.heads.to(device)
         self.fast = wrap(self.model)

@@ -57,12 +57,12 @@ def test_an_earlier_nanos_weights_are_adopted_by_token(nano_folder: Path, tmp_pa
     weights[name] = torch.cat([table[:gone], table[gone + 1 :]])
     save_file(weights, older / "model.safetensors", {"format": "pt"})
     model = fresh_model(NanoShape(), seed=4)
-    adopt_weights(model, older)
+    adopt_weights(model, str(older))
     found = model.state_dict()[name]
     assert torch.equal(found[:gone], table[:gone].float()) and torch.equal(found[gone + 1 :], table[gone + 1 :].float())
     assert torch.equal(found[gone], table[token_id("Ġball")].float())
     with pytest.raises(CheckpointError, match="adopt or shape"):
-        adopt_weights(fresh_model(NanoShape(vision_mlp=256)), older)
+        adopt_weights(fresh_model(NanoShape(vision_mlp=256)), str(older))
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

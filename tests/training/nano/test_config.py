@@ -67,6 +67,18 @@ def test_every_problem_is_named_with_its_line(tmp_path: Path) -> None:
             "m averages 'x', which is no run before it",
             id="unknown average",
         ),
+        pytest.param(
+            f"arms: [m]\nruns: [{{name: a, stages: [{STAGE}]}}, {{name: b, start: a, stages: [{STAGE}]}}, "
+            "{name: m, start: b, average: [a, b], shares: [1.0]}]\n",
+            "1 of 2 in run 'm'",
+            id="a share missing",
+        ),
+        pytest.param(
+            f"arms: [m]\nruns: [{{name: a, stages: [{STAGE}]}}, {{name: b, start: a, stages: [{STAGE}]}}, "
+            "{name: m, start: b, average: [a, b], shares: [1.0, 0.5]}]\n",
+            "nothing is adopted",
+            id="shares of nothing",
+        ),
         pytest.param(f"arms: [b]\nruns: [{{name: a, stages: [{STAGE}]}}]\n", "arm 'b' is no run", id="unknown arm"),
         pytest.param(
             f"arms: [a]\nruns: [{{name: a, start: b, stages: [{STAGE}]}}]\n", "no run before it", id="unknown start"

@@ -56,6 +56,12 @@ def test_a_child_goes_on_from_its_parents_weights_and_counters(tmp_path: Path) -
     ended = load_state(tmp_path / "sft" / "state.pt") or pytest.fail("no state")
     for name, value in averaged["model"].items():
         torch.testing.assert_close(value, (tensors["model"][name] + ended[1]["model"][name]) / 2)
+    both = RunConfig("both", start="sft", average=("base", "sft"), shares=(0.5, 1.0))
+    added = replace(plan, runs=(*plan.runs, both), arms=("both",), adopt=str(tmp_path / "base" / "checkpoint"))
+    train_plan(added, tmp_path, CPU, only="both")
+    summed = load_state(tmp_path / "both" / "state.pt") or pytest.fail("no state")
+    for name, value in summed[1]["model"].items():  # base has learnt nothing since base: what is left is sft, to bf16
+        torch.testing.assert_close(value, ended[1]["model"][name], rtol=1e-2, atol=1e-3)
     before = (tmp_path / "base" / "state.pt").stat().st_mtime_ns
     train_plan(plan, tmp_path, CPU, only="base")
     assert (tmp_path / "base" / "state.pt").stat().st_mtime_ns == before
