@@ -88,7 +88,7 @@ def bench() -> Iterator[Bench]:
     assert made.errors == []
 
 
-def wait_for(ready: Callable[[], object], timeout_s: float = 60.0) -> None:
+def wait_for(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
     end = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < end, "timed out"
