@@ -74,7 +74,7 @@ def _compare_answer(
 
 def _is_own_tie(side: BackendSide, case: Case, reply: Sequence[int], lead: float) -> bool:
     """Whether an engine's own rounding decides the next token: two logits lead by less than both may move."""
-    return lead <= TIE_SPREADS or lead <= 2 * side.unsteadiness(case, reply)
+    return lead <= TIE_SPREADS or lead <= 2 * side.rounding_noise(case, reply)
 
 
 def _parted(text: str, prefixes: Sequence[str]) -> int | None:

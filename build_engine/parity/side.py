@@ -135,7 +135,7 @@ class BackendSide:
                 logits = session.extend([token])
         return reply, leads
 
-    def unsteadiness(self, case: Case, reply: Sequence[int]) -> float:
+    def rounding_noise(self, case: Case, reply: Sequence[int]) -> float:
         """How far logits of a request and a reply move when the request is fed token by token instead of in one piece: the largest
         difference, in spreads of them. Rounded activations turn the last bit of a sum into a step."""
         ways = []
