@@ -127,8 +127,12 @@ class Tracker:
     def replay(
         self, track_id: str, box: Box, stamp_ns: int, amodal_box: Box | None = None
     ) -> Generator[None, None, TrackedBox]:
-        """`start` in pieces: comes back before every frame that it replays, for a caller that has more urgent work."""
-        token = object()
+        """`start` in pieces: comes back before every frame that it replays, for a caller that has more urgent work.
+
+        Where that work lets it come only slowly nearer to the newest frame, it looks for the object in every second frame, then
+        in every fourth and so on, so that it ends however little time it gets.
+        """
+        token, apart = object(), 1
         with self._lock:
             frames = self._ring.since(stamp_ns, int(self.settings.stamp_tolerance_s * 1e9))
             self._starting[track_id], before = token, self._tracks.get(track_id)
@@ -137,20 +141,23 @@ class Tracker:
         first = frames[0] if frames else None
         track = Track(track_id, box, amodal_box, first, stamp_ns, self.settings, self._make_follower, phase, before)
         frames = frames[1:]
-        while len(frames) > LAST_STEPS:
-            for frame, look in zip(frames, self._looks(len(frames)), strict=True):
+        while len(frames) > LAST_STEPS and len(frames) >= apart:
+            replayed = len(frames)
+            for frame, look in zip(frames, self._looks(replayed, apart), strict=True):
                 yield
                 if self._starting.get(track_id) is not token:
                     break
                 track.move_to(frame, look=look)
             with self._lock:
                 frames = self._ring.after(track.stamp_ns) if self._starting.get(track_id) is token else []
+            if 2 * len(frames) > replayed:
+                apart *= 2
         with self._lock:
             wanted = self._starting.get(track_id) is token
             if wanted:
                 del self._starting[track_id]
                 frames = self._ring.after(track.stamp_ns)
-                for frame, look in zip(frames, self._looks(len(frames)), strict=True):
+                for frame, look in zip(frames, self._looks(len(frames), apart), strict=True):
                     track.move_to(frame, look=look)
                 self._tracks[track_id] = track
             else:
@@ -192,9 +199,9 @@ class Tracker:
         """In how many frames each track is looked for once."""
         return max(1, math.ceil(len(self._tracks) / MAX_LOOKS))
 
-    def _looks(self, count: int) -> list[bool]:
-        """In which of so many frames that are replayed a track is looked for: in its turns, and in the last one."""
-        turns = self._turns
+    def _looks(self, count: int, apart: int) -> list[bool]:
+        """In which of so many frames that are replayed a track is looked for: so far apart in its turns, and in the last one."""
+        turns = apart * self._turns
         return [left % turns == 0 for left in range(count - 1, -1, -1)]
 
     def _forget(self) -> None:

@@ -228,8 +228,7 @@ def test_a_long_replay_gives_way_to_every_frame(bench: Bench) -> None:
 
 
 def test_a_replay_goes_on_though_a_newer_frame_always_waits(bench: Bench) -> None:
-    """A machine that cannot keep up with the camera drops frames, not answers, where a replay's share pays for its steps."""
-    bench.propagator._budget = TrackBudget(budget_ms=500.0)  # it pays on any processor
+    """A machine that cannot keep up with the camera drops frames, not answers."""
     grounded = bench.show()
     for _ in range(10):
         bench.show()

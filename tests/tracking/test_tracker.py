@@ -11,6 +11,7 @@ import pytest
 from egm_edge.boxes import Box
 from egm_edge.errors import InputError
 from egm_edge.tracking import Tracker, TrackerSettings, TrackState
+from egm_edge.tracking.frames import SmallFrame
 from egm_edge.tracking.track import Track
 from tests.tracking.drawings import PERIOD_NS, Shot, rectangle
 
@@ -307,6 +308,26 @@ def test_a_replay_in_pieces_catches_up_with_frames_that_come_meanwhile(shots: li
             pieces.push(shots[newest].image, newest * PERIOD_NS)
     assert tracked == whole.start("a", BOX, 0)
     assert 27 <= steps <= 29, "a piece a frame; the last two are done at once"
+
+
+def test_a_replay_that_gets_less_time_than_the_camera_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two frames come whenever it has looked in one: it looks less often then, and is right in the end."""
+    shots = rectangle(lambda index: (60 + 3 * index, 200), 150)
+    tracker, looks, move, newest = pushed(shots, 20), 0, Track.move_to, 19
+
+    def counted(track: Track, frame: SmallFrame, look: bool = True) -> None:
+        nonlocal looks
+        looks += look
+        move(track, frame, look)
+
+    monkeypatch.setattr(Track, "move_to", counted)
+    for _ in tracker.replay("a", BOX, 0):
+        while newest < 19 + 2 * looks:
+            newest += 1
+            tracker.push(shots[newest].image, newest * PERIOD_NS)
+    (tracked,) = tracker.boxes()
+    true = shots[newest].box
+    assert true is not None and tracked.state is TrackState.PROPAGATED and tracked.box.iou(true) > 0.8
 
 
 def test_a_replay_that_is_stopped_gives_up_at_the_next_piece(shots: list[Shot]) -> None:
