@@ -24,7 +24,7 @@ class Report:
         results: suite -> arm -> raw results.
         extra: suite -> name -> raw results of the shipped one alone.
         pairs: (suite, first arm, second arm) -> second against first on the same scenes.
-        costs: arm -> what its training took from random weights on, None when unknown.
+        costs: arm, or each run that an arm averages -> what its training took, None when unknown.
         parameters: of the model.
         notes: what a reader must know about this very run, Markdown.
         nouns: what it was shown.
@@ -190,7 +190,7 @@ are 95 % Wilson intervals.
 
 CPU minutes of one thread of an AMD EPYC virtual CPU, counted from {start}:
 
-| checkpoint | CPU-min | stages | scenes | queries |
+| run | CPU-min | stages | scenes | queries |
 |---|---|---|---|---|
 {costs}
 

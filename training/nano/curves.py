@@ -15,7 +15,7 @@ _SMOOTHED = 15
 
 @dataclass(slots=True)
 class RunCurves:
-    """One run, over CPU minutes since random weights.
+    """One run, over CPU minutes since random or adopted weights.
 
     Attributes:
         loss: of the rows (of the vision tower's lessons where there are none), smoothed.
@@ -85,7 +85,8 @@ def draw_curves(plan: TrainingPlan, root: Path, picture: Path) -> None:
                     label=f"{run.name}: {name}",
                 )
     above.set(ylabel="training loss (dashed: mean reward)", yscale="log")
-    below.set(ylabel="held-out Acc@0.5", xlabel="CPU minutes since random weights", ylim=(0, 1))
+    begun = "the adopted weights" if plan.adopt else "random weights"
+    below.set(ylabel="held-out Acc@0.5", xlabel=f"CPU minutes since {begun}", ylim=(0, 1))
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, ncols=2)

@@ -106,7 +106,9 @@ def compare_arms(plan: TrainingPlan, out: Path, device: torch.device) -> Path:
         for suite in SUITES
         for first, second in zip(plan.arms, plan.arms[1:], strict=False)
     }
-    logs = {name: [out / run.name / "log.jsonl" for run in plan.lineage(name)] for name in plan.arms}
+    # an average took what each of the averaged runs took
+    trained = dict.fromkeys(part for arm in plan.arms for part in plan.run(arm).average or (arm,))
+    logs = {name: [out / run.name / "log.jsonl" for run in plan.lineage(name)] for name in trained}
     report = Report(
         arms=plan.arms,
         best=best.name,
