@@ -137,7 +137,7 @@ def _mismatched(view: View, rng: random.Random) -> Query | None:
         thought = view.found(*landmark) + _rejection(view, chain[-2])
     size = pick(rng, ("small", "large")) if count == 1 or rng.random() < 0.3 else None
     if size and not Head(chain[0].shape).members(view.scene):  # of another size it would be half there
-        chain[0] = Head(chain[0].shape, chain[0].colour, size)
+        chain[0] = Head(chain[0].shape, chain[0].colour if rng.random() < 0.5 else None, size)
     expression = chain[0].text
     for mark in chain[1:]:
         expression += f" {pick(rng, tuple(RELATIONS))} the {mark.text}"
