@@ -149,8 +149,8 @@ class DepthLocator(Node):
         if image is None or self._camera is None:
             self._waiting.append(message)  # its depth image may still be on its way
             missing = "camera_info" if self._camera is None else "a depth image of a detection's stamp"
-            # of a kind of its own: it would hide why the camera_info that came was refused
-            self._warn(f"waiting for {missing}", f"waiting for {missing}")
+            waiting = f"waiting for {missing}"
+            self._warn(waiting, waiting)  # not of the kind "camera_info": it would hide why the one that came was refused
             return
         try:
             if self._image_wh is not None:
