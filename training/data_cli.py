@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egm_edge.cli.parser import Parser, number_up_to, positive_float, positive_int
+from egm_edge.cli.parser import Parser, number_up_to, positive_float, positive_int, whole_number
 from egm_edge.data.problems import DataError
 from egm_edge.data.readers import load_rows
 from egm_edge.data.refcoco import SplitCount, split_counts
@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     suites = "easy,modal,amodal-occluded,negative"
     scenes.add_argument("--suites", default=suites, help="comma-separated; all: see the model card")
     scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
+    offset = whole_number(0, 1_900_000)  # suites lie two million apart
+    scenes.add_argument("--seed-offset", type=offset, default=0, metavar="N", help="other scenes again: their seeds, N higher")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
     for writer in (convert, flip, leaks, difficulty, traces):
         writer.add_argument("--out", "-o", type=Path, required=True, help="jsonl to write")
@@ -180,7 +182,7 @@ def _scenes(arguments: argparse.Namespace) -> int:
 
     paths = write_held_out(
         arguments.out, arguments.count, arguments.suites.split(","), ProgressBar("scenes", sys.stderr),
-        seed_offset=FIT_OFFSET if arguments.fit else 0,
+        seed_offset=arguments.seed_offset + (FIT_OFFSET if arguments.fit else 0),
     )  # fmt: skip
     if arguments.json:
         print(json.dumps({"written": [{"path": str(path)} for path in paths]}, ensure_ascii=False))

@@ -57,6 +57,19 @@ def test_the_same_command_writes_the_same_bytes(folder: Path, tmp_path: Path) ->
         assert picture.read_bytes() == (tmp_path / "modal" / picture.name).read_bytes()
 
 
+def test_other_seeds_are_other_scenes(tmp_path: Path) -> None:
+    def seeds(*options: str) -> set[int]:
+        assert main(["scenes", "--count", "2", "--suites", "modal,negative", "-o", str(tmp_path), *options]) == 0
+        rows = [row for name in ("modal", "negative") for row in load_rows([tmp_path / f"{name}.jsonl"])]
+        return {int(row.id.rpartition("-")[2]) for row in rows}
+
+    sets = [seeds(), seeds("--seed-offset", "1000000"), seeds("--fit"), seeds("--fit", "--seed-offset", "1000000")]
+    assert len(set.union(*sets)) == 16
+    assert min(sets[0] | sets[1]) > EVALUATION_SEED > max(sets[2] | sets[3])
+    with pytest.raises(SystemExit):
+        seeds("--seed-offset", "2000000")  # another suite's
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"suites of modal.*'hard'"):
         write_held_out(tmp_path, 1, ["modal", "hard"])
