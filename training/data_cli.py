@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     suites = "easy,modal,amodal-occluded,negative"
     scenes.add_argument("--suites", default=suites, help="comma-separated; all: see the model card")
     scenes.add_argument("--fit", action="store_true", help="other scenes of the same kinds, to fit a confidence on")
-    offset = whole_number(0, 1_900_000)  # suites lie two million apart
+    offset = whole_number(0, 1_900_000)  # training.nano.suites: two million apart
     scenes.add_argument("--seed-offset", type=offset, default=0, metavar="N", help="other scenes again: their seeds, N higher")
     scenes.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
     for writer in (convert, flip, leaks, difficulty, traces):
