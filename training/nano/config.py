@@ -161,7 +161,7 @@ class TrainingPlan(SettingsSection):
 
     Attributes:
         runs: each comes after the one it starts from.
-        arms: runs whose checkpoints are compared; all have had the same budget, counted from random weights.
+        arms: runs whose checkpoints are compared; all have had the same budget, counted from the plan's first weights.
         count: held-out scenes per suite.
         seed: of weights and of the training scenes, 0-11 (the seeds of held-out scenes lie above).
         shape: model dimensions.
@@ -199,9 +199,11 @@ class TrainingPlan(SettingsSection):
         return next(run for run in self.runs if run.name == name)
 
     def lineage(self, name: str) -> tuple[RunConfig, ...]:
-        """The runs that lead to this one's weights, first to last."""
+        """The runs that lead to this one's weights, each once, after those it comes from (an average: all that it averages)."""
         run = self.run(name)
-        return (*self.lineage(run.start), run) if run.start else (run,)
+        before = run.average or ((run.start,) if run.start else ())
+        found = {earlier.name: earlier for parent in before for earlier in self.lineage(parent)}
+        return (*found.values(), run)
 
 
 def _problems(plan: TrainingPlan) -> list[str]:

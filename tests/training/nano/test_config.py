@@ -41,6 +41,18 @@ def test_the_arms_have_equal_budgets_in_earnest_and_in_the_smoke_run() -> None:
         assert len(spent) == 1
 
 
+def test_an_average_took_what_every_run_in_it_took(tmp_path: Path) -> None:
+    runs = (
+        f"runs: [{{name: base, stages: [{STAGE}]}}, {{name: a, start: base, stages: [{STAGE}]}}, "
+        f"{{name: b, start: base, stages: [{STAGE}]}}, {{name: m, start: b, average: [a, b]}}, "
+        f"{{name: after, start: m, stages: [{STAGE}]}}]\n"
+    )
+    plan = load_plan(written(tmp_path, f"arms: [after]\n{runs}"))
+    assert [run.name for run in plan.lineage("after")] == ["base", "a", "b", "m", "after"]
+    with pytest.raises(InputError, match="arms of unequal CPU minutes"):
+        load_plan(written(tmp_path, f"arms: [m, a]\n{runs}"))
+
+
 def test_the_smoke_run_needs_no_sprites() -> None:
     stages = [s for run in smoke(load_plan(SHIPPED.with_name("nano_household.yaml"))).runs for s in run.stages]
     assert stages and not any(stage.household or stage.solid for stage in stages)
